@@ -1,0 +1,1 @@
+"""Pure functions of flat tensors: advantages, losses, aggregation, STARE."""

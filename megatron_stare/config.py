@@ -1,0 +1,336 @@
+"""Everything that shapes a run, typed, in reading order.
+
+A run is a YAML file of differences from these defaults plus dotted overrides (`optim.lr=1e-6`).
+Unknown keys, wrong types and impossible combinations stop the run here, with a `ConfigError` that
+names the key, the value and what was expected. Checks that need the model's shape are in
+`weights/hf_config.py`, those that need the world size in `launch/topology.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from megatron_stare.algorithms.stare import StareConfig
+
+
+class Section(BaseModel):
+    """A frozen group of keys that rejects what it does not know; docstrings are the help text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class RunConfig(Section):
+    """Identity of the run."""
+
+    dir: Path = Path("runs/default")
+    """Folder of everything the run writes: metrics, samples, models, report."""
+    seed: int = 1
+    """Seed of data order, sampling and initialisation."""
+
+
+class ModelConfig(Section):
+    """The policy network."""
+
+    path: Path
+    """Hugging Face folder: config.json, tokenizer and, unless `random_init`, safetensors."""
+    random_init: bool = False
+    """Start from random weights (a seeded initialisation) instead of the folder's."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Parameter and activation type; gradients are accumulated in float32."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """Activation recompute: core attention only, or every layer."""
+
+
+class ParallelConfig(Section):
+    """How one policy replica is split; data parallelism takes the rest of the world."""
+
+    tensor: int = Field(1, ge=1)
+    """Tensor-parallel size."""
+    pipeline: int = Field(1, ge=1)
+    """Pipeline-parallel size."""
+    sequence: bool = False
+    """Sequence parallelism: split norms and dropout regions along tokens over the tensor group."""
+
+    @model_validator(mode="after")
+    def _sequence_needs_tensor(self) -> ParallelConfig:
+        if self.sequence and self.tensor == 1:
+            raise ValueError("parallel.sequence=true needs parallel.tensor > 1, found 1")
+        return self
+
+
+class DataConfig(Section):
+    """A set of prompts with reference answers."""
+
+    path: Path
+    """JSONL or Parquet file, one problem per row."""
+    prompt_field: str = "prompt"
+    """Field of the problem: a string, or a list of chat messages."""
+    answer_field: str = "answer"
+    """Field of the reference answer."""
+    template: str = "{prompt}"
+    """Plain template with `{prompt}`; or `chat`, the tokenizer's chat template."""
+    system_prompt: str | None = None
+    """System message, with `template: chat`."""
+    max_prompt_tokens: int = Field(1024, ge=1)
+    """Longer prompts are left out, and counted."""
+    on_long_prompt: Literal["skip", "error"] = "skip"
+    """What a prompt over the limit does."""
+    shuffle: bool = True
+    """A new seeded order every epoch."""
+
+    @model_validator(mode="after")
+    def _template_has_a_place(self) -> DataConfig:
+        if self.template != "chat" and "{prompt}" not in self.template:
+            raise ValueError(f"template={self.template!r} needs '{{prompt}}', or must be 'chat'")
+        if self.system_prompt is not None and self.template != "chat":
+            raise ValueError("system_prompt is used with template: chat only")
+        return self
+
+
+class SamplingConfig(Section):
+    """How responses are drawn."""
+
+    temperature: float = Field(1.0, gt=0)
+    """Divides the logits, in the engine and wherever the trainer computes log-probs."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus sampling; 1 keeps the whole distribution."""
+    top_k: int = Field(0, ge=0)
+    """Keep the k likeliest tokens; 0 keeps all."""
+    max_response_tokens: int = Field(1024, ge=1)
+    """Length limit of a response."""
+
+
+class RolloutConfig(SamplingConfig):
+    """Generation of the training batch."""
+
+    engine: Literal["embedded", "replay"] = "embedded"
+    """`embedded`: transformers in this process; `replay`: recorded samples."""
+    replay_path: Path | None = None
+    """JSONL of recorded samples, for `replay`."""
+    prompts_per_step: int = Field(64, ge=1)
+    """Groups in a training batch."""
+    samples_per_prompt: int = Field(8, ge=1)
+    """G, the size of a group."""
+    dynamic_sampling: bool = True
+    """Drop groups whose verdicts are all equal and draw more prompts (DAPO)."""
+    max_rounds: int = Field(10, ge=1)
+    """Generation rounds per step before dynamic sampling gives up."""
+    max_batch_sequences: int = Field(512, ge=1)
+    """Sequences that the embedded engine generates together."""
+
+    @model_validator(mode="after")
+    def _replay_has_a_path(self) -> RolloutConfig:
+        if (self.engine == "replay") != (self.replay_path is not None):
+            raise ValueError(
+                f"engine={self.engine!r} with replay_path={self.replay_path}: "
+                "replay_path belongs to engine 'replay', and it needs one"
+            )
+        return self
+
+
+class RewardConfig(Section):
+    """How a response is judged."""
+
+    kind: str = "math"
+    """`math`, `exact`, or a function of your own, `package.module:function(response, answer)`."""
+    format_pattern: str | None = None
+    """Regular expression a response must match in full; None asks for no format."""
+    format_reward: float = 0.0
+    """Added when the format matches."""
+    deadline_s: float = Field(10.0, gt=0)
+    """Seconds a verification may take before its process is killed."""
+    memory_gib: float = Field(2.0, gt=0)
+    """Memory a verification may add before its process is killed."""
+    workers: int = Field(2, ge=1)
+    """Verifier processes."""
+    overlong_buffer_tokens: int = Field(0, ge=0)
+    """DAPO's soft overlong penalty over the last tokens before the length limit; 0 is off."""
+    overlong_factor: float = 1.0
+    """Largest overlong penalty."""
+
+
+class AlgorithmConfig(Section):
+    """Advantages and loss."""
+
+    advantage: Literal["grpo", "dr_grpo", "rloo"] = "grpo"
+    """Group baseline and normalisation."""
+    clip_low: float = Field(0.2, ge=0, lt=1)
+    """Ratio is clipped below at 1 - clip_low."""
+    clip_high: float = Field(0.28, ge=0)
+    """Ratio is clipped above at 1 + clip_high."""
+    dual_clip: float = Field(10.0, gt=1)
+    """Bound of the loss in units of |advantage| where the advantage is negative."""
+    aggregation: Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum"] = "token-mean"
+    """How token losses become one number, over the global batch."""
+    kl: Literal["none", "k1", "k2", "k3"] = "none"
+    """Estimator of the penalty towards the starting policy."""
+    kl_coef: float = Field(0.0, ge=0)
+    """Weight of that penalty."""
+
+    @model_validator(mode="after")
+    def _kl_has_a_weight(self) -> AlgorithmConfig:
+        if (self.kl == "none") != (self.kl_coef == 0.0):
+            raise ValueError(f"kl={self.kl!r} with kl_coef={self.kl_coef}: set both or neither")
+        return self
+
+
+class OptimConfig(Section):
+    """AdamW and its schedule."""
+
+    lr: float = Field(1e-6, gt=0)
+    """Peak learning rate."""
+    min_lr: float = Field(0.0, ge=0)
+    """Learning rate at the end of the decay."""
+    warmup_steps: int = Field(0, ge=0)
+    """Optimizer steps of linear warm-up."""
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    """Schedule after the warm-up, over the rest of the run."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled; not applied to norms and biases."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the first moment."""
+    beta2: float = Field(0.999, ge=0, lt=1)
+    """Decay of the second moment."""
+    eps: float = Field(1e-8, gt=0)
+    """Denominator offset."""
+    clip_grad: float = Field(1.0, ge=0)
+    """Largest global gradient norm; 0 does not clip."""
+
+
+class TrainSection(Section):
+    """The loop."""
+
+    steps: int = Field(100, ge=1)
+    """Steps; one batch of rollouts each."""
+    updates_per_step: int = Field(1, ge=1)
+    """Optimizer updates per batch: 1 is on-policy, more split the batch by groups."""
+    max_tokens_per_micro_batch: int = Field(8192, ge=1)
+    """Token budget of a packed micro-batch on one data-parallel rank."""
+    save_every: int = Field(0, ge=0)
+    """Steps between saved Hugging Face folders; 0 saves at the end only."""
+    max_bad_steps: int = Field(3, ge=1)
+    """Non-finite losses or gradients in a row, each skipped, before the run stops."""
+
+
+class EvalSection(SamplingConfig):
+    """Held-out evaluation."""
+
+    data: DataConfig | None = None
+    """Problems; None evaluates nothing."""
+    every: int = Field(0, ge=0)
+    """Steps between evaluations; 0 evaluates at the start and end only."""
+    samples_per_prompt: int = Field(1, ge=1)
+    """k of avg@k; pass@k is reported for 1, 2, 4, ... k."""
+    max_prompts: int | None = Field(None, ge=1)
+    """Use the first problems only."""
+
+
+class LogConfig(Section):
+    """Where metrics go, besides metrics.jsonl and the console."""
+
+    tensorboard: bool = False
+    """Write TensorBoard events."""
+    wandb_project: str | None = None
+    """Weights & Biases project; None is off."""
+    wandb_mode: Literal["online", "offline"] = "online"
+    """`offline` writes locally, for `wandb sync`."""
+    progress: bool = True
+    """Progress bars on a terminal."""
+    dump_samples: bool = True
+    """Write every sample to samples/step_N.jsonl."""
+
+
+class TrainConfig(Section):
+    """`megatron-stare train`: reinforcement learning of a policy."""
+
+    run: RunConfig = RunConfig()
+    model: ModelConfig
+    parallel: ParallelConfig = ParallelConfig()
+    data: DataConfig
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    stare: StareConfig = StareConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainSection = TrainSection()
+    eval: EvalSection = EvalSection()
+    log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _fields_fit_together(self) -> TrainConfig:
+        rollout, updates = self.rollout, self.train.updates_per_step
+        if rollout.prompts_per_step % updates:
+            raise ValueError(
+                f"train.updates_per_step={updates} does not divide "
+                f"rollout.prompts_per_step={rollout.prompts_per_step}"
+            )
+        if self.stare.surprisal == "rollout" and (rollout.top_p < 1 or rollout.top_k > 0):
+            raise ValueError(
+                f"stare.surprisal='rollout' with rollout.top_p={rollout.top_p}, "
+                f"rollout.top_k={rollout.top_k}: truncated sampling renormalises the engine's "
+                "log-probs, so their mean is no estimate of the policy's entropy; "
+                "use top_p=1 and top_k=0, or stare.surprisal='policy'"
+            )
+        longest = self.data.max_prompt_tokens + rollout.max_response_tokens
+        if longest > self.train.max_tokens_per_micro_batch:
+            raise ValueError(
+                f"train.max_tokens_per_micro_batch={self.train.max_tokens_per_micro_batch} cannot "
+                f"hold one sample of data.max_prompt_tokens + rollout.max_response_tokens = {longest}"
+            )
+        if self.reward.overlong_buffer_tokens > rollout.max_response_tokens:
+            raise ValueError(
+                f"reward.overlong_buffer_tokens={self.reward.overlong_buffer_tokens} exceeds "
+                f"rollout.max_response_tokens={rollout.max_response_tokens}"
+            )
+        return self
+
+
+class SftDataConfig(Section):
+    """Worked examples."""
+
+    path: Path
+    """JSONL or Parquet file, one example per row."""
+    prompt_field: str = "prompt"
+    """Field of the problem: a string, or a list of chat messages."""
+    response_field: str = "response"
+    """Field of the response to learn; the end-of-sequence token is appended."""
+    template: str = "{prompt}"
+    """Plain template with `{prompt}`; or `chat`, the tokenizer's chat template."""
+    max_tokens: int = Field(2048, ge=2)
+    """Longer examples are left out, and counted."""
+
+
+class SftSection(Section):
+    """The supervised loop."""
+
+    steps: int = Field(100, ge=1)
+    """Optimizer steps."""
+    examples_per_step: int = Field(64, ge=1)
+    """Examples in the global batch."""
+    max_tokens_per_micro_batch: int = Field(8192, ge=1)
+    """Token budget of a packed micro-batch on one data-parallel rank."""
+
+
+class SftConfig(Section):
+    """`megatron-stare sft`: packed supervised fine-tuning."""
+
+    run: RunConfig = RunConfig()
+    model: ModelConfig
+    parallel: ParallelConfig = ParallelConfig()
+    data: SftDataConfig
+    optim: OptimConfig = OptimConfig()
+    sft: SftSection = SftSection()
+    log: LogConfig = LogConfig()
+
+
+class EvalConfig(Section):
+    """`megatron-stare eval`: avg@k and pass@k of a Hugging Face folder."""
+
+    run: RunConfig = RunConfig()
+    model: ModelConfig
+    reward: RewardConfig = RewardConfig()
+    eval: EvalSection
+    log: LogConfig = LogConfig()

@@ -1,0 +1,1 @@
+"""Prompt sets with a resumable cursor, and packing into micro-batches."""

@@ -1,0 +1,5 @@
+"""The one exception a user can fix: the command line prints it without a traceback and exits 2."""
+
+
+class UserError(Exception):
+    """Bad input. The message names the key or file, the value found, and what was expected."""

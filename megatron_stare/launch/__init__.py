@@ -1,0 +1,1 @@
+"""Where this process stands in the world; the only reader of the environment."""

@@ -1,0 +1,1 @@
+"""Metrics with their glossary, loggers, plots and the run report."""

@@ -1,0 +1,1 @@
+"""The Megatron-Core policy; the only package that imports megatron."""

@@ -1,0 +1,1 @@
+"""Verifiers of responses, each run where it can be killed."""

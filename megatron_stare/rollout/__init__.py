@@ -1,0 +1,1 @@
+"""Engines that generate samples, and the sampler that turns prompts into groups."""

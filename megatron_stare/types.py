@@ -1,0 +1,160 @@
+"""The nouns of a step, from a prompt to the batch the policy trains on.
+
+Shape legend, used in every docstring of the package:
+    B  samples in the global batch            G  samples per prompt (one group)
+    T  prompt + response tokens of the batch  R  response tokens of the batch (`n_tokens`)
+    V  vocabulary                             h  hidden size
+
+Response-token quantities (log-probs, entropies, advantages, weights) are flat `[R]` tensors in
+sample order. A token's position in that global order is its *token id for ranking*, written
+`token_index`: unique over the batch, ordered by (sample, position), the same in every layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+FinishReason = Literal["stop", "length", "aborted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One question, rendered and tokenized. `uid` is unique inside a run."""
+
+    uid: str
+    row: str
+    """Where it came from, `file:line`, for messages."""
+    text: str
+    token_ids: tuple[int, ...]
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One response of an engine to a prompt.
+
+    `token_ids`, `logprobs` and `loss_mask` have one entry per response token; `logprobs` (nats) are
+    the engine's own, of the sampled token under the sampling temperature. `loss_mask` is False on
+    tokens the policy did not choose (tool output). The end-of-sequence token, when sampled, is part
+    of the response.
+    """
+
+    prompt: Prompt
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    loss_mask: tuple[bool, ...]
+    finish_reason: FinishReason
+    weight_version: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """What a verifier said of a sample.
+
+    `value` is what advantages are computed from (verdict plus shaping); `correct` is the verdict
+    alone, in [0, 1]. `failure` names why there is no verdict (deadline, crash, memory): such a
+    sample has value and verdict 0 and is counted.
+    """
+
+    value: float
+    correct: float
+    failure: str | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The G samples of one prompt with their rewards, index by index."""
+
+    prompt: Prompt
+    samples: tuple[Sample, ...]
+    rewards: tuple[Reward, ...]
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether the verdicts differ, so that the group carries a learning signal (DAPO eq. 11)."""
+        return len({reward.correct for reward in self.rewards}) > 1
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutBatch:
+    """The global batch, identical on every rank: ragged, flat, on the CPU.
+
+    token_ids         int64   [T]    prompt then response tokens, sample after sample
+    prompt_lengths    int64   [B]    tokens
+    response_lengths  int64   [B]    tokens; they sum to R
+    loss_mask         bool    [R]
+    rollout_logprobs  float32 [R]    nats, from the engine
+    rewards           float32 [B]
+    correct           float32 [B]
+    group_ids         int64   [B]    samples of one prompt share an id
+    truncated         bool    [B]    ended at the length limit
+    """
+
+    token_ids: Tensor
+    prompt_lengths: Tensor
+    response_lengths: Tensor
+    loss_mask: Tensor
+    rollout_logprobs: Tensor
+    rewards: Tensor
+    correct: Tensor
+    group_ids: Tensor
+    truncated: Tensor
+
+    @classmethod
+    def from_groups(cls, groups: Sequence[Group]) -> RolloutBatch:
+        """Flatten groups, in their order, into one batch."""
+        rows = [
+            (group_id, sample, reward)
+            for group_id, group in enumerate(groups)
+            for sample, reward in zip(group.samples, group.rewards, strict=True)
+        ]
+        samples = [sample for _, sample, _ in rows]
+        return cls(
+            token_ids=torch.tensor(
+                [t for s in samples for t in (*s.prompt.token_ids, *s.token_ids)],
+                dtype=torch.int64,
+            ),
+            prompt_lengths=torch.tensor([len(s.prompt.token_ids) for s in samples]),
+            response_lengths=torch.tensor([len(s.token_ids) for s in samples]),
+            loss_mask=torch.tensor([m for s in samples for m in s.loss_mask], dtype=torch.bool),
+            rollout_logprobs=torch.tensor(
+                [lp for s in samples for lp in s.logprobs], dtype=torch.float32
+            ),
+            rewards=torch.tensor([r.value for _, _, r in rows], dtype=torch.float32),
+            correct=torch.tensor([r.correct for _, _, r in rows], dtype=torch.float32),
+            group_ids=torch.tensor([group_id for group_id, _, _ in rows]),
+            truncated=torch.tensor([s.finish_reason == "length" for s in samples]),
+        )
+
+    def __len__(self) -> int:
+        """B, the number of samples."""
+        return len(self.prompt_lengths)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Prompt + response tokens of each sample, int64 `[B]`."""
+        return self.prompt_lengths + self.response_lengths
+
+    @property
+    def sample_ids(self) -> Tensor:
+        """The sample of each response token, int64 `[R]`."""
+        return torch.repeat_interleave(torch.arange(len(self)), self.response_lengths)
+
+    @property
+    def num_loss_tokens(self) -> Tensor:
+        """Response tokens with loss mask 1 of each sample, int64 `[B]`."""
+        counts = torch.zeros(len(self), dtype=torch.int64)
+        return counts.index_add_(0, self.sample_ids, self.loss_mask.long())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by field name, in declaration order."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
