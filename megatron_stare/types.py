@@ -13,7 +13,7 @@ sample order. A token's position in that global order is its *token id for ranki
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -85,55 +85,19 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class RolloutBatch:
-    """The global batch, identical on every rank: ragged, flat, on the CPU.
+class TokenBatch:
+    """Prompts with responses: ragged, flat, on the CPU, identical on every rank.
 
     token_ids         int64   [T]    prompt then response tokens, sample after sample
     prompt_lengths    int64   [B]    tokens
     response_lengths  int64   [B]    tokens; they sum to R
     loss_mask         bool    [R]
-    rollout_logprobs  float32 [R]    nats, from the engine
-    rewards           float32 [B]
-    correct           float32 [B]
-    group_ids         int64   [B]    samples of one prompt share an id
-    truncated         bool    [B]    ended at the length limit
     """
 
     token_ids: Tensor
     prompt_lengths: Tensor
     response_lengths: Tensor
     loss_mask: Tensor
-    rollout_logprobs: Tensor
-    rewards: Tensor
-    correct: Tensor
-    group_ids: Tensor
-    truncated: Tensor
-
-    @classmethod
-    def from_groups(cls, groups: Sequence[Group]) -> RolloutBatch:
-        """Flatten groups, in their order, into one batch."""
-        rows = [
-            (group_id, sample, reward)
-            for group_id, group in enumerate(groups)
-            for sample, reward in zip(group.samples, group.rewards, strict=True)
-        ]
-        samples = [sample for _, sample, _ in rows]
-        return cls(
-            token_ids=torch.tensor(
-                [t for s in samples for t in (*s.prompt.token_ids, *s.token_ids)],
-                dtype=torch.int64,
-            ),
-            prompt_lengths=torch.tensor([len(s.prompt.token_ids) for s in samples]),
-            response_lengths=torch.tensor([len(s.token_ids) for s in samples]),
-            loss_mask=torch.tensor([m for s in samples for m in s.loss_mask], dtype=torch.bool),
-            rollout_logprobs=torch.tensor(
-                [lp for s in samples for lp in s.logprobs], dtype=torch.float32
-            ),
-            rewards=torch.tensor([r.value for _, _, r in rows], dtype=torch.float32),
-            correct=torch.tensor([r.correct for _, _, r in rows], dtype=torch.float32),
-            group_ids=torch.tensor([group_id for group_id, _, _ in rows]),
-            truncated=torch.tensor([s.finish_reason == "length" for s in samples]),
-        )
 
     def __len__(self) -> int:
         """B, the number of samples."""
@@ -155,6 +119,37 @@ class RolloutBatch:
         counts = torch.zeros(len(self), dtype=torch.int64)
         return counts.index_add_(0, self.sample_ids, self.loss_mask.long())
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors by field name, in declaration order."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+@dataclass(frozen=True, slots=True)
+class RolloutBatch(TokenBatch):
+    """The global batch of a step.
+
+    rollout_logprobs  float32 [R]    nats, from the engine; NaN where it gave none
+    rewards           float32 [B]
+    group_ids         int64   [B]    samples of one prompt share an id
+    """
+
+    rollout_logprobs: Tensor
+    rewards: Tensor
+    group_ids: Tensor
+
+    @classmethod
+    def from_groups(cls, groups: Sequence[Group]) -> RolloutBatch:
+        """Flatten groups, in their order, into one batch."""
+        samples = [sample for group in groups for sample in group.samples]
+        return cls(
+            token_ids=torch.tensor(
+                [t for s in samples for t in (*s.prompt.token_ids, *s.token_ids)],
+                dtype=torch.int64,
+            ),
+            prompt_lengths=torch.tensor([len(s.prompt.token_ids) for s in samples]),
+            response_lengths=torch.tensor([len(s.token_ids) for s in samples]),
+            loss_mask=torch.tensor([m for s in samples for m in s.loss_mask], dtype=torch.bool),
+            rollout_logprobs=torch.tensor(
+                [lp for s in samples for lp in s.logprobs], dtype=torch.float32
+            ),
+            rewards=torch.tensor(
+                [r.value for group in groups for r in group.rewards], dtype=torch.float32
+            ),
+            group_ids=torch.tensor([i for i, group in enumerate(groups) for _ in group.samples]),
+        )

@@ -1,0 +1,38 @@
+# The two commands: `make demo` and `make test`. Everything else serves them.
+
+VENV := .venv/bin
+# One thread per process: tests run worlds of several processes on few cores.
+TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: help setup demo demo-seeds test test-fast lint format clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup:  ## make .venv with pinned packages (the others do it by themselves)
+	@tools/setup_env.sh
+
+demo: setup  ## tiny_addition: SFT, GRPO, STARE, report; about 10 minutes on 2 cores
+	@$(VENV)/python examples/tiny_addition/demo.py
+
+demo-seeds: setup  ## the demo over three seeds, with the table of its claims
+	@$(VENV)/python examples/tiny_addition/demo.py --seeds 1 2 3
+
+test: setup  ## every test
+	$(TEST_ENV) $(VENV)/python -m pytest
+
+test-fast: setup  ## without the slow ones
+	$(TEST_ENV) $(VENV)/python -m pytest -m "not slow"
+
+lint: setup  ## ruff, pyright, import directions
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/pyright
+	$(VENV)/lint-imports
+
+format: setup  ## ruff's formatter and fixes
+	$(VENV)/ruff check --fix .
+	$(VENV)/ruff format .
+
+clean:  ## remove the environment and everything runs wrote
+	rm -rf .venv runs examples/*/out

@@ -1,0 +1,65 @@
+"""Where this process stands in the world: the only reader of the environment.
+
+torchrun sets RANK, WORLD_SIZE, LOCAL_RANK and the address of rank 0; a plain start is a world of one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from megatron_stare.config import ParallelConfig
+from megatron_stare.errors import UserError
+
+# Ranks wait in a broadcast while rank 0 generates a batch, which may take hours at 32k tokens.
+COLLECTIVE_TIMEOUT = timedelta(hours=12)
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """This process among the trainers. `device` is the one it computes on."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    device: torch.device
+
+
+def read_topology(environ: Mapping[str, str] = os.environ) -> Topology:
+    """The place that the launcher gave this process."""
+    rank = int(environ.get("RANK", 0))
+    world_size = int(environ.get("WORLD_SIZE", 1))
+    local_rank = int(environ.get("LOCAL_RANK", 0))
+    cuda = torch.cuda.is_available()
+    return Topology(
+        rank, world_size, local_rank, torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    )
+
+
+def check_world_size(topology: Topology, parallel: ParallelConfig) -> None:
+    """Raise UserError unless replicas of the policy fill the world exactly."""
+    replica = parallel.tensor * parallel.pipeline
+    if topology.world_size % replica:
+        raise UserError(
+            f"world size {topology.world_size} does not fit parallel.tensor={parallel.tensor} x "
+            f"parallel.pipeline={parallel.pipeline}: expected a multiple of {replica} processes"
+        )
+
+
+def init_process_group(topology: Topology) -> None:
+    """Start torch.distributed: NCCL with gloo for CPU tensors on GPUs, gloo without."""
+    backend = "cpu:gloo,cuda:nccl" if topology.device.type == "cuda" else "gloo"
+    if topology.device.type == "cuda":
+        torch.cuda.set_device(topology.device)
+    store = dist.HashStore() if topology.world_size == 1 else None
+    dist.init_process_group(
+        backend,
+        store=store,
+        rank=topology.rank,
+        world_size=topology.world_size,
+        timeout=COLLECTIVE_TIMEOUT,
+    )

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Makes .venv with Python 3.12 and the pinned packages of constraints.txt; does nothing when it is
+# up to date. Uses uv when it is there or can be installed with pip, else venv and pip.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+venv=.venv
+stamp="$venv/.setup-stamp"
+want=$(cat pyproject.toml constraints.txt .python-version "$0" | sha256sum)
+if [ -x "$venv/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then
+    exit 0
+fi
+
+find_uv() {
+    if command -v uv >/dev/null 2>&1; then echo "uv"; return; fi
+    for python in python3.12 python3; do
+        "$python" -m uv --version >/dev/null 2>&1 && { echo "$python -m uv"; return; }
+    done
+    for python in python3.12 python3; do
+        "$python" -m pip install --quiet uv >/dev/null 2>&1 && { echo "$python -m uv"; return; }
+    done
+    return 0
+}
+
+find_python312() {
+    for python in python3.12 python3 python; do
+        if "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null; then
+            command -v "$python"; return
+        fi
+    done
+    return 0
+}
+
+uv=$(find_uv)
+echo "setup: making $venv (${uv:-venv and pip}); the first time takes a few minutes"
+if [ -n "$uv" ]; then
+    $uv venv --quiet --allow-existing --python 3.12 "$venv"
+    $uv pip install --quiet --python "$venv/bin/python" -c constraints.txt -e '.[dev]'
+else
+    python=$(find_python312)
+    if [ -z "$python" ]; then
+        echo "setup: Python 3.12 not found; install it (pyenv reads .python-version) or install uv" >&2
+        exit 2
+    fi
+    "$python" -m venv "$venv"
+    "$venv/bin/python" -m pip install --quiet -c constraints.txt -e '.[dev]'
+fi
+echo "$want" > "$stamp"
