@@ -1,0 +1,218 @@
+"""The shape of the policy, read from a Hugging Face `config.json` and from nothing else.
+
+Read directly rather than through transformers, so that what this project does not implement is
+refused instead of being carried along, and both spellings of RoPE are understood: `rope_parameters`
+(transformers 5) and `rope_scaling` with `rope_theta` (before).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from megatron_stare.config import ParallelConfig
+from megatron_stare.errors import UserError
+
+Family = Literal["qwen2", "qwen3", "llama"]
+FAMILIES: tuple[Family, ...] = ("qwen2", "qwen3", "llama")
+"""Values of `model_type` that are understood; each has a table in `weights/names.py`."""
+
+_ROPE_KEYS: dict[str, tuple[set[str], set[str]]] = {
+    "default": (set(), set()),
+    "linear": ({"factor"}, set()),
+    "llama3": (
+        {"factor", "low_freq_factor", "high_freq_factor"},
+        {"original_max_position_embeddings"},
+    ),
+    "yarn": (
+        {"factor"},
+        {"original_max_position_embeddings", "attention_factor", "truncate"}
+        | {"beta_fast", "beta_slow", "mscale", "mscale_all_dim"},
+    ),
+}
+"""RoPE types, each with the parameters it needs and those it may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """Everything about the network that its weights and its arithmetic depend on."""
+
+    family: Family
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    ffn_size: int
+    vocab_size: int
+    """True vocabulary, without padding."""
+    rms_eps: float
+    rope_theta: float
+    rope_scaling: dict[str, Any] | None
+    """None for plain RoPE; else `rope_type` (linear, llama3, yarn) and its parameters, with
+    `original_max_position_embeddings` always present for llama3 and yarn."""
+    max_positions: int
+    tied: bool
+    """Whether the output layer is the embedding."""
+    qkv_bias: bool
+    o_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+    """RMSNorm over the head dimension of queries and keys."""
+    raw: dict[str, Any]
+    """The parsed `config.json`."""
+
+    def check_parallel(self, parallel: ParallelConfig) -> None:
+        """Refuse a layout that cannot hold this network.
+
+        Raises:
+            UserError: tensor parallelism does not divide heads, KV heads or FFN, or pipeline
+                parallelism does not divide the layers.
+        """
+        tensor, pipeline = parallel.tensor, parallel.pipeline
+        for key, size, divided, count in (
+            ("tensor", tensor, "attention heads", self.num_heads),
+            ("tensor", tensor, "key-value heads", self.num_kv_heads),
+            ("tensor", tensor, "FFN channels", self.ffn_size),
+            ("pipeline", pipeline, "layers", self.num_layers),
+        ):
+            if count % size:
+                raise UserError(
+                    f"parallel.{key}={size} does not divide the model's {count} {divided}"
+                )
+
+
+class _HfConfig(BaseModel):
+    """The keys of `config.json` that are read, with the defaults of their families."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, protected_namespaces=())
+
+    model_type: Family
+    hidden_act: Literal["silu"] = "silu"
+    hidden_size: int = Field(ge=1)
+    num_hidden_layers: int = Field(ge=1)
+    num_attention_heads: int = Field(ge=1)
+    num_key_value_heads: int | None = Field(None, ge=1)
+    head_dim: int | None = Field(None, ge=1)
+    intermediate_size: int = Field(ge=1)
+    vocab_size: int = Field(ge=1)
+    rms_norm_eps: float = Field(1e-6, gt=0)
+    max_position_embeddings: int = Field(ge=1)
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    use_sliding_window: bool = False
+    layer_types: list[Literal["full_attention"]] | None = None
+    partial_rotary_factor: float = Field(1.0, ge=1, le=1)
+    quantization_config: None = None
+    rope_theta: float | None = Field(None, gt=0)
+    rope_scaling: dict[str, Any] | None = None
+    rope_parameters: dict[str, Any] | None = None
+
+
+def read_hf_config(folder: Path) -> ModelShape:
+    """Read `folder/config.json`.
+
+    Raises:
+        UserError: the folder or file is missing or malformed, the family is not supported, or the
+            network uses something that is not implemented (sliding windows, other activations,
+            quantised weights, other RoPE types).
+    """
+    path = Path(folder) / "config.json"
+    raw = _read_json(path)
+    if raw.get("model_type") not in FAMILIES:
+        raise UserError(
+            f"{path}: model_type={raw.get('model_type')!r} is not supported; "
+            f"expected one of {', '.join(FAMILIES)}"
+        )
+    try:
+        config = _HfConfig.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_explain(error)}") from None
+    return _shape(config, raw, path)
+
+
+def _shape(config: _HfConfig, raw: dict[str, Any], path: Path) -> ModelShape:
+    family, heads = config.model_type, config.num_attention_heads
+    kv_heads = config.num_key_value_heads or heads
+    if heads % kv_heads:
+        raise UserError(
+            f"{path}: num_key_value_heads={kv_heads} does not divide num_attention_heads={heads}"
+        )
+    if family != "llama" and config.use_sliding_window:
+        raise UserError(
+            f"{path}: use_sliding_window=true is not supported; expected full attention"
+        )
+    theta, scaling = _rope(config, path)
+    return ModelShape(
+        family=family,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_hidden_layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=config.head_dim or (128 if family == "qwen3" else config.hidden_size // heads),
+        ffn_size=config.intermediate_size,
+        vocab_size=config.vocab_size,
+        rms_eps=config.rms_norm_eps,
+        rope_theta=theta,
+        rope_scaling=scaling,
+        max_positions=config.max_position_embeddings,
+        tied=config.tie_word_embeddings,
+        # Qwen2 has biases on q, k, v whatever its config says; the others say so.
+        qkv_bias=family == "qwen2" or config.attention_bias,
+        o_bias=family != "qwen2" and config.attention_bias,
+        mlp_bias=family == "llama" and config.mlp_bias,
+        qk_norm=family == "qwen3",
+        raw=raw,
+    )
+
+
+def _rope(config: _HfConfig, path: Path) -> tuple[float, dict[str, Any] | None]:
+    """RoPE base and scaling, in transformers' precedence between the two spellings."""
+    parameters = dict(config.rope_scaling or config.rope_parameters or {})
+    theta = float(parameters.pop("rope_theta", config.rope_theta or 10_000.0))
+    old_name = parameters.pop("type", "default")
+    rope_type = parameters.pop("rope_type", old_name)
+    if rope_type not in _ROPE_KEYS:
+        raise UserError(
+            f"{path}: rope_type={rope_type!r} is not supported; "
+            f"expected one of {', '.join(_ROPE_KEYS)}"
+        )
+    needed, optional = _ROPE_KEYS[rope_type]
+    if not needed <= parameters.keys() <= needed | optional:
+        raise UserError(
+            f"{path}: rope_type={rope_type!r} with parameters {sorted(parameters)}; "
+            f"expected {sorted(needed)}, and allowed {sorted(optional)}"
+        )
+    if rope_type == "default":
+        return theta, None
+    if "original_max_position_embeddings" in optional:
+        parameters.setdefault("original_max_position_embeddings", config.max_position_embeddings)
+    return theta, {"rope_type": rope_type, **parameters}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; expected a Hugging Face model folder") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem on one line: key, value, expectation."""
+    problem = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
+        return f"{key} is missing"
+    return f"{key}={problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
