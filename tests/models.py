@@ -1,0 +1,139 @@
+"""Tiny Hugging Face folders for tests, made by the real transformers classes.
+
+    folder = make_hf_folder(tmp_path / "model", "qwen3", tied=True)
+
+holds config.json, generation_config.json, safetensors in several shards with their index, and a
+byte-level tokenizer with a ChatML template. Nothing in the network is symmetric or zero (biases and
+norms are random too), and the vocabulary, 259, divides by no tensor-parallel size.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+FAMILIES: dict[str, type[PreTrainedConfig]] = {
+    "qwen2": Qwen2Config,
+    "qwen3": Qwen3Config,
+    "llama": LlamaConfig,
+}
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
+EOS_ID = 256
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def make_tokenizer(*, eos: bool = True, chat_template: bool = True) -> PreTrainedTokenizerFast:
+    """Byte-level BPE without merges: any text, one token a byte, plus the special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: index for index, token in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=SPECIAL_TOKENS[0],
+        eos_token=SPECIAL_TOKENS[0] if eos else None,
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = CHAT_TEMPLATE if chat_template else None
+    return fast
+
+
+def tiny_config(family: str, *, tied: bool = False, **overrides: Any) -> PreTrainedConfig:
+    """4 layers, 8 query heads in 4 KV groups: fits tensor parallelism 1, 2, 4 and pipeline 1, 2, 4.
+
+    `head_dim` is not `hidden_size / num_attention_heads`, so that a mix-up of the two shows.
+    """
+    settings = {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 8,
+        "max_position_embeddings": 512,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 20_000.0},
+        "tie_word_embeddings": tied,
+        "bos_token_id": None,
+        "eos_token_id": EOS_ID,
+        "pad_token_id": EOS_ID,
+        "architectures": [FAMILIES[family].__name__.replace("Config", "ForCausalLM")],
+    }
+    return FAMILIES[family](**(settings | overrides))
+
+
+def make_model(
+    family: str, *, tied: bool = False, seed: int = 0, dtype: torch.dtype = torch.float32, **config
+) -> PreTrainedModel:
+    """A transformers model with every parameter random: norms around 1, the rest around 0."""
+    model = AutoModelForCausalLM.from_config(
+        tiny_config(family, tied=tied, **config), attn_implementation="sdpa"
+    )
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(0.0, 0.1, generator=generator)
+            if "norm" in name:
+                parameter.add_(1.0)
+    return model.to(dtype).eval()
+
+
+def make_hf_folder(
+    folder: Path,
+    family: str = "qwen3",
+    *,
+    tied: bool = False,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    max_shard_size: str = "100KB",
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    **config: Any,
+) -> Path:
+    """Write the whole folder and return it; `max_shard_size="1GB"` gives a single file.
+
+    `tokenizer` defaults to `make_tokenizer()`; other keywords override the config.
+    """
+    model = make_model(family, tied=tied, seed=seed, dtype=dtype, **config)
+    model.save_pretrained(folder, max_shard_size=max_shard_size)
+    (tokenizer or make_tokenizer()).save_pretrained(folder)
+    return folder
+
+
+def hf_tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder, by name."""
+    return {
+        name: tensor
+        for path in sorted(folder.glob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    """Set keys of a JSON file; None removes a key."""
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
