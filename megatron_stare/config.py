@@ -199,6 +199,12 @@ class OptimConfig(Section):
     clip_grad: float = Field(1.0, ge=0)
     """Largest global gradient norm; 0 does not clip."""
 
+    @model_validator(mode="after")
+    def _decays_downwards(self) -> OptimConfig:
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr={self.min_lr} exceeds lr={self.lr}")
+        return self
+
 
 class TrainSection(Section):
     """The loop."""
@@ -211,8 +217,8 @@ class TrainSection(Section):
     """Token budget of a packed micro-batch on one data-parallel rank."""
     save_every: int = Field(0, ge=0)
     """Steps between saved Hugging Face folders; 0 saves at the end only."""
-    max_bad_steps: int = Field(3, ge=1)
-    """Non-finite losses or gradients in a row, each skipped, before the run stops."""
+    max_bad_updates: int = Field(3, ge=1)
+    """Updates with a non-finite loss or gradient in a row, each skipped, before the run stops."""
 
 
 class EvalSection(SamplingConfig):
@@ -258,6 +264,11 @@ class TrainConfig(Section):
     train: TrainSection = TrainSection()
     eval: EvalSection = EvalSection()
     log: LogConfig = LogConfig()
+
+    @property
+    def needs_prepass(self) -> bool:
+        """Whether log-probs of the policy before the update are needed before the update."""
+        return self.stare.surprisal == "policy" or self.train.updates_per_step > 1
 
     @model_validator(mode="after")
     def _fields_fit_together(self) -> TrainConfig:
@@ -312,6 +323,8 @@ class SftSection(Section):
     """Examples in the global batch."""
     max_tokens_per_micro_batch: int = Field(8192, ge=1)
     """Token budget of a packed micro-batch on one data-parallel rank."""
+    max_bad_updates: int = Field(3, ge=1)
+    """Updates with a non-finite loss or gradient in a row, each skipped, before the run stops."""
 
 
 class SftConfig(Section):
@@ -324,6 +337,15 @@ class SftConfig(Section):
     optim: OptimConfig = OptimConfig()
     sft: SftSection = SftSection()
     log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _an_example_fits_a_micro_batch(self) -> SftConfig:
+        if self.data.max_tokens > self.sft.max_tokens_per_micro_batch:
+            raise ValueError(
+                f"data.max_tokens={self.data.max_tokens} exceeds "
+                f"sft.max_tokens_per_micro_batch={self.sft.max_tokens_per_micro_batch}"
+            )
+        return self
 
 
 class EvalConfig(Section):

@@ -3,3 +3,7 @@
 
 class UserError(Exception):
     """Bad input. The message names the key or file, the value found, and what was expected."""
+
+
+class ReportedUserError(UserError):
+    """A `UserError` that another rank prints."""

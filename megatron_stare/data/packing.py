@@ -11,11 +11,58 @@ equally many micro-batches (the schedules are collective): a rank with fewer get
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from megatron_stare.errors import UserError
+from megatron_stare.types import TokenBatch
 
 MicroBatches = list[tuple[int, ...]]
 """Sample ids of each micro-batch of one data-parallel rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One data-parallel rank's part of a batch of R response tokens; `r` of them are here.
+
+    samples  of each optimizer update, over all ranks
+    updates  micro-batches of each update, on this rank
+    index    int64 `[r]`: where this rank's tokens stand in the batch's order. Theirs is update after
+             update, micro-batch after micro-batch, sample after sample.
+    """
+
+    samples: Sequence[Sequence[int]]
+    updates: Sequence[MicroBatches]
+    index: Tensor
+
+    @property
+    def micro_batches(self) -> MicroBatches:
+        """All micro-batches, in order."""
+        return [micro_batch for update in self.updates for micro_batch in update]
+
+
+def plan_share(
+    batch: TokenBatch,
+    samples: Sequence[Sequence[int]],
+    *,
+    dp_rank: int,
+    dp_size: int,
+    max_tokens: int,
+) -> Share:
+    """This rank's share of a batch; `samples` are the sample ids of each optimizer update."""
+    lengths = batch.lengths.tolist()
+    updates = [plan_micro_batches(ids, lengths, dp_size, max_tokens)[dp_rank] for ids in samples]
+    ends = batch.response_lengths.cumsum(0).tolist()
+    starts = [0, *ends[:-1]]
+    spans = [
+        torch.arange(starts[i], ends[i])
+        for micro_batches in updates
+        for micro_batch in micro_batches
+        for i in micro_batch
+    ]
+    return Share(samples, updates, torch.cat(spans) if spans else torch.empty(0, dtype=torch.int64))
 
 
 def split_updates(group_ids: Sequence[int], num_updates: int) -> list[list[int]]:

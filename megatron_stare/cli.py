@@ -1,0 +1,118 @@
+"""The command line: `megatron-stare train | sft | eval | config | report`.
+
+Exit codes: 0 done, 2 bad input (one clear line on standard error), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from megatron_stare import __version__
+from megatron_stare.config import EvalConfig, SftConfig, TrainConfig
+from megatron_stare.config_io import describe, load_config, to_yaml
+from megatron_stare.errors import ReportedUserError, UserError
+
+KINDS: dict[str, type[BaseModel]] = {"train": TrainConfig, "sft": SftConfig, "eval": EvalConfig}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except ReportedUserError:
+        return 2
+    except UserError as error:
+        print(f"megatron-stare: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("megatron-stare: interrupted", file=sys.stderr)
+        return 130
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    config = load_config(TrainConfig, arguments.config, arguments.overrides)
+    from megatron_stare.train import train
+
+    train(config)
+    return 0
+
+
+def _sft(arguments: argparse.Namespace) -> int:
+    config = load_config(SftConfig, arguments.config, arguments.overrides)
+    from megatron_stare.sft import sft
+
+    sft(config)
+    return 0
+
+
+def _eval(arguments: argparse.Namespace) -> int:
+    config = load_config(EvalConfig, arguments.config, arguments.overrides)
+    from megatron_stare.evaluate import evaluate_folder
+
+    for name, value in evaluate_folder(config).items():
+        print(f"{name}\t{value:.4f}")
+    return 0
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    kind = KINDS[arguments.kind]
+    print(to_yaml(load_config(kind, arguments.config, arguments.overrides)), end="")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from megatron_stare.observe.report import write_report
+
+    print(write_report(arguments.runs, arguments.out))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="megatron-stare", description=__doc__.split("\n")[0])
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_run(commands, "train", _train, "reinforcement learning of a policy")
+    _add_run(commands, "sft", _sft, "packed supervised fine-tuning")
+    _add_run(commands, "eval", _eval, "avg@k and pass@k of a Hugging Face folder")
+    show = _add_run(commands, "config", _config, "print the resolved config", keys_of=None)
+    show.add_argument("--kind", choices=KINDS, default="train", help="what the config is for")
+    report = commands.add_parser("report", help="figures and one HTML page comparing runs")
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    report.add_argument("--out", type=Path, default=Path("report"), help="folder to write")
+    report.set_defaults(run=_report)
+    return parser
+
+
+def _add_run(
+    commands: argparse._SubParsersAction,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    summary: str,
+    keys_of: str | None = "",
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=None if keys_of is None else _key_table(KINDS[name]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("config", type=Path, help="YAML file of differences from the defaults")
+    command.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides")
+    command.set_defaults(run=run)
+    return command
+
+
+def _key_table(kind: type[BaseModel]) -> str:
+    rows = [f"  {key}: {type_} = {default}\n      {text}" for key, type_, default, text in describe(kind)]
+    return "\n".join(["keys:", *rows])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

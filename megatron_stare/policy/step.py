@@ -1,0 +1,264 @@
+"""The policy on this rank: score tokens, update weights, stream them out.
+
+Everything per token is flat over the tokens of this data-parallel rank, in plan order: micro-batch
+after micro-batch, sample after sample. `token_index` (data/packing.py) maps that order to the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate, pairwise
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from torch import Tensor
+
+from megatron_stare.data.packing import MicroBatches
+from megatron_stare.policy.groups import ParallelGroups
+from megatron_stare.policy.head import HeadRows, logprob_entropy_head
+from megatron_stare.policy.packed import PackedMicroBatch, pack
+from megatron_stare.types import TokenBatch
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """What the policy says of tokens: float32 `[r]` each, in nats, on the compute device."""
+
+    logprobs: Tensor
+    entropies: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateResult:
+    """One optimizer update, the same on every rank.
+
+    `sums` are the objective's statistics summed over all tokens of the update, by name; `scores`
+    are this rank's tokens under the weights before the update. A skipped update changed nothing.
+    """
+
+    loss: float
+    grad_norm: float
+    lr: float
+    skipped: bool
+    sums: dict[str, float]
+    scores: TokenScores
+
+
+Progress = Callable[[int], None]
+"""Called with the response tokens of each micro-batch as it is done."""
+
+
+def _silent(_: int) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _MicroBatchOutput:
+    scores: Tensor  # [2, r_micro_batch]: log-probs, entropies
+    sums: Tensor  # [1 + stats], float64: loss, then the objective's statistics
+
+
+class Objective(Protocol):
+    """A loss over tokens. The sum of its values over all tokens of an update is what is minimised:
+    it brings its own denominators, so nothing downstream divides."""
+
+    stat_names: tuple[str, ...]
+
+    def __call__(self, scores: TokenScores, tokens: slice) -> tuple[Tensor, Tensor]:
+        """The loss (scalar) of one micro-batch and its statistics `[len(stat_names)]`, detached.
+
+        `tokens` is where the micro-batch stands in this rank's flat order.
+        """
+        ...
+
+
+class Policy:
+    """A Megatron-Core model with its optimizer.
+
+    Args:
+        model: this rank's pipeline stage, wrapped for data parallelism, one chunk.
+        optimizer: Megatron's, over the same chunk.
+        scheduler: steps once per update.
+        groups: the process groups of this rank.
+        temperature: divides the logits wherever log-probs are computed.
+    """
+
+    def __init__(
+        self,
+        model: Sequence[DistributedDataParallel],
+        optimizer: MegatronOptimizer,
+        scheduler: OptimizerParamScheduler,
+        groups: ParallelGroups,
+        *,
+        temperature: float,
+        device: torch.device,
+    ) -> None:
+        self.model = list(model)
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.groups = groups
+        self.temperature = temperature
+        self.device = device
+
+    def score(
+        self, batch: TokenBatch, micro_batches: MicroBatches, progress: Progress = _silent
+    ) -> TokenScores:
+        """Log-probs and entropies of this rank's response tokens; on every pipeline stage."""
+        with torch.no_grad():
+            outputs = self._run(batch, micro_batches, None, progress)
+        return self._scores_on_every_stage(outputs, _num_tokens(batch, micro_batches))
+
+    def update(
+        self,
+        batch: TokenBatch,
+        micro_batches: MicroBatches,
+        objective: Objective,
+        progress: Progress = _silent,
+    ) -> UpdateResult:
+        """Forward, backward and one optimizer step; skipped when loss or gradient is not finite."""
+        for chunk in self.model:
+            chunk.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        outputs = self._run(batch, micro_batches, objective, progress)
+        loss, *sums = self._sum_over_ranks([output.sums for output in outputs], objective)
+        self.optimizer.prepare_grads()
+        grad_norm = float(self.optimizer.get_grad_norm())
+        is_finite = math.isfinite(loss) and math.isfinite(grad_norm)
+        if is_finite:
+            # The schedule counts updates from 1, so that the first one has a learning rate.
+            self.scheduler.step(increment=1)
+            self.optimizer.step()
+        return UpdateResult(
+            loss=loss,
+            grad_norm=grad_norm,
+            lr=self.optimizer.param_groups[0]["lr"],
+            skipped=not is_finite,
+            sums=dict(zip(objective.stat_names, sums, strict=True)),
+            scores=self._scores_on_every_stage(outputs, _num_tokens(batch, micro_batches)),
+        )
+
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Parameters of this rank under their Transformer Engine names, local layer indices."""
+        for chunk in self.model:
+            yield from chunk.module.named_parameters()
+
+    @contextmanager
+    def weights_swapped_for(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """Run with other weights, a copy of `named_parameters` from earlier, then swap back."""
+        current = {name: p.detach().clone() for name, p in self.named_parameters()}
+        self._copy_weights(weights)
+        try:
+            yield
+        finally:
+            self._copy_weights(current)
+
+    def _copy_weights(self, weights: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                parameter.copy_(weights[name])
+
+    def _run(
+        self,
+        batch: TokenBatch,
+        micro_batches: MicroBatches,
+        objective: Objective | None,
+        progress: Progress,
+    ) -> list[_MicroBatchOutput]:
+        """One pass of Megatron's schedule; outputs exist on the last pipeline stage only."""
+        inputs = [self._pack(batch, samples) for samples in micro_batches]
+        starts = [0, *accumulate(len(packed.rows) for packed in inputs)]
+        tokens = [slice(*span) for span in pairwise(starts)]
+
+        def forward_step(iterator: Iterator, model: torch.nn.Module):
+            packed, span = next(iterator)
+            output = model(
+                input_ids=packed.input_ids,
+                position_ids=packed.position_ids,
+                attention_mask=None,
+                packed_seq_params=packed.packed_seq_params,
+                output_processor=logprob_entropy_head,
+                output_processor_context=HeadRows(packed.rows, packed.targets, self.temperature),
+            )
+            progress(len(packed.rows))
+            return output, partial(_loss, objective, span)
+
+        return get_forward_backward_func()(
+            forward_step_func=forward_step,
+            data_iterator=iter(zip(inputs, tokens, strict=True)),
+            model=self.model,
+            num_microbatches=len(inputs),
+            seq_length=max(packed.input_ids.numel() for packed in inputs),
+            micro_batch_size=1,
+            forward_only=objective is None,
+        )
+
+    def _pack(self, batch: TokenBatch, samples: Sequence[int]) -> PackedMicroBatch:
+        ends = batch.lengths.cumsum(0)
+        starts = ends - batch.lengths
+        return pack(
+            [batch.token_ids[starts[i] : ends[i]] for i in samples],
+            [int(batch.prompt_lengths[i]) for i in samples],
+            pad_to_multiple=self.groups.sequence_multiple,
+            device=self.device,
+        )
+
+    def _scores_on_every_stage(
+        self, outputs: Sequence[_MicroBatchOutput], num_tokens: int
+    ) -> TokenScores:
+        stacked = torch.empty(2, num_tokens, device=self.device)
+        if outputs:
+            torch.cat([output.scores for output in outputs], dim=1, out=stacked)
+        self._broadcast_from_last_stage(stacked)
+        return TokenScores(*stacked)
+
+    def _sum_over_ranks(self, sums: Sequence[Tensor], objective: Objective) -> list[float]:
+        """The loss and the statistics, summed over micro-batches and data-parallel ranks."""
+        total = torch.zeros(1 + len(objective.stat_names), dtype=torch.float64, device=self.device)
+        for part in sums:
+            total += part
+        dist.all_reduce(total, group=self.groups.dp)
+        self._broadcast_from_last_stage(total)
+        return total.tolist()
+
+    def _broadcast_from_last_stage(self, tensor: Tensor) -> None:
+        pp = self.groups.pp
+        if pp.size() > 1:
+            dist.broadcast(tensor, src=dist.get_global_rank(pp, pp.size() - 1), group=pp)
+
+
+def _num_tokens(batch: TokenBatch, micro_batches: MicroBatches) -> int:
+    samples = [sample for micro_batch in micro_batches for sample in micro_batch]
+    return int(batch.response_lengths[samples].sum())
+
+
+def _loss(
+    objective: Objective | None, tokens: slice, output: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, _MicroBatchOutput]:
+    """What Megatron's schedule asks of a loss: (loss, num_tokens, anything to keep).
+
+    `num_tokens` would divide the gradient; the objective has its own denominators, and
+    `sum_gradients` ignores the count.
+    """
+    logprobs, entropies = output
+    scores = TokenScores(logprobs, entropies.detach())
+    detached = torch.stack([logprobs.detach(), entropies.detach()])
+    uncounted = torch.zeros((), dtype=torch.int, device=logprobs.device)
+    if objective is None:
+        return logprobs.sum(), uncounted, _MicroBatchOutput(detached, logprobs.new_zeros(1))
+    loss, stats = objective(scores, tokens)
+    sums = torch.cat([loss.detach().reshape(1), stats]).double()
+    return loss, uncounted, _MicroBatchOutput(detached, sums)
+
+
+def sum_gradients(model: list[torch.nn.Module], num_tokens: Tensor | None, **options) -> None:
+    """Megatron's gradient reduction without its division: gradients are sums over all tokens."""
+    finalize_model_grads(model, None, **options)

@@ -1,0 +1,131 @@
+"""A reinforcement run: a session, and on rank 0 the side that talks to engine and verifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from megatron_stare.algorithms.stare import StareController
+from megatron_stare.config import TrainConfig
+from megatron_stare.data.packing import Share, split_updates
+from megatron_stare.launch.rank_zero import from_rank_zero
+from megatron_stare.objective import PolicyObjective, TokenTerms
+from megatron_stare.policy.step import TokenScores, UpdateResult
+from megatron_stare.rollout.sampler import Rollout
+from megatron_stare.rollout_side import RolloutSide, open_rollout_side
+from megatron_stare.session import Session, open_session
+from megatron_stare.types import RolloutBatch
+
+
+@dataclass(slots=True)
+class Run:
+    """The parts of a reinforcement run.
+
+    `rollout_side` is None off rank 0; `starting_weights` is None without a KL penalty.
+    """
+
+    config: TrainConfig
+    session: Session
+    controller: StareController
+    rollout_side: RolloutSide | None
+    starting_weights: dict[str, Tensor] | None
+
+    def collect(self, step: int) -> tuple[RolloutBatch, Rollout | None]:
+        """The step's batch, on every rank, and on rank 0 the rollout it is made of."""
+        rollout: Rollout | None = None
+
+        def generate() -> RolloutBatch:
+            nonlocal rollout
+            assert self.rollout_side is not None
+            rollout = self.rollout_side.collect(step)
+            return RolloutBatch.from_groups(rollout.groups)
+
+        return from_rank_zero(generate), rollout
+
+    def plan(self, batch: RolloutBatch) -> Share:
+        """This rank's share of the batch, update by update."""
+        updates = split_updates(batch.group_ids.tolist(), self.config.train.updates_per_step)
+        return self.session.plan(batch, updates)
+
+    def score(self, batch: RolloutBatch, share: Share) -> TokenScores:
+        """Log-probs and entropies of this rank's tokens under the weights before the update."""
+        with self.session.phase("prepass", len(share.index)) as advance:
+            return self.session.policy.score(batch, share.micro_batches, advance)
+
+    def score_reference(self, batch: RolloutBatch, share: Share) -> TokenScores | None:
+        """The same under the starting weights; None without a KL penalty."""
+        if self.starting_weights is None:
+            return None
+        with self.session.policy.weights_swapped_for(self.starting_weights):
+            return self.score(batch, share)
+
+    def update(self, batch: RolloutBatch, share: Share, terms: TokenTerms) -> list[UpdateResult]:
+        """The step's optimizer updates, in order; `terms` are flat over the whole share."""
+        results, start = [], 0
+        with self.session.phase("update", len(share.index)) as advance:
+            for micro_batches in share.updates:
+                num_tokens = sum(
+                    int(batch.response_lengths[list(samples)].sum()) for samples in micro_batches
+                )
+                objective = PolicyObjective(
+                    terms[start : start + num_tokens], self.config.algorithm
+                )
+                start += num_tokens
+                result = self.session.policy.update(batch, micro_batches, objective, advance)
+                results.append(self.session.check(result, self.config.train.max_bad_updates))
+        return results
+
+    def push_weights(self, version: int) -> None:
+        """Stream the policy's weights, under their Hugging Face names, into the engine."""
+        with self.session.phase("sync"):
+            for_engine = self.session.hf_tensors()
+            if self.rollout_side is not None:
+                self.rollout_side.engine.update_weights(for_engine, version)
+            for _ in for_engine:  # every rank takes part in gathering, rank 0 has consumed it
+                pass
+
+    def evaluate(self, step: int) -> None:
+        """Held-out metrics of the weights in the engine; nothing where no problems are given."""
+        if self.config.eval.data is None:
+            return
+
+        def measure() -> dict[str, float]:
+            assert self.rollout_side is not None
+            return self.rollout_side.evaluate(step)
+
+        with self.session.phase("eval"):
+            metrics = from_rank_zero(measure)
+        self.session.loggers.log(step, metrics)
+
+    def record(self, step: int, rollout: Rollout | None, advantages: Tensor, metrics) -> None:
+        """Log the step's metrics and dump its samples; `advantages` per sample, `[B]`."""
+        if rollout is None:
+            return
+        self.session.loggers.log(step, {**rollout.metrics, **metrics})
+        if self.config.log.dump_samples:
+            assert self.rollout_side is not None
+            self.rollout_side.dump(step, rollout, advantages.tolist())
+
+
+@contextmanager
+def open_run(config: TrainConfig) -> Iterator[Run]:
+    """Open everything a run needs, in an order that meets bad input before GPU time."""
+    with (
+        open_session(
+            config,
+            num_updates=config.train.steps * config.train.updates_per_step,
+            temperature=config.rollout.temperature,
+            max_tokens_per_micro_batch=config.train.max_tokens_per_micro_batch,
+        ) as session,
+        open_rollout_side(config, session.loggers, session.topology) as rollout_side,
+    ):
+        starting_weights = None
+        if config.algorithm.kl != "none":
+            starting_weights = {
+                name: p.detach().clone() for name, p in session.policy.named_parameters()
+            }
+        yield Run(config, session, StareController(config.stare), rollout_side, starting_weights)

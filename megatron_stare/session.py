@@ -1,0 +1,144 @@
+"""A policy in its world, with its loggers: what `train` and `sft` share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+
+from megatron_stare.config import SftConfig, TrainConfig
+from megatron_stare.config_io import to_yaml
+from megatron_stare.data.packing import Share, plan_share
+from megatron_stare.errors import UserError
+from megatron_stare.launch.topology import (
+    Topology,
+    check_world_size,
+    init_process_group,
+    read_topology,
+)
+from megatron_stare.observe.console import Advance
+from megatron_stare.observe.loggers import Loggers, open_loggers
+from megatron_stare.policy.build import build_policy
+from megatron_stare.policy.groups import build_groups
+from megatron_stare.policy.platform import install_cpu_platform
+from megatron_stare.policy.step import Policy, UpdateResult
+from megatron_stare.types import TokenBatch
+from megatron_stare.weights.export import export_hf_tensors
+from megatron_stare.weights.hf_config import ModelShape, read_hf_config
+from megatron_stare.weights.save import save_hf_folder
+
+
+@dataclass(slots=True)
+class Session:
+    """The parts of a run that hold no opinion on what is learned."""
+
+    config: TrainConfig | SftConfig
+    topology: Topology
+    shape: ModelShape
+    policy: Policy
+    loggers: Loggers
+    max_tokens_per_micro_batch: int
+    _seconds: dict[str, float] = field(default_factory=dict)
+    _bad_updates: int = 0
+
+    @contextmanager
+    def phase(self, name: str, total: int | None = None) -> Iterator[Advance]:
+        """Time a phase of the step and show its progress; `total` in items of the phase."""
+        start = time.perf_counter()
+        with self.loggers.progress.phase(name, total) as advance:
+            yield advance
+        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def take_timings(self, num_tokens: int) -> dict[str, float]:
+        """Seconds of each phase since the last call, and tokens per second over their sum."""
+        seconds, self._seconds = self._seconds, {}
+        total = sum(seconds.values())
+        return {
+            **{f"time/{name}_s": value for name, value in seconds.items()},
+            "time/step_s": total,
+            "perf/tokens_per_s": num_tokens / total,
+        }
+
+    def plan(self, batch: TokenBatch, samples: list[list[int]]) -> Share:
+        """This rank's share of a batch; `samples` of each optimizer update."""
+        groups = self.policy.groups
+        return plan_share(
+            batch,
+            samples,
+            dp_rank=groups.dp.rank(),
+            dp_size=groups.dp.size(),
+            max_tokens=self.max_tokens_per_micro_batch,
+        )
+
+    def check(self, result: UpdateResult, max_bad_updates: int) -> UpdateResult:
+        """Report a skipped update; too many in a row end the run.
+
+        Raises:
+            UserError: `max_bad_updates` updates in a row were not finite.
+        """
+        self._bad_updates = self._bad_updates + 1 if result.skipped else 0
+        if result.skipped:
+            found = f"loss {result.loss}, gradient norm {result.grad_norm}"
+            self.loggers.message(f"update skipped: {found}; {self._bad_updates} in a row")
+            if self._bad_updates >= max_bad_updates:
+                raise UserError(
+                    f"{self._bad_updates} updates in a row were not finite (last: {found}), the "
+                    f"limit of max_bad_updates={max_bad_updates}: lower optim.lr, or look at the data"
+                )
+        return result
+
+    def save(self, name: str) -> None:
+        """Write the policy as a Hugging Face folder, `hf/NAME` in the run's folder."""
+        save_hf_folder(
+            export_hf_tensors(dict(self.policy.named_parameters()), self.shape, self.policy.groups),
+            source=self.config.model.path,
+            destination=self.config.run.dir / "hf" / name,
+            dtype=getattr(torch, self.config.model.dtype),
+            write=self.topology.rank == 0,
+        )
+        dist.barrier()
+
+
+@contextmanager
+def open_session(
+    config: TrainConfig | SftConfig,
+    *,
+    num_updates: int,
+    temperature: float,
+    max_tokens_per_micro_batch: int,
+) -> Iterator[Session]:
+    """Check the config against the model and the world, then build; tear down at the end."""
+    topology = read_topology()
+    shape = read_hf_config(config.model.path)
+    shape.check_parallel(config.parallel)
+    check_world_size(topology, config.parallel)
+    install_cpu_platform()
+    init_process_group(topology)
+    try:
+        groups = build_groups(config.parallel)
+        policy = build_policy(
+            shape,
+            groups,
+            model=config.model,
+            parallel=config.parallel,
+            optim=config.optim,
+            num_updates=num_updates,
+            temperature=temperature,
+            seed=config.run.seed,
+            device=topology.device,
+        )
+        with open_loggers(
+            config.log,
+            config.run.dir,
+            resolved_config=config.model_dump(mode="json"),
+            rank=topology.rank,
+        ) as loggers:
+            if topology.rank == 0:
+                (config.run.dir / "config.yaml").write_text(to_yaml(config))
+            yield Session(config, topology, shape, policy, loggers, max_tokens_per_micro_batch)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,52 @@
+"""Supervised fine-tuning: packed examples, mean negative log-likelihood of their responses."""
+
+from __future__ import annotations
+
+from megatron_stare.config import SftConfig
+from megatron_stare.data.examples import ExampleSet
+from megatron_stare.data.tokenizer import load_tokenizer
+from megatron_stare.launch.rank_zero import from_rank_zero
+from megatron_stare.objective import SupervisedObjective
+from megatron_stare.session import Session, open_session
+from megatron_stare.token_terms import aggregation
+from megatron_stare.types import TokenBatch
+
+
+def sft(config: SftConfig) -> None:
+    """Fine-tune a policy as the config says, and write it to `hf/final` in the run's folder.
+
+    Raises:
+        UserError: bad input, before any GPU time where possible.
+    """
+    with open_session(
+        config,
+        num_updates=config.sft.steps,
+        temperature=1.0,
+        max_tokens_per_micro_batch=config.sft.max_tokens_per_micro_batch,
+    ) as session:
+        examples = from_rank_zero(
+            lambda: ExampleSet(config.data, load_tokenizer(config.model.path), seed=config.run.seed)
+        )
+        session.loggers.message(str(examples.report))
+        for step in range(1, config.sft.steps + 1):
+            batch = examples.draw(config.sft.examples_per_step)
+            session.loggers.log(step, sft_step(session, batch, config.sft.max_bad_updates))
+        session.save("final")
+
+
+def sft_step(session: Session, batch: TokenBatch, max_bad_updates: int) -> dict[str, float]:
+    """One update on a batch; returns its metrics."""
+    share = session.plan(batch, [list(range(len(batch)))])
+    coefficients = aggregation(batch, share, "token-mean").to(session.topology.device)
+    with session.phase("update", len(share.index)) as advance:
+        result = session.policy.update(
+            batch, share.micro_batches, SupervisedObjective(coefficients), advance
+        )
+    session.check(result, max_bad_updates)
+    return {
+        "sft/loss": result.loss,
+        "optim/grad_norm": result.grad_norm,
+        "optim/lr": result.lr,
+        "optim/skipped": float(result.skipped),
+        **session.take_timings(int(batch.lengths.sum())),
+    }

@@ -1,0 +1,115 @@
+"""From a batch and its scores to the terms of the loss: rank, gate, weigh.
+
+Everything here is flat over this rank's `r` tokens (see `data.packing.Share`), on one device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from megatron_stare.algorithms.aggregation import aggregation_coefficients
+from megatron_stare.algorithms.stare import (
+    StareConfig,
+    StareDecision,
+    StareSelection,
+    selection_weights,
+    stare_selection,
+)
+from megatron_stare.config import TrainConfig
+from megatron_stare.data.packing import Share
+from megatron_stare.objective import TokenTerms
+from megatron_stare.policy.step import TokenScores
+from megatron_stare.types import RolloutBatch, TokenBatch
+
+
+@dataclass(frozen=True, slots=True)
+class RankedTokens:
+    """This rank's tokens, and which of them STARE selects from the whole batch. `[r]` each.
+
+    mask              bool     counted in the loss
+    advantages        float32  of the token's sample; 0 under the mask
+    rollout_logprobs  float32  nats, of the engine
+    surprisal         float32  nats, what ranks the tokens
+    """
+
+    mask: Tensor
+    advantages: Tensor
+    rollout_logprobs: Tensor
+    surprisal: Tensor
+    selection: StareSelection
+
+
+def rank_tokens(
+    batch: RolloutBatch,
+    share: Share,
+    advantages: Tensor,
+    old: TokenScores | None,
+    config: StareConfig,
+    dp_group: dist.ProcessGroup,
+    device: torch.device,
+) -> RankedTokens:
+    """Select L+ and L- over the global batch; `advantages` is per sample, `[B]`."""
+    index = share.index
+    mask = batch.loss_mask[index].to(device)
+    token_advantages = advantages[batch.sample_ids[index]].to(device) * mask
+    rollout_logprobs = batch.rollout_logprobs[index].to(device)
+    uses_engine = config.surprisal == "rollout" or old is None
+    surprisal = -(rollout_logprobs if uses_engine else old.logprobs)
+    selection = stare_selection(
+        surprisal,
+        token_advantages,
+        top_share=config.top_share,
+        token_ids=index.to(device),
+        group=dp_group,
+    )
+    return RankedTokens(mask, token_advantages, rollout_logprobs, surprisal, selection)
+
+
+def batch_entropy(
+    ranked: RankedTokens,
+    old: TokenScores | None,
+    config: StareConfig,
+    dp_group: dist.ProcessGroup,
+) -> float:
+    """Token mean of the policy's entropy over the global batch, in nats.
+
+    With `surprisal: rollout` it is the mean surprisal of the sampled tokens, an unbiased estimate
+    of it when sampling is not truncated.
+    """
+    values = ranked.surprisal if config.surprisal == "rollout" or old is None else old.entropies
+    total = torch.stack([values[ranked.mask].double().sum(), ranked.mask.sum().double()])
+    dist.all_reduce(total, group=dp_group)
+    return float(total[0] / total[1])
+
+
+def token_terms(
+    batch: RolloutBatch,
+    share: Share,
+    ranked: RankedTokens,
+    decision: StareDecision,
+    old: TokenScores | None,
+    reference: TokenScores | None,
+    config: TrainConfig,
+) -> TokenTerms:
+    """The constants of the loss: aggregation, advantages, STARE's omega, fixed log-probs."""
+    coefficients = aggregation(batch, share, config.algorithm.aggregation)
+    return TokenTerms(
+        coefficients=coefficients.to(ranked.mask.device),
+        advantages=ranked.advantages,
+        weights=selection_weights(ranked.selection, decision, config.stare),
+        old_logprobs=None if old is None else old.logprobs,
+        reference_logprobs=None if reference is None else reference.logprobs,
+    )
+
+
+def aggregation(batch: TokenBatch, share: Share, kind: str) -> Tensor:
+    """The weight of each token in its update's global mean, float32 `[r]`; 0 under the mask."""
+    per_sample = torch.zeros(len(batch))
+    for samples in share.samples:
+        ids = torch.as_tensor(samples)
+        per_sample[ids] = aggregation_coefficients(kind, batch.num_loss_tokens[ids])
+    return (per_sample[batch.sample_ids] * batch.loss_mask)[share.index]

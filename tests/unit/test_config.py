@@ -1,0 +1,116 @@
+"""The config: differences in, a frozen checked config out, one clear line per mistake."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from megatron_stare.config import EvalConfig, SftConfig, TrainConfig
+from megatron_stare.config_io import describe, load_config, to_yaml
+from megatron_stare.errors import UserError
+
+SMALLEST = {"model": {"path": "m"}, "data": {"path": "d.jsonl"}}
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    def write(tree) -> Path:
+        path = tmp_path / "run.yaml"
+        path.write_text(tree if isinstance(tree, str) else yaml.safe_dump(tree))
+        return path
+
+    return write
+
+
+def test_a_file_of_differences_is_enough(config_file):
+    config = load_config(TrainConfig, config_file(SMALLEST))
+    assert config.rollout.prompts_per_step == 64
+    assert config.stare.top_share == 0.1
+
+
+def test_dotted_overrides_win_over_the_file_and_parse_as_yaml(config_file):
+    path = config_file({**SMALLEST, "optim": {"lr": 1e-5}})
+    config = load_config(
+        TrainConfig, path, ["optim.lr=2e-6", "stare.enabled=false", "eval.data.path=h.jsonl"]
+    )
+    assert config.optim.lr == 2e-6
+    assert config.stare.enabled is False
+    assert config.eval.data is not None
+    assert config.eval.data.path == Path("h.jsonl")
+
+
+def test_the_resolved_config_is_a_config_again(config_file):
+    config = load_config(TrainConfig, config_file(SMALLEST), ["train.steps=7"])
+    assert load_config(TrainConfig, config_file(to_yaml(config))) == config
+
+
+def test_a_config_cannot_be_changed_after_it_was_checked(config_file):
+    config = load_config(TrainConfig, config_file(SMALLEST))
+    with pytest.raises(Exception, match="frozen"):
+        config.optim.lr = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.learning_rate=1", r"optim\.learning_rate: unknown key \(value 1\)"),
+        ("optim.lrr=1", r"did you mean optim\.lr\?"),
+        ("stare.top_shar=0.2", r"did you mean stare\.top_share\?"),
+        ("rollut.temperature=1", r"rollut: unknown key .*did you mean rollout\?"),
+        ("optim.lr=fast", r"optim\.lr: .*number.*found 'fast'"),
+        ("optim.lr=-1", r"optim\.lr: .*greater than 0, found -1"),
+        ("optim.min_lr=1", r"min_lr=1\.0 exceeds lr"),
+        ("rollout.top_p=1.5", r"rollout\.top_p: .*less than or equal to 1, found 1\.5"),
+        ("algorithm.advantage=ppo", r"algorithm\.advantage: .*'grpo', 'dr_grpo' or 'rloo'.*'ppo'"),
+        ("train.updates_per_step=5", r"updates_per_step=5 does not divide .*prompts_per_step=64"),
+        ("rollout.engine=replay", r"engine='replay' with replay_path=None"),
+        ("algorithm.kl=k3", r"kl='k3' with kl_coef=0\.0: set both or neither"),
+        ("parallel.sequence=true", r"parallel\.sequence=true needs parallel\.tensor > 1"),
+        ("train.max_tokens_per_micro_batch=100", r"=100 cannot hold one sample .*= 2048"),
+        ("data.template=plain", r"template='plain' needs '\{prompt\}', or must be 'chat'"),
+        ("reward.overlong_buffer_tokens=2000", r"overlong_buffer_tokens=2000 exceeds"),
+        ("model=3", r"model: .*found 3"),
+        ("nonsense", r"override 'nonsense': expected section\.key=value"),
+        ("optim.lr=[1", r"'\[1' is not a YAML value"),
+    ],
+)
+def test_a_mistake_names_key_value_and_expectation(config_file, override, message):
+    with pytest.raises(UserError, match=message):
+        load_config(TrainConfig, config_file(SMALLEST), [override])
+
+
+@pytest.mark.parametrize("cut", ["rollout.top_p=0.9", "rollout.top_k=50"])
+def test_truncated_sampling_cannot_rank_by_the_engines_surprisal(config_file, cut):
+    with pytest.raises(UserError, match=r"stare\.surprisal='rollout' with .*renormalises"):
+        load_config(TrainConfig, config_file(SMALLEST), [cut, "stare.surprisal=rollout"])
+
+
+def test_a_missing_key_is_named(config_file):
+    with pytest.raises(UserError, match=r"data: missing"):
+        load_config(TrainConfig, config_file({"model": {"path": "m"}}))
+
+
+def test_every_mistake_is_reported_at_once(config_file):
+    with pytest.raises(UserError, match=r"(?s)optim\.lrr.*train\.step:"):
+        load_config(TrainConfig, config_file(SMALLEST), ["optim.lrr=1", "train.step=1"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "not valid YAML"), ("- 1", "expected a mapping of sections, found list")],
+)
+def test_a_malformed_file_is_named(config_file, text, message):
+    with pytest.raises(UserError, match=rf"run\.yaml: .*{message}"):
+        load_config(TrainConfig, config_file(text))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"absent\.yaml: cannot read the config"):
+        load_config(TrainConfig, tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize("kind", [TrainConfig, SftConfig, EvalConfig])
+def test_every_key_is_documented(kind):
+    rows = list(describe(kind))
+    assert len({key for key, *_ in rows}) == len(rows)
+    assert [key for key, _, _, text in rows if not text] == []
