@@ -1,0 +1,160 @@
+"""What a person watching the run sees: progress bars, a line per step, tables.
+
+On a terminal the bars live below the lines and vanish with their phase. Elsewhere (a file, a Slurm
+log) everything is plain lines, and a long phase says now and then how far it is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+from rich.text import Text
+
+HEARTBEAT_S = 30.0
+
+Advance = Callable[[int], None]
+"""Called with the number of items done since the last call."""
+
+
+def open_console(*, quiet: bool) -> Console:
+    """The console of this process; a quiet one prints nothing."""
+    return Console(quiet=quiet, highlight=False)
+
+
+class Progress:
+    """Shows how far a phase of the step is. One phase at a time.
+
+    with progress.phase("generate", total=64) as advance:
+        advance(1)
+    """
+
+    def __init__(
+        self, console: Console, *, bars: bool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._console = console
+        self._bars = bars and console.is_terminal and not console.quiet
+        self._clock = clock
+
+    @contextmanager
+    def phase(self, name: str, total: int | None = None) -> Iterator[Advance]:
+        """A phase of `total` items; None when the number is not known."""
+        if self._bars:
+            with _bars(self._console) as bars:
+                task = bars.add_task(name, total=total)
+                yield lambda items: bars.advance(task, items)
+        else:
+            yield _Heartbeat(self._console, name, total, self._clock)
+
+
+class _Heartbeat:
+    """Prints a line when `HEARTBEAT_S` have passed since the start or since the line before."""
+
+    def __init__(
+        self, console: Console, name: str, total: int | None, clock: Callable[[], float]
+    ) -> None:
+        self._console = console
+        self._name = name
+        self._total = "" if total is None else f"/{total}"
+        self._clock = clock
+        self._done = 0
+        self._last = clock()
+
+    def __call__(self, items: int) -> None:
+        self._done += items
+        if self._clock() - self._last >= HEARTBEAT_S:
+            self._last = self._clock()
+            print_line(self._console, f"{self._name} {self._done}{self._total}")
+
+
+def _bars(console: Console) -> RichProgress:
+    return RichProgress(
+        TextColumn("[dim]{task.description:>8}"),
+        BarColumn(bar_width=32),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+_STEP_FIELDS = (
+    ("sft/loss", "loss", "{:.4f}"),
+    ("reward/mean", "reward", "{:6.3f}"),
+    ("reward/accuracy", "accuracy", "{:6.1%}"),
+    ("entropy/mean", "entropy", "{:.3f}"),
+    ("rollout/response_tokens_mean", "length", "{:7.1f}"),
+    ("optim/grad_norm", "grad", "{:7.3g}"),
+    ("time/step_s", "time", "{:6.1f}s"),
+    ("perf/tokens_per_s", "tok/s", "{:,.0f}"),
+)
+"""Metric, its short label and how it is written, in the order of the line."""
+
+
+class ConsoleLogger:
+    """One readable line a step, and one more where the step was evaluated."""
+
+    def __init__(
+        self, console: Console, *, target_entropy: float | None, num_steps: int | None
+    ) -> None:
+        self._console = console
+        self._target_entropy = target_entropy
+        self._num_steps = num_steps
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Print the metrics a person follows; the rest is in metrics.jsonl."""
+        fields = self._step_fields(metrics)
+        if fields:
+            self._print(step, fields)
+        held_out = {
+            name.removeprefix("eval/").replace("_at_", "@"): f"{value:.1%}"
+            for name, value in metrics.items()
+            if name.startswith("eval/") and "_at_" in name
+        }
+        if held_out:
+            self._print(step, {"held out": ""} | held_out)
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def _step_fields(self, metrics: Mapping[str, float]) -> dict[str, str]:
+        fields = {
+            label: written.format(metrics[name])
+            for name, label, written in _STEP_FIELDS
+            if name in metrics
+        }
+        if "entropy" in fields and self._target_entropy is not None:
+            fields["entropy"] += f"/{self._target_entropy:.3g}"
+            if "stare/gate" in metrics:
+                fields["entropy"] += " gate on " if metrics["stare/gate"] else " gate off"
+        return fields
+
+    def _print(self, step: int, fields: Mapping[str, str]) -> None:
+        number = f"{step}"
+        if self._num_steps is not None:
+            number = f"{step:{len(str(self._num_steps))}}/{self._num_steps}"
+        line = Text.assemble(("step ", "dim"), (number, "bold"))
+        for label, value in fields.items():
+            line.append(f"  {label} ", "dim").append(value)
+        print_line(self._console, line)
+
+
+def print_line(console: Console, line: str | Text) -> None:
+    """Print without markup and without wrapping, so that a step is one line in a log file too."""
+    console.print(line, markup=False, soft_wrap=True)
+
+
+def print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table whose first column names the row."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold")
+    for column, title in enumerate(header):
+        table.add_column(Text(title), justify="right" if column else "left", no_wrap=not column)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)

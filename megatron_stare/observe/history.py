@@ -1,0 +1,104 @@
+"""`metrics.jsonl`: one JSON object per logged step, written and read back.
+
+    {"step": 3, "unix_time_s": 1700000000.0, "reward/mean": 0.5, "entropy/mean": null}
+
+Several lines may carry the same step (evaluation, or a step repeated after a resume): read back,
+they are one step, and the last value of a metric counts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from megatron_stare.errors import UserError
+
+FILE_NAME = "metrics.jsonl"
+_NOT_METRICS = ("step", "unix_time_s")
+
+
+class Series(NamedTuple):
+    """One metric over a run: int64 `[n]` ascending steps, float64 `[n]` values, NaN for null."""
+
+    steps: np.ndarray
+    values: np.ndarray
+
+
+History = dict[str, Series]
+
+
+class JsonlLogger:
+    """Appends to `metrics.jsonl`; each line reaches the file before `log` returns."""
+
+    def __init__(self, run_dir: Path) -> None:
+        path = run_dir / FILE_NAME
+        _cut_unfinished_line(path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write one line; values that JSON cannot hold (NaN, infinities) become null."""
+        values = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        record = {"step": step, "unix_time_s": round(time.time(), 3)} | values
+        self._file.write(json.dumps(record, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_metrics(run_dir: Path) -> History:
+    """Every metric of a run folder, by name.
+
+    An unfinished last line, which a killed run leaves behind, is ignored.
+
+    Raises:
+        UserError: no `metrics.jsonl`, nothing in it, or a line before the last that is not JSON.
+    """
+    path = run_dir / FILE_NAME
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the metrics of the run ({error.strerror})") from None
+    columns: dict[str, dict[int, float]] = {}
+    for number, line in enumerate(lines, start=1):
+        if line.endswith("\n"):
+            record = _parse(line, f"{path}:{number}")
+            for name, value in record.items():
+                if name not in _NOT_METRICS:
+                    columns.setdefault(name, {})[record["step"]] = (
+                        math.nan if value is None else value
+                    )
+    if not columns:
+        raise UserError(f"{path}: holds no metrics; expected one JSON object per step")
+    return {name: _series(column) for name, column in columns.items()}
+
+
+def _parse(line: str, place: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{place}: not JSON ({error.msg}); expected one object per step") from None
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+        raise UserError(
+            f"{place}: expected a JSON object with an integer 'step', found {line[:80]!r}"
+        )
+    return record
+
+
+def _series(column: Mapping[int, float]) -> Series:
+    steps = sorted(column)
+    return Series(np.array(steps, np.int64), np.array([column[step] for step in steps], np.float64))
+
+
+def _cut_unfinished_line(path: Path) -> None:
+    # What is appended after half a line would be lost with it.
+    if path.exists():
+        with path.open("rb+") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)

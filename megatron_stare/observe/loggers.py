@@ -1,0 +1,148 @@
+"""Where metrics go: metrics.jsonl and the console always, W&B and TensorBoard by config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+from rich.console import Console
+
+from megatron_stare.config import LogConfig
+from megatron_stare.errors import UserError
+from megatron_stare.observe.console import ConsoleLogger, Progress, open_console, print_line
+from megatron_stare.observe.history import JsonlLogger
+from megatron_stare.observe.metrics import find_metric
+from megatron_stare.observe.runs import num_steps, target_entropy
+
+
+class Logger(Protocol):
+    """A place that metrics go to."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record the metrics of a step; a step may be logged in several parts."""
+        ...
+
+    def close(self) -> None:
+        """Write out what is pending."""
+        ...
+
+
+class Loggers:
+    """All loggers of a run, its console and its progress bars. A context manager that closes."""
+
+    def __init__(self, loggers: Sequence[Logger], console: Console, progress: Progress) -> None:
+        self._loggers = loggers
+        self.console = console
+        self.progress = progress
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record metrics everywhere.
+
+        Raises:
+            KeyError: a name is not in the glossary; nothing has been recorded then.
+        """
+        for name in metrics:
+            find_metric(name)
+        for logger in self._loggers:
+            logger.log(step, metrics)
+
+    def message(self, text: str) -> None:
+        """Tell the person at the console."""
+        print_line(self.console, text)
+
+    def close(self) -> None:
+        """Write out what is pending."""
+        for logger in self._loggers:
+            logger.close()
+
+    def __enter__(self) -> Loggers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_loggers(
+    log: LogConfig, run_dir: Path, *, resolved_config: dict[str, Any], rank: int = 0
+) -> Loggers:
+    """Open the loggers of a run, in `run_dir`, which is made if need be.
+
+    Global rank 0 speaks for the run: on other ranks the loggers check names and do nothing else.
+    An existing metrics.jsonl is continued.
+
+    Raises:
+        UserError: W&B is configured and cannot start.
+    """
+    console = open_console(quiet=rank != 0)
+    progress = Progress(console, bars=log.progress)
+    if rank != 0:
+        return Loggers([], console, progress)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    # W&B goes first: it alone can refuse, and then no file is left open.
+    optional: list[Logger] = []
+    if log.wandb_project is not None:
+        optional.append(WandbLogger(log.wandb_project, log.wandb_mode, run_dir, resolved_config))
+    if log.tensorboard:
+        optional.append(TensorBoardLogger(run_dir, resolved_config))
+    lines = ConsoleLogger(
+        console,
+        target_entropy=target_entropy(resolved_config),
+        num_steps=num_steps(resolved_config),
+    )
+    return Loggers([JsonlLogger(run_dir), lines, *optional], console, progress)
+
+
+class TensorBoardLogger:
+    """Scalars and the resolved config, under `run_dir/tensorboard`."""
+
+    def __init__(self, run_dir: Path, resolved_config: dict[str, Any]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(run_dir / "tensorboard")
+        text = yaml.safe_dump(resolved_config, sort_keys=False)
+        self._writer.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()))
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One scalar per metric."""
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush the events and close the file."""
+        self._writer.close()
+
+
+class WandbLogger:
+    """A Weights & Biases run named after the run folder, its files under `run_dir/wandb`."""
+
+    def __init__(
+        self, project: str, mode: str, run_dir: Path, resolved_config: dict[str, Any]
+    ) -> None:
+        import wandb
+        from wandb.errors import Error
+
+        try:
+            self._run = wandb.init(
+                project=project,
+                name=run_dir.name,
+                dir=run_dir,
+                mode="offline" if mode == "offline" else "online",
+                config=resolved_config,
+                # Capturing the console would take the terminal away from the progress bars.
+                settings=wandb.Settings(silent=True, console="off"),
+            )
+        except Error as error:
+            raise UserError(
+                f"log.wandb_project={project!r}: W&B did not start ({error}); "
+                "expected a login, or log.wandb_mode=offline"
+            ) from None
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Metrics under their own names; parts of a step are merged."""
+        self._run.log(dict(metrics), step=step)
+
+    def close(self) -> None:
+        """Finish the run; in online mode, wait for the upload."""
+        self._run.finish()

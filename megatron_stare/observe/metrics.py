@@ -1,0 +1,144 @@
+"""The glossary: every metric a run may log, with its unit and what it means.
+
+`python -m megatron_stare.observe.metrics > docs/metrics.md` prints the page of the documentation.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import groupby
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What a number is: its unit, and one sentence.
+
+    Units: nats, tokens, seconds, share (a part of one), count, tokens/s; 1 is a plain number.
+    """
+
+    unit: str
+    description: str
+
+
+GROUPS: dict[str, str] = {
+    "entropy": "How random the policy is, before the update of the step.",
+    "stare": "What STARE measured and decided.",
+    "quadrant": "Loss tokens by the sign of their advantage and their surprisal, above (high) or "
+    "below (low) the critical value. Reinforcing a high-surprisal token raises entropy, a "
+    "low-surprisal one lowers it; discouraging does the opposite.",
+    "reward": "Verdicts on the samples of the step.",
+    "rollout": "Generation: where the prompts of the step went, and how long responses are.",
+    "loss": "The objective, over the loss tokens of the global batch.",
+    "mismatch": "How far the trainer's log-probs are from those the engine sampled with.",
+    "optim": "The optimizer.",
+    "time": "Wall time of the phases of a step.",
+    "perf": "Throughput.",
+    "eval": "Held-out problems.",
+    "sft": "Supervised fine-tuning.",
+}
+
+METRICS: dict[str, Metric] = {
+    "entropy/mean": Metric("nats", "Mean token entropy of the policy; STARE's gate reads it."),
+    "entropy/surprisal_mean": Metric(
+        "nats", "Mean surprisal of the response tokens, a Monte-Carlo estimate of the entropy."
+    ),
+    "stare/gate": Metric("1", "1 when entropy was below the target and weights were applied."),
+    "stare/w": Metric("1", "Weight W of high-surprisal tokens with positive advantage."),
+    "stare/m": Metric("1", "Weight M of high-surprisal tokens with negative advantage (C2)."),
+    "stare/threshold_positive": Metric(
+        "nats", "Surprisal of the last token selected among those with positive advantage."
+    ),
+    "stare/threshold_negative": Metric(
+        "nats", "Surprisal of the last token selected among those with negative advantage."
+    ),
+    "stare/selected_share": Metric("share", "Loss tokens selected, of either sign."),
+    "quadrant/pos_high_share": Metric("share", "Positive advantage, high surprisal."),
+    "quadrant/pos_low_share": Metric("share", "Positive advantage, low surprisal."),
+    "quadrant/neg_high_share": Metric("share", "Negative advantage, high surprisal."),
+    "quadrant/neg_low_share": Metric("share", "Negative advantage, low surprisal."),
+    "quadrant/pos_high_entropy": Metric("nats", "Mean entropy there."),
+    "quadrant/pos_low_entropy": Metric("nats", "Mean entropy there."),
+    "quadrant/neg_high_entropy": Metric("nats", "Mean entropy there."),
+    "quadrant/neg_low_entropy": Metric("nats", "Mean entropy there."),
+    "reward/mean": Metric("1", "Mean reward: verdict plus shaping, what advantages are made of."),
+    "reward/accuracy": Metric("share", "Mean verdict, before any group is dropped."),
+    "reward/solve_all": Metric("share", "Groups in which every sample is correct."),
+    "reward/solve_none": Metric("share", "Groups in which no sample is correct."),
+    "reward/failures": Metric(
+        "count", "Samples whose verifier hung, crashed or ran out of memory."
+    ),
+    "rollout/completed": Metric("count", "Prompts whose group entered the batch."),
+    "rollout/filtered": Metric("count", "Prompts whose group was dropped: no learning signal."),
+    "rollout/failed": Metric("count", "Prompts that the engine could not answer."),
+    "rollout/aborted": Metric("count", "Prompts stopped because the batch was already full."),
+    "rollout/rounds": Metric("count", "Generation rounds that dynamic sampling took."),
+    "rollout/response_tokens_mean": Metric("tokens", "Mean response length."),
+    "rollout/response_tokens_p95": Metric("tokens", "95th percentile of the response length."),
+    "rollout/truncated_share": Metric("share", "Responses cut at the length limit."),
+    "loss/total": Metric("1", "The minimised loss."),
+    "loss/clip_low_share": Metric("share", "Tokens whose ratio is clipped from below."),
+    "loss/clip_high_share": Metric("share", "Tokens whose ratio is clipped from above."),
+    "loss/dual_clip_share": Metric("share", "Tokens whose loss is capped by the dual clip."),
+    "loss/kl_reference": Metric(
+        "nats", "KL penalty towards the starting policy, before its weight."
+    ),
+    "mismatch/kl": Metric("nats", "Estimated KL of the sampling policy from the trainer's policy."),
+    "mismatch/mean": Metric("nats", "Mean absolute difference of the log-probs."),
+    "mismatch/max": Metric("nats", "Largest absolute difference of the log-probs."),
+    "mismatch/p999": Metric("nats", "99.9th percentile of the absolute difference."),
+    "optim/grad_norm": Metric("1", "Global gradient norm before clipping."),
+    "optim/lr": Metric("1", "Learning rate of the update."),
+    "optim/skipped": Metric("count", "Updates skipped because loss or gradient was not finite."),
+    "time/generate_s": Metric("seconds", "Generation and verification."),
+    "time/prepass_s": Metric("seconds", "Log-probs and entropies of the policy before the update."),
+    "time/update_s": Metric("seconds", "Forward, backward and optimizer."),
+    "time/sync_s": Metric("seconds", "New weights to the engine."),
+    "time/eval_s": Metric("seconds", "Held-out evaluation."),
+    "time/save_s": Metric("seconds", "Writing the policy."),
+    "time/step_s": Metric("seconds", "The whole step, all phases included."),
+    "perf/tokens_per_s": Metric("tokens/s", "Prompt and response tokens of the batch per second."),
+    "eval/avg_at_k": Metric("share", "Mean verdict over k samples per problem."),
+    "eval/pass_at_{k}": Metric("share", "Chance that one of k samples is correct (unbiased)."),
+    "eval/response_tokens_mean": Metric("tokens", "Mean response length."),
+    "sft/loss": Metric("nats", "Mean negative log-likelihood of the response tokens."),
+}
+
+_PASS_AT = re.compile(r"eval/pass_at_[1-9]\d*")
+
+
+def find_metric(name: str) -> Metric:
+    """The glossary's entry for a logged name; `eval/pass_at_8` is found as `eval/pass_at_{k}`.
+
+    Raises:
+        KeyError: the name is not in the glossary.
+    """
+    key = "eval/pass_at_{k}" if _PASS_AT.fullmatch(name) else name
+    if key not in METRICS:
+        raise KeyError(f"metric {name!r} is not in the glossary, megatron_stare.observe.metrics")
+    return METRICS[key]
+
+
+def glossary() -> str:
+    """The glossary as Markdown, a table per group."""
+    parts = [
+        "# Metrics\n",
+        "A step appends a line to `metrics.jsonl` in the run folder: a JSON object with `step`,",
+        "`unix_time_s` and the metrics below. W&B, TensorBoard and the report use the same names.",
+        "A value that is not finite is written as `null`.",
+    ]
+    for group, names in groupby(METRICS, key=lambda name: name.partition("/")[0]):
+        parts += [
+            f"\n## {group}\n",
+            f"{GROUPS[group]}\n",
+            "| metric | unit | meaning |",
+            "|---|---|---|",
+        ]
+        for name in names:
+            metric = METRICS[name]
+            parts.append(f"| `{name}` | {metric.unit} | {metric.description} |")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    print(glossary())

@@ -1,0 +1,198 @@
+"""The figures of a report, and the one that sums up a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from megatron_stare.observe.drawing import (
+    PHASES,
+    STYLE,
+    Panel,
+    colour_legend,
+    draw_panel,
+    draw_pass_at_k,
+    draw_times,
+    new_figure,
+)
+from megatron_stare.observe.runs import Runs, pass_at_budgets, read_runs, spread
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """A figure of panels, `columns` in a row."""
+
+    title: str
+    columns: int
+    panels: tuple[Panel, ...]
+
+
+def _quadrants(kind: str) -> tuple[Panel, ...]:
+    names = {"pos_high": "A > 0, high surprisal", "pos_low": "A > 0, low surprisal"}
+    names |= {"neg_high": "A < 0, high surprisal", "neg_low": "A < 0, low surprisal"}
+    return tuple(Panel(f"{name}: {kind}", f"quadrant/{key}_{kind}") for key, name in names.items())
+
+
+FIGURES: dict[str, Lines] = {
+    "entropy": Lines(
+        "Entropy",
+        2,
+        (
+            Panel("Policy entropy", "entropy/mean"),
+            Panel("Surprisal of the response tokens", "entropy/surprisal_mean"),
+        ),
+    ),
+    "reward": Lines(
+        "Reward and accuracy",
+        3,
+        (
+            Panel("Reward", "reward/mean"),
+            Panel("Training accuracy", "reward/accuracy"),
+            Panel("Held-out accuracy, avg@k", "eval/avg_at_k"),
+            Panel("Groups solved by every sample", "reward/solve_all"),
+            Panel("Groups solved by no sample", "reward/solve_none"),
+            Panel("Prompts without signal, dropped", "rollout/filtered"),
+        ),
+    ),
+    "length": Lines(
+        "Response length",
+        3,
+        (
+            Panel("Mean length", "rollout/response_tokens_mean"),
+            Panel("95th percentile", "rollout/response_tokens_p95"),
+            Panel("Truncated at the limit", "rollout/truncated_share"),
+        ),
+    ),
+    "stare": Lines(
+        "STARE",
+        3,
+        (
+            Panel("Gate on, mean of 10 steps", "stare/gate", window=10),
+            Panel("Weight W", "stare/w"),
+            Panel("Weight M", "stare/m"),
+            Panel("Threshold, A > 0", "stare/threshold_positive"),
+            Panel("Threshold, A < 0", "stare/threshold_negative"),
+            Panel("Selected tokens", "stare/selected_share"),
+        ),
+    ),
+    "quadrants": Lines(
+        "Quadrants",
+        4,
+        (*_quadrants("share"), *_quadrants("entropy")),
+    ),
+    "mismatch": Lines(
+        "Trainer against engine log-probs",
+        4,
+        (
+            Panel("KL", "mismatch/kl"),
+            Panel("Mean difference", "mismatch/mean"),
+            Panel("99.9th percentile", "mismatch/p999"),
+            Panel("Largest difference", "mismatch/max"),
+        ),
+    ),
+    "optimizer": Lines(
+        "Loss and optimizer",
+        3,
+        (
+            Panel("Loss", "loss/total"),
+            Panel("Supervised loss", "sft/loss"),
+            Panel("Gradient norm", "optim/grad_norm", log_scale=True),
+            Panel("Learning rate", "optim/lr"),
+            Panel("Clipped below", "loss/clip_low_share"),
+            Panel("Clipped above", "loss/clip_high_share"),
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A figure on disk, and the metrics drawn in it."""
+
+    title: str
+    path: Path
+    metrics: tuple[str, ...]
+
+
+def write_figures(runs: Runs, folder: Path) -> list[Plot]:
+    """Draw everything the runs have data for, a PNG each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plots = []
+    # Matplotlib reads its style when it saves, too.
+    with matplotlib.rc_context(STYLE):
+        for name, title, figure, metrics in _figures(runs):
+            figure.savefig(folder / f"{name}.png")
+            plots.append(Plot(title, folder / f"{name}.png", metrics))
+    return plots
+
+
+def comparison_figure(runs: Sequence[Path], path: Path) -> None:
+    """The three panels that tell the story: entropy with its band, accuracy, pass@k.
+
+    Accuracy is held-out where every label was evaluated three times or more, else the training
+    batch's. Without evaluations there is no pass@k.
+
+    Raises:
+        UserError: a folder is not that of a run.
+    """
+    by_label = read_runs(runs)
+    held_out = [spread(group, "eval/avg_at_k") for group in by_label.values()]
+    is_curve = all(found is not None and len(found.steps) >= 3 for found in held_out)
+    accuracy = (
+        Panel("Held-out accuracy", "eval/avg_at_k")
+        if is_curve
+        else Panel("Training accuracy", "reward/accuracy")
+    )
+    has_bars = bool(pass_at_budgets(by_label))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(2 + has_bars, 3, colour_legend(by_label))
+        draw_panel(axes[0], by_label, Panel("Policy entropy", "entropy/mean"))
+        draw_panel(axes[1], by_label, accuracy)
+        if has_bars:
+            draw_pass_at_k(axes[2], by_label)
+        figure.savefig(path)
+
+
+def _figures(runs: Runs) -> Iterator[tuple[str, str, Figure, tuple[str, ...]]]:
+    for name, lines in FIGURES.items():
+        panels = [panel for panel in lines.panels if _has_data(runs, panel.metric)]
+        if panels:
+            metrics = tuple(panel.metric for panel in panels)
+            yield name, lines.title, _draw_lines(runs, panels, lines.columns), metrics
+    if pass_at_budgets(runs):
+        figure, axes = new_figure(1, 1, colour_legend(runs))
+        draw_pass_at_k(axes[0], runs)
+        yield "pass_at_k", "Held-out pass@k", figure, ("eval/pass_at_{k}",)
+    if _has_data(runs, "time/step_s"):
+        metrics = (*(f"time/{phase}_s" for phase in PHASES if phase != "other"), "time/step_s")
+        yield "times", "Where the time goes", _draw_times(runs), metrics
+
+
+def _draw_lines(runs: Runs, panels: Sequence[Panel], columns: int) -> Figure:
+    figure, axes = new_figure(len(panels), columns, colour_legend(runs))
+    for place, panel in zip(axes, panels, strict=True):
+        draw_panel(place, runs, panel)
+    return figure
+
+
+def _draw_times(runs: Runs) -> Figure:
+    phases = {
+        phase: colour
+        for phase, colour in PHASES.items()
+        if phase == "other" or _has_data(runs, f"time/{phase}_s")
+    }
+    figure, axes = new_figure(len(runs), 3, phases, share_y=True)
+    for place, (label, group) in zip(axes, runs.items(), strict=True):
+        draw_times(place, group)
+        place.set_title(label)
+    axes[0].set_ylabel("seconds")
+    return figure
+
+
+def _has_data(runs: Runs, metric: str) -> bool:
+    return any(spread(group, metric) is not None for group in runs.values())

@@ -1,0 +1,145 @@
+"""The table of a comparison: a row per quantity, a column per label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+
+from megatron_stare.observe.console import print_table
+from megatron_stare.observe.runs import (
+    BAND,
+    Run,
+    Runs,
+    pass_at_budgets,
+    read_runs,
+    target_entropy,
+    titles,
+)
+
+MISSING = "–"
+
+Quantity = Callable[[Run], float | None]
+"""A number that sums up a run; None where the run has no data for it."""
+
+
+class Row(NamedTuple):
+    """A quantity with its title and the way it is written."""
+
+    title: str
+    quantity: Quantity
+    write: Callable[[float], str]
+
+
+class Summary(NamedTuple):
+    """Header and rows of cells; the first column names the quantity."""
+
+    header: list[str]
+    rows: list[list[str]]
+
+
+def print_summary(folders: Sequence[Path], console: Console) -> None:
+    """Print the table that compares run folders.
+
+    Raises:
+        UserError: a folder is not that of a run.
+    """
+    header, rows = summarise(read_runs(folders))
+    print_table(console, header, rows)
+
+
+def summarise(runs: Runs) -> Summary:
+    """Quantities that at least one run has; with several seeds, their mean and (min–max)."""
+    rows = []
+    for row in _rows(pass_at_budgets(runs)):
+        cells = [_cell(row, group) for group in runs.values()]
+        if set(cells) != {MISSING}:
+            rows.append([row.title, *cells])
+    return Summary(["", *titles(runs)], rows)
+
+
+def _rows(pass_at: Sequence[int]) -> list[Row]:
+    number, percent, whole = "{:.3f}".format, "{:.1%}".format, "{:,.0f}".format
+    return [
+        Row("Steps", _num_steps, whole),
+        Row("Entropy, first 10% (nats)", partial(_mean, "entropy/mean", _FIRST), number),
+        Row("Entropy, last half (nats)", partial(_mean, "entropy/mean", _LAST_HALF), number),
+        Row("Target entropy (nats)", lambda run: target_entropy(run.config), number),
+        Row(f"Last half within target ± {BAND:.0%}", _share_in_band, percent),
+        Row("Training accuracy, first 10%", partial(_mean, "reward/accuracy", _FIRST), percent),
+        Row("Training accuracy, last 10%", partial(_mean, "reward/accuracy", _LAST), percent),
+        Row("Held-out accuracy, start", partial(_at, "eval/avg_at_k", 0), percent),
+        Row("Held-out accuracy, end", partial(_at, "eval/avg_at_k", -1), percent),
+        *(
+            Row(f"Held-out pass@{k}, end", partial(_at, f"eval/pass_at_{k}", -1), percent)
+            for k in pass_at[-1:]
+        ),
+        Row("SFT loss, last 10% (nats)", partial(_mean, "sft/loss", _LAST), number),
+        Row(
+            "Response length, last 10% (tokens)",
+            partial(_mean, "rollout/response_tokens_mean", _LAST),
+            "{:,.1f}".format,
+        ),
+        Row("Truncated, last 10%", partial(_mean, "rollout/truncated_share", _LAST), percent),
+        Row("Verifier failures", partial(_sum, "reward/failures"), whole),
+        Row("Skipped updates", partial(_sum, "optim/skipped"), whole),
+        Row("Tokens per second", partial(_mean, "perf/tokens_per_s", _ALL), whole),
+        Row("Time (minutes)", _minutes, "{:,.1f}".format),
+    ]
+
+
+_ALL, _FIRST, _LAST_HALF, _LAST = (0.0, 1.0), (0.0, 0.1), (0.5, 1.0), (0.9, 1.0)
+"""Parts of a run, in shares of its logged steps."""
+
+
+def _cell(row: Row, runs: Sequence[Run]) -> str:
+    values = [value for value in map(row.quantity, runs) if value is not None]
+    if not values:
+        return MISSING
+    low, mean, high = (row.write(value) for value in (min(values), np.mean(values), max(values)))
+    return mean if low == high else f"{mean} ({low}–{high})"
+
+
+def _num_steps(run: Run) -> float:
+    return float(max(series.steps[-1] for series in run.history.values()))
+
+
+def _part(run: Run, metric: str, part: tuple[float, float]) -> np.ndarray:
+    """Finite values of a metric over a part of the run, at least one step long."""
+    if metric not in run.history:
+        return np.empty(0)
+    values = run.history[metric].values
+    start, stop = (round(edge * len(values)) for edge in part)
+    values = values[min(start, len(values) - 1) : max(stop, 1)]
+    return values[np.isfinite(values)]
+
+
+def _mean(metric: str, part: tuple[float, float], run: Run) -> float | None:
+    values = _part(run, metric, part)
+    return float(values.mean()) if len(values) else None
+
+
+def _sum(metric: str, run: Run) -> float | None:
+    values = _part(run, metric, _ALL)
+    return float(values.sum()) if len(values) else None
+
+
+def _at(metric: str, position: int, run: Run) -> float | None:
+    values = _part(run, metric, _ALL)
+    return float(values[position]) if len(values) else None
+
+
+def _share_in_band(run: Run) -> float | None:
+    target, values = target_entropy(run.config), _part(run, "entropy/mean", _LAST_HALF)
+    if target is None or not len(values):
+        return None
+    return float((np.abs(values - target) <= BAND * target).mean())
+
+
+def _minutes(run: Run) -> float | None:
+    seconds = _sum("time/step_s", run)
+    return None if seconds is None else seconds / 60

@@ -1,0 +1,106 @@
+import subprocess
+import sys
+
+import pytest
+import wandb
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from megatron_stare.config import LogConfig
+from megatron_stare.errors import UserError
+from megatron_stare.observe.history import read_metrics
+from megatron_stare.observe.loggers import open_loggers
+
+CONFIG = {
+    "run": {"seed": 1},
+    "stare": {"enabled": True, "target_entropy": 0.3},
+    "train": {"steps": 5},
+}
+STEPS = [(1, {"reward/mean": 0.25, "entropy/mean": 0.5}), (2, {"reward/mean": 0.75})]
+
+
+@pytest.fixture
+def no_login(tmp_path, monkeypatch):
+    """A home without any W&B login, settings or cache."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def log_steps(log, run_dir, **kwargs):
+    with open_loggers(log, run_dir, resolved_config=CONFIG, **kwargs) as loggers:
+        for step, metrics in STEPS:
+            loggers.log(step, metrics)
+
+
+def test_metrics_and_the_console_are_always_served(tmp_path, capsys):
+    log_steps(LogConfig(), tmp_path / "new" / "run")
+    assert read_metrics(tmp_path / "new" / "run")["reward/mean"].values.tolist() == [0.25, 0.75]
+    assert sorted(path.name for path in (tmp_path / "new" / "run").iterdir()) == ["metrics.jsonl"]
+    out = capsys.readouterr().out
+    assert "step 1/5  reward  0.250  entropy 0.500/0.3" in out
+
+
+def test_reopening_a_run_continues_its_metrics(tmp_path):
+    log_steps(LogConfig(), tmp_path)
+    with open_loggers(LogConfig(), tmp_path, resolved_config=CONFIG) as loggers:
+        loggers.log(3, {"reward/mean": 1.0})
+    assert read_metrics(tmp_path)["reward/mean"].steps.tolist() == [1, 2, 3]
+
+
+def test_an_unknown_metric_is_recorded_nowhere(tmp_path):
+    loggers = open_loggers(LogConfig(), tmp_path, resolved_config=CONFIG)
+    with pytest.raises(KeyError, match="reward/mena"):
+        loggers.log(1, {"reward/mean": 0.5, "reward/mena": 0.5})
+    loggers.close()
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def test_ranks_other_than_0_are_silent_and_still_check_names(tmp_path, capsys):
+    log = LogConfig(tensorboard=True, wandb_project="stare", wandb_mode="offline")
+    with open_loggers(log, tmp_path / "run", resolved_config=CONFIG, rank=1) as loggers:
+        loggers.log(1, {"reward/mean": 0.5})
+        loggers.message("hello")
+        with pytest.raises(KeyError):
+            loggers.log(1, {"reward/mena": 0.5})
+    assert not (tmp_path / "run").exists()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_tensorboard_reads_the_events(tmp_path):
+    log_steps(LogConfig(tensorboard=True), tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    rewards = events.Scalars("reward/mean")
+    assert [(event.step, event.value) for event in rewards] == [(1, 0.25), (2, 0.75)]
+    (config,) = events.Tensors("config/text_summary")
+    assert b"target_entropy: 0.3" in config.tensor_proto.string_val[0]
+
+
+@pytest.mark.usefixtures("no_login")
+def test_wandb_offline_writes_a_run_that_can_be_synced(tmp_path):
+    run_dir = tmp_path / "stare-seed1"
+    log_steps(LogConfig(wandb_project="bands", wandb_mode="offline"), run_dir)
+    wandb.teardown()  # W&B's own process has then written all.
+    (folder,) = (run_dir / "wandb").glob("offline-run-*")
+    (record,) = folder.glob("run-*.wandb")
+    content = record.read_bytes()
+    for text in (b"bands", b"stare-seed1", b"target_entropy", b"reward/mean", b"0.75"):
+        assert text in content, text
+
+
+@pytest.mark.usefixtures("no_login")
+def test_wandb_online_without_a_login_is_one_clear_error(tmp_path):
+    with pytest.raises(UserError, match=r"log.wandb_project='bands': .*log.wandb_mode=offline"):
+        log_steps(LogConfig(wandb_project="bands"), tmp_path)
+
+
+def test_what_is_not_configured_is_not_imported(tmp_path):
+    program = f"""
+import sys
+from pathlib import Path
+from megatron_stare.config import LogConfig
+from megatron_stare.observe.loggers import open_loggers
+open_loggers(LogConfig(), Path({str(tmp_path)!r}), resolved_config={{}}).close()
+assert not {{"wandb", "tensorboard", "matplotlib"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

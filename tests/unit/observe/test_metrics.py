@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+
+from megatron_stare.observe.metrics import GROUPS, METRICS, find_metric, glossary
+from tests.unit.observe.synthetic import eval_metrics, train_metrics
+
+UNITS = {"nats", "tokens", "seconds", "share", "count", "tokens/s", "1"}
+
+
+def test_every_metric_has_a_known_unit_a_sentence_and_a_described_group():
+    for name, metric in METRICS.items():
+        assert metric.unit in UNITS, name
+        assert metric.description.endswith("."), name
+        assert name.partition("/")[0] in GROUPS, name
+
+
+def test_names_carry_their_unit_where_they_have_a_suffix():
+    for name, metric in METRICS.items():
+        assert name.endswith("_s") == (metric.unit in ("seconds", "tokens/s")), name
+        assert not name.endswith("_share") or metric.unit == "share", name
+
+
+@pytest.mark.parametrize("name", ["eval/pass_at_1", "eval/pass_at_16"])
+def test_pass_at_any_k_is_one_entry(name):
+    assert find_metric(name) is METRICS["eval/pass_at_{k}"]
+
+
+@pytest.mark.parametrize(
+    "name", ["reward/mena", "eval/pass_at_0", "eval/pass_at_", "eval/pass_at_4x", "step"]
+)
+def test_an_unknown_name_is_a_bug(name):
+    with pytest.raises(KeyError, match="not in the glossary"):
+        find_metric(name)
+
+
+def test_synthetic_runs_log_real_names():
+    import numpy as np
+
+    noise = np.random.default_rng(1)
+    for name in train_metrics(0.5, noise, stare=True, target=0.5) | eval_metrics(
+        0.5, noise, stare=True
+    ):
+        find_metric(name)
+
+
+def test_the_documentation_page_is_up_to_date():
+    page = Path(__file__).parents[3] / "docs" / "metrics.md"
+    assert page.read_text() == glossary() + "\n", (
+        "print it again: python -m megatron_stare.observe.metrics > docs/metrics.md"
+    )
