@@ -1,0 +1,103 @@
+"""The prompts of a run: which rows can be asked, and in what order they are."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from megatron_stare.config import DataConfig
+from megatron_stare.data.cursor import EpochCursor, digest_of
+from megatron_stare.data.tables import Row, RowReport, build_rows
+from megatron_stare.data.templates import PromptTemplate
+from megatron_stare.errors import UserError
+from megatron_stare.types import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """A usable row, without its tokens."""
+
+    number: int
+    name: str
+    text: str
+    answer: str
+
+
+class PromptSet:
+    """Prompts of a JSONL or Parquet file, drawn epoch after epoch, each epoch in a seeded order.
+
+    Rows that cannot be used (no such field, wrong type, empty, malformed, too long) are in
+    `report`, by reason and by name. UserError where none is left, and for a prompt over the limit
+    with `on_long_prompt: error`.
+    """
+
+    report: RowReport
+
+    def __init__(
+        self, config: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: int
+    ) -> None:
+        template = PromptTemplate(config.template, tokenizer, system_prompt=config.system_prompt)
+
+        def problem(row: Row) -> _Problem:
+            text = template.render(row, config.prompt_field)
+            return _Problem(row.number, row.name, text, row.text(config.answer_field))
+
+        problems, self.report = build_rows(config.path, problem)
+        token_ids = template.tokenize([problem.text for problem in problems])
+        self._problems: list[tuple[_Problem, array[int]]] = []
+        for pair in zip(problems, token_ids, strict=True):
+            if self._fits(*pair, config):
+                self._problems.append(pair)
+        self.report.finish(len(self._problems))
+        self._cursor = EpochCursor(
+            len(self._problems),
+            seed=seed,
+            shuffle=config.shuffle,
+            name=str(config.path),
+            digest=digest_of((p.number, p.text, p.answer) for p, _ in self._problems),
+        )
+
+    def __len__(self) -> int:
+        """Usable prompts."""
+        return len(self._problems)
+
+    def draw(self, count: int) -> list[Prompt]:
+        """The next `count` prompts, going on into further epochs; uids are `epoch-row`."""
+        return [self._prompt(row, str(epoch)) for epoch, row in self._cursor.take(count)]
+
+    def all(self) -> list[Prompt]:
+        """Every prompt once, in the file's order, apart from the cursor; uids are `all-row`."""
+        return [self._prompt(row, "all") for row in range(len(self))]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where drawing stands, as plain values."""
+        return self._cursor.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on drawing where `state` was saved; UserError where the data is not the same."""
+        self._cursor.load_state_dict(state)
+
+    def _fits(self, problem: _Problem, token_ids: array[int], config: DataConfig) -> bool:
+        limit = config.max_prompt_tokens
+        if len(token_ids) <= limit:
+            return True
+        if config.on_long_prompt == "error":
+            raise UserError(
+                f"{problem.name}: a prompt of {len(token_ids)} tokens, "
+                f"expected at most max_prompt_tokens={limit} (or on_long_prompt: skip)"
+            )
+        self.report.leave_out(problem.name, f"over {limit} tokens")
+        return False
+
+    def _prompt(self, row: int, occasion: str) -> Prompt:
+        problem, token_ids = self._problems[row]
+        return Prompt(
+            uid=f"{occasion}-{problem.number}",
+            row=problem.name,
+            text=problem.text,
+            token_ids=tuple(token_ids),
+            answer=problem.answer,
+        )

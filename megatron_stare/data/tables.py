@@ -1,0 +1,161 @@
+"""Rows of JSONL and Parquet files, and an account of those that cannot be used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+from pyarrow import parquet
+
+from megatron_stare.errors import UserError
+
+_NAMES_SHOWN = 3
+
+
+class UnusableRow(Exception):
+    """A row that cannot be used; its message is the reason, the same for all rows of that kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a file. `number` counts from 1: the line of JSONL, the row of Parquet."""
+
+    number: int
+    name: str
+    """`file:number`, for messages."""
+    fields: dict[str, Any]
+
+    def get(self, key: str) -> Any:
+        """The value of a field; `a.b` reaches into a nested one. UnusableRow without a value."""
+        value: Any = self.fields
+        for part in [key] if key in self.fields else key.split("."):
+            if not isinstance(value, dict) or part not in value:
+                raise UnusableRow(f"no field {key!r}")
+            value = value[part]
+        if value is None:
+            raise UnusableRow(f"field {key!r} is null")
+        return value
+
+    def text(self, key: str) -> str:
+        """The value of a field that holds text: a string with something in it, or a number."""
+        value = self.get(key)
+        if isinstance(value, float) and isfinite(value):
+            return format(Decimal(repr(value)), "f")
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        if not isinstance(value, str):
+            raise UnusableRow(f"field {key!r} is a {type(value).__name__}, expected text")
+        return checked_text(value, key)
+
+
+def checked_text(value: str, key: str) -> str:
+    """The string itself; UnusableRow where it is blank, or has no UTF-8 form (a lone surrogate)."""
+    if not value.strip():
+        raise UnusableRow(f"field {key!r} is empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UnusableRow(f"field {key!r} is not valid Unicode") from None
+    return value
+
+
+@dataclass(slots=True)
+class RowReport:
+    """How many rows of a file are used, and the names of those that are not, by reason."""
+
+    path: Path
+    num_used: int = 0
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    fields: tuple[str, ...] = ()
+    """Fields of the first readable row."""
+
+    @property
+    def num_left_out(self) -> int:
+        """Rows that are not used."""
+        return sum(len(names) for names in self.left_out.values())
+
+    def leave_out(self, name: str, reason: str) -> None:
+        """Count a row that cannot be used."""
+        self.left_out.setdefault(reason, []).append(name)
+
+    def finish(self, num_used: int) -> None:
+        """Settle the count; UserError where no row is left."""
+        self.num_used = num_used
+        if num_used == 0 and not self.left_out:
+            raise UserError(f"{self.path}: the file is empty, expected one object a row")
+        if num_used == 0:
+            found = f"; fields found: {', '.join(self.fields)}" if self.fields else ""
+            raise UserError(f"{self}{found}")
+
+    def __str__(self) -> str:
+        text = f"{self.path}: {self.num_used} of {self.num_used + self.num_left_out} rows used"
+        reasons = [
+            f"{len(names)} {reason} ({', '.join(names[:_NAMES_SHOWN])}"
+            f"{', ...' if len(names) > _NAMES_SHOWN else ''})"
+            for reason, names in self.left_out.items()
+        ]
+        return f"{text}; left out: {'; '.join(reasons)}" if reasons else text
+
+
+def build_rows[T](path: Path, build: Callable[[Row], T]) -> tuple[list[T], RowReport]:
+    """`build(row)` of every row of a .jsonl or .parquet file, and a report of those left out.
+
+    Left out are lines that are no JSON object, and rows for which `build` raises UnusableRow.
+    UserError where the file is missing, of another kind, or not readable as what it is called.
+    """
+    report, built = RowReport(path), []
+    for row in _read_rows(path, report):
+        try:
+            built.append(build(row))
+        except UnusableRow as reason:
+            report.leave_out(row.name, str(reason))
+    return built, report
+
+
+def _read_rows(path: Path, report: RowReport) -> Iterator[Row]:
+    readers = {".jsonl": _jsonl_objects, ".parquet": _parquet_objects}
+    if path.suffix not in readers:
+        raise UserError(f"{path}: expected a file named *.jsonl or *.parquet")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file, expected prompts or examples, one a row")
+    for number, found in readers[path.suffix](path):
+        name = f"{path.name}:{number}"
+        if isinstance(found, dict):
+            report.fields = report.fields or tuple(found)
+            yield Row(number, name, found)
+        else:
+            report.leave_out(name, found)
+
+
+def _jsonl_objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Line numbers with the object there, or with what is wrong; blank lines are no rows."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield number, _json_object(line)
+
+
+def _json_object(line: bytes) -> dict[str, Any] | str:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return "malformed JSON"
+    return value if isinstance(value, dict) else "not a JSON object"
+
+
+def _parquet_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                for value in batch.to_pylist():
+                    number += 1
+                    yield number, value
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a readable Parquet file ({error})") from None

@@ -1,0 +1,44 @@
+"""Where a text states its final answer, and equality of answers as text."""
+
+from __future__ import annotations
+
+import re
+
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_MARKER = "####"
+
+
+def marked_answer(text: str) -> str | None:
+    """What `text` marks as final: its last `\\boxed{...}`, else `#### ...` on its last line.
+
+    None without a mark. Whatever earlier boxes hold, the last one counts; braces nest in it; one
+    that never closes (a response cut off at its limit) is an empty answer.
+    """
+    boxes = list(_BOX.finditer(text))
+    if boxes:
+        return _until_closing_brace(text, boxes[-1].end())
+    last_line = text.rstrip().rpartition("\n")[2]
+    _, marker, answer = last_line.rpartition(_MARKER)
+    return answer.strip() if marker else None
+
+
+def stated_answer(text: str) -> str:
+    """The marked answer, or the whole text where none is marked, without white space around it."""
+    marked = marked_answer(text)
+    return text.strip() if marked is None else marked
+
+
+def exact_reward(response: str, answer: str) -> float:
+    """1.0 when both state the same non-empty text (`stated_answer`), else 0.0."""
+    given, expected = stated_answer(response), stated_answer(answer)
+    return float(given == expected != "")
+
+
+def _until_closing_brace(text: str, start: int) -> str:
+    depth = 1
+    for token in _BRACE.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(token.group(), 0)
+        if depth == 0:
+            return text[start : token.start()].strip()
+    return ""

@@ -1,0 +1,104 @@
+"""Rewards of samples: a verdict from a killable process, plus shaping.
+
+    value = verdict + format_reward (the format matches) + overlong penalty (0 to -overlong_factor)
+
+A sample without a verdict has value 0: shaping would reward the crash.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from megatron_stare.algorithms.filters import overlong_penalty
+from megatron_stare.config import RewardConfig
+from megatron_stare.errors import UserError
+from megatron_stare.rewards.pool import VerifierPool
+from megatron_stare.rewards.worker import Setup, Verdict
+from megatron_stare.types import Reward, Sample
+
+VERIFIERS = {
+    "math": "megatron_stare.rewards.math:math_reward",
+    "exact": "megatron_stare.rewards.answers:exact_reward",
+}
+"""Functions of (response, answer) by `reward.kind`; any other kind names one itself."""
+
+
+class Scorer:
+    """Judges samples by `config`; a context manager that owns the verifier processes.
+
+    Raises UserError at once where `reward.kind` or `reward.format_pattern` cannot be used.
+    """
+
+    def __init__(self, config: RewardConfig, *, max_response_tokens: int) -> None:
+        self._config = config
+        self._max_response_tokens = max_response_tokens
+        setup = Setup(
+            function=_function_name(config.kind),
+            format_pattern=_checked_pattern(config.format_pattern),
+            memory_bytes=int(config.memory_gib * 2**30),
+            import_path=tuple(sys.path),
+        )
+        self._pool = VerifierPool(setup, num_workers=config.workers, deadline_s=config.deadline_s)
+        self._pool.start()
+
+    def score(self, samples: Sequence[Sample]) -> list[Reward]:
+        """The reward of every sample, in their order."""
+        verdicts = self._pool.run([(sample.text, sample.prompt.answer) for sample in samples])
+        penalties = self._overlong_penalties(samples)
+        return [
+            _shape(verdict, penalty, self._config.format_reward)
+            for verdict, penalty in zip(verdicts, penalties, strict=True)
+        ]
+
+    def close(self) -> None:
+        """End the verifier processes."""
+        self._pool.close()
+
+    def __enter__(self) -> Scorer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _overlong_penalties(self, samples: Sequence[Sample]) -> list[float]:
+        if self._config.overlong_buffer_tokens == 0:
+            return [0.0] * len(samples)
+        lengths = torch.tensor([len(sample.token_ids) for sample in samples])
+        return overlong_penalty(
+            lengths,
+            self._max_response_tokens,
+            self._config.overlong_buffer_tokens,
+            self._config.overlong_factor,
+        ).tolist()
+
+
+def _shape(verdict: Verdict, penalty: float, format_reward: float) -> Reward:
+    """`correct` is the verdict within [0, 1], so that accuracies are; `value` keeps it as it is."""
+    if verdict.failure is not None:
+        return Reward(0.0, 0.0, verdict.failure, verdict.seconds)
+    value = verdict.value + format_reward * verdict.matches_format + penalty
+    return Reward(value, min(max(verdict.value, 0.0), 1.0), None, verdict.seconds)
+
+
+def _function_name(kind: str) -> str:
+    name = VERIFIERS.get(kind, kind)
+    if not re.fullmatch(r"[\w.]+:\w+", name):
+        raise UserError(
+            f"reward.kind={kind!r}: expected one of {', '.join(VERIFIERS)}, "
+            "or a function of your own as package.module:function"
+        )
+    return name
+
+
+def _checked_pattern(pattern: str | None) -> str | None:
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise UserError(
+            f"reward.format_pattern={pattern!r}: expected a regular expression, found {error}"
+        ) from None
+    return pattern
