@@ -14,9 +14,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from matplotlib.typing import RcKeyType
 
 from megatron_stare.observe.metrics import find_metric
-from megatron_stare.observe.runs import (
+from megatron_stare.observe.run_folders import (
     BAND,
-    Run,
+    RunFolder,
     Runs,
     pass_at_budgets,
     spread,
@@ -32,9 +32,8 @@ PHASES = {
     "sync": "#f2c08d",
     "eval": "#3f9c74",
     "save": "#a5d3b8",
-    "other": "#d5d8dd",
 }
-"""Phases of a step in their order; the last is what `time/step_s` has besides them."""
+"""The phases of a step in their order, `time/PHASE_s` each."""
 
 STYLE: dict[RcKeyType, Any] = {
     "font.family": "DejaVu Sans",
@@ -145,18 +144,17 @@ def draw_pass_at_k(axes: Axes, runs: Runs) -> None:
     _scale_y(axes, "share", log_scale=False)
 
 
-def draw_times(axes: Axes, runs: Sequence[Run]) -> None:
-    """Seconds of each phase of a step, stacked up to the whole step; the mean over the runs."""
+def draw_times(axes: Axes, runs: Sequence[RunFolder]) -> None:
+    """Seconds of the phases of each step, stacked; the mean over the runs."""
     whole = spread(runs, "time/step_s")
     if whole is not None:
         parts = [_at_steps(runs, f"time/{phase}_s", whole.steps) for phase in PHASES]
-        parts[-1] = np.maximum(whole.mean - np.sum(parts, axis=0), 0)
         axes.stackplot(whole.steps, parts, colors=PHASES.values(), linewidth=0)
     axes.margins(x=0)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
-def _at_steps(runs: Sequence[Run], metric: str, steps: np.ndarray) -> np.ndarray:
+def _at_steps(runs: Sequence[RunFolder], metric: str, steps: np.ndarray) -> np.ndarray:
     """Mean of a metric at `steps`; 0 where it was not logged, as for phases of some steps only."""
     values = np.zeros(len(steps))
     found = spread(runs, metric)
@@ -174,7 +172,8 @@ def _scale_y(axes: Axes, unit: str, *, log_scale: bool) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(_percent if is_share else _number)
     axes.set_ylabel("" if is_share or unit == "1" else unit)
-    if unit != "1":
+    # A KL estimate may be negative; all else with a unit is read against 0.
+    if unit != "1" and axes.dataLim.y0 >= 0:
         axes.set_ylim(bottom=0)
 
 

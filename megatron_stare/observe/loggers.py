@@ -14,7 +14,7 @@ from megatron_stare.errors import UserError
 from megatron_stare.observe.console import ConsoleLogger, Progress, open_console, print_line
 from megatron_stare.observe.history import JsonlLogger
 from megatron_stare.observe.metrics import find_metric
-from megatron_stare.observe.runs import num_steps, target_entropy
+from megatron_stare.observe.run_folders import num_steps, target_entropy
 
 
 class Logger(Protocol):

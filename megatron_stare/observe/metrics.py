@@ -24,9 +24,10 @@ class Metric:
 GROUPS: dict[str, str] = {
     "entropy": "How random the policy is, before the update of the step.",
     "stare": "What STARE measured and decided.",
-    "quadrant": "Loss tokens by the sign of their advantage and their surprisal, above (high) or "
-    "below (low) the critical value. Reinforcing a high-surprisal token raises entropy, a "
-    "low-surprisal one lowers it; discouraging does the opposite.",
+    "quadrant": "Loss tokens by the sign of their advantage and their surprisal: high where STARE "
+    "selects, its threshold standing for the critical surprisal, else low. Reinforcing a "
+    "high-surprisal token raises entropy, a low-surprisal one lowers it; discouraging does the "
+    "opposite. A share is of all loss tokens.",
     "reward": "Verdicts on the samples of the step.",
     "rollout": "Generation: where the prompts of the step went, and how long responses are.",
     "loss": "The objective, over the loss tokens of the global batch.",
@@ -52,7 +53,9 @@ METRICS: dict[str, Metric] = {
     "stare/threshold_negative": Metric(
         "nats", "Surprisal of the last token selected among those with negative advantage."
     ),
-    "stare/selected_share": Metric("share", "Loss tokens selected, of either sign."),
+    "stare/selected_share": Metric(
+        "share", "Loss tokens selected, of either sign, whatever the gate."
+    ),
     "quadrant/pos_high_share": Metric("share", "Positive advantage, high surprisal."),
     "quadrant/pos_low_share": Metric("share", "Positive advantage, low surprisal."),
     "quadrant/neg_high_share": Metric("share", "Negative advantage, high surprisal."),
@@ -83,7 +86,9 @@ METRICS: dict[str, Metric] = {
     "loss/kl_reference": Metric(
         "nats", "KL penalty towards the starting policy, before its weight."
     ),
-    "mismatch/kl": Metric("nats", "Estimated KL of the sampling policy from the trainer's policy."),
+    "mismatch/kl": Metric(
+        "nats", "Mean of engine minus trainer log-prob: estimates KL(sampling policy, policy)."
+    ),
     "mismatch/mean": Metric("nats", "Mean absolute difference of the log-probs."),
     "mismatch/max": Metric("nats", "Largest absolute difference of the log-probs."),
     "mismatch/p999": Metric("nats", "99.9th percentile of the absolute difference."),
@@ -96,7 +101,7 @@ METRICS: dict[str, Metric] = {
     "time/sync_s": Metric("seconds", "New weights to the engine."),
     "time/eval_s": Metric("seconds", "Held-out evaluation."),
     "time/save_s": Metric("seconds", "Writing the policy."),
-    "time/step_s": Metric("seconds", "The whole step, all phases included."),
+    "time/step_s": Metric("seconds", "The phases since the last step, together."),
     "perf/tokens_per_s": Metric("tokens/s", "Prompt and response tokens of the batch per second."),
     "eval/avg_at_k": Metric("share", "Mean verdict over k samples per problem."),
     "eval/pass_at_{k}": Metric("share", "Chance that one of k samples is correct (unbiased)."),

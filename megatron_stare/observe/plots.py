@@ -19,7 +19,7 @@ from megatron_stare.observe.drawing import (
     draw_times,
     new_figure,
 )
-from megatron_stare.observe.runs import Runs, pass_at_budgets, read_runs, spread
+from megatron_stare.observe.run_folders import Runs, pass_at_budgets, read_runs, spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +111,11 @@ FIGURES: dict[str, Lines] = {
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A figure on disk, and the metrics drawn in it."""
+    """A figure on disk, its width, and the metrics drawn in it."""
 
     title: str
     path: Path
+    width_inches: float
     metrics: tuple[str, ...]
 
 
@@ -125,8 +126,9 @@ def write_figures(runs: Runs, folder: Path) -> list[Plot]:
     # Matplotlib reads its style when it saves, too.
     with matplotlib.rc_context(STYLE):
         for name, title, figure, metrics in _figures(runs):
-            figure.savefig(folder / f"{name}.png")
-            plots.append(Plot(title, folder / f"{name}.png", metrics))
+            path = folder / f"{name}.png"
+            figure.savefig(path)
+            plots.append(Plot(title, path, figure.get_figwidth(), metrics))
     return plots
 
 
@@ -168,9 +170,10 @@ def _figures(runs: Runs) -> Iterator[tuple[str, str, Figure, tuple[str, ...]]]:
         figure, axes = new_figure(1, 1, colour_legend(runs))
         draw_pass_at_k(axes[0], runs)
         yield "pass_at_k", "Held-out pass@k", figure, ("eval/pass_at_{k}",)
-    if _has_data(runs, "time/step_s"):
-        metrics = (*(f"time/{phase}_s" for phase in PHASES if phase != "other"), "time/step_s")
-        yield "times", "Where the time goes", _draw_times(runs), metrics
+    phases = [phase for phase in PHASES if _has_data(runs, f"time/{phase}_s")]
+    if phases:
+        metrics = tuple(f"time/{phase}_s" for phase in phases)
+        yield "times", "Where the time goes", _draw_times(runs, phases), metrics
 
 
 def _draw_lines(runs: Runs, panels: Sequence[Panel], columns: int) -> Figure:
@@ -180,13 +183,9 @@ def _draw_lines(runs: Runs, panels: Sequence[Panel], columns: int) -> Figure:
     return figure
 
 
-def _draw_times(runs: Runs) -> Figure:
-    phases = {
-        phase: colour
-        for phase, colour in PHASES.items()
-        if phase == "other" or _has_data(runs, f"time/{phase}_s")
-    }
-    figure, axes = new_figure(len(runs), 3, phases, share_y=True)
+def _draw_times(runs: Runs, phases: Sequence[str]) -> Figure:
+    legend = {phase: PHASES[phase] for phase in phases}
+    figure, axes = new_figure(len(runs), 3, legend, share_y=True)
     for place, (label, group) in zip(axes, runs.items(), strict=True):
         draw_times(place, group)
         place.set_title(label)

@@ -12,10 +12,12 @@ from typing import Any
 from megatron_stare.observe.drawing import colour_legend
 from megatron_stare.observe.metrics import METRICS
 from megatron_stare.observe.plots import Plot, write_figures
-from megatron_stare.observe.runs import Run, Runs, read_runs, titles
+from megatron_stare.observe.run_folders import RunFolder, Runs, read_runs, titles
 from megatron_stare.observe.summary import MISSING, summarise
 
 SAMPLES_PER_STEP = 3
+PIXELS_PER_INCH = 105
+"""Size of the figures on the page: one scale, so that their text is equally large."""
 MAX_CHARACTERS = 6000
 """A longer text is shown by its first and last half as many characters."""
 
@@ -98,13 +100,14 @@ def _figure(plot: Plot) -> str:
     meaning = "".join(
         f"<dt>{name}</dt><dd>{html.escape(METRICS[name].description)}</dd>" for name in plot.metrics
     )
+    width = round(plot.width_inches * PIXELS_PER_INCH)
     return (
-        f'<img alt="{title}" src="data:image/png;base64,{image}">'
+        f'<img alt="{title}" width="{width}" src="data:image/png;base64,{image}">'
         f"<details><summary>What is drawn</summary><dl>{meaning}</dl></details>"
     )
 
 
-def _samples(label: str, run: Run) -> str:
+def _samples(label: str, run: RunFolder) -> str:
     """The first and the last dumped step of a run, side by side."""
     steps = run.sample_steps()
     columns = "".join(
@@ -116,7 +119,7 @@ def _samples(label: str, run: Run) -> str:
     if not columns:
         return ""
     return (
-        f"<details open><summary>{html.escape(label)}, from {html.escape(run.folder.name)}"
+        f"<details open><summary>{html.escape(label)}, from {html.escape(run.path.name)}"
         f'</summary><div class="steps">{columns}</div></details>'
     )
 
@@ -152,7 +155,7 @@ _PAGE = Template("""<!doctype html>
   h4 { margin: 12px 0 4px; color: #6b727d; font-weight: 600; }
   section { background: #fff; border: 1px solid #e3e6ea; border-radius: 8px; padding: 18px 20px;
             margin: 16px 0; }
-  img { display: block; max-width: 100%; margin: 0 auto; }
+  img { display: block; max-width: 100%; height: auto; }
   ul.runs { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: 6px 20px; }
   ul.runs span { display: inline-block; width: 22px; height: 5px; border-radius: 3px;
                  margin-right: 8px; vertical-align: middle; }

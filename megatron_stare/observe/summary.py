@@ -11,9 +11,9 @@ import numpy as np
 from rich.console import Console
 
 from megatron_stare.observe.console import print_table
-from megatron_stare.observe.runs import (
+from megatron_stare.observe.run_folders import (
     BAND,
-    Run,
+    RunFolder,
     Runs,
     pass_at_budgets,
     read_runs,
@@ -23,7 +23,7 @@ from megatron_stare.observe.runs import (
 
 MISSING = "–"
 
-Quantity = Callable[[Run], float | None]
+Quantity = Callable[[RunFolder], float | None]
 """A number that sums up a run; None where the run has no data for it."""
 
 
@@ -96,7 +96,7 @@ _ALL, _FIRST, _LAST_HALF, _LAST = (0.0, 1.0), (0.0, 0.1), (0.5, 1.0), (0.9, 1.0)
 """Parts of a run, in shares of its logged steps."""
 
 
-def _cell(row: Row, runs: Sequence[Run]) -> str:
+def _cell(row: Row, runs: Sequence[RunFolder]) -> str:
     values = [value for value in map(row.quantity, runs) if value is not None]
     if not values:
         return MISSING
@@ -104,11 +104,11 @@ def _cell(row: Row, runs: Sequence[Run]) -> str:
     return mean if low == high else f"{mean} ({low}–{high})"
 
 
-def _num_steps(run: Run) -> float:
+def _num_steps(run: RunFolder) -> float:
     return float(max(series.steps[-1] for series in run.history.values()))
 
 
-def _part(run: Run, metric: str, part: tuple[float, float]) -> np.ndarray:
+def _part(run: RunFolder, metric: str, part: tuple[float, float]) -> np.ndarray:
     """Finite values of a metric over a part of the run, at least one step long."""
     if metric not in run.history:
         return np.empty(0)
@@ -118,28 +118,28 @@ def _part(run: Run, metric: str, part: tuple[float, float]) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
-def _mean(metric: str, part: tuple[float, float], run: Run) -> float | None:
+def _mean(metric: str, part: tuple[float, float], run: RunFolder) -> float | None:
     values = _part(run, metric, part)
     return float(values.mean()) if len(values) else None
 
 
-def _sum(metric: str, run: Run) -> float | None:
+def _sum(metric: str, run: RunFolder) -> float | None:
     values = _part(run, metric, _ALL)
     return float(values.sum()) if len(values) else None
 
 
-def _at(metric: str, position: int, run: Run) -> float | None:
+def _at(metric: str, position: int, run: RunFolder) -> float | None:
     values = _part(run, metric, _ALL)
     return float(values[position]) if len(values) else None
 
 
-def _share_in_band(run: Run) -> float | None:
+def _share_in_band(run: RunFolder) -> float | None:
     target, values = target_entropy(run.config), _part(run, "entropy/mean", _LAST_HALF)
     if target is None or not len(values):
         return None
     return float((np.abs(values - target) <= BAND * target).mean())
 
 
-def _minutes(run: Run) -> float | None:
+def _minutes(run: RunFolder) -> float | None:
     seconds = _sum("time/step_s", run)
     return None if seconds is None else seconds / 60

@@ -7,7 +7,7 @@ import pytest
 from megatron_stare.errors import UserError
 from megatron_stare.observe.plots import FIGURES, comparison_figure
 from megatron_stare.observe.report import MAX_CHARACTERS, config_differences, write_report
-from megatron_stare.observe.runs import read_runs
+from megatron_stare.observe.run_folders import read_runs
 from tests.unit.observe.synthetic import write_metrics, write_run, write_samples
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -109,7 +109,7 @@ def test_a_very_long_response_is_shown_by_its_ends(tmp_path):
 
 
 def test_a_supervised_run_is_reported_by_what_it_has(tmp_path):
-    metrics = {"sft/loss": 2.0, "optim/lr": 1e-3, "optim/grad_norm": 1.0, "time/step_s": 0.1}
+    metrics = {"sft/loss": 2.0, "optim/lr": 1e-3, "time/update_s": 0.1, "time/step_s": 0.1}
     run_dir = write_metrics(tmp_path / "sft", {1: metrics}, "sft: {steps: 1}")
     page = write_report([run_dir], tmp_path / "report")
     assert {path.stem for path in page.parent.glob("*.png")} == {"optimizer", "times"}

@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from megatron_stare.observe.runs import read_runs
+from megatron_stare.observe.run_folders import read_runs
 from megatron_stare.observe.summary import print_summary, summarise
 from tests.unit.observe.synthetic import write_metrics, write_run
 

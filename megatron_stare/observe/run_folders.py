@@ -24,17 +24,20 @@ BAND = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """A run folder. Runs that differ only in the `-seedN` of their name share a label."""
+class RunFolder:
+    """A run's metrics and resolved config.
 
-    folder: Path
+    Runs whose names differ in `-seedN` only share a label.
+    """
+
+    path: Path
     history: History
     config: dict[str, Any]
 
     @property
     def label(self) -> str:
         """The folder's name without `-seedN`."""
-        return re.sub(r"-seed\d+$", "", self.folder.name)
+        return re.sub(r"-seed\d+$", "", self.path.name)
 
     def sample_steps(self) -> list[int]:
         """Steps whose samples were dumped, ascending."""
@@ -46,15 +49,15 @@ class Run:
         Raises:
             UserError: a line is not JSON, or lacks a field the report shows.
         """
-        path = self.folder / "samples" / f"step_{step:06d}.jsonl"
+        path = self.path / "samples" / f"step_{step:06d}.jsonl"
         by_prompt = itertools.groupby(_read_samples(path), key=lambda sample: sample["prompt"])
         return [next(group) for _, group in itertools.islice(by_prompt, limit)]
 
     def _dumps(self) -> Iterator[Path]:
-        return (self.folder / "samples").glob("step_*.jsonl")
+        return (self.path / "samples").glob("step_*.jsonl")
 
 
-Runs = Mapping[str, Sequence[Run]]
+Runs = Mapping[str, Sequence[RunFolder]]
 """Runs by label."""
 
 
@@ -64,13 +67,13 @@ def read_runs(folders: Sequence[Path]) -> Runs:
     Raises:
         UserError: a folder is not that of a run, or two runs have the same name.
     """
-    by_label: dict[str, list[Run]] = {}
+    by_label: dict[str, list[RunFolder]] = {}
     names: dict[str, Path] = {}
     for folder in (folder.resolve() for folder in folders):
         if folder.name in names:
             raise UserError(f"{folder}: has the name of {names[folder.name]}; rename one of them")
         names[folder.name] = folder
-        run = Run(folder, read_metrics(folder), _read_config(folder / "config.yaml"))
+        run = RunFolder(folder, read_metrics(folder), _read_config(folder / "config.yaml"))
         by_label.setdefault(run.label, []).append(run)
     if not names:
         raise UserError("no run folders given; expected at least one")
@@ -111,7 +114,7 @@ class Spread:
     high: np.ndarray
 
 
-def spread(runs: Sequence[Run], metric: str) -> Spread | None:
+def spread(runs: Sequence[RunFolder], metric: str) -> Spread | None:
     """A metric at the steps that all runs have; None where there are none."""
     found = [run.history[metric] for run in runs if metric in run.history]
     steps = (

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from megatron_stare.errors import UserError
-from megatron_stare.observe.runs import num_steps, read_runs, spread, target_entropy, titles
+from megatron_stare.observe.run_folders import num_steps, read_runs, spread, target_entropy, titles
 from tests.unit.observe.synthetic import write_metrics, write_samples
 
 
@@ -15,7 +15,7 @@ def write_tiny(folder, rewards, start=1):
 def test_seeds_of_one_name_share_a_label_in_the_order_given(tmp_path):
     names = ["stare-seed2", "grpo-seed1", "stare-seed10", "grpo", "reseed1"]
     runs = read_runs([write_tiny(tmp_path / name, [0.5]) for name in names])
-    assert {label: [run.folder.name for run in group] for label, group in runs.items()} == {
+    assert {label: [run.path.name for run in group] for label, group in runs.items()} == {
         "stare": ["stare-seed2", "stare-seed10"],
         "grpo": ["grpo-seed1", "grpo"],
         "reseed1": ["reseed1"],
