@@ -146,10 +146,10 @@ def draw_pass_at_k(axes: Axes, runs: Runs) -> None:
 
 def draw_times(axes: Axes, runs: Sequence[RunFolder]) -> None:
     """Seconds of the phases of each step, stacked; the mean over the runs."""
-    whole = spread(runs, "time/step_s")
-    if whole is not None:
-        parts = [_at_steps(runs, f"time/{phase}_s", whole.steps) for phase in PHASES]
-        axes.stackplot(whole.steps, parts, colors=PHASES.values(), linewidth=0)
+    step = spread(runs, "time/step_s")
+    if step is not None:
+        parts = [_at_steps(runs, f"time/{phase}_s", step.steps) for phase in PHASES]
+        axes.stackplot(step.steps, parts, colors=PHASES.values(), linewidth=0)
     axes.margins(x=0)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 

@@ -99,9 +99,11 @@ METRICS: dict[str, Metric] = {
     "time/prepass_s": Metric("seconds", "Log-probs and entropies of the policy before the update."),
     "time/update_s": Metric("seconds", "Forward, backward and optimizer."),
     "time/sync_s": Metric("seconds", "New weights to the engine."),
-    "time/eval_s": Metric("seconds", "Held-out evaluation."),
+    "time/eval_s": Metric("seconds", "Held-out evaluation, logged with its results."),
     "time/save_s": Metric("seconds", "Writing the policy."),
-    "time/step_s": Metric("seconds", "The phases since the last step, together."),
+    "time/step_s": Metric(
+        "seconds", "The phases of the step together; evaluation is not among them."
+    ),
     "perf/tokens_per_s": Metric("tokens/s", "Prompt and response tokens of the batch per second."),
     "eval/avg_at_k": Metric("share", "Mean verdict over k samples per problem."),
     "eval/pass_at_{k}": Metric("share", "Chance that one of k samples is correct (unbiased)."),

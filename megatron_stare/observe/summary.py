@@ -88,7 +88,7 @@ def _rows(pass_at: Sequence[int]) -> list[Row]:
         Row("Verifier failures", partial(_sum, "reward/failures"), whole),
         Row("Skipped updates", partial(_sum, "optim/skipped"), whole),
         Row("Tokens per second", partial(_mean, "perf/tokens_per_s", _ALL), whole),
-        Row("Time (minutes)", _minutes, "{:,.1f}".format),
+        Row("Training time (minutes)", _minutes, "{:,.1f}".format),
     ]
 
 

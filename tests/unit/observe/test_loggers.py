@@ -19,8 +19,9 @@ STEPS = [(1, {"reward/mean": 0.25, "entropy/mean": 0.5}), (2, {"reward/mean": 0.
 
 
 @pytest.fixture
-def no_login(tmp_path, monkeypatch):
-    """A home without any W&B login, settings or cache."""
+def cut_off(tmp_path, monkeypatch):
+    """A home without any W&B login, settings or cache, and a W&B server that nobody answers at."""
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DIR", "WANDB_CONFIG_DIR"):
@@ -76,7 +77,7 @@ def test_tensorboard_reads_the_events(tmp_path):
     assert b"target_entropy: 0.3" in config.tensor_proto.string_val[0]
 
 
-@pytest.mark.usefixtures("no_login")
+@pytest.mark.usefixtures("cut_off")
 def test_wandb_offline_writes_a_run_that_can_be_synced(tmp_path):
     run_dir = tmp_path / "stare-seed1"
     log_steps(LogConfig(wandb_project="bands", wandb_mode="offline"), run_dir)
@@ -88,7 +89,7 @@ def test_wandb_offline_writes_a_run_that_can_be_synced(tmp_path):
         assert text in content, text
 
 
-@pytest.mark.usefixtures("no_login")
+@pytest.mark.usefixtures("cut_off")
 def test_wandb_online_without_a_login_is_one_clear_error(tmp_path):
     with pytest.raises(UserError, match=r"log.wandb_project='bands': .*log.wandb_mode=offline"):
         log_steps(LogConfig(wandb_project="bands"), tmp_path)
