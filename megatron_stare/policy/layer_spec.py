@@ -1,0 +1,128 @@
+"""What a layer is made of: Transformer Engine's modules on GPUs, torch's where it is missing.
+
+Parameters of a layer, either way:
+    self_attention.linear_qkv.{layer_norm_weight, weight, bias}
+    self_attention.{q,k}_layernorm.weight
+    self_attention.linear_proj.{weight, bias}
+    mlp.linear_fc1.{layer_norm_weight, weight, bias}
+    mlp.linear_fc2.{weight, bias}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from megatron.core.extensions.transformer_engine import HAVE_TE, TENorm
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_with_transformer_engine_submodules,
+)
+from megatron.core.tensor_parallel.layers import RowParallelLinear
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
+from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from torch import Tensor
+
+from megatron_stare.policy.attention import packed_attention
+from megatron_stare.policy.norm import NormColumnParallelLinear, RMSNorm
+from megatron_stare.policy.packed import PackedSequences
+from megatron_stare.policy.rope import RotaryTable, inverse_frequencies, rotate
+from megatron_stare.weights.hf_config import ModelShape
+
+
+def uses_transformer_engine() -> bool:
+    """Whether layers are Transformer Engine's: it can be imported, and there is a GPU to run it."""
+    return HAVE_TE and torch.cuda.is_available()
+
+
+def block_spec(shape: ModelShape, num_layers: int) -> TransformerBlockSubmodules:
+    """The layers of one pipeline stage and the norm after the last."""
+    if uses_transformer_engine():
+        layer = get_gpt_layer_with_transformer_engine_submodules(qk_layernorm=shape.qk_norm)
+        layer_norm = TENorm
+    else:
+        layer = _torch_layer(shape)
+        layer_norm = RMSNorm
+    _set_biases(layer, shape)
+    spec = ModuleSpec(module=TransformerLayer, submodules=layer)
+    return TransformerBlockSubmodules(layer_specs=[spec] * num_layers, layer_norm=layer_norm)
+
+
+def _torch_layer(shape: ModelShape) -> TransformerLayerSubmodules:
+    qk_norm = RMSNorm if shape.qk_norm else None
+    core_attention: Any = partial(PackedAttention, RotaryTable(inverse_frequencies(shape)))
+    bias_dropout_add: Any = get_bias_dropout_add
+    attention = SelfAttentionSubmodules(
+        linear_qkv=NormColumnParallelLinear,
+        core_attention=core_attention,
+        linear_proj=RowParallelLinear,
+        q_layernorm=qk_norm,
+        k_layernorm=qk_norm,
+    )
+    mlp = MLPSubmodules(linear_fc1=NormColumnParallelLinear, linear_fc2=RowParallelLinear)
+    return TransformerLayerSubmodules(
+        self_attention=ModuleSpec(
+            module=SelfAttention,
+            params={"attn_mask_type": AttnMaskType.causal},
+            submodules=attention,
+        ),
+        self_attn_bda=bias_dropout_add,
+        mlp=partial(MLP.as_mlp_submodule, submodules=mlp, ffn_hidden_size=shape.ffn_size),
+        mlp_bda=bias_dropout_add,
+    )
+
+
+def _set_biases(layer: TransformerLayerSubmodules, shape: ModelShape) -> None:
+    """Biases linear by linear: Megatron's config knows only all of them, or those of q, k and v."""
+    specs: Any = layer
+    attention, mlp = specs.self_attention.submodules, specs.mlp.keywords["submodules"]
+    attention.linear_proj = _with_bias(attention.linear_proj, shape.o_bias)
+    mlp.linear_fc1 = _with_bias(mlp.linear_fc1, shape.mlp_bias)
+    mlp.linear_fc2 = _with_bias(mlp.linear_fc2, shape.mlp_bias)
+
+
+def _with_bias(builder: Callable[..., Any], has_bias: bool) -> Callable[..., Any]:
+    def build(*sizes: int, **options: Any) -> torch.nn.Module:
+        return builder(*sizes, **(options | {"bias": has_bias}))
+
+    return build
+
+
+class PackedAttention(torch.nn.Module):
+    """Megatron's core attention: rotary embedding, then `packed_attention`; it has no parameters.
+
+    Args:
+        rotary: shared by all layers.
+        config, softmax_scale: from Megatron, with whatever else it gives to core attentions.
+    """
+
+    def __init__(
+        self, rotary: RotaryTable, *, config: TransformerConfig, softmax_scale: float, **_: Any
+    ) -> None:
+        super().__init__()
+        self.rotary = rotary
+        self.scale = softmax_scale
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: None,
+        *,
+        packed_seq_params: PackedSequences,
+        **_: Any,
+    ) -> Tensor:
+        """Shapes as of `packed_attention`."""
+        packed = packed_seq_params
+        cos_sin = self.rotary(packed.positions, packed.max_seqlen_q, query.dtype)
+        return packed_attention(
+            rotate(query, cos_sin), rotate(key, cos_sin), value, packed.attention_plan, self.scale
+        )
