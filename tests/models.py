@@ -27,6 +27,9 @@ from transformers import (
     Qwen3Config,
 )
 
+from megatron_stare.weights.hf_config import ModelShape
+from megatron_stare.weights.names import model_entries
+
 FAMILIES: dict[str, type[PreTrainedConfig]] = {
     "qwen2": Qwen2Config,
     "qwen3": Qwen3Config,
@@ -137,3 +140,21 @@ def edit_json(path: Path, **changes: Any) -> None:
     """Set keys of a JSON file; None removes a key."""
     content = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def empty_stage(
+    shape: ModelShape, *, tp_size: int = 1, pp_rank: int = 0, pp_size: int = 1, dtype=torch.float32
+) -> dict[str, Tensor]:
+    """The parameters of one pipeline stage as Megatron names and shapes them, filled with NaN."""
+    layers = range(shape.num_layers // pp_size)
+    offset = shape.first_layer(pp_rank, pp_size)
+    held = [entry for entry in model_entries(shape).values() if entry.layer - offset in layers]
+    if pp_size == 1:
+        # A tied output layer is the embedding itself where one stage has both.
+        held = [entry for entry in held if not entry.is_copy]
+    return {
+        entry.megatron.replace(f".layers.{entry.layer}.", f".layers.{entry.layer - offset}."): (
+            torch.full(entry.shard_shape(tp_size), torch.nan, dtype=dtype)
+        )
+        for entry in held
+    }

@@ -1,0 +1,130 @@
+"""What name tables are made of: a `Rule` is a line of a `Table`, an `Entry` that line in one layer.
+
+Entries carry global layer indices. Megatron numbers the layers of a pipeline stage from 0;
+`global_names` adds the offset.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from megatron_stare.weights.hf_config import ModelShape
+from megatron_stare.weights.layouts import Layout, Source
+
+MEGATRON_LAYER = "decoder.layers.{}."
+HF_LAYER = "model.layers.{}."
+
+DIMENSIONS: dict[str, Callable[[ModelShape], int]] = {
+    "vocab": lambda shape: shape.vocab_size,
+    "hidden": lambda shape: shape.hidden_size,
+    "heads": lambda shape: shape.num_heads * shape.head_dim,
+    "kv": lambda shape: shape.num_kv_heads * shape.head_dim,
+    "head": lambda shape: shape.head_dim,
+    "ffn": lambda shape: shape.ffn_size,
+}
+"""The words in which tables write the dimensions of Hugging Face tensors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A Megatron parameter and the tensors it is made of; inside a layer, without its prefix."""
+
+    megatron: str
+    hf: dict[str, str]
+    """Tensor names, each with its dimensions, in the layout's order."""
+    layout: Layout
+    when: Callable[[ModelShape], bool] = lambda shape: True
+    """Which models of the family have it."""
+    is_copy: bool = False
+    """A second holder of tensors that another rule exports; absent where they share a stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The rules of a family: on the first pipeline stage, in every layer, on the last stage."""
+
+    first: tuple[Rule, ...]
+    layers: tuple[Rule, ...]
+    last: tuple[Rule, ...]
+
+    def entries(self, shape: ModelShape) -> Iterator[Entry]:
+        """The table spelled out for a model, in the order of its forward pass."""
+        yield from _spell_out(self.first, shape, 0, "", "")
+        for layer in range(shape.num_layers):
+            prefixes = MEGATRON_LAYER.format(layer), HF_LAYER.format(layer)
+            yield from _spell_out(self.layers, shape, layer, *prefixes)
+        yield from _spell_out(self.last, shape, shape.num_layers - 1, "", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One Megatron parameter of a model and the tensors it is made of."""
+
+    megatron: str
+    hf: dict[str, tuple[int, ...]]
+    """Full tensor shapes by name."""
+    layout: Layout
+    is_copy: bool
+    layer: int
+    """The layer on whose pipeline stage the parameter lives."""
+    shape: ModelShape
+
+    def shard(self, sources: Mapping[str, Source], tp_rank: int, tp_size: int) -> Tensor:
+        """The parameter of one tensor-parallel rank; may be a view of a source."""
+        return self.layout.shard([sources[name] for name in self.hf], tp_rank, tp_size, self.shape)
+
+    def merge(self, shards: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The full tensors by name, contiguous, from the parameters of all ranks in order."""
+        return dict(zip(self.hf, self.layout.merge(shards, self.shape), strict=True))
+
+    def shard_shape(self, tp_size: int) -> tuple[int, ...]:
+        """The shape of the parameter, the same on every rank."""
+        return self.layout.shard_shape(list(self.hf.values()), tp_size)
+
+
+def _spell_out(
+    rules: Sequence[Rule], shape: ModelShape, layer: int, megatron_prefix: str, hf_prefix: str
+) -> Iterator[Entry]:
+    for rule in rules:
+        if rule.when(shape):
+            hf = {
+                hf_prefix + name: tuple(DIMENSIONS[word](shape) for word in words.split())
+                for name, words in rule.hf.items()
+            }
+            name = megatron_prefix + rule.megatron
+            yield Entry(name, hf, rule.layout, rule.is_copy, layer, shape)
+
+
+def global_names[T](params: Mapping[str, T], layer_offset: int) -> dict[str, T]:
+    """The parameters of a pipeline stage whose first layer is `layer_offset`, renamed."""
+
+    def shifted(match: re.Match[str]) -> str:
+        return MEGATRON_LAYER.format(int(match[1]) + layer_offset)
+
+    layer = re.compile("^" + re.escape(MEGATRON_LAYER).replace(r"\{\}", r"(\d+)"))
+    return {layer.sub(shifted, name): param for name, param in params.items()}
+
+
+def check_coverage(
+    params: Mapping[str, Tensor], entries: Mapping[str, Entry], tp_size: int
+) -> None:
+    """Check that the parameters of a pipeline stage, by global names, are those of the table.
+
+    Raises:
+        ValueError: a parameter that no rule covers, one missing beside the others of its layer, or
+            one of another shape.
+    """
+    if unknown := sorted(params.keys() - entries.keys()):
+        raise ValueError(f"no rule of the name table covers the parameters {unknown}")
+    layers = {entries[name].layer for name in params}
+    needed = {e.megatron for e in entries.values() if e.layer in layers and not e.is_copy}
+    if missing := sorted(needed - params.keys()):
+        raise ValueError(f"the model lacks the parameters {missing} of the name table")
+    for name, param in params.items():
+        expected = entries[name].shard_shape(tp_size)
+        if param.shape != expected:
+            raise ValueError(f"{name} has shape {list(param.shape)}, expected {list(expected)}")
