@@ -1,0 +1,119 @@
+"""Selection over gloo worlds: the same tokens however they are spread over ranks."""
+
+import math
+import random
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from megatron_stare.ops.selection import global_kth_value, global_top_k
+from tests.worlds import run_world
+
+
+def tied_values(n: int) -> torch.Tensor:
+    """Two digits after the point, so that most values are shared."""
+    generator = torch.Generator().manual_seed(n)
+    return (torch.randn(n, generator=generator) * 100).round() / 100
+
+
+def random_shares(n: int, num_ranks: int, rng: random.Random) -> list[list[int]]:
+    """Which tokens each rank holds, in which order; some ranks may hold none."""
+    owners = rng.choices(
+        range(num_ranks), weights=[rng.random() ** 4 for _ in range(num_ranks)], k=n
+    )
+    shares = [[token for token in range(n) if owners[token] == rank] for rank in range(num_ranks)]
+    for share in shares:
+        rng.shuffle(share)
+    return shares
+
+
+def selects_the_same_tokens_however_they_are_split(rank: int) -> None:
+    rng = random.Random(0)
+    for _ in range(25):
+        n = rng.choice([1, 7, 300])
+        values = tied_values(n) if rng.random() < 0.8 else torch.full((n,), -1.5)
+        ids = torch.tensor(rng.sample(range(rng.choice([n, 2**32, 2**40])), n))
+        k = rng.choice([0, 1, n // 2, n])
+        expected = set(ids[global_top_k(values, k, token_ids=ids)].tolist())
+        mine = torch.tensor(random_shares(n, dist.get_world_size(), rng)[rank], dtype=torch.int64)
+        mask = global_top_k(values[mine], k, token_ids=ids[mine], group=dist.group.WORLD)
+        assert set(ids[mine][mask].tolist()) == expected & set(ids[mine].tolist())
+        if k:
+            kth = global_kth_value(values[mine], k, group=dist.group.WORLD)
+            assert kth == global_kth_value(values, k)
+
+
+def all_reduce_bytes(action) -> list[int]:
+    """Bytes of every all-reduce that `action` makes."""
+    sizes: list[int] = []
+    original = dist.all_reduce
+
+    def counted(tensor, *args, **kwargs):
+        sizes.append(tensor.numel() * tensor.element_size())
+        return original(tensor, *args, **kwargs)
+
+    dist.all_reduce = counted
+    try:
+        action()
+    finally:
+        dist.all_reduce = original
+    return sizes
+
+
+def traffic(rank: int) -> dict[str, list[int]]:
+    size = dist.get_world_size()
+
+    def sizes(values: torch.Tensor, id_stride: int = 1) -> list[int]:
+        ids = (torch.arange(len(values)) * size + rank) * id_stride
+        k = len(values) * size // 10
+        return all_reduce_bytes(
+            lambda: global_top_k(values, k, token_ids=ids, group=dist.group.WORLD)
+        )
+
+    generator = torch.Generator().manual_seed(rank)
+    return {
+        "distinct": sizes(torch.arange(1000.0) * size + rank),
+        "random": sizes(torch.rand(100_000, generator=generator)),
+        "tied": sizes(torch.zeros(1000)),
+        "many tied": sizes(torch.zeros(100_000)),
+        "tied, wide ids": sizes(torch.zeros(1000), id_stride=2**40),
+    }
+
+
+def errors_reach_every_rank(rank: int, size: int) -> list[str]:
+    """Rank 1 holds the NaN; the others must hear of it, not wait."""
+    values = torch.tensor([1.0, math.nan if rank == 1 else 2.0])
+    ids = torch.tensor([10, 11]) + 100 * rank
+    messages = []
+    for attempt in (
+        lambda: global_top_k(values, 1, token_ids=ids, group=dist.group.WORLD),
+        lambda: global_top_k(ids.float(), 2 * size + 1, token_ids=ids, group=dist.group.WORLD),
+    ):
+        with pytest.raises(ValueError) as raised:  # noqa: PT011
+            attempt()
+        messages.append(str(raised.value))
+    return messages
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_the_split_over_ranks_does_not_matter(size):
+    run_world(size, selects_the_same_tokens_however_they_are_split)
+
+
+def test_traffic_does_not_grow_with_tokens_and_ids_travel_only_for_ties():
+    for seen in run_world(2, traffic):
+        assert {name: len(sizes) for name, sizes in seen.items()} == {
+            "distinct": 2,
+            "random": 2,
+            "tied": 4,
+            "many tied": 4,
+            "tied, wide ids": 8,
+        }
+        assert {size for sizes in seen.values() for size in sizes} == {8 * (2**16 + 1)}
+
+
+def test_an_error_on_one_rank_is_an_error_on_all():
+    for messages in run_world(3, errors_reach_every_rank, 3):
+        assert "token 111 has the value NaN" in messages[0]
+        assert "k = 7 is out of range: there are 6 values" in messages[1]
