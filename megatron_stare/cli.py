@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,6 +24,8 @@ KINDS: dict[str, type[BaseModel]] = {"train": TrainConfig, "sft": SftConfig, "ev
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
     arguments = _parser().parse_args(argv)
+    # Notices from libraries to their own developers; ours are errors, or lines of the console.
+    warnings.filterwarnings("ignore", module=r"(torch|megatron\.core|transformers)\b")
     try:
         return arguments.run(arguments)
     except ReportedUserError:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from megatron_stare.algorithms.stare import StareController
@@ -82,7 +81,7 @@ class Run:
     def push_weights(self, version: int) -> None:
         """Stream the policy's weights, under their Hugging Face names, into the engine."""
         with self.session.phase("sync"):
-            for_engine = self.session.hf_tensors()
+            for_engine = self.session.policy.hf_tensors()
             if self.rollout_side is not None:
                 self.rollout_side.engine.update_weights(for_engine, version)
             for _ in for_engine:  # every rank takes part in gathering, rank 0 has consumed it
@@ -99,7 +98,7 @@ class Run:
 
         with self.session.phase("eval"):
             metrics = from_rank_zero(measure)
-        self.session.loggers.log(step, metrics)
+        self.session.loggers.log(step, {**metrics, "time/eval_s": self.session.take_seconds("eval")})
 
     def record(self, step: int, rollout: Rollout | None, advantages: Tensor, metrics) -> None:
         """Log the step's metrics and dump its samples; `advantages` per sample, `[B]`."""

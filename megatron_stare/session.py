@@ -23,12 +23,10 @@ from megatron_stare.launch.topology import (
 from megatron_stare.observe.console import Advance
 from megatron_stare.observe.loggers import Loggers, open_loggers
 from megatron_stare.policy.build import build_policy
-from megatron_stare.policy.groups import build_groups
-from megatron_stare.policy.platform import install_cpu_platform
+from megatron_stare.policy.groups import build_groups, destroy_groups
 from megatron_stare.policy.step import Policy, UpdateResult
 from megatron_stare.types import TokenBatch
-from megatron_stare.weights.export import export_hf_tensors
-from megatron_stare.weights.hf_config import ModelShape, read_hf_config
+from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.save import save_hf_folder
 
 
@@ -38,7 +36,6 @@ class Session:
 
     config: TrainConfig | SftConfig
     topology: Topology
-    shape: ModelShape
     policy: Policy
     loggers: Loggers
     max_tokens_per_micro_batch: int
@@ -52,6 +49,10 @@ class Session:
         with self.loggers.progress.phase(name, total) as advance:
             yield advance
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def take_seconds(self, name: str) -> float:
+        """Seconds of one phase since the last call; it then counts in no step."""
+        return self._seconds.pop(name)
 
     def take_timings(self, num_tokens: int) -> dict[str, float]:
         """Seconds of each phase since the last call, and tokens per second over their sum."""
@@ -94,11 +95,12 @@ class Session:
     def save(self, name: str) -> None:
         """Write the policy as a Hugging Face folder, `hf/NAME` in the run's folder."""
         save_hf_folder(
-            export_hf_tensors(dict(self.policy.named_parameters()), self.shape, self.policy.groups),
+            self.policy.hf_tensors(),
             source=self.config.model.path,
             destination=self.config.run.dir / "hf" / name,
             dtype=getattr(torch, self.config.model.dtype),
             write=self.topology.rank == 0,
+            overwrite=True,
         )
         dist.barrier()
 
@@ -116,7 +118,6 @@ def open_session(
     shape = read_hf_config(config.model.path)
     shape.check_parallel(config.parallel)
     check_world_size(topology, config.parallel)
-    install_cpu_platform()
     init_process_group(topology)
     try:
         groups = build_groups(config.parallel)
@@ -139,6 +140,7 @@ def open_session(
         ) as loggers:
             if topology.rank == 0:
                 (config.run.dir / "config.yaml").write_text(to_yaml(config))
-            yield Session(config, topology, shape, policy, loggers, max_tokens_per_micro_batch)
+            yield Session(config, topology, policy, loggers, max_tokens_per_micro_batch)
     finally:
+        destroy_groups()
         dist.destroy_process_group()

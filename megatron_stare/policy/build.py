@@ -10,6 +10,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron_stare.config import ModelConfig, OptimConfig, ParallelConfig
 from megatron_stare.policy.groups import ParallelGroups
 from megatron_stare.policy.model import build_model
+from megatron_stare.policy.platform import quietly
 from megatron_stare.policy.step import Policy, sum_gradients
 from megatron_stare.weights.hf_config import ModelShape
 from megatron_stare.weights.load import load_hf_weights
@@ -41,8 +42,16 @@ def build_policy(
     chunks = build_model(shape, model, parallel, groups, seed=seed)
     if not model.random_init:
         for chunk in chunks:
-            load_hf_weights(dict(chunk.named_parameters()), model.path, shape, groups)
-    wrapped = [_data_parallel(chunk, groups) for chunk in chunks]
+            load_hf_weights(
+                dict(chunk.named_parameters()),
+                model.path,
+                shape,
+                tp_rank=groups.tp.rank(),
+                tp_size=groups.tp.size(),
+                layer_offset=groups.layer_offset(shape.num_layers),
+            )
+    with quietly():
+        wrapped = [_data_parallel(chunk, groups) for chunk in chunks]
     optimizer = _optimizer(wrapped, model, optim, groups)
     for chunk in wrapped:
         chunk.config.finalize_model_grads_func = sum_gradients
@@ -50,6 +59,7 @@ def build_policy(
         wrapped,
         optimizer,
         _scheduler(optimizer, optim, num_updates),
+        shape,
         groups,
         temperature=temperature,
         device=device,

@@ -37,7 +37,11 @@ _MEGATRON_MODULES = (
 )
 _FACTORIES = ("arange", "empty", "empty_like", "full", "ones", "tensor", "zeros", "zeros_like")
 _CPU = torch.device("cpu")
-_NOTICES = ("torch.utils.cpp_extension", "megatron.core.models.gpt.gpt_model")
+_NOTICES = (
+    "torch.utils.cpp_extension",
+    "megatron.core.models.gpt.gpt_model",
+    "megatron.core.distributed.distributed_data_parallel",
+)
 
 
 def install_cpu_platform() -> bool:

@@ -27,6 +27,8 @@ from megatron_stare.policy.groups import ParallelGroups
 from megatron_stare.policy.head import HeadRows, logprob_entropy_head
 from megatron_stare.policy.packed import PackedMicroBatch, pack
 from megatron_stare.types import TokenBatch
+from megatron_stare.weights.export import export_hf_tensors
+from megatron_stare.weights.hf_config import ModelShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class Policy:
         model: this rank's pipeline stage, wrapped for data parallelism, one chunk.
         optimizer: Megatron's, over the same chunk.
         scheduler: steps once per update.
+        shape: the whole network.
         groups: the process groups of this rank.
         temperature: divides the logits wherever log-probs are computed.
     """
@@ -97,6 +100,7 @@ class Policy:
         model: Sequence[DistributedDataParallel],
         optimizer: MegatronOptimizer,
         scheduler: OptimizerParamScheduler,
+        shape: ModelShape,
         groups: ParallelGroups,
         *,
         temperature: float,
@@ -105,6 +109,7 @@ class Policy:
         self.model = list(model)
         self.optimizer = optimizer
         self.scheduler = scheduler
+        self.shape = shape
         self.groups = groups
         self.temperature = temperature
         self.device = device
@@ -144,6 +149,21 @@ class Policy:
             skipped=not is_finite,
             sums=dict(zip(objective.stat_names, sums, strict=True)),
             scores=self._scores_on_every_stage(outputs, _num_tokens(batch, micro_batches)),
+        )
+
+    def hf_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Full tensors by Hugging Face name, streamed; nothing off data-parallel rank 0.
+
+        Collective over a replica: each of its ranks exhausts the iterator.
+        """
+        if self.groups.dp.rank() != 0:
+            return iter(())
+        return export_hf_tensors(
+            dict(self.named_parameters()),
+            self.shape,
+            layer_offset=self.groups.layer_offset(self.shape.num_layers),
+            tp_group=self.groups.tp,
+            pp_group=self.groups.pp,
         )
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:

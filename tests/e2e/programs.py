@@ -1,0 +1,115 @@
+"""Running the real commands: a tiny model, arithmetic prompts, recorded samples."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from tests.models import make_hf_folder
+
+REPO = Path(__file__).parents[2]
+
+
+def make_workspace(folder: Path, family: str = "qwen3", **model) -> Path:
+    """A model, prompts, recorded samples of mixed groups, and the configs that name them."""
+    make_hf_folder(folder / "model", family, **model)
+    rng = random.Random(0)
+    problems = [
+        {"prompt": f"{a}+{b}=", "answer": str(a + b)}
+        for a, b in ((rng.randint(1, 9), rng.randint(10, 99)) for _ in range(12))
+    ]
+    write_jsonl(folder / "prompts.jsonl", problems)
+    write_jsonl(folder / "replay.jsonl", [r for p in problems for r in _recorded(p, rng)])
+    write_jsonl(
+        folder / "sft.jsonl",
+        [{"prompt": p["prompt"], "response": p["answer"]} for p in problems],
+    )
+    common = {"model": {"path": str(folder / "model")}, "log": {"progress": False}}
+    write_yaml(
+        folder / "train.yaml",
+        common
+        | {
+            "run": {"dir": str(folder / "run")},
+            "data": {"path": str(folder / "prompts.jsonl"), "max_prompt_tokens": 16},
+            "rollout": {
+                "engine": "replay",
+                "replay_path": str(folder / "replay.jsonl"),
+                "prompts_per_step": 4,
+                "samples_per_prompt": 4,
+                "max_response_tokens": 48,
+            },
+            "reward": {"kind": "exact"},
+            "stare": {"target_entropy": 9.0},
+            "optim": {"lr": 1e-3},
+            "train": {"steps": 2, "max_tokens_per_micro_batch": 96},
+        },
+    )
+    write_yaml(
+        folder / "sft.yaml",
+        common
+        | {
+            "run": {"dir": str(folder / "sft")},
+            "data": {"path": str(folder / "sft.jsonl"), "max_tokens": 32},
+            "optim": {"lr": 1e-2},
+            "sft": {"steps": 8, "examples_per_step": 8, "max_tokens_per_micro_batch": 64},
+        },
+    )
+    return folder
+
+
+def _recorded(problem: dict[str, str], rng: random.Random) -> list[dict[str, str]]:
+    """Four responses: two right, two wrong, wrong ones rambling."""
+    wrong = ["so it is " + "9" * rng.randint(1, 30) for _ in range(2)]
+    return [
+        {"prompt": problem["prompt"], "response": text}
+        for text in (problem["answer"], wrong[0], problem["answer"], wrong[1])
+    ]
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> None:
+    """One row a line."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_yaml(path: Path, tree: dict) -> None:
+    """A config file."""
+    path.write_text(yaml.safe_dump(tree))
+
+
+def run_command(*arguments: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    """`megatron-stare ARGUMENTS`, under torchrun where `processes` > 1."""
+    launcher = [sys.executable, "-m"]
+    if processes > 1:
+        launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    return subprocess.run(
+        [*launcher, "megatron_stare.cli", *map(str, arguments)],
+        cwd=REPO,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def succeed(*arguments: object, processes: int = 1) -> str:
+    """Run a command that must exit 0; return what it printed."""
+    done = run_command(*arguments, processes=processes)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def metrics_of(run_dir: Path) -> list[dict[str, float]]:
+    """The metrics of a run, one dict a step."""
+    steps: dict[int, dict[str, float]] = {}
+    for line in (run_dir / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        del record["unix_time_s"]
+        steps.setdefault(record.pop("step"), {}).update(record)
+    return [steps[step] for step in sorted(steps)]

@@ -1,0 +1,56 @@
+"""A run is the same run however it is laid out: real torchrun worlds on recorded samples.
+
+What it does not show: generation differs between engines, so samples are replayed here.
+"""
+
+import math
+
+import pytest
+
+from tests.e2e.programs import make_workspace, metrics_of, succeed
+from tests.models import hf_tensors
+
+pytestmark = pytest.mark.slow
+
+LAYOUTS = {
+    "dp2": (2, []),
+    "tp2": (2, ["parallel.tensor=2"]),
+    "tp2 with sequence parallelism": (2, ["parallel.tensor=2", "parallel.sequence=true"]),
+    "pp2": (2, ["parallel.pipeline=2"]),
+    "tp2 x dp2": (4, ["parallel.tensor=2"]),
+    "small micro-batches": (1, ["train.max_tokens_per_micro_batch=64"]),
+    "one big micro-batch": (1, ["train.max_tokens_per_micro_batch=4096"]),
+    "full recompute": (1, ["model.recompute=full"]),
+}
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    workspace = make_workspace(tmp_path_factory.mktemp("layouts"), tied=True)
+    succeed("train", workspace / "train.yaml")
+    return workspace
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_metrics_and_final_weights_do_not_depend_on_the_layout(reference, tmp_path, name):
+    processes, overrides = LAYOUTS[name]
+    run = tmp_path / "run"
+    succeed(
+        "train", reference / "train.yaml", f"run.dir={run}", *overrides, processes=processes
+    )
+    for expected, found in zip(metrics_of(reference / "run"), metrics_of(run), strict=True):
+        assert found.keys() == expected.keys()
+        for metric, value in expected.items():
+            if not metric.startswith(("time/", "perf/")):
+                assert _same(found[metric], value), (metric, value, found[metric])
+    expected = hf_tensors(reference / "run" / "hf" / "final")
+    found = hf_tensors(run / "hf" / "final")
+    assert found.keys() == expected.keys()
+    for tensor, value in expected.items():
+        assert (found[tensor] - value).abs().max() < 1e-5, tensor
+
+
+def _same(found, expected) -> bool:
+    if expected is None:
+        return found is None
+    return math.isclose(found, expected, rel_tol=1e-4, abs_tol=1e-6)
