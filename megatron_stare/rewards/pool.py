@@ -152,8 +152,9 @@ class VerifierPool:
 
     def _receive(self, batch: _Batch) -> None:
         """Wait for the next message, death or deadline, and act on all there are."""
-        patience = min(self._time_left(worker) for worker in self._workers)
-        wait([worker.connection for worker in self._workers], timeout=max(patience, 0.0))
+        times_left = [self._time_left(worker) for worker in self._workers if worker.is_busy]
+        patience = max(min(times_left, default=0.0), 0.0)
+        wait([worker.connection for worker in self._workers], timeout=patience)
         for worker in list(self._workers):
             try:
                 while worker.connection.poll():
@@ -161,37 +162,41 @@ class VerifierPool:
             except (EOFError, ConnectionError):
                 self._lose(worker, batch, self._cause_of_death(worker.kill()))
             else:
-                if self._time_left(worker) <= 0:
+                if worker.is_busy and self._time_left(worker) <= 0:
                     worker.kill()
-                    self._lose(worker, batch, f"deadline of {self._deadline_s:g} s")
+                    self._lose(worker, batch, f"deadline of {self._deadline_of(worker):g} s")
 
     def _take(self, message: Verdict | str | None, worker: _Worker, batch: _Batch) -> None:
+        """A verdict, or what became of the import: None, or the error."""
         if isinstance(message, Verdict):
             batch.verdicts[worker.items.popleft()] = message
         elif message is None:
             worker.is_ready = True
         else:
-            raise UserError(f"reward.kind: cannot import {self._setup.function}: {message}")
+            raise self._import_error(message)
         worker.since = time.monotonic()
 
     def _lose(self, worker: _Worker, batch: _Batch, cause: str) -> None:
         """Give the running item its failure, and what was to follow it back to the others."""
         self._workers.remove(worker)
         if not worker.is_ready:
-            raise UserError(f"reward.kind: cannot import {self._setup.function}: {cause}")
+            raise self._import_error(cause)
         if worker.items:
             running = worker.items.popleft()
             seconds = time.monotonic() - worker.since
             batch.verdicts[running] = Verdict(0.0, False, cause, seconds)
             batch.take_back(worker.items)
 
+    def _deadline_of(self, worker: _Worker) -> float:
+        return self._deadline_s if worker.is_ready else _IMPORT_DEADLINE_S
+
     def _time_left(self, worker: _Worker) -> float:
-        if not worker.is_busy:
-            return math.inf
-        limit = self._deadline_s if worker.is_ready else _IMPORT_DEADLINE_S
-        return worker.since + limit - time.monotonic()
+        return worker.since + self._deadline_of(worker) - time.monotonic()
 
     def _cause_of_death(self, exit_code: int) -> str:
         if exit_code == EXIT_MEMORY:
             return f"memory limit of {self._setup.memory_bytes / 2**30:g} GiB"
         return f"process died (exit code {exit_code})"
+
+    def _import_error(self, cause: str) -> UserError:
+        return UserError(f"reward.kind: cannot import {self._setup.function}: {cause}")

@@ -24,7 +24,8 @@ pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the data sets 
 
 @pytest.fixture(scope="module")
 def scorer() -> Iterator[Scorer]:
-    with Scorer(RewardConfig(kind="math", workers=2), max_response_tokens=4096) as scorer:
+    config = RewardConfig(kind="math", workers=2, deadline_s=5.0)
+    with Scorer(config, max_response_tokens=4096) as scorer:
         yield scorer
 
 
@@ -101,3 +102,10 @@ def test_the_data_sets_are_prompt_sets_whose_own_answers_earn_the_reward(
     rewards = score(scorer, [(prompt.answer, prompt.answer) for prompt in prompts])
     boxed = score(scorer, [(rf"\boxed{{{p.answer}}}", p.answer) for p in prompts if name[0] != "g"])
     assert all(reward.value == 1.0 for reward in rewards + boxed)
+
+
+def test_an_answer_too_large_to_compute_costs_its_own_deadline(scorer: Scorer):
+    pairs = [(r"\boxed{9^{9^{9}}}", "5"), (r"\boxed{\frac{1}{2}}", "0.5")]
+    tower, half = score(scorer, pairs)
+    assert (tower.correct, tower.failure) == (0.0, "deadline of 5 s")
+    assert (half.correct, half.failure) == (1.0, None)
