@@ -8,11 +8,16 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from megatron_stare.errors import UserError
 
+_VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The folder's tokenizer; UserError where there is none, or one without an end of sequence."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder, expected a Hugging Face model folder")
+    # From a config.json alone transformers makes a tokenizer without a vocabulary.
+    if not any((folder / name).is_file() for name in _VOCABULARY_FILES):
+        raise UserError(f"{folder}: no tokenizer, expected one of {', '.join(_VOCABULARY_FILES)}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # Whatever a malformed file makes transformers raise.

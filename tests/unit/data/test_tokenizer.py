@@ -22,7 +22,8 @@ def test_a_saved_tokenizer_loads(tmp_path: Path):
 def test_a_folder_without_a_usable_tokenizer_is_one_clear_error(tmp_path: Path):
     with pytest.raises(UserError, match="nowhere: no such folder"):
         load_tokenizer(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="no usable tokenizer"):
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
+    with pytest.raises(UserError, match=r"no tokenizer, expected one of tokenizer.json"):
         load_tokenizer(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0", "model"')
