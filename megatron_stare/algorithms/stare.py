@@ -1,0 +1,201 @@
+"""STARE: surprisal-guided reweighting of token advantages (arXiv 2606.19236).
+
+    rank     L+ and L-: the top share, by surprisal, of the tokens of positive and negative advantage
+    gate     on while the batch's entropy is below the target
+    weigh    omega = W on L+, and with variant C2 also M on L-; 1 elsewhere, and while the gate is off
+
+L+ and L- are exact over the *global* batch: the same tokens in every layout and micro-batch size.
+Everything per token is flat, `[n]`, over the tokens of this rank; `group` spans the ranks that hold
+the others, and None stands for this process alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+
+from megatron_stare.ops.selection import global_top_k_with_threshold
+
+
+class StareConfig(BaseModel):
+    """The method's settings. Its defaults are the paper's for models up to 7B."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    enabled: bool = True
+    """False is plain GRPO: the gate stays off. Tokens are still ranked, for the metrics."""
+    variant: Literal["O1", "C2"] = "O1"
+    """O1 reweights L+ (by w); C2 also L- (by m)."""
+    top_share: float = Field(0.10, ge=0, le=1)
+    """P: the share of the tokens of each advantage sign that is selected."""
+    w: float = Field(1.1, ge=1)
+    """W, the weight of L+; where it starts if `adaptive`."""
+    m: float = Field(0.9, ge=0, le=1)
+    """M, the weight of L-; where it starts if `adaptive`."""
+    target_entropy: float = Field(0.3, gt=0)
+    """H_tgt, nats per token: the gate is on below it."""
+    adaptive: bool = False
+    """Move w and m by `alpha` each step, towards the target (paper, section 4.4)."""
+    alpha: float = Field(0.01, gt=0)
+    """Step of the adaptive schedule."""
+    w_max: float = Field(1.5, ge=1)
+    """Largest w of the adaptive schedule."""
+    m_min: float = Field(0.5, ge=0, le=1)
+    """Smallest m of the adaptive schedule."""
+    surprisal: Literal["policy", "rollout"] = "policy"
+    """Whose log-probs rank the tokens: the trainer's before the update, or the engine's."""
+
+    @model_validator(mode="after")
+    def _starts_within_bounds(self) -> StareConfig:
+        if self.adaptive and self.w > self.w_max:
+            raise ValueError(f"w={self.w} starts above w_max={self.w_max}")
+        if self.adaptive and self.m < self.m_min:
+            raise ValueError(f"m={self.m} starts below m_min={self.m_min}")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class StareDecision:
+    """What the controller made of a batch's entropy: whether to reweight, and by how much.
+
+    `entropy_is_finite` is False for a batch whose entropy says nothing; it moved nothing.
+    """
+
+    gate_on: bool
+    w: float
+    m: float
+    entropy_is_finite: bool = True
+
+
+class StareController:
+    """The gate and the adaptive schedule; one `update` per step, before the weights are used."""
+
+    def __init__(self, config: StareConfig) -> None:
+        self._config = config
+        self._w = config.w
+        self._m = config.m
+
+    def update(self, batch_entropy: float) -> StareDecision:
+        """Decide for a batch.
+
+        Args:
+            batch_entropy: token mean of the policy's entropy over the global batch, before its
+                update, in nats.
+        """
+        config = self._config
+        if not math.isfinite(batch_entropy):
+            return StareDecision(False, self._w, self._m, entropy_is_finite=False)
+        if config.adaptive:
+            below = config.target_entropy - batch_entropy
+            step = math.copysign(config.alpha, below) if below else 0.0
+            self._w = min(max(self._w + step, 1.0), config.w_max)
+            self._m = min(max(self._m - step, config.m_min), 1.0)
+        gate_on = config.enabled and batch_entropy < config.target_entropy
+        return StareDecision(gate_on, self._w, self._m)
+
+    def state_dict(self) -> dict[str, float]:
+        """Where the schedule stands."""
+        return {"w": self._w, "m": self._m}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on from a saved schedule."""
+        self._w, self._m = state["w"], state["m"]
+
+
+@dataclass(frozen=True, slots=True)
+class StareSelection:
+    """L+ and L- on this rank, bool `[n]`, and the surprisal of their last tokens, in nats.
+
+    A threshold is the k-th largest surprisal of its sign over the global batch: the practical
+    critical value. NaN where nothing is selected.
+    """
+
+    positive: Tensor
+    negative: Tensor
+    threshold_positive: float
+    threshold_negative: float
+
+
+def stare_selection(
+    surprisal: Tensor,
+    advantages: Tensor,
+    *,
+    top_share: float,
+    token_ids: Tensor,
+    group: dist.ProcessGroup | None = None,
+) -> StareSelection:
+    """Select the `ceil(top_share * |T|)` most surprising tokens of each advantage sign T.
+
+    At least one where a sign has tokens and `top_share` > 0. Ties go to the smaller token ids.
+
+    Args:
+        surprisal: float32 `[n]`, nats.
+        advantages: float `[n]`; zero-advantage tokens are in neither set.
+        token_ids: int64 `[n]`, unique over the group.
+
+    Raises:
+        ValueError: on every rank, a surprisal is NaN; the message names the token id.
+    """
+    signs = (advantages > 0, advantages < 0)
+    counts = torch.stack([sign.sum() for sign in signs])
+    if group is not None:
+        dist.all_reduce(counts, group=group)
+    chosen: list[tuple[Tensor, float]] = []
+    for sign, count in zip(signs, counts.tolist(), strict=True):
+        top = global_top_k_with_threshold(
+            surprisal[sign], share_of(top_share, count), token_ids=token_ids[sign], group=group
+        )
+        chosen.append((torch.zeros_like(sign).masked_scatter_(sign, top.mask), top.threshold))
+    (positive, above), (negative, below) = chosen
+    return StareSelection(positive, negative, above, below)
+
+
+def share_of(share: float, count: int) -> int:
+    """ceil(share * count), in decimal: 0.1 of 30 is 3, whatever binary rounding says."""
+    return int((Decimal(str(share)) * count).to_integral_value(ROUND_CEILING))
+
+
+def selection_weights(
+    selection: StareSelection, decision: StareDecision, config: StareConfig
+) -> Tensor:
+    """omega of tokens already ranked, float32 `[n]`."""
+    omega = torch.ones_like(selection.positive, dtype=torch.float32)
+    if decision.gate_on:
+        omega[selection.positive] = decision.w
+        if config.variant == "C2":
+            omega[selection.negative] = decision.m
+    return omega
+
+
+def stare_weights(
+    surprisal: Tensor,
+    advantages: Tensor,
+    *,
+    decision: StareDecision,
+    config: StareConfig,
+    token_ids: Tensor | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> Tensor:
+    """omega, the factor of each token's loss, float32 `[n]` (STARE, algorithm steps 1 to 4).
+
+    Args:
+        surprisal: float32 `[n]`, nats, before the update.
+        advantages: float `[n]`, per token; 0 under the loss mask.
+        token_ids: int64 `[n]`, unique over the group, decide ties; needed with a group, and without
+            one they default to positions.
+    """
+    if token_ids is None:
+        if group is not None:
+            raise ValueError("token_ids is None with a group: positions are not unique over ranks")
+        token_ids = torch.arange(len(surprisal), device=surprisal.device)
+    selection = stare_selection(
+        surprisal, advantages, top_share=config.top_share, token_ids=token_ids, group=group
+    )
+    return selection_weights(selection, decision, config)
