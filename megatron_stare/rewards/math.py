@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 from math_verify import parse, verify
+from sympy import Integer
 
 from megatron_stare.rewards.answers import marked_answer, stated_answer
 
@@ -49,6 +50,9 @@ def math_reward(response: str, answer: str) -> float:
 
 def _parse_answer(expression: str) -> list[Any]:
     """The expression as sympy reads it, if it can, and as text."""
+    integer = _integer(expression)
+    if integer is not None:
+        return [Integer(integer)]
     return parse(rf"\boxed{{{expression}}}", parsing_timeout=0)
 
 
