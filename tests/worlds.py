@@ -6,6 +6,7 @@ Processes fork from a server that has imported torch once, so a world of 8 start
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -18,7 +19,9 @@ import torch
 import torch.distributed as dist
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "transformers"])
+_CONTEXT.set_forkserver_preload(
+    ["torch", "torch.distributed", "transformers", "megatron_stare.policy"]
+)
 
 
 def run_world(size: int, function: Callable[..., Any], *args: Any, timeout_s: float = 240) -> list:
@@ -51,7 +54,7 @@ def _result(rank: int, pipe: Connection, timeout_s: float) -> Any:
     if not pipe.poll(timeout_s):
         raise TimeoutError(f"rank {rank} gave no result within {timeout_s} s")
     try:
-        failure, value = pipe.recv()
+        failure, value = pickle.loads(pipe.recv_bytes())
     except EOFError:
         raise RuntimeError(f"rank {rank} died without a result") from None
     if failure:
@@ -69,10 +72,15 @@ def _rank_main(rank: int, size: int, store: str, pipe: Connection, function, arg
         timeout=timedelta(seconds=120),
     )
     try:
-        pipe.send((None, function(rank, *args)))
+        _send(pipe, None, function(rank, *args))
     except BaseException:
-        pipe.send((traceback.format_exc(), None))
+        _send(pipe, traceback.format_exc(), None)
     finally:
         # Leave together: a rank that exits early closes connections others still use.
         pipe.close()
         dist.destroy_process_group()
+
+
+def _send(pipe: Connection, failure: str | None, value: Any) -> None:
+    # By value: a tensor sent through shared memory is lost when this process ends first.
+    pipe.send_bytes(pickle.dumps((failure, value)))

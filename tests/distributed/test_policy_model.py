@@ -1,0 +1,81 @@
+"""The policy computes what transformers computes, under every split of the model.
+
+Log-probs, entropies and the gradient of every parameter, for ragged packed micro-batches, on the
+same weights. The vocabulary of 259 divides by no layout, heads are not hidden / num_heads wide.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from megatron_stare.config import ParallelConfig
+from megatron_stare.policy.groups import build_groups
+from tests.models import make_hf_folder
+from tests.policies import (
+    RaggedBatch,
+    assert_close_relative,
+    merge_ranks,
+    policy_pass,
+    transformers_pass,
+)
+from tests.worlds import run_world
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 20_000.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+NETWORKS = {
+    "qwen2": {"family": "qwen2"},
+    "qwen2 tied": {"family": "qwen2", "tied": True},
+    "qwen3": {"family": "qwen3", "attention_bias": True},
+    "qwen3 tied": {"family": "qwen3", "tied": True},
+    "llama": {"family": "llama", "attention_bias": True, "mlp_bias": True},
+    "llama tied": {"family": "llama", "tied": True, "rope_parameters": LLAMA3_ROPE},
+}
+LAYOUTS = {
+    "one process": ParallelConfig(),
+    "tp2": ParallelConfig(tensor=2),
+    "tp2 sp": ParallelConfig(tensor=2, sequence=True),
+    "pp2": ParallelConfig(pipeline=2),
+    "tp2 pp2 sp": ParallelConfig(tensor=2, pipeline=2, sequence=True),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    return {
+        name: make_hf_folder(root / name.replace(" ", "_"), max_shard_size="1GB", **network)
+        for name, network in NETWORKS.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def expected(folders):
+    batch = RaggedBatch.random()
+    return {name: transformers_pass(folder, batch) for name, folder in folders.items()}
+
+
+def all_networks(rank: int, folders: dict[str, Path], parallel: ParallelConfig):
+    groups = build_groups(parallel)
+    batch = RaggedBatch.random()
+    return {name: policy_pass(path, parallel, groups, batch) for name, path in folders.items()}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_policy_equals_transformers(layout, folders, expected):
+    parallel = LAYOUTS[layout]
+    ranks = run_world(parallel.tensor * parallel.pipeline, all_networks, folders, parallel)
+    for name, folder in folders.items():
+        result = merge_ranks([rank[name] for rank in ranks], folder)
+        torch.testing.assert_close(result.logprobs, expected[name].logprobs, atol=1e-5, rtol=0)
+        torch.testing.assert_close(result.entropies, expected[name].entropies, atol=1e-5, rtol=0)
+        assert result.gradients.keys() == expected[name].gradients.keys()
+        assert_close_relative(result.gradients, expected[name].gradients, 1e-5)
