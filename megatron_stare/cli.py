@@ -113,7 +113,10 @@ def _add_run(
 
 
 def _key_table(kind: type[BaseModel]) -> str:
-    rows = [f"  {key}: {type_} = {default}\n      {text}" for key, type_, default, text in describe(kind)]
+    rows = [
+        f"  {key}: {type_} = {default}\n      {text}"
+        for key, type_, default, text in describe(kind)
+    ]
     return "\n".join(["keys:", *rows])
 
 

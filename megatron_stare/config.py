@@ -289,7 +289,8 @@ class TrainConfig(Section):
         if longest > self.train.max_tokens_per_micro_batch:
             raise ValueError(
                 f"train.max_tokens_per_micro_batch={self.train.max_tokens_per_micro_batch} cannot "
-                f"hold one sample of data.max_prompt_tokens + rollout.max_response_tokens = {longest}"
+                "hold one sample of data.max_prompt_tokens + rollout.max_response_tokens = "
+                f"{longest}"
             )
         if self.reward.overlong_buffer_tokens > rollout.max_response_tokens:
             raise ValueError(

@@ -5,17 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from megatron_stare.errors import UserError
 
-ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
-
-def load_config(kind: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> ConfigT:
+def load_config[ConfigT: BaseModel](
+    kind: type[ConfigT], path: Path, overrides: Sequence[str] = ()
+) -> ConfigT:
     """Read `path`, apply overrides such as `optim.lr=1e-6`, check, and freeze.
 
     Raises:

@@ -57,9 +57,7 @@ class PolicyObjective:
             "clip_high": config.clip_high,
             "dual_clip": config.dual_clip,
         }
-        loss = clipped_policy_loss(
-            logprobs, old, terms.advantages, **bounds, weights=terms.weights
-        )
+        loss = clipped_policy_loss(logprobs, old, terms.advantages, **bounds, weights=terms.weights)
         counted = terms.coefficients > 0
         clipped = clip_shares(logprobs.detach(), old, terms.advantages, **bounds)
         kl = torch.zeros_like(logprobs)

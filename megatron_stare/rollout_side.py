@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from megatron_stare.config import EvalConfig, TrainConfig
+from megatron_stare.config import TrainConfig
 from megatron_stare.data.prompts import PromptSet
 from megatron_stare.data.tokenizer import load_tokenizer
-from megatron_stare.errors import UserError
 from megatron_stare.evaluate import evaluate
+from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.observe.loggers import Loggers
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.dump import dump_samples
@@ -22,7 +22,6 @@ from megatron_stare.rollout.engine import Engine
 from megatron_stare.rollout.replay import ReplayEngine
 from megatron_stare.rollout.sampler import Rollout, Sampler
 from megatron_stare.types import Prompt
-from megatron_stare.weights.hf_config import ModelShape
 
 
 @dataclass(slots=True)
@@ -37,16 +36,83 @@ class RolloutSide:
     held_out: list[Prompt]
 
     def collect(self, step: int) -> Rollout:
-        """The groups of a step; shows how many are done."""
-        config = self.config.rollout
-        num_samples = config.prompts_per_step * config.samples_per_prompt
+        """The groups of a step, generated and judged."""
+        rollout = self.config.rollout
+        num_samples = rollout.prompts_per_step * rollout.samples_per_prompt
         with self.loggers.progress.phase("generate", num_samples) as advance:
             sampler = Sampler(
                 self.prompts,
                 self.engine,
                 self.scorer,
-                config,
+                rollout,
                 seed=self.config.run.seed,
                 on_progress=advance,
             )
             return sampler.collect(step)
+
+    def evaluate(self) -> dict[str, float]:
+        """Held-out metrics of the weights in the engine."""
+        return evaluate(
+            self.engine,
+            self.held_out,
+            self.scorer,
+            self.config.eval,
+            seed=self.config.run.seed,
+        )
+
+    def dump(self, step: int, rollout: Rollout, advantages: Sequence[float]) -> None:
+        """Write every sample of the step; `advantages` of the kept samples, in batch order."""
+        path = self.config.run.dir / "samples" / f"step_{step:06d}.jsonl"
+        dump_samples(path, rollout, advantages)
+
+    def close(self) -> None:
+        """Stop the engine and the verifiers."""
+        self.engine.close()
+        self.scorer.close()
+
+
+@contextmanager
+def open_rollout_side(
+    config: TrainConfig, loggers: Loggers, rank: int, device: torch.device
+) -> Iterator[RolloutSide | None]:
+    """The rollout side on rank 0, None elsewhere; bad input of rank 0 is raised on every rank."""
+    side: RolloutSide | None = None
+
+    def build() -> None:
+        nonlocal side
+        side = _build(config, loggers, device)
+
+    from_rank_zero(build)
+    try:
+        yield side
+    finally:
+        if side is not None:
+            side.close()
+
+
+def _build(config: TrainConfig, loggers: Loggers, device: torch.device) -> RolloutSide:
+    tokenizer = load_tokenizer(config.model.path)
+    prompts = PromptSet(config.data, tokenizer, seed=config.run.seed)
+    loggers.message(str(prompts.report))
+    held_out: list[Prompt] = []
+    if config.eval.data is not None:
+        problems = PromptSet(config.eval.data, tokenizer, seed=config.run.seed)
+        loggers.message(str(problems.report))
+        held_out = problems.all()[: config.eval.max_prompts]
+    scorer = Scorer(config.reward, max_response_tokens=config.rollout.max_response_tokens)
+    engine = _build_engine(config, tokenizer, device)
+    return RolloutSide(config, loggers, engine, scorer, prompts, held_out)
+
+
+def _build_engine(
+    config: TrainConfig, tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> Engine:
+    if config.rollout.replay_path is not None:
+        return ReplayEngine(config.rollout.replay_path, tokenizer)
+    return EmbeddedEngine(
+        config.model.path,
+        tokenizer,
+        device=device,
+        dtype=getattr(torch, config.model.dtype),
+        max_batch_sequences=config.rollout.max_batch_sequences,
+    )

@@ -43,7 +43,8 @@ class Run:
             rollout = self.rollout_side.collect(step)
             return RolloutBatch.from_groups(rollout.groups)
 
-        return from_rank_zero(generate), rollout
+        batch = from_rank_zero(generate)
+        return batch, rollout
 
     def plan(self, batch: RolloutBatch) -> Share:
         """This rank's share of the batch, update by update."""
@@ -94,11 +95,13 @@ class Run:
 
         def measure() -> dict[str, float]:
             assert self.rollout_side is not None
-            return self.rollout_side.evaluate(step)
+            return self.rollout_side.evaluate()
 
         with self.session.phase("eval"):
             metrics = from_rank_zero(measure)
-        self.session.loggers.log(step, {**metrics, "time/eval_s": self.session.take_seconds("eval")})
+        self.session.loggers.log(
+            step, {**metrics, "time/eval_s": self.session.take_seconds("eval")}
+        )
 
     def record(self, step: int, rollout: Rollout | None, advantages: Tensor, metrics) -> None:
         """Log the step's metrics and dump its samples; `advantages` per sample, `[B]`."""
@@ -120,7 +123,9 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
             temperature=config.rollout.temperature,
             max_tokens_per_micro_batch=config.train.max_tokens_per_micro_batch,
         ) as session,
-        open_rollout_side(config, session.loggers, session.topology) as rollout_side,
+        open_rollout_side(
+            config, session.loggers, session.topology.rank, session.topology.device
+        ) as rollout_side,
     ):
         starting_weights = None
         if config.algorithm.kl != "none":

@@ -88,7 +88,7 @@ class Session:
             if self._bad_updates >= max_bad_updates:
                 raise UserError(
                     f"{self._bad_updates} updates in a row were not finite (last: {found}), the "
-                    f"limit of max_bad_updates={max_bad_updates}: lower optim.lr, or look at the data"
+                    f"limit of max_bad_updates={max_bad_updates}: lower optim.lr, or check the data"
                 )
         return result
 

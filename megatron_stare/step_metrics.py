@@ -67,7 +67,7 @@ def update_metrics(results: Sequence[UpdateResult]) -> dict[str, float]:
 def _quadrant_metrics(
     scores: TokenScores, ranked: RankedTokens, num_tokens: float, group: dist.ProcessGroup
 ) -> dict[str, float]:
-    sums = quadrant_sums(ranked.surprisal, scores.entropies, ranked.advantages, ranked.selection)
+    sums = quadrant_sums(scores.entropies, ranked.advantages, ranked.selection)
     counts, entropies = torch.tensor(_reduce(list(sums.flatten()), group)).view(2, 4).tolist()
     metrics: dict[str, float] = {}
     for name, count, entropy in zip(QUADRANTS, counts, entropies, strict=True):
@@ -91,7 +91,6 @@ def _mismatch_metrics(
     )
     if math.isnan(total):
         return {f"mismatch/{name}": math.nan for name in ("kl", "mean", "max", "p999")}
-    ids = torch.arange(difference.numel(), device=difference.device)
     return {
         "mismatch/kl": kl / count,
         "mismatch/mean": total / count,

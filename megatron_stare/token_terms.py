@@ -57,8 +57,11 @@ def rank_tokens(
     mask = batch.loss_mask[index].to(device)
     token_advantages = advantages[batch.sample_ids[index]].to(device) * mask
     rollout_logprobs = batch.rollout_logprobs[index].to(device)
-    uses_engine = config.surprisal == "rollout" or old is None
-    surprisal = -(rollout_logprobs if uses_engine else old.logprobs)
+    if config.surprisal == "rollout":
+        surprisal = -rollout_logprobs
+    else:
+        assert old is not None  # TrainConfig.needs_prepass
+        surprisal = -old.logprobs
     selection = stare_selection(
         surprisal,
         token_advantages,
@@ -80,7 +83,11 @@ def batch_entropy(
     With `surprisal: rollout` it is the mean surprisal of the sampled tokens, an unbiased estimate
     of it when sampling is not truncated.
     """
-    values = ranked.surprisal if config.surprisal == "rollout" or old is None else old.entropies
+    if config.surprisal == "rollout":
+        values = ranked.surprisal
+    else:
+        assert old is not None  # TrainConfig.needs_prepass
+        values = old.entropies
     total = torch.stack([values[ranked.mask].double().sum(), ranked.mask.sum().double()])
     dist.all_reduce(total, group=dp_group)
     return float(total[0] / total[1])

@@ -41,7 +41,9 @@ def train_step(run: Run, step: int) -> None:
     reference = run.score_reference(batch, share)
 
     advantages = group_advantages(batch.rewards, batch.group_ids, config.algorithm.advantage)
-    ranked = rank_tokens(batch, share, advantages, old, config.stare, dp)
+    ranked = rank_tokens(
+        batch, share, advantages, old, config.stare, dp, run.session.topology.device
+    )
     decision = run.controller.update(batch_entropy(ranked, old, config.stare, dp))
     terms = token_terms(batch, share, ranked, decision, old, reference, config)
 

@@ -80,7 +80,7 @@ class Group:
 
     @property
     def is_mixed(self) -> bool:
-        """Whether the verdicts differ, so that the group carries a learning signal (DAPO eq. 11)."""
+        """Whether the verdicts differ, so that the group carries a learning signal."""
         return len({reward.correct for reward in self.rewards}) > 1
 
 

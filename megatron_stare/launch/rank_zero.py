@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch.distributed as dist
 
 from megatron_stare.errors import ReportedUserError, UserError
 
-T = TypeVar("T")
 
-
-def from_rank_zero(function: Callable[[], T]) -> T:
+def from_rank_zero[T](function: Callable[[], T]) -> T:
     """Run `function` on rank 0 and give its result to every rank (pickled, over gloo).
 
     Raises:

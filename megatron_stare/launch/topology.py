@@ -1,6 +1,7 @@
 """Where this process stands in the world: the only reader of the environment.
 
-torchrun sets RANK, WORLD_SIZE, LOCAL_RANK and the address of rank 0; a plain start is a world of one.
+torchrun sets RANK, WORLD_SIZE, LOCAL_RANK and the address of rank 0; a plain start is a world of
+one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from megatron_stare.errors import UserError
 # Ranks wait in a broadcast while rank 0 generates a batch, which may take hours at 32k tokens.
 COLLECTIVE_TIMEOUT = timedelta(hours=12)
 
+
 @dataclass(frozen=True, slots=True)
 class Topology:
     """This process among the trainers. `device` is the one it computes on."""
@@ -36,7 +38,10 @@ def read_topology(environ: Mapping[str, str] = os.environ) -> Topology:
     local_rank = int(environ.get("LOCAL_RANK", 0))
     cuda = torch.cuda.is_available()
     return Topology(
-        rank, world_size, local_rank, torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+        rank,
+        world_size,
+        local_rank,
+        torch.device("cuda", local_rank) if cuda else torch.device("cpu"),
     )
 
 

@@ -1,7 +1,7 @@
 """The policy on this rank: score tokens, update weights, stream them out.
 
-Everything per token is flat over the tokens of this data-parallel rank, in plan order: micro-batch
-after micro-batch, sample after sample. `token_index` (data/packing.py) maps that order to the batch.
+Everything per token is flat over the tokens of this data-parallel rank: micro-batch after
+micro-batch, sample after sample (`data.packing.Share`).
 """
 
 from __future__ import annotations
@@ -73,7 +73,10 @@ class Objective(Protocol):
     """A loss over tokens. The sum of its values over all tokens of an update is what is minimised:
     it brings its own denominators, so nothing downstream divides."""
 
-    stat_names: tuple[str, ...]
+    @property
+    def stat_names(self) -> tuple[str, ...]:
+        """Names of the statistics, in order."""
+        ...
 
     def __call__(self, scores: TokenScores, tokens: slice) -> tuple[Tensor, Tensor]:
         """The loss (scalar) of one micro-batch and its statistics `[len(stat_names)]`, detached.
@@ -214,7 +217,7 @@ class Policy:
         return get_forward_backward_func()(
             forward_step_func=forward_step,
             data_iterator=iter(zip(inputs, tokens, strict=True)),
-            model=self.model,
+            model=[*self.model],
             num_microbatches=len(inputs),
             seq_length=max(packed.input_ids.numel() for packed in inputs),
             micro_batch_size=1,

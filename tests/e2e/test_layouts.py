@@ -35,9 +35,7 @@ def reference(tmp_path_factory):
 def test_metrics_and_final_weights_do_not_depend_on_the_layout(reference, tmp_path, name):
     processes, overrides = LAYOUTS[name]
     run = tmp_path / "run"
-    succeed(
-        "train", reference / "train.yaml", f"run.dir={run}", *overrides, processes=processes
-    )
+    succeed("train", reference / "train.yaml", f"run.dir={run}", *overrides, processes=processes)
     for expected, found in zip(metrics_of(reference / "run"), metrics_of(run), strict=True):
         assert found.keys() == expected.keys()
         for metric, value in expected.items():

@@ -1,4 +1,4 @@
-"""One process's policy: its updates are those of AdamW on the mean over the batch, or none at all."""
+"""One process's policy: its updates are AdamW on the mean over the batch, or none at all."""
 
 import math
 
@@ -31,9 +31,7 @@ def open_sft(tmp_path):
                 **sections,
             }
         )
-        return open_session(
-            config, num_updates=4, temperature=1.0, max_tokens_per_micro_batch=64
-        )
+        return open_session(config, num_updates=4, temperature=1.0, max_tokens_per_micro_batch=64)
 
     return open_it
 
@@ -98,7 +96,9 @@ def test_a_non_finite_update_changes_nothing_and_too_many_stop_the_run(open_sft,
         assert not math.isfinite(metrics["sft/loss"])
         for name, parameter in session.policy.named_parameters():
             torch.testing.assert_close(parameter, before[name], equal_nan=True, rtol=0, atol=0)
-        with pytest.raises(UserError, match=r"2 updates in a row were not finite .*max_bad_updates=2"):
+        with pytest.raises(
+            UserError, match=r"2 updates in a row were not finite .*max_bad_updates=2"
+        ):
             sft_step(session, batch, max_bad_updates=2)
 
 

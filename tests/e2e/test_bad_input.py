@@ -1,0 +1,151 @@
+"""What a user can get wrong ends with one clear line and exit code 2, never a traceback."""
+
+import contextlib
+import io
+import json
+import shutil
+
+import pytest
+
+from megatron_stare.cli import main
+from tests.e2e.programs import make_workspace, run_command, write_jsonl
+from tests.models import edit_json
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    return make_workspace(tmp_path_factory.mktemp("good"))
+
+
+@pytest.fixture
+def copy(workspace, tmp_path):
+    """A copy of the good workspace to spoil; its config names files of the copy."""
+    folder = tmp_path / "spoiled"
+    shutil.copytree(workspace, folder)
+    for config in folder.glob("*.yaml"):
+        config.write_text(config.read_text().replace(str(workspace), str(folder)))
+    return folder
+
+
+def refused(*arguments) -> str:
+    """Run a command in this process; it must return 2 and print one message, which is returned."""
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        assert main([str(argument) for argument in arguments]) == 2
+    [message] = [line for line in errors.getvalue().splitlines() if "error:" in line]
+    return message
+
+
+def test_an_unknown_key_names_its_nearest(workspace):
+    message = refused("train", workspace / "train.yaml", "optim.lrr=1")
+    assert "optim.lrr: unknown key (value 1); did you mean optim.lr?" in message
+
+
+def test_a_missing_model_folder(workspace):
+    assert "no/such/model" in refused("train", workspace / "train.yaml", "model.path=no/such/model")
+
+
+def test_a_missing_weight_shard(copy):
+    shard = sorted((copy / "model").glob("model-*.safetensors"))[1]
+    shard.unlink()
+    assert shard.name in refused("train", copy / "train.yaml")
+
+
+def test_a_truncated_weight_shard(copy):
+    shard = sorted((copy / "model").glob("model-*.safetensors"))[0]
+    shard.write_bytes(shard.read_bytes()[:-100])
+    assert shard.name in refused("train", copy / "train.yaml")
+
+
+def test_a_config_that_is_not_that_of_the_weights(copy):
+    edit_json(copy / "model" / "config.json", intermediate_size=96)
+    message = refused("train", copy / "train.yaml")
+    assert "mlp.gate_proj.weight has shape [80, 48], expected [96, 48]" in message
+
+
+def test_heads_that_tensor_parallelism_does_not_divide(workspace):
+    message = refused("train", workspace / "train.yaml", "parallel.tensor=3")
+    assert "parallel.tensor=3" in message
+
+
+def test_layers_that_pipeline_parallelism_does_not_divide(workspace):
+    assert "parallel.pipeline=3" in refused(
+        "train", workspace / "train.yaml", "parallel.pipeline=3"
+    )
+
+
+def test_a_world_that_replicas_do_not_fill(workspace):
+    message = refused("train", workspace / "train.yaml", "parallel.tensor=2")
+    assert "world size 1 does not fit parallel.tensor=2 x parallel.pipeline=1" in message
+
+
+def test_a_tokenizer_without_an_end_of_sequence(copy):
+    edit_json(copy / "model" / "tokenizer_config.json", eos_token=None)
+    assert "eos" in refused("train", copy / "train.yaml")
+
+
+def test_a_chat_template_asked_of_a_tokenizer_without_one(copy):
+    (copy / "model" / "chat_template.jinja").unlink()
+    assert "chat template" in refused("train", copy / "train.yaml", "data.template=chat")
+
+
+def test_empty_data(copy):
+    (copy / "prompts.jsonl").write_text("")
+    assert "prompts.jsonl" in refused("train", copy / "train.yaml")
+
+
+def test_a_field_that_no_row_has(workspace):
+    message = refused("train", workspace / "train.yaml", "data.prompt_field=question")
+    assert "question" in message
+    assert "answer" in message
+
+
+def test_prompts_that_are_all_too_long(workspace):
+    message = refused("train", workspace / "train.yaml", "data.max_prompt_tokens=2")
+    assert "over 2 tokens: 12" in message
+
+
+def test_a_prompt_over_the_limit_by_name(workspace):
+    message = refused(
+        "train",
+        workspace / "train.yaml",
+        "data.max_prompt_tokens=2",
+        "data.on_long_prompt=error",
+    )
+    assert "prompts.jsonl:1" in message
+    assert "max_prompt_tokens=2" in message
+
+
+def test_truncated_sampling_with_the_engines_surprisal(workspace):
+    message = refused(
+        "train", workspace / "train.yaml", "rollout.top_p=0.9", "stare.surprisal=rollout"
+    )
+    assert "stare.surprisal='rollout' with rollout.top_p=0.9" in message
+
+
+def test_a_verifier_that_cannot_be_imported(workspace):
+    assert "no_such_module" in refused(
+        "train", workspace / "train.yaml", "reward.kind=no_such_module:judge"
+    )
+
+
+def test_groups_without_any_signal_end_the_run_with_counts(copy):
+    rows = [json.loads(line) for line in (copy / "replay.jsonl").read_text().splitlines()]
+    write_jsonl(copy / "replay.jsonl", [row | {"response": "no idea"} for row in rows])
+    assert "max_rounds" in refused("train", copy / "train.yaml")
+
+
+def test_a_program_exits_with_2_and_no_traceback(workspace):
+    done = run_command("train", workspace / "train.yaml", "optim.lr=fast")
+    assert done.returncode == 2
+    assert done.stderr.count("megatron-stare: error") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_of_rank_zero_is_printed_once_and_ends_every_rank(copy):
+    (copy / "prompts.jsonl").write_text("")
+    done = run_command("train", copy / "train.yaml", processes=2)
+    assert done.returncode != 0
+    assert done.stderr.count("megatron-stare: error") == 1
