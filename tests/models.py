@@ -5,6 +5,8 @@
 holds config.json, generation_config.json, safetensors in several shards with their index, and a
 byte-level tokenizer with a ChatML template. Nothing in the network is symmetric or zero (biases and
 norms are random too), and the vocabulary, 259, divides by no tensor-parallel size.
+
+Classes of transformers are named at use: importing them takes seconds, in every process of a world.
 """
 
 from __future__ import annotations
@@ -14,27 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen3Config,
-)
 
 from megatron_stare.weights.hf_config import ModelShape
 from megatron_stare.weights.names import model_entries
 
-FAMILIES: dict[str, type[PreTrainedConfig]] = {
-    "qwen2": Qwen2Config,
-    "qwen3": Qwen3Config,
-    "llama": LlamaConfig,
-}
+FAMILIES = ("qwen2", "qwen3", "llama")
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
@@ -48,7 +38,9 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_tokenizer(*, eos: bool = True, chat_template: bool = True) -> PreTrainedTokenizerFast:
+def make_tokenizer(
+    *, eos: bool = True, chat_template: bool = True
+) -> transformers.PreTrainedTokenizerFast:
     """Byte-level BPE without merges: any text, one token a byte, plus the special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: index for index, token in enumerate(alphabet)}
@@ -56,7 +48,7 @@ def make_tokenizer(*, eos: bool = True, chat_template: bool = True) -> PreTraine
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
-    fast = PreTrainedTokenizerFast(
+    fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=SPECIAL_TOKENS[0],
         eos_token=SPECIAL_TOKENS[0] if eos else None,
@@ -66,7 +58,9 @@ def make_tokenizer(*, eos: bool = True, chat_template: bool = True) -> PreTraine
     return fast
 
 
-def tiny_config(family: str, *, tied: bool = False, **overrides: Any) -> PreTrainedConfig:
+def tiny_config(
+    family: str, *, tied: bool = False, **overrides: Any
+) -> transformers.PreTrainedConfig:
     """4 layers, 8 query heads in 4 KV groups: fits tensor parallelism 1, 2, 4 and pipeline 1, 2, 4.
 
     `head_dim` is not `hidden_size / num_attention_heads`, so that a mix-up of the two shows.
@@ -85,16 +79,16 @@ def tiny_config(family: str, *, tied: bool = False, **overrides: Any) -> PreTrai
         "bos_token_id": None,
         "eos_token_id": EOS_ID,
         "pad_token_id": EOS_ID,
-        "architectures": [FAMILIES[family].__name__.replace("Config", "ForCausalLM")],
+        "architectures": [f"{family.title()}ForCausalLM"],
     }
-    return FAMILIES[family](**(settings | overrides))
+    return transformers.AutoConfig.for_model(family, **(settings | overrides))
 
 
 def make_model(
     family: str, *, tied: bool = False, seed: int = 0, dtype: torch.dtype = torch.float32, **config
-) -> PreTrainedModel:
+) -> transformers.PreTrainedModel:
     """A transformers model with every parameter random: norms around 1, the rest around 0."""
-    model = AutoModelForCausalLM.from_config(
+    model = transformers.AutoModelForCausalLM.from_config(
         tiny_config(family, tied=tied, **config), attn_implementation="sdpa"
     )
     generator = torch.Generator().manual_seed(seed)
@@ -114,7 +108,7 @@ def make_hf_folder(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     max_shard_size: str = "100KB",
-    tokenizer: PreTrainedTokenizerFast | None = None,
+    tokenizer: transformers.PreTrainedTokenizerFast | None = None,
     **config: Any,
 ) -> Path:
     """Write the whole folder and return it; `max_shard_size="1GB"` gives a single file.
@@ -147,7 +141,7 @@ def empty_stage(
 ) -> dict[str, Tensor]:
     """The parameters of one pipeline stage as Megatron names and shapes them, filled with NaN."""
     layers = range(shape.num_layers // pp_size)
-    offset = shape.first_layer(pp_rank, pp_size)
+    offset = pp_rank * len(layers)
     held = [entry for entry in model_entries(shape).values() if entry.layer - offset in layers]
     if pp_size == 1:
         # A tied output layer is the embedding itself where one stage has both.

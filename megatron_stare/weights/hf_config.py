@@ -85,10 +85,6 @@ class ModelShape:
                     f"parallel.{key}={size} does not divide the model's {count} {divided}"
                 )
 
-    def first_layer(self, pp_rank: int, pp_size: int) -> int:
-        """Global index of a pipeline stage's first layer; stages have equal numbers of layers."""
-        return self.num_layers // pp_size * pp_rank
-
 
 class _HfConfig(BaseModel):
     """The keys of `config.json` that are read, with the defaults of their families."""

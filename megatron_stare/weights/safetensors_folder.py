@@ -73,7 +73,7 @@ def _read_index(path: Path) -> dict[str, set[str]]:
         ) from None
     names: dict[str, set[str]] = defaultdict(set)
     for name, file in items:
-        names[file].add(name)
+        names[str(file)].add(name)
     return names
 
 

@@ -167,11 +167,12 @@ class _Shards:
 def _write_weights(
     tensors: Iterable[tuple[str, Tensor]], shape: ModelShape, dtype: torch.dtype, shards: _Shards
 ) -> None:
+    written: list[str] = []
     for name, tensor in tensors:
         # A copy even where nothing is converted: exported tensors share storage.
         shards.add(name, tensor.to("cpu", dtype, copy=True).contiguous())
+        written.append(name)
     shards.finish()
-    written = sorted(name for names in shards.written for name in names)
-    expected = sorted({name for entry in model_entries(shape).values() for name in entry.hf})
-    if written != expected:
-        raise ValueError(f"wrote the tensors {written}, expected {expected}")
+    expected = {name for entry in model_entries(shape).values() for name in entry.hf}
+    if sorted(written) != sorted(expected):
+        raise ValueError(f"wrote the tensors {sorted(written)}, expected {sorted(expected)}")

@@ -1,0 +1,152 @@
+"""Weights in and out of real gloo worlds: every layout gives back the folder, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import transformers
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from megatron_stare.config import ModelConfig, ParallelConfig
+from megatron_stare.weights.export import export_hf_tensors
+from megatron_stare.weights.hf_config import ModelShape, read_hf_config
+from megatron_stare.weights.load import load_hf_weights
+from megatron_stare.weights.save import save_hf_folder
+from tests.models import FAMILIES, empty_stage, hf_tensors, make_hf_folder
+from tests.worlds import run_world
+
+LAYOUTS = [(2, 2), (4, 1), (1, 4)]
+"""Tensor and pipeline parallel sizes."""
+SMALL_BUCKET = 20_000
+"""Bytes: many buckets, and an embedding that is larger than one."""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> list[Path]:
+    """Every family, tied and untied."""
+    root = tmp_path_factory.mktemp("models")
+    return [
+        make_hf_folder(root / f"{family}-{tied}", family, tied=tied)
+        for family in FAMILIES
+        for tied in (False, True)
+    ]
+
+
+def new_groups(tp_size: int, pp_size: int) -> tuple[ProcessGroup, ProcessGroup]:
+    """This rank's tensor and pipeline group; tensor parallelism innermost."""
+    grid = torch.arange(tp_size * pp_size).reshape(pp_size, tp_size)
+    tp, _ = dist.new_subgroups_by_enumeration(grid.tolist())
+    pp, _ = dist.new_subgroups_by_enumeration(grid.T.tolist())
+    assert isinstance(tp, ProcessGroup)
+    assert isinstance(pp, ProcessGroup)
+    return tp, pp
+
+
+def assert_same_tensors(exported: list[tuple[str, Tensor]], expected: dict[str, Tensor]) -> None:
+    assert sorted(name for name, _ in exported) == sorted(expected)
+    for name, tensor in exported:
+        assert tensor.dtype == expected[name].dtype, name
+        assert torch.equal(tensor, expected[name]), name
+
+
+def round_trip(rank: int, folders: list[Path], tp_size: int, pp_size: int) -> list[str]:
+    tp, pp = new_groups(tp_size, pp_size)
+    order: list[str] = []
+    for folder in folders:
+        shape = read_hf_config(folder)
+        offset = pp.rank() * shape.num_layers // pp_size
+        params = empty_stage(shape, tp_size=tp_size, pp_rank=pp.rank(), pp_size=pp_size)
+        load_hf_weights(
+            params, folder, shape, tp_rank=tp.rank(), tp_size=tp_size, layer_offset=offset
+        )
+        for dtype in (torch.float32, torch.bfloat16):
+            exported = export_hf_tensors(
+                {name: param.to(dtype) for name, param in params.items()},
+                shape,
+                layer_offset=offset,
+                tp_group=tp,
+                pp_group=pp,
+                bucket_bytes=SMALL_BUCKET,
+            )
+            exported = list(exported)
+            expected = {name: tensor.to(dtype) for name, tensor in hf_tensors(folder).items()}
+            assert_same_tensors(exported, expected)
+            order += [name for name, _ in exported]
+    return order
+
+
+@pytest.mark.parametrize(("tp_size", "pp_size"), LAYOUTS)
+def test_every_rank_gets_the_folders_tensors_in_one_order(folders, tp_size, pp_size):
+    orders = run_world(tp_size * pp_size, round_trip, folders, tp_size, pp_size)
+    assert all(order == orders[0] for order in orders)
+
+
+def lacks_a_layer(rank: int, folder: Path) -> str:
+    shape = read_hf_config(folder)
+    stage: dict[str, Tensor] = empty_stage(shape, pp_rank=0, pp_size=4)
+    try:
+        list(
+            export_hf_tensors(
+                stage, shape, layer_offset=0, tp_group=None, pp_group=dist.group.WORLD
+            )
+        )
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_stages_that_do_not_make_a_model_are_an_error_on_every_rank(folders):
+    for message in run_world(2, lacks_a_layer, folders[0]):
+        assert "no pipeline stage holds the parameters" in message
+        assert "'output_layer.weight'" in message
+
+
+def through_megatron(rank: int, folders: list[Path], out: Path, tp_size: int, pp_size: int) -> None:
+    from megatron_stare.policy.groups import build_groups
+
+    parallel = ParallelConfig(tensor=tp_size, pipeline=pp_size)
+    groups = build_groups(parallel)
+    for folder in folders:
+        shape = read_hf_config(folder)
+        params = megatron_parameters(shape, folder, parallel, groups)
+        offset = groups.layer_offset(shape.num_layers)
+        load_hf_weights(
+            params,
+            folder,
+            shape,
+            tp_rank=groups.tp.rank(),
+            tp_size=tp_size,
+            layer_offset=offset,
+        )
+        exported = export_hf_tensors(
+            params, shape, layer_offset=offset, tp_group=groups.tp, pp_group=groups.pp
+        )
+        save_hf_folder(exported, folder, out / folder.name, dtype=torch.float32, write=rank == 0)
+
+
+def megatron_parameters(
+    shape: ModelShape, folder: Path, parallel: ParallelConfig, groups
+) -> dict[str, Tensor]:
+    from megatron_stare.policy.model import build_model
+
+    (chunk,) = build_model(shape, ModelConfig(path=folder), parallel, groups, seed=1)
+    return dict(chunk.named_parameters())
+
+
+@pytest.mark.parametrize(("tp_size", "pp_size"), [(1, 1), (2, 2)])
+def test_tables_cover_megatrons_model_and_transformers_loads_what_it_saves(
+    folders, tmp_path, tp_size, pp_size
+):
+    """Loading checks names and shapes of all parameters; the logits are then transformers' own."""
+    run_world(tp_size * pp_size, through_megatron, folders, tmp_path, tp_size, pp_size)
+    tokens = torch.arange(20).reshape(2, 10)
+    for folder in folders:
+        source, saved = (
+            transformers.AutoModelForCausalLM.from_pretrained(path)(tokens).logits
+            for path in (folder, tmp_path / folder.name)
+        )
+        assert torch.equal(source, saved), folder.name

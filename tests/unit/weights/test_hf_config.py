@@ -1,0 +1,196 @@
+"""`read_hf_config`: every spelling of the supported families, and a clear refusal of the rest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from megatron_stare.config import ParallelConfig
+from megatron_stare.errors import UserError
+from megatron_stare.weights.hf_config import ModelShape, read_hf_config
+from tests.models import FAMILIES, tiny_config
+
+QWEN25_32B = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "attention_dropout": 0.0,
+    "bos_token_id": 151643,
+    "eos_token_id": 151643,
+    "hidden_act": "silu",
+    "hidden_size": 5120,
+    "initializer_range": 0.02,
+    "intermediate_size": 27648,
+    "max_position_embeddings": 131072,
+    "max_window_layers": 64,
+    "model_type": "qwen2",
+    "num_attention_heads": 40,
+    "num_hidden_layers": 64,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 1000000.0,
+    "sliding_window": 131072,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+    "use_sliding_window": False,
+    "vocab_size": 152064,
+}
+"""As published, in the spelling before transformers 5."""
+
+LLAMA3_SCALING = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+def write(folder: Path, config: dict) -> Path:
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def tiny(folder: Path, family: str, **overrides) -> Path:
+    tiny_config(family, **overrides).save_pretrained(folder)
+    return folder
+
+
+def test_published_qwen25_32b(tmp_path):
+    assert read_hf_config(write(tmp_path, QWEN25_32B)) == ModelShape(
+        family="qwen2",
+        hidden_size=5120,
+        num_layers=64,
+        num_heads=40,
+        num_kv_heads=8,
+        head_dim=128,
+        ffn_size=27648,
+        vocab_size=152064,
+        rms_eps=1e-5,
+        rope_theta=1e6,
+        rope_scaling=None,
+        max_positions=131072,
+        tied=False,
+        qkv_bias=True,
+        o_bias=False,
+        mlp_bias=False,
+        qk_norm=False,
+        raw=QWEN25_32B,
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_transformers_writes(tmp_path, family):
+    shape = read_hf_config(tiny(tmp_path, family, tied=True))
+    assert (shape.family, shape.head_dim, shape.num_kv_heads) == (family, 8, 4)
+    assert (shape.rope_theta, shape.rope_scaling, shape.tied) == (20_000.0, None, True)
+    assert shape.qkv_bias == (family == "qwen2")
+    assert shape.qk_norm == (family == "qwen3")
+    assert not shape.o_bias
+    assert not shape.mlp_bias
+
+
+def test_biases_that_a_config_can_switch_on(tmp_path):
+    llama = read_hf_config(tiny(tmp_path, "llama", attention_bias=True, mlp_bias=True))
+    assert llama.qkv_bias
+    assert llama.o_bias
+    assert llama.mlp_bias
+    qwen3 = read_hf_config(tiny(tmp_path, "qwen3", attention_bias=True))
+    assert qwen3.qkv_bias
+    assert qwen3.o_bias
+    assert not qwen3.mlp_bias
+
+
+def test_keys_that_old_configs_leave_out(tmp_path):
+    absent = ("num_key_value_heads", "rope_theta", "tie_word_embeddings", "rms_norm_eps")
+    old = {key: value for key, value in QWEN25_32B.items() if key not in absent}
+    shape = read_hf_config(write(tmp_path, old | {"model_type": "llama"}))
+    assert (shape.num_kv_heads, shape.rope_theta, shape.tied) == (40, 10_000.0, False)
+    assert (shape.rms_eps, shape.qkv_bias) == (1e-6, False)
+    assert read_hf_config(write(tmp_path, old | {"model_type": "qwen3"})).head_dim == 128
+
+
+@pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
+def test_rope_scaling_in_both_spellings(tmp_path, key):
+    theta = {"rope_theta": 5e5}
+    inside = theta if key == "rope_parameters" else {}
+    scaling = {"rope_type": "llama3", **LLAMA3_SCALING, "original_max_position_embeddings": 8192}
+    config = QWEN25_32B | theta | {"model_type": "llama", key: scaling | inside}
+    shape = read_hf_config(write(tmp_path, config))
+    assert (shape.rope_theta, shape.rope_scaling) == (5e5, scaling)
+
+
+def test_yarn_under_its_oldest_name_gets_the_original_length(tmp_path):
+    config = QWEN25_32B | {"rope_scaling": {"type": "yarn", "factor": 4.0}}
+    assert read_hf_config(write(tmp_path, config)).rope_scaling == {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 131072,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"model_type": "gpt2"},
+            "model_type='gpt2' is not supported; expected one of qwen2, qwen3",
+        ),
+        ({"model_type": None}, "model_type=None is not supported"),
+        ({"hidden_act": "gelu"}, "hidden_act='gelu': input should be 'silu'"),
+        ({"use_sliding_window": True}, "use_sliding_window=true is not supported"),
+        ({"layer_types": ["sliding_attention"]}, "layer_types.0='sliding_attention'"),
+        (
+            {"num_key_value_heads": 7},
+            "num_key_value_heads=7 does not divide num_attention_heads=40",
+        ),
+        ({"hidden_size": None}, "hidden_size is missing"),
+        ({"hidden_size": "5120"}, "hidden_size='5120': input should be a valid integer"),
+        (
+            {"num_hidden_layers": 0},
+            "num_hidden_layers=0: input should be greater than or equal to 1",
+        ),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4}"),
+        (
+            {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+            "rope_type='dynamic' is not supported",
+        ),
+        ({"rope_scaling": {"type": "linear"}}, "rope_type='linear' with parameters []"),
+        ({"rope_parameters": {"full_attention": {}}}, "with parameters ['full_attention']"),
+    ],
+)
+def test_what_is_not_implemented_is_refused(tmp_path, change, message):
+    config = {key: value for key, value in (QWEN25_32B | change).items() if value is not None}
+    with pytest.raises(UserError) as error:
+        read_hf_config(write(tmp_path, config))
+    assert message in str(error.value)
+    assert str(error.value).startswith(f"{tmp_path}/config.json: ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_a_readable_config_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no such file; expected a Hugging Face model folder"):
+        read_hf_config(tmp_path / "absent")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="not valid JSON"):
+        read_hf_config(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(UserError, match="expected a JSON object, found list"):
+        read_hf_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ((3, 1), "parallel.tensor=3 does not divide the model's 8 attention heads"),
+        ((8, 1), "parallel.tensor=8 does not divide the model's 4 key-value heads"),
+        ((1, 3), "parallel.pipeline=3 does not divide the model's 4 layers"),
+    ],
+)
+def test_layouts_that_do_not_divide_the_network(tmp_path, layout, message):
+    shape = read_hf_config(tiny(tmp_path, "qwen3"))
+    shape.check_parallel(ParallelConfig(tensor=4, pipeline=4))
+    with pytest.raises(UserError, match=message):
+        shape.check_parallel(ParallelConfig(tensor=layout[0], pipeline=layout[1]))
+
+
+def test_ffn_channels_are_divided_too(tmp_path):
+    shape = read_hf_config(tiny(tmp_path, "qwen3", intermediate_size=82))
+    with pytest.raises(UserError, match="82 FFN channels"):
+        shape.check_parallel(ParallelConfig(tensor=4, pipeline=1))
