@@ -1,86 +1,158 @@
 """Real gloo worlds for tests: `run_world(n, function, *args)` runs a function in n processes.
 
 Processes fork from a server that has imported torch once, so a world of 8 starts in about a second.
+A world always ends: the first failure, a dead rank or the deadline ends all of it.
 """
 
 from __future__ import annotations
 
+import math
 import multiprocessing
-import pickle
 import tempfile
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    ["torch", "torch.distributed", "transformers", "megatron_stare.policy"]
+_CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "transformers"])
+_COLLECTIVES = (
+    "all_gather",
+    "all_gather_into_tensor",
+    "all_gather_single",
+    "all_reduce",
+    "all_to_all",
+    "all_to_all_single",
+    "broadcast",
+    "gather",
+    "isend",
+    "recv",
+    "reduce",
+    "reduce_scatter",
+    "reduce_scatter_single",
+    "reduce_scatter_tensor",
+    "scatter",
+    "send",
 )
+_GRACE_S = 0.5
+"""After a failure is seen: time for one that came before it, on another rank, to arrive."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a rank reports: its result, or the traceback of what it raised."""
+
+    value: Any = None
+    failure: str | None = None
+    at_s: float = -math.inf  # a rank that died tells no time: it broke the others, so it is first
 
 
 def run_world(size: int, function: Callable[..., Any], *args: Any, timeout_s: float = 240) -> list:
     """Call `function(rank, *args)` on every rank of a gloo world; return the results by rank.
 
-    `function` must be importable (top level of a test module); results must pickle. The first
-    exception of any rank fails the caller with that rank's traceback.
+    `function` must be importable (top level of a test module); results must pickle.
+
+    Raises:
+        AssertionError: a rank failed or died; the message has the traceback of the first that did.
+        TimeoutError: ranks gave no result in time; the message names them.
     """
     with tempfile.TemporaryDirectory() as folder:
         store = str(Path(folder) / "store")
-        workers = []
-        for rank in range(size):
-            ours, theirs = _CONTEXT.Pipe()
-            process = _CONTEXT.Process(
-                target=_rank_main, args=(rank, size, store, theirs, function, args), daemon=True
-            )
-            process.start()
-            theirs.close()
-            workers.append((process, ours))
+        processes, pipes = [], []
         try:
-            return [_result(rank, pipe, timeout_s) for rank, (_, pipe) in enumerate(workers)]
-        finally:
-            for process, _ in workers:
+            for rank in range(size):
+                ours, theirs = _CONTEXT.Pipe(duplex=False)
+                process = _CONTEXT.Process(
+                    target=_rank_main, args=(rank, size, store, theirs, function, args), daemon=True
+                )
+                process.start()
+                theirs.close()
+                processes.append(process)
+                pipes.append(ours)
+            results = _collect(pipes, timeout_s)
+            for process in processes:
                 process.join(timeout=5)
-                if process.is_alive():
-                    process.kill()
+            return results
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
 
 
-def _result(rank: int, pipe: Connection, timeout_s: float) -> Any:
-    if not pipe.poll(timeout_s):
-        raise TimeoutError(f"rank {rank} gave no result within {timeout_s} s")
+@contextmanager
+def recorded_collectives() -> Iterator[list[tuple[str, int]]]:
+    """Collectives of this rank inside the block: (function, bytes of its output) each."""
+    calls: list[tuple[str, int]] = []
+
+    def recorder(name: str) -> Callable[..., Any]:
+        original = getattr(dist, name)
+
+        def recorded(output, *args, **kwargs):
+            tensors = output if isinstance(output, list) else [output]
+            calls.append((name, sum(tensor.nbytes for tensor in tensors)))
+            return original(output, *args, **kwargs)
+
+        return recorded
+
+    with ExitStack() as stack:
+        for name in _COLLECTIVES:
+            stack.enter_context(mock.patch.object(dist, name, recorder(name)))
+        yield calls
+
+
+def _collect(pipes: Sequence[Connection], timeout_s: float) -> list:
+    deadline = time.monotonic() + timeout_s
+    rank_of = {pipe: rank for rank, pipe in enumerate(pipes)}
+    outcomes: dict[int, _Outcome] = {}
+    while rank_of and (ready := wait(list(rank_of), deadline - time.monotonic())):
+        for pipe in ready:
+            outcome = _receive(pipe)
+            outcomes[rank_of.pop(pipe)] = outcome
+            if outcome.failure:
+                deadline = min(deadline, time.monotonic() + _GRACE_S)
+    silent = sorted(rank_of.values())
+    failed = [rank for rank, outcome in outcomes.items() if outcome.failure]
+    if failed:
+        first = min(failed, key=lambda rank: outcomes[rank].at_s)
+        raise AssertionError(
+            f"rank {first} failed first (failed after it: {sorted({*failed} - {first})}, "
+            f"still running: {silent}):\n{outcomes[first].failure}"
+        )
+    if silent:
+        raise TimeoutError(f"ranks {silent} gave no result within {timeout_s} s")
+    return [outcomes[rank].value for rank in range(len(pipes))]
+
+
+def _receive(pipe: Connection) -> _Outcome:
     try:
-        failure, value = pickle.loads(pipe.recv_bytes())
+        return pipe.recv()
     except EOFError:
-        raise RuntimeError(f"rank {rank} died without a result") from None
-    if failure:
-        raise AssertionError(f"rank {rank} failed:\n{failure}")
-    return value
+        return _Outcome(failure="it died without a result")
 
 
 def _rank_main(rank: int, size: int, store: str, pipe: Connection, function, args) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        store=dist.FileStore(store, size),
-        rank=rank,
-        world_size=size,
-        timeout=timedelta(seconds=120),
-    )
     try:
-        _send(pipe, None, function(rank, *args))
+        dist.init_process_group(
+            "gloo",
+            store=dist.FileStore(store, size),
+            rank=rank,
+            world_size=size,
+            timeout=timedelta(seconds=120),
+        )
+        pipe.send(_Outcome(value=function(rank, *args)))
     except BaseException:
-        _send(pipe, traceback.format_exc(), None)
+        pipe.send(_Outcome(failure=traceback.format_exc(), at_s=time.monotonic()))
     finally:
         # Leave together: a rank that exits early closes connections others still use.
         pipe.close()
         dist.destroy_process_group()
-
-
-def _send(pipe: Connection, failure: str | None, value: Any) -> None:
-    # By value: a tensor sent through shared memory is lost when this process ends first.
-    pipe.send_bytes(pickle.dumps((failure, value)))

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_stare.ops.selection import global_kth_value, global_top_k
-from tests.worlds import run_world
+from tests.worlds import recorded_collectives, run_world
 
 
 def tied_values(n: int) -> torch.Tensor:
@@ -44,32 +44,16 @@ def selects_the_same_tokens_however_they_are_split(rank: int) -> None:
             assert kth == global_kth_value(values, k)
 
 
-def all_reduce_bytes(action) -> list[int]:
-    """Bytes of every all-reduce that `action` makes."""
-    sizes: list[int] = []
-    original = dist.all_reduce
-
-    def counted(tensor, *args, **kwargs):
-        sizes.append(tensor.numel() * tensor.element_size())
-        return original(tensor, *args, **kwargs)
-
-    dist.all_reduce = counted
-    try:
-        action()
-    finally:
-        dist.all_reduce = original
-    return sizes
-
-
 def traffic(rank: int) -> dict[str, list[int]]:
     size = dist.get_world_size()
 
     def sizes(values: torch.Tensor, id_stride: int = 1) -> list[int]:
         ids = (torch.arange(len(values)) * size + rank) * id_stride
         k = len(values) * size // 10
-        return all_reduce_bytes(
-            lambda: global_top_k(values, k, token_ids=ids, group=dist.group.WORLD)
-        )
+        with recorded_collectives() as calls:
+            global_top_k(values, k, token_ids=ids, group=dist.group.WORLD)
+        assert {name for name, _ in calls} == {"all_reduce"}
+        return [num_bytes for _, num_bytes in calls]
 
     generator = torch.Generator().manual_seed(rank)
     return {
