@@ -56,7 +56,7 @@ def _sft(arguments: argparse.Namespace) -> int:
 
 def _eval(arguments: argparse.Namespace) -> int:
     config = load_config(EvalConfig, arguments.config, arguments.overrides)
-    from megatron_stare.evaluate import evaluate_folder
+    from megatron_stare.evaluate_folder import evaluate_folder
 
     for name, value in evaluate_folder(config).items():
         print(f"{name}\t{value:.4f}")

@@ -230,6 +230,8 @@ class EvalSection(SamplingConfig):
     """Steps between evaluations; 0 evaluates at the start and end only."""
     samples_per_prompt: int = Field(1, ge=1)
     """k of avg@k; pass@k is reported for 1, 2, 4, ... k."""
+    max_batch_sequences: int = Field(512, ge=1)
+    """Sequences that `megatron-stare eval` generates together."""
     max_prompts: int | None = Field(None, ge=1)
     """Use the first problems only."""
 

@@ -22,6 +22,7 @@ from megatron_stare.rollout.engine import Engine
 from megatron_stare.rollout.replay import ReplayEngine
 from megatron_stare.rollout.sampler import Rollout, Sampler
 from megatron_stare.types import Prompt
+from megatron_stare.weights.hf_config import read_hf_config
 
 
 @dataclass(slots=True)
@@ -52,18 +53,20 @@ class RolloutSide:
 
     def evaluate(self) -> dict[str, float]:
         """Held-out metrics of the weights in the engine."""
-        return evaluate(
-            self.engine,
-            self.held_out,
-            self.scorer,
-            self.config.eval,
-            seed=self.config.run.seed,
-        )
+        with self.loggers.progress.phase("evaluate") as advance:
+            return evaluate(
+                self.engine,
+                self.held_out,
+                self.scorer,
+                self.config.eval,
+                seed=self.config.run.seed,
+                on_progress=advance,
+            ).metrics
 
     def dump(self, step: int, rollout: Rollout, advantages: Sequence[float]) -> None:
         """Write every sample of the step; `advantages` of the kept samples, in batch order."""
         path = self.config.run.dir / "samples" / f"step_{step:06d}.jsonl"
-        dump_samples(path, rollout, advantages)
+        dump_samples(path, rollout.groups, advantages, rollout.filtered)
 
     def close(self) -> None:
         """Stop the engine and the verifiers."""
@@ -98,7 +101,7 @@ def _build(config: TrainConfig, loggers: Loggers, device: torch.device) -> Rollo
     if config.eval.data is not None:
         problems = PromptSet(config.eval.data, tokenizer, seed=config.run.seed)
         loggers.message(str(problems.report))
-        held_out = problems.all()[: config.eval.max_prompts]
+        held_out = problems.all()
     scorer = Scorer(config.reward, max_response_tokens=config.rollout.max_response_tokens)
     engine = _build_engine(config, tokenizer, device)
     return RolloutSide(config, loggers, engine, scorer, prompts, held_out)
@@ -108,7 +111,8 @@ def _build_engine(
     config: TrainConfig, tokenizer: PreTrainedTokenizerBase, device: torch.device
 ) -> Engine:
     if config.rollout.replay_path is not None:
-        return ReplayEngine(config.rollout.replay_path, tokenizer)
+        vocab_size = read_hf_config(config.model.path).vocab_size
+        return ReplayEngine(config.rollout.replay_path, tokenizer, vocab_size=vocab_size)
     return EmbeddedEngine(
         config.model.path,
         tokenizer,
