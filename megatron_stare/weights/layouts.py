@@ -130,7 +130,8 @@ class VocabParallel:
         rows = -(-shape.vocab_size // tp_size)
         start = min(tp_rank * rows, shape.vocab_size)
         part = sources[0][start : min(start + rows, shape.vocab_size)]
-        return pad(part, (0, 0, 0, rows - part.shape[0]))
+        missing = rows - part.shape[0]
+        return pad(part, (0, 0, 0, missing)) if missing else part
 
     def merge(self, shards: Sequence[Tensor], shape: ModelShape) -> list[Tensor]:
         """`P x [ceil(V/P), h]` to `[V, h]`."""
