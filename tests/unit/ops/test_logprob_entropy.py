@@ -1,0 +1,159 @@
+"""The head on one rank, against a dense float64 reference."""
+
+import gc
+import math
+import weakref
+
+import pytest
+import torch
+
+from megatron_stare.ops.logprob_entropy import linear_logprob_entropy, logprob_entropy
+from tests.dense_head import (
+    assert_near,
+    assert_near_in_norm,
+    dense_logprob_entropy,
+    random_head,
+)
+
+
+def run(hidden, weight, targets, d_logprob, form: str, **options):
+    """Log-prob, entropy, d_hidden and d_weight through either form."""
+    hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    if form == "linear":
+        logprob, entropy = linear_logprob_entropy(hidden, weight, targets, **options)
+    else:
+        logits = hidden @ weight.t()
+        logprob, entropy = logprob_entropy(logits, targets, **options)
+    (d_logprob * logprob).sum().backward()
+    return logprob.detach(), entropy, hidden.grad, weight.grad
+
+
+@pytest.mark.parametrize("form", ["linear", "logits"])
+@pytest.mark.parametrize("vocab_size", [40, 37, 1])
+@pytest.mark.parametrize("temperature", [1.0, 0.7, torch.linspace(0.5, 2.0, 23)])
+def test_values_and_gradients_equal_the_dense_reference(form, vocab_size, temperature):
+    case = random_head(23, 16, 40, vocab_size)
+    expected = dense_logprob_entropy(*case, vocab_size=vocab_size, temperature=temperature)
+    actual = run(*case, form, vocab_size=vocab_size, temperature=temperature)
+    for got, want in zip(actual, expected, strict=True):
+        assert got.dtype == torch.float32
+        assert_near(got, want, 2e-5)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 23, 1000])
+def test_chunks_change_nothing(chunk_size):
+    case = random_head(23, 16, 40)
+    whole = run(*case, "linear", chunk_size=23)
+    for got, want in zip(run(*case, "linear", chunk_size=chunk_size), whole, strict=True):
+        assert_near(got, want, 1e-5)
+
+
+@pytest.mark.parametrize("offset", [-500.0, 500.0])
+def test_nothing_cancels_far_from_zero(offset):
+    logits = torch.randn(64, 300, generator=torch.Generator().manual_seed(0)) + offset
+    targets = torch.arange(64)
+    logprob, entropy = logprob_entropy(logits, targets)
+    reference = logits.double().log_softmax(-1)
+    assert_near(logprob, reference[targets, targets], 2e-6)
+    assert_near(entropy, -(reference.exp() * reference).sum(-1), 2e-6)
+
+
+def test_a_row_with_all_mass_on_one_token():
+    logits = torch.zeros(2, 10)
+    logits[:, 3] = 500.0
+    logprob, entropy = logprob_entropy(logits.requires_grad_(), torch.tensor([3, 4]))
+    assert logprob.tolist() == [0.0, -500.0]
+    assert entropy.tolist() == [0.0, 0.0]
+    logprob.sum().backward()
+    expected = torch.zeros(2, 10)
+    expected[1, 3], expected[1, 4] = -1.0, 1.0
+    assert torch.equal(logits.grad, expected)
+
+
+def test_equal_logits_have_the_entropy_of_the_true_vocabulary():
+    logits = torch.full((1, 64), 3.0)
+    logits[:, 50:] = 1e4  # padding, whatever stands there
+    logprob, entropy = logprob_entropy(logits, torch.tensor([0]), vocab_size=50)
+    assert entropy.item() == pytest.approx(math.log(50))
+    assert logprob.item() == pytest.approx(-math.log(50))
+
+
+def test_padded_columns_get_no_gradient():
+    hidden, weight, targets, _ = random_head(9, 16, 40, 37)
+    weight.requires_grad_()
+    linear_logprob_entropy(hidden, weight, targets, vocab_size=37)[0].sum().backward()
+    assert weight.grad is not None
+    assert not weight.grad[37:].any()
+
+
+def test_bfloat16_inputs_lose_nothing_to_bfloat16_logits():
+    """Against float64 of the same bfloat16 inputs, log-probs are as good as float32 ones."""
+    hidden, weight, targets, d_logprob = random_head(50, 64, 200, scale=4.0)
+    case = (hidden.bfloat16(), weight.bfloat16(), targets, d_logprob)
+    logprob, entropy, d_hidden, d_weight = run(*case, "linear")
+    expected = dense_logprob_entropy(*case)
+    assert_near(logprob, expected[0], 1e-5)
+    assert_near(entropy, expected[1], 1e-5)
+    assert d_hidden.dtype == d_weight.dtype == torch.bfloat16
+    assert_near_in_norm(d_hidden, expected[2], 2**-9)  # rounded to bfloat16 once, at the end
+    assert_near_in_norm(d_weight, expected[3], 2**-9)
+
+
+def test_logits_are_not_modified():
+    logits = torch.randn(5, 11)
+    before = logits.clone()
+    logprob, _ = logprob_entropy(logits.requires_grad_(), torch.arange(5), temperature=0.5)
+    logprob.sum().backward()
+    assert torch.equal(logits, before)
+
+
+def test_no_tokens():
+    hidden, weight, targets, d_logprob = random_head(0, 16, 40)
+    logprob, entropy, d_hidden, d_weight = run(hidden, weight, targets, d_logprob, "linear")
+    assert logprob.shape == entropy.shape == (0,)
+    assert d_hidden.shape == (0, 16)
+    assert not d_weight.any()
+
+
+def test_the_entropy_carries_no_gradient():
+    hidden, weight, targets, _ = random_head(4, 16, 40)
+    logprob, entropy = linear_logprob_entropy(hidden.requires_grad_(), weight, targets)
+    assert logprob.requires_grad
+    assert not entropy.requires_grad
+
+
+def test_what_is_kept_for_the_backward_is_the_inputs_and_a_few_numbers_a_token():
+    n = 100
+    hidden, weight, targets, _ = random_head(n, 16, 400)
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        linear_logprob_entropy(hidden.requires_grad_(), weight.requires_grad_(), targets)
+    inputs = {hidden.data_ptr(), weight.data_ptr()}
+    others = [tensor for tensor in kept if tensor.data_ptr() not in inputs]
+    assert all(tensor.shape == (n,) for tensor in others)
+    assert len(others) <= 4
+
+
+def test_nothing_is_kept_without_gradients():
+    hidden, weight, targets, _ = random_head(4, 16, 40)
+    alive = weakref.ref(hidden)
+    with torch.no_grad():
+        logprob, _ = linear_logprob_entropy(hidden, weight.requires_grad_(), targets)
+    del hidden
+    gc.collect()
+    assert logprob.grad_fn is None
+    assert alive() is None
+
+
+@pytest.mark.parametrize("target", [-1, 37, 39])
+def test_a_target_outside_the_vocabulary_is_an_error(target):
+    hidden, weight, targets, _ = random_head(4, 16, 40, 37)
+    targets[2] = target
+    with pytest.raises(RuntimeError, match=r"not a token id in \[0, 37\)"):
+        linear_logprob_entropy(hidden, weight, targets, vocab_size=37)
+
+
+def test_a_vocabulary_larger_than_its_shards_is_an_error():
+    hidden, weight, targets, _ = random_head(4, 16, 40)
+    with pytest.raises(ValueError, match="vocab_size 41 exceeds 1 shards of 40 columns"):
+        linear_logprob_entropy(hidden, weight, targets, vocab_size=41)
