@@ -1,8 +1,8 @@
 """STARE: surprisal-guided reweighting of token advantages (arXiv 2606.19236).
 
-    rank     L+ and L-: the top share, by surprisal, of the tokens of positive and negative advantage
+    rank     L+ and L-: the most surprising tokens of positive and of negative advantage
     gate     on while the batch's entropy is below the target
-    weigh    omega = W on L+, and with variant C2 also M on L-; 1 elsewhere, and while the gate is off
+    weigh    omega = W on L+, in variant C2 also M on L-; 1 elsewhere, and while the gate is off
 
 L+ and L- are exact over the *global* batch: the same tokens in every layout and micro-batch size.
 Everything per token is flat, `[n]`, over the tokens of this rank; `group` spans the ranks that hold
@@ -27,7 +27,9 @@ from megatron_stare.ops.selection import global_top_k_with_threshold
 class StareConfig(BaseModel):
     """The method's settings. Its defaults are the paper's for models up to 7B."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     enabled: bool = True
     """False is plain GRPO: the gate stays off. Tokens are still ranked, for the metrics."""
@@ -65,7 +67,8 @@ class StareConfig(BaseModel):
 class StareDecision:
     """What the controller made of a batch's entropy: whether to reweight, and by how much.
 
-    `entropy_is_finite` is False for a batch whose entropy says nothing; it moved nothing.
+    `entropy_is_finite` is False for a batch whose entropy says nothing: it moved nothing, and the
+    decision is that of the step before.
     """
 
     gate_on: bool
@@ -79,34 +82,40 @@ class StareController:
 
     def __init__(self, config: StareConfig) -> None:
         self._config = config
+        self._gate_on = config.enabled
         self._w = config.w
         self._m = config.m
 
     def update(self, batch_entropy: float) -> StareDecision:
-        """Decide for a batch.
+        """Decide for a batch; an entropy that is not finite changes nothing (the gate starts on).
 
         Args:
             batch_entropy: token mean of the policy's entropy over the global batch, before its
                 update, in nats.
         """
+        is_finite = math.isfinite(batch_entropy)
+        if is_finite and self._config.enabled:
+            self._gate_on = batch_entropy < self._config.target_entropy
+            if self._config.adaptive:
+                self._adapt(batch_entropy)
+        return StareDecision(self._gate_on, self._w, self._m, is_finite)
+
+    def _adapt(self, batch_entropy: float) -> None:
         config = self._config
-        if not math.isfinite(batch_entropy):
-            return StareDecision(False, self._w, self._m, entropy_is_finite=False)
-        if config.adaptive:
-            below = config.target_entropy - batch_entropy
-            step = math.copysign(config.alpha, below) if below else 0.0
-            self._w = min(max(self._w + step, 1.0), config.w_max)
-            self._m = min(max(self._m - step, config.m_min), 1.0)
-        gate_on = config.enabled and batch_entropy < config.target_entropy
-        return StareDecision(gate_on, self._w, self._m)
+        below = config.target_entropy - batch_entropy
+        step = math.copysign(config.alpha, below) if below else 0.0
+        self._w = min(max(self._w + step, 1.0), config.w_max)
+        self._m = min(max(self._m - step, config.m_min), 1.0)
 
-    def state_dict(self) -> dict[str, float]:
-        """Where the schedule stands."""
-        return {"w": self._w, "m": self._m}
+    def state_dict(self) -> dict[str, float | bool]:
+        """Where gate and schedule stand."""
+        return {"gate_on": self._gate_on, "w": self._w, "m": self._m}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """Go on from a saved schedule."""
-        self._w, self._m = state["w"], state["m"]
+    def load_state_dict(self, state: dict[str, float | bool]) -> None:
+        """Go on from a saved state; weights that do not adapt stay those of the config."""
+        self._gate_on = self._config.enabled and bool(state["gate_on"])
+        if self._config.adaptive:
+            self._w, self._m = state["w"], state["m"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +172,14 @@ def share_of(share: float, count: int) -> int:
 
 
 def selection_weights(
-    selection: StareSelection, decision: StareDecision, config: StareConfig
+    selection: StareSelection,
+    decision: StareDecision,
+    config: StareConfig,
+    *,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """omega of tokens already ranked, float32 `[n]`."""
-    omega = torch.ones_like(selection.positive, dtype=torch.float32)
+    """omega of tokens already ranked, `[n]`."""
+    omega = torch.ones_like(selection.positive, dtype=dtype)
     if decision.gate_on:
         omega[selection.positive] = decision.w
         if config.variant == "C2":
@@ -183,19 +196,26 @@ def stare_weights(
     token_ids: Tensor | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """omega, the factor of each token's loss, float32 `[n]` (STARE, algorithm steps 1 to 4).
+    """omega, the factor of each token's loss, `[n]` in the dtype of `surprisal` (steps 1 to 4).
+
+    While the gate is off nothing is ranked, and nothing communicated.
 
     Args:
-        surprisal: float32 `[n]`, nats, before the update.
+        surprisal: float `[n]`, nats, before the update.
         advantages: float `[n]`, per token; 0 under the loss mask.
         token_ids: int64 `[n]`, unique over the group, decide ties; needed with a group, and without
             one they default to positions.
+
+    Raises:
+        ValueError: token ids are missing with a group, or as for `stare_selection`.
     """
     if token_ids is None:
         if group is not None:
             raise ValueError("token_ids is None with a group: positions are not unique over ranks")
         token_ids = torch.arange(len(surprisal), device=surprisal.device)
+    if not decision.gate_on:
+        return torch.ones_like(surprisal)
     selection = stare_selection(
         surprisal, advantages, top_share=config.top_share, token_ids=token_ids, group=group
     )
-    return selection_weights(selection, decision, config)
+    return selection_weights(selection, decision, config, dtype=surprisal.dtype)

@@ -1,0 +1,35 @@
+"""How token losses become one number: a mean has one owner.
+
+    loss = sum_t coefficient[sample(t)] * l_t      over every counted token of the global batch
+
+With N counted tokens, n_i of them in sample i, and S samples that have any:
+    token-mean            1 / N          every token weighs the same
+    seq-mean-token-mean   1 / (S n_i)    every sample weighs the same
+    seq-mean-token-sum    1 / S          every sample weighs as much as it is long
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def aggregation_coefficients(kind: str, num_loss_tokens: Tensor) -> Tensor:
+    """The coefficient of each sample's tokens, float32 `[B]`; 0 for a sample without any.
+
+    Args:
+        kind: a key of `AGGREGATIONS`.
+        num_loss_tokens: int64 `[B]`, counted tokens of every sample of the global batch.
+    """
+    counts = num_loss_tokens.double()
+    coefficients = AGGREGATIONS[kind](counts, (counts > 0).sum())
+    return coefficients.masked_fill(counts == 0, 0.0).float()
+
+
+AGGREGATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "token-mean": lambda counts, samples: torch.ones_like(counts) / counts.sum(),
+    "seq-mean-token-mean": lambda counts, samples: 1 / (samples * counts),
+    "seq-mean-token-sum": lambda counts, samples: torch.ones_like(counts) / samples,
+}

@@ -1,0 +1,84 @@
+"""Per-token losses, flat over tokens: `[n]` each, to be minimised. Aggregation is elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+MAX_LOG_RATIO = 20.0
+MAX_K3 = 10.0
+
+
+def clipped_policy_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """PPO's clipped surrogate with clip-higher and dual clip (STARE, algorithm step 6).
+
+        r = exp(clamp(logprob - old, -20, 20))
+        l = max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high)),  for A < 0 at most -A dual_clip
+        loss = weight * l
+
+    Args:
+        logprobs: of the sampled tokens under the policy being trained, nats; carries the gradient.
+        old_logprobs: under the policy that starts the step, nats.
+        advantages: of each token's sample.
+        weights: STARE's omega; carries no gradient. None stands for 1.
+    """
+    ratio = _ratio(logprobs, old_logprobs)
+    plain = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
+    # Not torch.maximum: it halves the gradient of ties, which on-policy tokens are if a clip is 0.
+    loss = torch.where(clipped > plain, clipped, plain)
+    bounded = torch.minimum(loss, -advantages * dual_clip)
+    loss = torch.where(advantages < 0, bounded, loss)
+    return loss if weights is None else loss * weights.detach()
+
+
+def clip_shares(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which tokens each bound holds back, bool `[n]`: below, above, and by the dual clip."""
+    ratio = _ratio(logprobs, old_logprobs)
+    low = (advantages < 0) & (ratio < 1 - clip_low)
+    high = (advantages > 0) & (ratio > 1 + clip_high)
+    return low, high, (advantages < 0) & (ratio > dual_clip)
+
+
+def kl_penalty(logprobs: Tensor, reference_logprobs: Tensor, kind: str) -> Tensor:
+    """Estimate of KL(policy || reference) per sampled token, nats `[n]`.
+
+    With d = reference - logprob: k1 = -d, k2 = d^2 / 2, k3 = e^d - d - 1, where k3 clamps d to +-20
+    and is at most 10 (Schulman, "Approximating KL Divergence").
+    """
+    return KL_ESTIMATORS[kind](reference_logprobs - logprobs)
+
+
+def _k3(d: Tensor) -> Tensor:
+    d = d.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    return (d.exp() - d - 1).clamp(max=MAX_K3)
+
+
+KL_ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "k1": lambda d: -d,
+    "k2": lambda d: d.square() / 2,
+    "k3": _k3,
+}
+
+
+def _ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
+    return (logprobs - old_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()

@@ -1,0 +1,56 @@
+"""Aggregation: the mean over the global batch, in three definitions."""
+
+from typing import get_args
+
+import pytest
+import torch
+
+from megatron_stare.algorithms.aggregation import AGGREGATIONS, aggregation_coefficients
+from megatron_stare.config import AlgorithmConfig
+from tests.unit.algorithms.golden import method_example, tensor
+
+every_kind = pytest.mark.parametrize("kind", AGGREGATIONS)
+
+
+def test_the_config_offers_what_the_table_holds():
+    kinds = get_args(AlgorithmConfig.model_fields["aggregation"].annotation)
+    assert set(kinds) == set(AGGREGATIONS)
+
+
+@every_kind
+def test_golden_means(kind):
+    inputs, expected = method_example("GRPO/clipped_loss")
+    mask = tensor(inputs["mask"])
+    coefficients = aggregation_coefficients(kind, mask.sum(dim=1).long())
+    loss = (coefficients[:, None] * tensor(expected["token_loss"]) * mask).sum()
+    assert loss.item() == pytest.approx(expected[kind], rel=1e-6)
+
+
+def test_each_kind_on_a_ragged_batch():
+    counts = torch.tensor([1, 3, 4])
+    expected = {
+        "token-mean": [1 / 8, 1 / 8, 1 / 8],
+        "seq-mean-token-mean": [1 / 3, 1 / 9, 1 / 12],
+        "seq-mean-token-sum": [1 / 3, 1 / 3, 1 / 3],
+    }
+    for kind, values in expected.items():
+        assert aggregation_coefficients(kind, counts).tolist() == pytest.approx(values)
+
+
+@every_kind
+def test_samples_without_loss_tokens_change_nothing(kind):
+    padded = aggregation_coefficients(kind, torch.tensor([0, 2, 0, 5]))
+    assert torch.equal(padded[[1, 3]], aggregation_coefficients(kind, torch.tensor([2, 5])))
+    assert padded[[0, 2]].tolist() == [0.0, 0.0]
+
+
+@every_kind
+def test_a_batch_without_loss_tokens_has_no_loss(kind):
+    assert aggregation_coefficients(kind, torch.tensor([0, 0])).tolist() == [0.0, 0.0]
+
+
+def test_large_batches_lose_no_precision():
+    counts = torch.full((512,), 32_767)
+    coefficients = aggregation_coefficients("token-mean", counts)
+    assert coefficients.dtype == torch.float32
+    assert (coefficients.double() * counts).sum().item() == pytest.approx(1.0, rel=1e-7)
