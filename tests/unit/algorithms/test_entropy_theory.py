@@ -1,6 +1,8 @@
 """The first-order theory behind STARE, against golden numbers and finite differences."""
 
+import doctest
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -52,6 +54,13 @@ def test_for_a_uniform_distribution_the_critical_surprisal_is_the_entropy():
     assert critical_surprisal(torch.full((8,), 0.125, dtype=torch.float64)) == pytest.approx(
         math.log(8)
     )
+
+
+def test_the_example_in_the_documentation_is_true():
+    page = Path(__file__).parents[3] / "docs" / "stare.md"
+    outcome = doctest.testfile(str(page), module_relative=False)
+    assert outcome.attempted == 5
+    assert outcome.failed == 0
 
 
 def test_golden_quadrants():
