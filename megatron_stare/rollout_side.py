@@ -14,6 +14,7 @@ from megatron_stare.data.prompts import PromptSet
 from megatron_stare.data.tokenizer import load_tokenizer
 from megatron_stare.evaluate import evaluate
 from megatron_stare.launch.rank_zero import from_rank_zero
+from megatron_stare.observe.console import Advance
 from megatron_stare.observe.loggers import Loggers
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.dump import dump_samples
@@ -30,38 +31,33 @@ class RolloutSide:
     """Engine and verifiers, and what they work on. `held_out` is empty where none is given."""
 
     config: TrainConfig
-    loggers: Loggers
     engine: Engine
     scorer: Scorer
     prompts: PromptSet
     held_out: list[Prompt]
 
-    def collect(self, step: int) -> Rollout:
+    def collect(self, step: int, on_progress: Advance) -> Rollout:
         """The groups of a step, generated and judged."""
-        rollout = self.config.rollout
-        num_samples = rollout.prompts_per_step * rollout.samples_per_prompt
-        with self.loggers.progress.phase("generate", num_samples) as advance:
-            sampler = Sampler(
-                self.prompts,
-                self.engine,
-                self.scorer,
-                rollout,
-                seed=self.config.run.seed,
-                on_progress=advance,
-            )
-            return sampler.collect(step)
+        sampler = Sampler(
+            self.prompts,
+            self.engine,
+            self.scorer,
+            self.config.rollout,
+            seed=self.config.run.seed,
+            on_progress=on_progress,
+        )
+        return sampler.collect(step)
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, on_progress: Advance) -> dict[str, float]:
         """Held-out metrics of the weights in the engine."""
-        with self.loggers.progress.phase("evaluate") as advance:
-            return evaluate(
-                self.engine,
-                self.held_out,
-                self.scorer,
-                self.config.eval,
-                seed=self.config.run.seed,
-                on_progress=advance,
-            ).metrics
+        return evaluate(
+            self.engine,
+            self.held_out,
+            self.scorer,
+            self.config.eval,
+            seed=self.config.run.seed,
+            on_progress=on_progress,
+        ).metrics
 
     def dump(self, step: int, rollout: Rollout, advantages: Sequence[float]) -> None:
         """Write every sample of the step; `advantages` of the kept samples, in batch order."""
@@ -104,7 +100,7 @@ def _build(config: TrainConfig, loggers: Loggers, device: torch.device) -> Rollo
         held_out = problems.all()
     scorer = Scorer(config.reward, max_response_tokens=config.rollout.max_response_tokens)
     engine = _build_engine(config, tokenizer, device)
-    return RolloutSide(config, loggers, engine, scorer, prompts, held_out)
+    return RolloutSide(config, engine, scorer, prompts, held_out)
 
 
 def _build_engine(

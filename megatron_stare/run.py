@@ -40,10 +40,13 @@ class Run:
         def generate() -> RolloutBatch:
             nonlocal rollout
             assert self.rollout_side is not None
-            rollout = self.rollout_side.collect(step)
+            rollout = self.rollout_side.collect(step, advance)
             return RolloutBatch.from_groups(rollout.groups)
 
-        batch = from_rank_zero(generate)
+        config = self.config.rollout
+        num_samples = config.prompts_per_step * config.samples_per_prompt
+        with self.session.phase("generate", num_samples) as advance:
+            batch = from_rank_zero(generate)
         return batch, rollout
 
     def plan(self, batch: RolloutBatch) -> Share:
@@ -95,9 +98,9 @@ class Run:
 
         def measure() -> dict[str, float]:
             assert self.rollout_side is not None
-            return self.rollout_side.evaluate()
+            return self.rollout_side.evaluate(advance)
 
-        with self.session.phase("eval"):
+        with self.session.phase("eval") as advance:
             metrics = from_rank_zero(measure)
         self.session.loggers.log(
             step, {**metrics, "time/eval_s": self.session.take_seconds("eval")}

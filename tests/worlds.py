@@ -24,7 +24,15 @@ import torch
 import torch.distributed as dist
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "transformers"])
+_CONTEXT.set_forkserver_preload(
+    [
+        "torch",
+        "torch.distributed",
+        "transformers",
+        "megatron_stare.policy.platform",
+        "megatron.core.models.gpt",
+    ]
+)
 _COLLECTIVES = (
     "all_gather",
     "all_gather_into_tensor",

@@ -45,7 +45,10 @@ def train_seed(seed: int, runs: Path) -> None:
     start = f"model.path={warm / 'hf' / 'final'}"
     run_all(
         [
-            (name, command("train", runs / f"{name}-seed{seed}", seed, start, f"stare.enabled={on}"))
+            (
+                name,
+                command("train", runs / f"{name}-seed{seed}", seed, start, f"stare.enabled={on}"),
+            )
             for name, on in (("grpo", "false"), ("stare", "true"))
         ]
     )

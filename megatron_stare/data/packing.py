@@ -96,7 +96,9 @@ def plan_micro_batches(
                 f"max_tokens_per_micro_batch={max_tokens}"
             )
     longest_first = sorted(samples, key=lambda sample: (-lengths[sample], sample))
-    ranks = [_pack(share, lengths, max_tokens) for share in _balance(longest_first, lengths, dp_size)]
+    ranks = [
+        _pack(share, lengths, max_tokens) for share in _balance(longest_first, lengths, dp_size)
+    ]
     most = max(len(micro_batches) for micro_batches in ranks)
     return [[*micro_batches, *[()] * (most - len(micro_batches))] for micro_batches in ranks]
 
