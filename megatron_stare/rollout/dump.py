@@ -1,0 +1,73 @@
+"""Every sample of a step as a line of JSON. The replay engine reads such a file back."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from megatron_stare.types import Group, Reward, Sample
+
+
+def dump_samples(
+    path: Path,
+    groups: Sequence[Group],
+    advantages: Sequence[float],
+    filtered: Sequence[Group] = (),
+) -> None:
+    """Write the batch, then what was left out of it; the file appears when it is complete.
+
+    Args:
+        groups: the batch.
+        advantages: of its samples, in its order, `[B]`.
+        filtered: groups that were dropped; their samples have no advantage (null).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    with unfinished.open("w", encoding="utf-8") as file:
+        for record in _records(groups, advantages, filtered):
+            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+    unfinished.replace(path)
+
+
+def _records(
+    groups: Sequence[Group], advantages: Sequence[float], filtered: Sequence[Group]
+) -> Iterator[dict[str, Any]]:
+    samples = [
+        (number, sample, reward)
+        for number, group in enumerate([*groups, *filtered])
+        for sample, reward in zip(group.samples, group.rewards, strict=True)
+    ]
+    num_filtered = sum(len(group.samples) for group in filtered)
+    all_advantages = [*advantages, *[None] * num_filtered]
+    for (number, sample, reward), advantage in zip(samples, all_advantages, strict=True):
+        yield _record(number, sample, reward, advantage, is_kept=number < len(groups))
+
+
+def _record(
+    group: int, sample: Sample, reward: Reward, advantage: float | None, *, is_kept: bool
+) -> dict[str, Any]:
+    prompt = sample.prompt
+    return {
+        "uid": prompt.uid,
+        "row": prompt.row,
+        "group": group,
+        "index": sample.index,
+        "kept": is_kept,
+        "prompt": prompt.text,
+        "answer": prompt.answer,
+        "response": sample.text,
+        "reward": reward.value,
+        "correct": reward.correct,
+        "failure": reward.failure,
+        "advantage": advantage,
+        "finish_reason": sample.finish_reason,
+        "weight_version": sample.weight_version,
+        "seconds": sample.seconds,
+        "reward_seconds": reward.seconds,
+        "token_ids": sample.token_ids,
+        "logprobs": [None if math.isnan(value) else value for value in sample.logprobs],
+        "loss_mask": sample.loss_mask,
+    }

@@ -1,0 +1,143 @@
+"""The embedded engine: a transformers model in this process. No server, no other machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from megatron_stare.config import SamplingConfig
+from megatron_stare.rollout.decoding import ATTENTION, Decoded, decode, register_attention
+from megatron_stare.rollout.randomness import token_uniforms
+from megatron_stare.rollout.stop_tokens import stop_token_ids
+from megatron_stare.types import Prompt, Sample
+from megatron_stare.weights.hf_config import read_hf_config
+from megatron_stare.weights.load import check_tensors
+from megatron_stare.weights.names import model_entries
+from megatron_stare.weights.safetensors_folder import open_tensors
+
+_Request = tuple[Prompt, int]
+"""A prompt, and the index of one of its samples."""
+
+
+class EmbeddedEngine:
+    """Generates batch after batch with a model of the shape that `folder`'s config.json describes.
+
+    The weights are random until `update_weights` or `load_weights`; `weight_version` is -1 so long.
+    At most `max_batch_sequences` sequences decode together. A sample depends on the weights, the
+    sampling config, the seed, its prompt and its index; on its batch only through rounding.
+    """
+
+    weight_version: int
+
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        max_batch_sequences: int,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._stop_ids = stop_token_ids(folder, tokenizer)
+        self._max_batch_sequences = max_batch_sequences
+        self._device = device
+        self._model = _build_model(folder, device, dtype)
+        self.weight_version = -1
+
+    def generate(
+        self, prompts: Sequence[Prompt], num_samples: int, sampling: SamplingConfig, *, seed: int
+    ) -> Iterator[Sample]:
+        """See `Engine`. Log-probs are those `draw_tokens` gives: with top_p or top_k truncated."""
+        # Prompts of like length together: less padding.
+        ordered = sorted(prompts, key=lambda prompt: len(prompt.token_ids))
+        requests = [(prompt, index) for prompt in ordered for index in range(num_samples)]
+        for start in range(0, len(requests), self._max_batch_sequences):
+            batch = requests[start : start + self._max_batch_sequences]
+            yield from self._generate_batch(batch, sampling, seed)
+
+    @torch.no_grad()
+    def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """See `Engine`."""
+        params = dict(self._model.named_parameters())
+        missing = set(params)
+        for name, tensor in tensors:
+            if name not in params:
+                raise ValueError(f"weight {name!r} is not a parameter of the engine's model")
+            if tensor.shape != params[name].shape:
+                raise ValueError(
+                    f"weight {name!r} has shape {list(tensor.shape)}, "
+                    f"the engine's has {list(params[name].shape)}"
+                )
+            params[name].copy_(tensor)
+            missing.discard(name)
+        if missing:
+            raise ValueError(f"weights missing for the engine: {', '.join(sorted(missing))}")
+        self.weight_version = version
+
+    def load_weights(self, folder: Path, version: int) -> None:
+        """Take the weights of a Hugging Face folder.
+
+        Raises:
+            UserError: its tensors are damaged or are not those of its config.json.
+        """
+        tensors = open_tensors(folder)
+        entries = model_entries(read_hf_config(folder)).values()
+        check_tensors(tensors, entries, folder)
+        names = (name for entry in entries for name in entry.hf)
+        self.update_weights(((name, tensors[name][:]) for name in names), version)
+
+    def close(self) -> None:
+        """Nothing outlives the object."""
+
+    def _generate_batch(
+        self, requests: Sequence[_Request], sampling: SamplingConfig, seed: int
+    ) -> Iterator[Sample]:
+        start = time.perf_counter()
+        prompts = list({prompt.uid: prompt for prompt, _ in requests}.values())
+        row_of = {prompt.uid: row for row, prompt in enumerate(prompts)}
+        uniforms = np.stack(
+            [
+                token_uniforms(seed, prompt.uid, index, sampling.max_response_tokens)
+                for prompt, index in requests
+            ]
+        )
+        for decoded in decode(
+            self._model,
+            [prompt.token_ids for prompt in prompts],
+            [row_of[prompt.uid] for prompt, _ in requests],
+            torch.from_numpy(uniforms).to(self._device),
+            sampling,
+            self._stop_ids,
+        ):
+            seconds = time.perf_counter() - start
+            yield self._sample(requests[decoded.sequence], decoded, seconds)
+
+    def _sample(self, request: _Request, decoded: Decoded, seconds: float) -> Sample:
+        prompt, index = request
+        return Sample(
+            prompt=prompt,
+            index=index,
+            text=str(self._tokenizer.decode(list(decoded.token_ids), skip_special_tokens=True)),
+            token_ids=decoded.token_ids,
+            logprobs=decoded.logprobs,
+            loss_mask=(True,) * len(decoded.token_ids),
+            finish_reason="stop" if decoded.is_stopped else "length",
+            weight_version=self.weight_version,
+            seconds=seconds,
+        )
+
+
+def _build_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    register_attention()
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    # Initialisation, which is overwritten, must not advance the random state of the trainer.
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=ATTENTION)
+    return model.eval()

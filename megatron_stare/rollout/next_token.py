@@ -1,0 +1,45 @@
+"""One token per sequence from its logits and a uniform number, by inverting the distribution."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from megatron_stare.config import SamplingConfig
+
+
+def draw_tokens(
+    logits: Tensor, uniforms: Tensor, sampling: SamplingConfig
+) -> tuple[Tensor, Tensor]:
+    """Draw a token per row and say how likely it was.
+
+    Args:
+        logits: `[n, V]`, any float dtype.
+        uniforms: float64 `[n]` in [0, 1); row i's token is a function of `logits[i]` and
+            `uniforms[i]` alone.
+        sampling: temperature first, then top_k, then top_p on what top_k left.
+
+    Returns:
+        Tokens int64 `[n]`, and their log-probs float32 `[n]`, in nats, under the distribution they
+        were drawn from: with top_k or top_p the truncated one, renormalised.
+    """
+    logprobs = torch.log_softmax(logits.float() / sampling.temperature, dim=-1)
+    if sampling.top_k or sampling.top_p < 1:
+        logprobs = torch.log_softmax(_truncate(logprobs, sampling.top_k, sampling.top_p), dim=-1)
+    # float64, so that rounding over a large vocabulary neither moves a boundary nor ends below 1.
+    cumulative = logprobs.exp().cumsum(dim=-1, dtype=torch.float64)
+    thresholds = uniforms[:, None] * cumulative[:, -1:]
+    tokens = torch.searchsorted(cumulative, thresholds, right=True)
+    return tokens[:, 0], logprobs.gather(-1, tokens)[:, 0]
+
+
+def _truncate(logprobs: Tensor, top_k: int, top_p: float) -> Tensor:
+    """Set to -inf what is not among the top k, or not in the smallest set of at least `top_p`."""
+    ordered, tokens = logprobs.sort(dim=-1, descending=True, stable=True)
+    if top_k:
+        ordered[:, top_k:] = -torch.inf
+    if top_p < 1:
+        probs = ordered.softmax(dim=-1)
+        mass_before = probs.cumsum(dim=-1) - probs
+        ordered.masked_fill_(mass_before >= top_p, -torch.inf)
+    return torch.empty_like(logprobs).scatter_(-1, tokens, ordered)

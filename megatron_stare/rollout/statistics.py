@@ -1,0 +1,51 @@
+"""Metrics of generated groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from megatron_stare.types import Group
+
+
+def group_statistics(groups: Sequence[Group]) -> dict[str, float]:
+    """`reward/*` and `rollout/*` lengths of groups, at least one.
+
+    To be taken over every generated group, before any is filtered: the groups that are kept are
+    those that are partly solved, so their accuracy says little about the policy.
+    """
+    rewards = [reward for group in groups for reward in group.rewards]
+    num_all, num_none = count_solved(groups)
+    return {
+        "reward/mean": _mean([reward.value for reward in rewards]),
+        "reward/accuracy": _mean([reward.correct for reward in rewards]),
+        "reward/solve_all": num_all / len(groups),
+        "reward/solve_none": num_none / len(groups),
+        "reward/failures": float(sum(reward.failure is not None for reward in rewards)),
+        "rollout/response_tokens_p95": float(np.percentile(_lengths(groups), 95)),
+        **length_statistics("rollout", groups),
+    }
+
+
+def length_statistics(prefix: str, groups: Sequence[Group]) -> dict[str, float]:
+    """Mean response length, and the share cut at the limit, under a prefix."""
+    truncated = [s.finish_reason == "length" for group in groups for s in group.samples]
+    return {
+        f"{prefix}/response_tokens_mean": _mean(_lengths(groups)),
+        f"{prefix}/truncated_share": _mean(truncated),
+    }
+
+
+def count_solved(groups: Sequence[Group]) -> tuple[int, int]:
+    """How many groups have only correct samples, and how many have none."""
+    verdicts = [[reward.correct for reward in group.rewards] for group in groups]
+    return sum(min(v) == 1.0 for v in verdicts), sum(max(v) == 0.0 for v in verdicts)
+
+
+def _lengths(groups: Sequence[Group]) -> list[int]:
+    return [len(sample.token_ids) for group in groups for sample in group.samples]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))

@@ -1,0 +1,84 @@
+"""Sample dumps: complete, readable by others, and by the replay engine."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from megatron_stare.config import SamplingConfig
+from megatron_stare.rollout.dump import dump_samples
+from megatron_stare.rollout.replay import ReplayEngine
+from megatron_stare.types import Group, Reward
+from tests.models import VOCAB_SIZE
+from tests.unit.rollout.problems import TOKENIZER, make_group, make_prompt, make_sample
+
+KEPT, DROPPED = make_group(make_prompt("kept"), [1, 0]), make_group(make_prompt("dropped"), [0, 0])
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_sample_is_a_line(tmp_path):
+    path = tmp_path / "samples" / "step_000001.jsonl"
+    dump_samples(path, [KEPT], [0.7, -0.7], [DROPPED])
+    lines = read(path)
+    keys = ("uid", "group", "index", "kept", "correct", "advantage")
+    assert [tuple(line[key] for key in keys) for line in lines] == [
+        ("kept", 0, 0, True, 1, 0.7),
+        ("kept", 0, 1, True, 0, -0.7),
+        ("dropped", 1, 0, False, 0, None),
+        ("dropped", 1, 1, False, 0, None),
+    ]
+    assert lines[0] == {
+        **dict(zip(keys, ("kept", 0, 0, True, 1, 0.7), strict=True)),
+        "row": "test:kept",
+        "prompt": "kept",
+        "answer": "yes",
+        "response": "yes",
+        "reward": 1,
+        "failure": None,
+        "finish_reason": "stop",
+        "weight_version": 3,
+        "seconds": 0.25,
+        "reward_seconds": 0.0,
+        "token_ids": list(KEPT.samples[0].token_ids),
+        "logprobs": [-0.5] * 4,
+        "loss_mask": [True] * 4,
+    }
+
+
+def test_a_dump_can_be_replayed(tmp_path):
+    prompt = make_prompt("a prompt\nin lines,\u2028«quotes» and 数")
+    samples = (
+        make_sample(prompt, 0, "✓", logprobs=(-0.1, -1 / 3, -2e-9, -12.0)),
+        make_sample(
+            prompt,
+            1,
+            "cut\x85",
+            token_ids=(1, 2),
+            loss_mask=(True, False),
+            logprobs=(-0.5, math.nan),
+            finish_reason="length",
+        ),
+    )
+    rewards = (Reward(1.0, 1.0, None, 0.1), Reward(0.0, 0.0, "deadline", 10.0))
+    dump_samples(tmp_path / "dump.jsonl", [Group(prompt, samples, rewards)], [1.0, -1.0])
+
+    engine = ReplayEngine(tmp_path / "dump.jsonl", TOKENIZER, vocab_size=VOCAB_SIZE)
+    engine.update_weights([], version=3)
+    first, second = engine.generate([prompt], 2, SamplingConfig(), seed=0)
+
+    assert first == samples[0]
+    assert math.isnan(second.logprobs[1])
+    assert replace(second, logprobs=()) == replace(samples[1], logprobs=())
+
+
+def test_a_dump_appears_only_when_it_is_complete(tmp_path):
+    path = tmp_path / "step.jsonl"
+    dump_samples(path, [KEPT], [0.7, -0.7])
+    before = path.read_text()
+    with pytest.raises(ValueError, match="shorter"):
+        dump_samples(path, [KEPT, DROPPED], [0.7, -0.7])
+    assert path.read_text() == before

@@ -1,0 +1,70 @@
+"""avg@k and pass@k."""
+
+from fractions import Fraction
+from itertools import combinations
+from math import comb
+
+import pytest
+
+from megatron_stare.config import EvalSection
+from megatron_stare.evaluate import evaluate, pass_at_k
+from megatron_stare.rollout.replay import ReplayEngine
+from tests.models import VOCAB_SIZE
+from tests.unit.rollout.problems import TOKENIZER, make_prompt, write_jsonl
+
+
+@pytest.mark.parametrize("num_samples", [1, 4, 7])
+def test_pass_at_k_is_the_share_of_subsets_with_a_correct_sample(num_samples):
+    for num_correct in range(num_samples + 1):
+        verdicts = [i < num_correct for i in range(num_samples)]
+        for k in range(1, num_samples + 1):
+            subsets = list(combinations(verdicts, k))
+            share = sum(map(any, subsets)) / len(subsets)
+            assert pass_at_k(num_samples, num_correct, k) == pytest.approx(share, abs=1e-15)
+
+
+def test_pass_at_k_is_exact_for_many_samples():
+    expected = 1 - Fraction(comb(10_000 - 3, 1000), comb(10_000, 1000))
+    assert pass_at_k(10_000, 3, 1000) == pytest.approx(float(expected), rel=1e-12)
+
+
+def make_engine(folder, responses: dict[str, list[str]]) -> ReplayEngine:
+    rows = [{"prompt": p, "response": r} for p, texts in responses.items() for r in texts]
+    return ReplayEngine(
+        write_jsonl(folder / "recorded.jsonl", rows), TOKENIZER, vocab_size=VOCAB_SIZE
+    )
+
+
+def test_metrics_of_an_engine_on_prompts(tmp_path, scorer):
+    engine = make_engine(tmp_path, {"p": ["yes", "no", "no"], "q": ["no"] * 3, "r": ["yes"] * 3})
+    arrived = []
+    evaluation = evaluate(
+        engine,
+        [make_prompt("p"), make_prompt("q"), make_prompt("r")],
+        scorer,
+        EvalSection(samples_per_prompt=3, max_prompts=2, max_response_tokens=10),
+        seed=1,
+        on_progress=arrived.append,
+    )
+    assert evaluation.metrics == pytest.approx(
+        {
+            "eval/avg_at_k": 1 / 6,
+            "eval/pass_at_1": 1 / 6,
+            "eval/pass_at_2": (2 / 3 + 0) / 2,
+            "eval/pass_at_3": 1 / 2,
+            "eval/response_tokens_mean": (4 + 5 * 3) / 6,
+            "eval/truncated_share": 0.0,
+        }
+    )
+    assert [group.prompt.uid for group in evaluation.groups] == ["p", "q"]
+    assert sum(arrived) == 6
+
+
+@pytest.mark.parametrize(("num_samples", "ks"), [(1, {1}), (4, {1, 2, 4}), (6, {1, 2, 4, 6})])
+def test_budgets_double_up_to_the_number_of_samples(tmp_path, scorer, num_samples, ks):
+    engine = make_engine(tmp_path, {"p": ["yes"] * num_samples})
+    config = EvalSection(samples_per_prompt=num_samples)
+    metrics = evaluate(engine, [make_prompt("p")], scorer, config, seed=1).metrics
+    names = {name for name in metrics if "pass" in name}
+    assert names == {f"eval/pass_at_{k}" for k in ks}
+    assert {metrics[name] for name in names} == {1.0}
