@@ -70,8 +70,11 @@ def _config(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    from megatron_stare.observe.console import open_console
     from megatron_stare.observe.report import write_report
+    from megatron_stare.observe.summary import print_summary
 
+    print_summary(arguments.runs, open_console(quiet=False))
     print(write_report(arguments.runs, arguments.out))
     return 0
 

@@ -21,6 +21,7 @@ from megatron_stare.algorithms.stare import (
 )
 from megatron_stare.config import TrainConfig
 from megatron_stare.data.packing import Share
+from megatron_stare.errors import UserError
 from megatron_stare.objective import TokenTerms
 from megatron_stare.policy.step import TokenScores
 from megatron_stare.types import RolloutBatch, TokenBatch
@@ -52,16 +53,28 @@ def rank_tokens(
     dp_group: dist.ProcessGroup,
     device: torch.device,
 ) -> RankedTokens:
-    """Select L+ and L- over the global batch; `advantages` is per sample, `[B]`."""
+    """Select L+ and L- over the global batch; `advantages` is per sample, `[B]`.
+
+    A log-prob that is not finite under a broken policy ranks as 0: the loss is not finite either,
+    and the update is skipped.
+
+    Raises:
+        UserError: tokens are to be ranked by the engine's log-probs, and it gave none.
+    """
     index = share.index
     mask = batch.loss_mask[index].to(device)
     token_advantages = advantages[batch.sample_ids[index]].to(device) * mask
     rollout_logprobs = batch.rollout_logprobs[index].to(device)
     if config.surprisal == "rollout":
+        if batch.rollout_logprobs[batch.loss_mask].isnan().any():
+            raise UserError(
+                "stare.surprisal='rollout': the samples have no log-probs of the engine; "
+                "record them, or use stare.surprisal='policy'"
+            )
         surprisal = -rollout_logprobs
     else:
         assert old is not None  # TrainConfig.needs_prepass
-        surprisal = -old.logprobs
+        surprisal = torch.nan_to_num(-old.logprobs, posinf=0.0, neginf=0.0)
     selection = stare_selection(
         surprisal,
         token_advantages,

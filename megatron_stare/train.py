@@ -45,6 +45,8 @@ def train_step(run: Run, step: int) -> None:
         batch, share, advantages, old, config.stare, dp, run.session.topology.device
     )
     decision = run.controller.update(batch_entropy(ranked, old, config.stare, dp))
+    if not decision.entropy_is_finite:
+        run.session.loggers.message(f"step {step}: entropy is not finite; gate, w and m are held")
     terms = token_terms(batch, share, ranked, decision, old, reference, config)
 
     results = run.update(batch, share, terms)

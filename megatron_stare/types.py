@@ -78,11 +78,6 @@ class Group:
     samples: tuple[Sample, ...]
     rewards: tuple[Reward, ...]
 
-    @property
-    def is_mixed(self) -> bool:
-        """Whether the verdicts differ, so that the group carries a learning signal."""
-        return len({reward.correct for reward in self.rewards}) > 1
-
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:

@@ -17,7 +17,10 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from megatron_stare.observe.console import open_console
+from megatron_stare.observe.plots import comparison_figure
 from megatron_stare.observe.report import write_report
+from megatron_stare.observe.summary import print_summary
 
 HERE = Path(__file__).parent
 DATA = HERE / "out"
@@ -32,9 +35,15 @@ def main() -> int:
     run_all([("data", [sys.executable, str(HERE / "make_data.py"), str(DATA)])])
     for seed in arguments.seeds:
         train_seed(seed, arguments.runs)
-    names = [f"{name}-seed{seed}" for name in ("grpo", "stare") for seed in arguments.seeds]
-    page = write_report([arguments.runs / name for name in names], arguments.runs / "report")
-    print(f"\nreport: {page}")
+    folders = [
+        arguments.runs / f"{name}-seed{seed}"
+        for name in ("grpo", "stare")
+        for seed in arguments.seeds
+    ]
+    print_summary(folders, open_console(quiet=False))
+    comparison_figure(folders, arguments.runs / "comparison.png")
+    print(f"figure: {arguments.runs / 'comparison.png'}")
+    print(f"report: {write_report(folders, arguments.runs / 'report')}")
     return 0
 
 

@@ -31,6 +31,7 @@ import torch
 _MEGATRON_MODULES = (
     "megatron.core.distributed",
     "megatron.core.models.gpt.gpt_layer_specs",
+    "megatron.core.models.mimo.model.base",
     "megatron.core.optimizer",
     "megatron.core.optimizer_param_scheduler",
     "megatron.core.pipeline_parallel",
