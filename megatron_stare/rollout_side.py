@@ -15,15 +15,14 @@ from megatron_stare.data.tokenizer import load_tokenizer
 from megatron_stare.evaluate import evaluate
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.observe.console import Advance
-from megatron_stare.observe.loggers import Loggers
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.dump import dump_samples
 from megatron_stare.rollout.embedded import EmbeddedEngine
 from megatron_stare.rollout.engine import Engine
 from megatron_stare.rollout.replay import ReplayEngine
 from megatron_stare.rollout.sampler import Rollout, Sampler
+from megatron_stare.session import World
 from megatron_stare.types import Prompt
-from megatron_stare.weights.hf_config import read_hf_config
 
 
 @dataclass(slots=True)
@@ -71,15 +70,13 @@ class RolloutSide:
 
 
 @contextmanager
-def open_rollout_side(
-    config: TrainConfig, loggers: Loggers, rank: int, device: torch.device
-) -> Iterator[RolloutSide | None]:
+def open_rollout_side(config: TrainConfig, world: World) -> Iterator[RolloutSide | None]:
     """The rollout side on rank 0, None elsewhere; bad input of rank 0 is raised on every rank."""
     side: RolloutSide | None = None
 
     def build() -> None:
         nonlocal side
-        side = _build(config, loggers, device)
+        side = _build(config, world)
 
     from_rank_zero(build)
     try:
@@ -89,30 +86,29 @@ def open_rollout_side(
             side.close()
 
 
-def _build(config: TrainConfig, loggers: Loggers, device: torch.device) -> RolloutSide:
+def _build(config: TrainConfig, world: World) -> RolloutSide:
     tokenizer = load_tokenizer(config.model.path)
     prompts = PromptSet(config.data, tokenizer, seed=config.run.seed)
-    loggers.message(str(prompts.report))
+    world.loggers.message(str(prompts.report))
     held_out: list[Prompt] = []
     if config.eval.data is not None:
         problems = PromptSet(config.eval.data, tokenizer, seed=config.run.seed)
-        loggers.message(str(problems.report))
+        world.loggers.message(str(problems.report))
         held_out = problems.all()
     scorer = Scorer(config.reward, max_response_tokens=config.rollout.max_response_tokens)
-    engine = _build_engine(config, tokenizer, device)
+    engine = _build_engine(config, tokenizer, world)
     return RolloutSide(config, engine, scorer, prompts, held_out)
 
 
-def _build_engine(
-    config: TrainConfig, tokenizer: PreTrainedTokenizerBase, device: torch.device
-) -> Engine:
+def _build_engine(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, world: World) -> Engine:
     if config.rollout.replay_path is not None:
-        vocab_size = read_hf_config(config.model.path).vocab_size
-        return ReplayEngine(config.rollout.replay_path, tokenizer, vocab_size=vocab_size)
+        return ReplayEngine(
+            config.rollout.replay_path, tokenizer, vocab_size=world.shape.vocab_size
+        )
     return EmbeddedEngine(
         config.model.path,
         tokenizer,
-        device=device,
+        device=world.topology.device,
         dtype=getattr(torch, config.model.dtype),
         max_batch_sequences=config.rollout.max_batch_sequences,
     )

@@ -16,7 +16,7 @@ from megatron_stare.objective import PolicyObjective, TokenTerms
 from megatron_stare.policy.step import TokenScores, UpdateResult
 from megatron_stare.rollout.sampler import Rollout
 from megatron_stare.rollout_side import RolloutSide, open_rollout_side
-from megatron_stare.session import Session, open_session
+from megatron_stare.session import Session, open_session, open_world
 from megatron_stare.types import RolloutBatch
 
 
@@ -119,17 +119,14 @@ class Run:
 @contextmanager
 def open_run(config: TrainConfig) -> Iterator[Run]:
     """Open everything a run needs, in an order that meets bad input before GPU time."""
-    with (
-        open_session(
+    with open_world(config) as world, open_rollout_side(config, world) as rollout_side:
+        session = open_session(
             config,
+            world,
             num_updates=config.train.steps * config.train.updates_per_step,
             temperature=config.rollout.temperature,
             max_tokens_per_micro_batch=config.train.max_tokens_per_micro_batch,
-        ) as session,
-        open_rollout_side(
-            config, session.loggers, session.topology.rank, session.topology.device
-        ) as rollout_side,
-    ):
+        )
         starting_weights = None
         if config.algorithm.kl != "none":
             starting_weights = {

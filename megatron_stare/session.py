@@ -23,11 +23,21 @@ from megatron_stare.launch.topology import (
 from megatron_stare.observe.console import Advance
 from megatron_stare.observe.loggers import Loggers, open_loggers
 from megatron_stare.policy.build import build_policy
-from megatron_stare.policy.groups import build_groups, destroy_groups
+from megatron_stare.policy.groups import ParallelGroups, build_groups, destroy_groups
 from megatron_stare.policy.step import Policy, UpdateResult
 from megatron_stare.types import TokenBatch
-from megatron_stare.weights.hf_config import read_hf_config
+from megatron_stare.weights.hf_config import ModelShape, read_hf_config
 from megatron_stare.weights.save import save_hf_folder
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process among the trainers, before there is a policy."""
+
+    topology: Topology
+    shape: ModelShape
+    groups: ParallelGroups
+    loggers: Loggers
 
 
 @dataclass(slots=True)
@@ -106,14 +116,12 @@ class Session:
 
 
 @contextmanager
-def open_session(
-    config: TrainConfig | SftConfig,
-    *,
-    num_updates: int,
-    temperature: float,
-    max_tokens_per_micro_batch: int,
-) -> Iterator[Session]:
-    """Check the config against the model and the world, then build; tear down at the end."""
+def open_world(config: TrainConfig | SftConfig) -> Iterator[World]:
+    """Check the config against the model and the world, and join it; leave it at the end.
+
+    Raises:
+        UserError: model folder, layout or world size do not fit.
+    """
     topology = read_topology()
     shape = read_hf_config(config.model.path)
     shape.check_parallel(config.parallel)
@@ -121,17 +129,6 @@ def open_session(
     init_process_group(topology)
     try:
         groups = build_groups(config.parallel)
-        policy = build_policy(
-            shape,
-            groups,
-            model=config.model,
-            parallel=config.parallel,
-            optim=config.optim,
-            num_updates=num_updates,
-            temperature=temperature,
-            seed=config.run.seed,
-            device=topology.device,
-        )
         with open_loggers(
             config.log,
             config.run.dir,
@@ -140,7 +137,34 @@ def open_session(
         ) as loggers:
             if topology.rank == 0:
                 (config.run.dir / "config.yaml").write_text(to_yaml(config))
-            yield Session(config, topology, policy, loggers, max_tokens_per_micro_batch)
+            yield World(topology, shape, groups, loggers)
     finally:
         destroy_groups()
         dist.destroy_process_group()
+
+
+def open_session(
+    config: TrainConfig | SftConfig,
+    world: World,
+    *,
+    num_updates: int,
+    temperature: float,
+    max_tokens_per_micro_batch: int,
+) -> Session:
+    """Build the policy, with its weights: the first thing that takes device memory and time.
+
+    Raises:
+        UserError: the model folder's weights are not those of its config.json.
+    """
+    policy = build_policy(
+        world.shape,
+        world.groups,
+        model=config.model,
+        parallel=config.parallel,
+        optim=config.optim,
+        num_updates=num_updates,
+        temperature=temperature,
+        seed=config.run.seed,
+        device=world.topology.device,
+    )
+    return Session(config, world.topology, policy, world.loggers, max_tokens_per_micro_batch)

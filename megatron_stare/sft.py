@@ -7,7 +7,7 @@ from megatron_stare.data.examples import ExampleSet
 from megatron_stare.data.tokenizer import load_tokenizer
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.objective import SupervisedObjective
-from megatron_stare.session import Session, open_session
+from megatron_stare.session import Session, open_session, open_world
 from megatron_stare.token_terms import aggregation
 from megatron_stare.types import TokenBatch
 
@@ -18,16 +18,18 @@ def sft(config: SftConfig) -> None:
     Raises:
         UserError: bad input, before any GPU time where possible.
     """
-    with open_session(
-        config,
-        num_updates=config.sft.steps,
-        temperature=1.0,
-        max_tokens_per_micro_batch=config.sft.max_tokens_per_micro_batch,
-    ) as session:
+    with open_world(config) as world:
         examples = from_rank_zero(
             lambda: ExampleSet(config.data, load_tokenizer(config.model.path), seed=config.run.seed)
         )
-        session.loggers.message(str(examples.report))
+        world.loggers.message(str(examples.report))
+        session = open_session(
+            config,
+            world,
+            num_updates=config.sft.steps,
+            temperature=1.0,
+            max_tokens_per_micro_batch=config.sft.max_tokens_per_micro_batch,
+        )
         for step in range(1, config.sft.steps + 1):
             batch = examples.draw(config.sft.examples_per_step)
             session.loggers.log(step, sft_step(session, batch, config.sft.max_bad_updates))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from megatron.core.tensor_parallel import ColumnParallelLinear, gather_from_sequence_parallel_region
+from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from torch import Tensor
 
 from megatron_stare.ops.logprob_entropy import linear_logprob_entropy
@@ -33,7 +33,7 @@ class HeadRows:
 def logprob_entropy_head(
     *,
     hidden_states: Tensor,
-    output_layer: ColumnParallelLinear,
+    output_layer: Any,
     output_weight: Tensor | None,
     context: HeadRows,
     config: PolicyConfig,
@@ -43,7 +43,7 @@ def logprob_entropy_head(
 
     Args:
         hidden_states: `[T, 1, hidden]`, or `[T / tp, 1, hidden]` under sequence parallelism.
-        output_layer: holds this rank's rows of the output weight, unless embeddings are tied.
+        output_layer: Megatron's; holds this rank's rows of the output weight, unless tied.
         output_weight: the embedding's rows where they are.
     """
     if config.sequence_parallel:

@@ -160,7 +160,7 @@ def _next_logits(model: PreTrainedModel, tokens: Tensor, cache: KvCache, padding
 def _compact(cache: KvCache, stopped: Tensor) -> Tensor:
     """Take stopped rows out of the cache; returns which old row each remaining one was, `[n]`.
 
-    Only rows behind the new end move, so all removals together copy each row at most once.
+    Only rows behind the new end move, so that no more rows are copied than leave.
     """
     num_rows = int((~stopped).sum())
     holes = stopped[:num_rows].nonzero()[:, 0]

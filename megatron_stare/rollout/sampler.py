@@ -126,12 +126,12 @@ class Sampler:
         generated = filling.kept + filling.filtered
         num_all, num_none = count_solved(generated)
         return (
-            f"after {config.max_rounds} rounds (rollout.max_rounds) {len(filling.kept)} of "
-            f"rollout.prompts_per_step={config.prompts_per_step} groups have a learning signal; of "
-            f"{len(filling.ledger)} prompts, {num_none} have no correct sample, {num_all} only "
-            f"correct ones, {len(filling.ledger) - len(generated)} were not answered: use problems "
-            "nearer to what the policy can do, more rollout.samples_per_prompt, or a smaller "
-            "rollout.prompts_per_step; rollout.dynamic_sampling=false keeps every group"
+            f"{len(filling.kept)} of rollout.prompts_per_step={config.prompts_per_step} groups after "
+            f"rollout.max_rounds={config.max_rounds} rounds; of {len(filling.ledger)} prompts, "
+            f"{num_none} have no correct sample, {num_all} only correct ones, "
+            f"{len(filling.ledger) - len(generated)} were not answered: problems nearer to what the "
+            "policy can do, more rollout.samples_per_prompt, or rollout.dynamic_sampling=false let "
+            "more groups through, and a smaller rollout.prompts_per_step needs fewer"
         )
 
 

@@ -1,5 +1,6 @@
 """One process's policy: its updates are AdamW on the mean over the batch, or none at all."""
 
+import contextlib
 import math
 
 import pytest
@@ -8,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from megatron_stare.config import SftConfig
 from megatron_stare.errors import UserError
-from megatron_stare.session import Session, open_session
+from megatron_stare.session import Session, open_session, open_world
 from megatron_stare.sft import sft_step
 from megatron_stare.types import TokenBatch
 from tests.models import hf_tensors, make_hf_folder
@@ -21,6 +22,7 @@ def open_sft(tmp_path):
     """Opens sessions on one tiny model; further keys by section."""
     folder = make_hf_folder(tmp_path / "model", "qwen2", tied=True)
 
+    @contextlib.contextmanager
     def open_it(**sections):
         config = SftConfig.model_validate(
             {
@@ -31,7 +33,10 @@ def open_sft(tmp_path):
                 **sections,
             }
         )
-        return open_session(config, num_updates=4, temperature=1.0, max_tokens_per_micro_batch=64)
+        with open_world(config) as world:
+            yield open_session(
+                config, world, num_updates=4, temperature=1.0, max_tokens_per_micro_batch=64
+            )
 
     return open_it
 
