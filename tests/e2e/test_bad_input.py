@@ -104,7 +104,7 @@ def test_a_field_that_no_row_has(workspace):
 
 def test_prompts_that_are_all_too_long(workspace):
     message = refused("train", workspace / "train.yaml", "data.max_prompt_tokens=2")
-    assert "over 2 tokens: 12" in message
+    assert "0 of 12 rows used; left out: 12 over 2 tokens" in message
 
 
 def test_a_prompt_over_the_limit_by_name(workspace):

@@ -1,0 +1,109 @@
+"""The commands in the order a user runs them: sft, train, eval, report, on a tiny model."""
+
+import json
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.e2e.programs import make_workspace, metrics_of, succeed
+from tests.models import hf_tensors
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """A policy warmed up by `sft`, and trained by `train` with the embedded engine."""
+    folder = make_workspace(tmp_path_factory.mktemp("commands"))
+    succeed("sft", folder / "sft.yaml")
+    held_out = [f"eval.data.path={folder}/prompts.jsonl", "eval.samples_per_prompt=4"]
+    succeed(
+        "train",
+        folder / "train.yaml",
+        f"model.path={folder}/sft/hf/final",
+        *("rollout.engine=embedded", "rollout.replay_path=null", "rollout.dynamic_sampling=false"),
+        *("rollout.max_response_tokens=8", "stare.adaptive=true", "train.updates_per_step=2"),
+        *("algorithm.kl=k3", "algorithm.kl_coef=0.01", "train.steps=3", "train.save_every=2"),
+        *held_out,
+        *("eval.max_response_tokens=8", "log.tensorboard=true"),
+    )
+    return folder
+
+
+def test_sft_learns(workspace):
+    losses = [metrics["sft/loss"] for metrics in metrics_of(workspace / "sft")]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_every_step_logs_every_metric_of_training(workspace):
+    steps = metrics_of(workspace / "run")[1:]
+    assert len(steps) == 3
+    for metrics in steps:
+        for group in ("entropy", "stare", "quadrant", "reward", "rollout", "loss", "mismatch"):
+            assert any(name.startswith(f"{group}/") for name in metrics), group
+        phases = ("generate", "prepass", "update", "sync")
+        assert all(metrics[f"time/{phase}_s"] > 0 for phase in phases)
+
+
+def test_the_engine_and_the_trainer_agree_on_logprobs(workspace):
+    for metrics in metrics_of(workspace / "run")[1:]:
+        assert metrics["mismatch/max"] < 1e-4
+        assert abs(metrics["entropy/mean"] - metrics["entropy/surprisal_mean"]) < 1.0
+
+
+def test_held_out_problems_are_evaluated_before_and_after(workspace):
+    steps = metrics_of(workspace / "run")
+    assert "eval/pass_at_4" in steps[0]
+    assert "eval/pass_at_4" in steps[-1]
+
+
+def test_every_sample_is_dumped_with_its_advantage(workspace):
+    lines = (workspace / "run/samples/step_000001.jsonl").read_text().splitlines()
+    samples = [json.loads(line) for line in lines]
+    assert len(samples) == 16
+    for sample in samples:
+        assert len(sample["logprobs"]) == len(sample["token_ids"])
+        assert sample["advantage"] is not None
+
+
+@pytest.mark.parametrize("name", ["step_000002", "final"])
+def test_transformers_loads_what_was_saved(workspace, name):
+    folder = workspace / "run" / "hf" / name
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prompt = tokenizer("3+14=", return_tensors="pt").input_ids
+    assert model.generate(prompt, max_new_tokens=4, do_sample=False).shape[1] > prompt.shape[1]
+
+
+def test_training_moved_the_weights(workspace):
+    before = hf_tensors(workspace / "sft/hf/final")
+    after = hf_tensors(workspace / "run/hf/final")
+    assert any((before[name] - after[name]).abs().max() > 1e-4 for name in before)
+
+
+def test_eval_measures_a_folder(workspace, tmp_path):
+    config = tmp_path / "eval.yaml"
+    config.write_text(
+        f"run: {{dir: {tmp_path}/eval}}\n"
+        f"model: {{path: {workspace}/run/hf/final}}\n"
+        "reward: {kind: exact}\n"
+        f"eval: {{data: {{path: {workspace}/prompts.jsonl}}, samples_per_prompt: 4,\n"
+        "  max_response_tokens: 8}\n"
+    )
+    printed = succeed("eval", config)
+    metrics = json.loads((tmp_path / "eval/eval.json").read_text())
+    last = metrics_of(workspace / "run")[-1]
+    assert metrics["eval/avg_at_k"] == pytest.approx(last["eval/avg_at_k"])
+    assert f"eval/avg_at_k\t{metrics['eval/avg_at_k']:.4f}" in printed
+
+
+def test_report_compares_runs_in_one_page(workspace, tmp_path):
+    printed = succeed("report", workspace / "run", "--out", tmp_path / "report")
+    page = tmp_path / "report/report.html"
+    assert str(page) in printed
+    assert "<img" in page.read_text()
+
+
+def test_config_prints_what_a_run_resolved_to(workspace):
+    printed = succeed("config", workspace / "train.yaml", "optim.lr=2e-6")
+    assert "lr: 2.0e-06" in printed
