@@ -125,7 +125,12 @@ def policy_pass(
 
 
 def load_policy(
-    shape: ModelShape, config: ModelConfig, parallel: ParallelConfig, groups: ParallelGroups
+    shape: ModelShape,
+    config: ModelConfig,
+    parallel: ParallelConfig,
+    groups: ParallelGroups,
+    *,
+    use_distributed_optimizer: bool = False,
 ) -> DistributedDataParallel:
     """The model with the folder's weights, wrapped for data parallelism."""
     (chunk,) = build_model(shape, config, parallel, groups, seed=1)
@@ -143,7 +148,9 @@ def load_policy(
     )
     return DistributedDataParallel(
         chunk.config,
-        DistributedDataParallelConfig(grad_reduce_in_fp32=True),
+        DistributedDataParallelConfig(
+            grad_reduce_in_fp32=True, use_distributed_optimizer=use_distributed_optimizer
+        ),
         chunk,
         pg_collection=groups.collection,
     )

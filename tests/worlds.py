@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import pickle
 import tempfile
 import time
 import traceback
@@ -26,11 +27,9 @@ import torch.distributed as dist
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
-        "torch",
         "torch.distributed",
-        "transformers",
+        "transformers.models.auto.modeling_auto",
         "megatron_stare.policy.platform",
-        "megatron.core.models.gpt",
     ]
 )
 _COLLECTIVES = (
@@ -140,11 +139,21 @@ def _collect(pipes: Sequence[Connection], timeout_s: float) -> list:
     return [outcomes[rank].value for rank in range(len(pipes))]
 
 
+def _send(pipe: Connection, outcome: _Outcome) -> None:
+    # By value: `pipe.send` would share a tensor's memory, which is gone once this process ends.
+    pipe.send_bytes(pickle.dumps(outcome))
+
+
 def _receive(pipe: Connection) -> _Outcome:
     try:
-        return pipe.recv()
+        return pickle.loads(pipe.recv_bytes())
     except EOFError:
         return _Outcome(failure="it died without a result")
+
+
+def _send(pipe: Connection, outcome: _Outcome) -> None:
+    # By value: a tensor sent through shared memory is lost when this process ends first.
+    pipe.send_bytes(pickle.dumps(outcome))
 
 
 def _rank_main(rank: int, size: int, store: str, pipe: Connection, function, args) -> None:
@@ -157,9 +166,9 @@ def _rank_main(rank: int, size: int, store: str, pipe: Connection, function, arg
             world_size=size,
             timeout=timedelta(seconds=120),
         )
-        pipe.send(_Outcome(value=function(rank, *args)))
+        _send(pipe, _Outcome(value=function(rank, *args)))
     except BaseException:
-        pipe.send(_Outcome(failure=traceback.format_exc(), at_s=time.monotonic()))
+        _send(pipe, _Outcome(failure=traceback.format_exc(), at_s=time.monotonic()))
     finally:
         # Leave together: a rank that exits early closes connections others still use.
         pipe.close()
