@@ -122,16 +122,16 @@ class Sampler:
         return Rollout(groups, filtered, metrics)
 
     def _why_not_full(self, filling: _Filling) -> str:
-        config = self._config
+        config, num_drawn = self._config, len(filling.ledger)
         generated = filling.kept + filling.filtered
         num_all, num_none = count_solved(generated)
         return (
-            f"{len(filling.kept)} of rollout.prompts_per_step={config.prompts_per_step} groups after "
-            f"rollout.max_rounds={config.max_rounds} rounds; of {len(filling.ledger)} prompts, "
+            f"{len(filling.kept)} of rollout.prompts_per_step={config.prompts_per_step} groups "
+            f"after rollout.max_rounds={config.max_rounds} rounds; of {num_drawn} prompts, "
             f"{num_none} have no correct sample, {num_all} only correct ones, "
-            f"{len(filling.ledger) - len(generated)} were not answered: problems nearer to what the "
-            "policy can do, more rollout.samples_per_prompt, or rollout.dynamic_sampling=false let "
-            "more groups through, and a smaller rollout.prompts_per_step needs fewer"
+            f"{num_drawn - len(generated)} were not answered: problems nearer to what the policy "
+            "can do, more rollout.samples_per_prompt, or rollout.dynamic_sampling=false let more "
+            "groups through, and a smaller rollout.prompts_per_step needs fewer"
         )
 
 

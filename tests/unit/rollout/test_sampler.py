@@ -90,7 +90,6 @@ def test_lengths(tmp_path, scorer):
         {"prompt": "a", "response": "yes"},
         {"prompt": "a", "response": "no......", "finish_reason": "length"},
     ]
-    make_engine(tmp_path, {"a": MIXED})
     path = write_jsonl(tmp_path / "recorded.jsonl", recorded)
     engine = ReplayEngine(path, TOKENIZER, vocab_size=VOCAB_SIZE)
     metrics = collect(tmp_path, scorer, {"a": []}, engine=engine, prompts_per_step=1).metrics
@@ -125,7 +124,7 @@ def test_giving_up_says_what_was_seen_and_what_to_change(tmp_path, scorer):
     with pytest.raises(UserError) as error:
         collect(tmp_path, scorer, responses, prompts_per_step=2, max_rounds=3, step=7)
     message = str(error.value)
-    assert message.startswith("step 7: after 3 rounds (rollout.max_rounds) 1 of ")
+    assert message.startswith("step 7: 1 of rollout.prompts_per_step=2 groups after ")
     assert "of 6 prompts, 3 have no correct sample, 2 only correct ones" in message
     assert "rollout.samples_per_prompt" in message
     assert "\n" not in message
