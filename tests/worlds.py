@@ -151,11 +151,6 @@ def _receive(pipe: Connection) -> _Outcome:
         return _Outcome(failure="it died without a result")
 
 
-def _send(pipe: Connection, outcome: _Outcome) -> None:
-    # By value: a tensor sent through shared memory is lost when this process ends first.
-    pipe.send_bytes(pickle.dumps(outcome))
-
-
 def _rank_main(rank: int, size: int, store: str, pipe: Connection, function, args) -> None:
     torch.set_num_threads(1)
     try:
