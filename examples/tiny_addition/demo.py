@@ -72,9 +72,9 @@ def command(kind: str, run_dir: Path, seed: int, *overrides: str) -> list[str]:
 
 
 def run_all(commands: Sequence[tuple[str, list[str]]]) -> None:
-    """Run named commands at the same time, cores shared evenly, their lines marked by name."""
-    threads_each = max(1, (os.cpu_count() or 1) // len(commands))
-    environ = {**os.environ, "OMP_NUM_THREADS": str(threads_each), "PYTHONUNBUFFERED": "1"}
+    """Run named commands at the same time, one core each, their lines marked by name."""
+    # So small a model gains nothing from a second thread, and loses much where cores are shared.
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     processes = [
         (name, subprocess.Popen(line, env=environ, stdout=subprocess.PIPE, text=True))
         for name, line in commands
