@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from megatron_stare.policy.attention import packed_attention, plan_attention
 
@@ -79,3 +80,25 @@ def test_few_blocks_and_little_padding():
     plan = plan_attention(lengths, CPU)
     assert len(plan.blocks) <= 30
     assert len(plan.token_of_slot) <= 1.2 * sum(lengths)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the elements of the largest tensor that any operation returned."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        for tensor in output if isinstance(output, (tuple, list)) else [output]:
+            if isinstance(tensor, Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return output
+
+
+def test_a_long_sample_makes_no_score_matrix():
+    lengths = [1500, 300]
+    qkv = random_qkv(sum(lengths), 2)
+    plan = plan_attention(lengths, CPU)
+    with LargestTensor() as largest:
+        packed_attention(*qkv, plan, SCALE).sum().backward()
+    assert largest.numel == qkv[0].numel()

@@ -1,0 +1,42 @@
+"""Which ranks work together."""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+
+from megatron_stare.config import ParallelConfig
+from megatron_stare.policy.groups import build_groups, destroy_groups
+from tests.worlds import run_world
+
+
+def members(rank: int, parallel: ParallelConfig) -> dict[str, object]:
+    build_groups(ParallelConfig())
+    destroy_groups()
+    groups = build_groups(parallel)
+    ranks = {
+        name: dist.get_process_group_ranks(group)
+        for name, group in {"tp": groups.tp, "pp": groups.pp, "dp": groups.dp}.items()
+    }
+    return ranks | {
+        "first": groups.is_first_stage,
+        "last": groups.is_last_stage,
+        "offset": groups.layer_offset(8),
+        "multiple": groups.sequence_multiple,
+    }
+
+
+def test_tensor_ranks_are_neighbours_and_stages_are_far_apart():
+    ranks = run_world(4, members, ParallelConfig(tensor=2, pipeline=2, sequence=True))
+    assert [rank["tp"] for rank in ranks] == [[0, 1], [0, 1], [2, 3], [2, 3]]
+    assert [rank["pp"] for rank in ranks] == [[0, 2], [1, 3], [0, 2], [1, 3]]
+    assert [rank["dp"] for rank in ranks] == [[0], [1], [2], [3]]
+    assert [rank["first"] for rank in ranks] == [True, True, False, False]
+    assert [rank["last"] for rank in ranks] == [False, False, True, True]
+    assert [rank["offset"] for rank in ranks] == [0, 0, 4, 4]
+    assert {rank["multiple"] for rank in ranks} == {2}
+
+
+def test_replicas_share_what_is_not_split():
+    ranks = run_world(4, members, ParallelConfig(tensor=2))
+    assert [rank["dp"] for rank in ranks] == [[0, 2], [1, 3], [0, 2], [1, 3]]
+    assert {rank["multiple"] for rank in ranks} == {1}
