@@ -6,9 +6,9 @@ A world always ends: the first failure, a dead rank or the deadline ends all of 
 
 from __future__ import annotations
 
+import io
 import math
 import multiprocessing
-import pickle
 import tempfile
 import time
 import traceback
@@ -140,13 +140,17 @@ def _collect(pipes: Sequence[Connection], timeout_s: float) -> list:
 
 
 def _send(pipe: Connection, outcome: _Outcome) -> None:
-    # By value: `pipe.send` would share a tensor's memory, which is gone once this process ends.
-    pipe.send_bytes(pickle.dumps(outcome))
+    # By value: `pipe.send` shares a tensor's memory, which is lost when this process ends first.
+    # Not by pickle: once imported, Megatron-Core puts its own name into pickled tensors, and the
+    # receiver would have to import it too.
+    buffer = io.BytesIO()
+    torch.save(outcome, buffer)
+    pipe.send_bytes(buffer.getvalue())
 
 
 def _receive(pipe: Connection) -> _Outcome:
     try:
-        return pickle.loads(pipe.recv_bytes())
+        return torch.load(io.BytesIO(pipe.recv_bytes()), weights_only=False)
     except EOFError:
         return _Outcome(failure="it died without a result")
 

@@ -16,6 +16,10 @@ def sum_of_ranks(rank: int, offset: int) -> int:
     return int(total)
 
 
+def many_tensors(rank: int) -> list[torch.Tensor]:
+    return [torch.full((10,), rank + i) for i in range(300)]
+
+
 def one_rank_raises(rank: int) -> None:
     if rank == 1:
         raise KeyError("the cause")
@@ -44,6 +48,11 @@ def records(rank: int) -> list[tuple[str, int]]:
 
 def test_results_come_by_rank():
     assert run_world(3, sum_of_ranks, 10) == [33, 33, 33]
+
+
+def test_tensors_outlive_the_rank_that_made_them():
+    for rank, tensors in enumerate(run_world(2, many_tensors)):
+        assert [tensor[9].item() for tensor in tensors] == [rank + i for i in range(300)]
 
 
 def test_the_rank_that_raised_is_reported_not_those_it_broke():
