@@ -80,7 +80,9 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="megatron-stare", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="megatron-stare", description="Reinforcement learning with STARE."
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands, "train", _train, "reinforcement learning of a policy")

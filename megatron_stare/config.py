@@ -47,9 +47,9 @@ class ModelConfig(Section):
 class ParallelConfig(Section):
     """How one policy replica is split; data parallelism takes the rest of the world."""
 
-    tensor: int = Field(1, ge=1)
+    tensor: int = Field(default=1, ge=1)
     """Tensor-parallel size."""
-    pipeline: int = Field(1, ge=1)
+    pipeline: int = Field(default=1, ge=1)
     """Pipeline-parallel size."""
     sequence: bool = False
     """Sequence parallelism: split norms and dropout regions along tokens over the tensor group."""
@@ -74,7 +74,7 @@ class DataConfig(Section):
     """Plain template with `{prompt}`; or `chat`, the tokenizer's chat template."""
     system_prompt: str | None = None
     """System message, with `template: chat`."""
-    max_prompt_tokens: int = Field(1024, ge=1)
+    max_prompt_tokens: int = Field(default=1024, ge=1)
     """Longer prompts are left out, and counted."""
     on_long_prompt: Literal["skip", "error"] = "skip"
     """What a prompt over the limit does."""
@@ -93,13 +93,13 @@ class DataConfig(Section):
 class SamplingConfig(Section):
     """How responses are drawn."""
 
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     """Divides the logits, in the engine and wherever the trainer computes log-probs."""
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus sampling; 1 keeps the whole distribution."""
-    top_k: int = Field(0, ge=0)
+    top_k: int = Field(default=0, ge=0)
     """Keep the k likeliest tokens; 0 keeps all."""
-    max_response_tokens: int = Field(1024, ge=1)
+    max_response_tokens: int = Field(default=1024, ge=1)
     """Length limit of a response."""
 
 
@@ -110,15 +110,15 @@ class RolloutConfig(SamplingConfig):
     """`embedded`: transformers in this process; `replay`: recorded samples."""
     replay_path: Path | None = None
     """JSONL of recorded samples, for `replay`."""
-    prompts_per_step: int = Field(64, ge=1)
+    prompts_per_step: int = Field(default=64, ge=1)
     """Groups in a training batch."""
-    samples_per_prompt: int = Field(8, ge=1)
+    samples_per_prompt: int = Field(default=8, ge=1)
     """G, the size of a group."""
     dynamic_sampling: bool = True
     """Drop groups whose verdicts are all equal and draw more prompts (DAPO)."""
-    max_rounds: int = Field(10, ge=1)
+    max_rounds: int = Field(default=10, ge=1)
     """Generation rounds per step before dynamic sampling gives up."""
-    max_batch_sequences: int = Field(512, ge=1)
+    max_batch_sequences: int = Field(default=512, ge=1)
     """Sequences that the embedded engine generates together."""
 
     @model_validator(mode="after")
@@ -140,13 +140,13 @@ class RewardConfig(Section):
     """Regular expression a response must match in full; None asks for no format."""
     format_reward: float = 0.0
     """Added when the format matches."""
-    deadline_s: float = Field(10.0, gt=0)
+    deadline_s: float = Field(default=10.0, gt=0)
     """Seconds a verification may take before its process is killed."""
-    memory_gib: float = Field(2.0, gt=0)
+    memory_gib: float = Field(default=2.0, gt=0)
     """Memory a verification may add before its process is killed."""
-    workers: int = Field(2, ge=1)
+    workers: int = Field(default=2, ge=1)
     """Verifier processes."""
-    overlong_buffer_tokens: int = Field(0, ge=0)
+    overlong_buffer_tokens: int = Field(default=0, ge=0)
     """DAPO's soft overlong penalty over the last tokens before the length limit; 0 is off."""
     overlong_factor: float = 1.0
     """Largest overlong penalty."""
@@ -157,17 +157,17 @@ class AlgorithmConfig(Section):
 
     advantage: Literal["grpo", "dr_grpo", "rloo"] = "grpo"
     """Group baseline and normalisation."""
-    clip_low: float = Field(0.2, ge=0, lt=1)
+    clip_low: float = Field(default=0.2, ge=0, lt=1)
     """Ratio is clipped below at 1 - clip_low."""
-    clip_high: float = Field(0.28, ge=0)
+    clip_high: float = Field(default=0.28, ge=0)
     """Ratio is clipped above at 1 + clip_high."""
-    dual_clip: float = Field(10.0, gt=1)
+    dual_clip: float = Field(default=10.0, gt=1)
     """Bound of the loss in units of |advantage| where the advantage is negative."""
     aggregation: Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum"] = "token-mean"
     """How token losses become one number, over the global batch."""
     kl: Literal["none", "k1", "k2", "k3"] = "none"
     """Estimator of the penalty towards the starting policy."""
-    kl_coef: float = Field(0.0, ge=0)
+    kl_coef: float = Field(default=0.0, ge=0)
     """Weight of that penalty."""
 
     @model_validator(mode="after")
@@ -180,23 +180,23 @@ class AlgorithmConfig(Section):
 class OptimConfig(Section):
     """AdamW and its schedule."""
 
-    lr: float = Field(1e-6, gt=0)
+    lr: float = Field(default=1e-6, gt=0)
     """Peak learning rate."""
-    min_lr: float = Field(0.0, ge=0)
+    min_lr: float = Field(default=0.0, ge=0)
     """Learning rate at the end of the decay."""
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
     """Optimizer steps of linear warm-up."""
     decay: Literal["constant", "linear", "cosine"] = "constant"
     """Schedule after the warm-up, over the rest of the run."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled; not applied to norms and biases."""
-    beta1: float = Field(0.9, ge=0, lt=1)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
     """Decay of the first moment."""
-    beta2: float = Field(0.999, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
     """Decay of the second moment."""
-    eps: float = Field(1e-8, gt=0)
+    eps: float = Field(default=1e-8, gt=0)
     """Denominator offset."""
-    clip_grad: float = Field(1.0, ge=0)
+    clip_grad: float = Field(default=1.0, ge=0)
     """Largest global gradient norm; 0 does not clip."""
 
     @model_validator(mode="after")
@@ -209,15 +209,15 @@ class OptimConfig(Section):
 class TrainSection(Section):
     """The loop."""
 
-    steps: int = Field(100, ge=1)
+    steps: int = Field(default=100, ge=1)
     """Steps; one batch of rollouts each."""
-    updates_per_step: int = Field(1, ge=1)
+    updates_per_step: int = Field(default=1, ge=1)
     """Optimizer updates per batch: 1 is on-policy, more split the batch by groups."""
-    max_tokens_per_micro_batch: int = Field(8192, ge=1)
+    max_tokens_per_micro_batch: int = Field(default=8192, ge=1)
     """Token budget of a packed micro-batch on one data-parallel rank."""
-    save_every: int = Field(0, ge=0)
+    save_every: int = Field(default=0, ge=0)
     """Steps between saved Hugging Face folders; 0 saves at the end only."""
-    max_bad_updates: int = Field(3, ge=1)
+    max_bad_updates: int = Field(default=3, ge=1)
     """Updates with a non-finite loss or gradient in a row, each skipped, before the run stops."""
 
 
@@ -226,13 +226,13 @@ class EvalSection(SamplingConfig):
 
     data: DataConfig | None = None
     """Problems; None evaluates nothing."""
-    every: int = Field(0, ge=0)
+    every: int = Field(default=0, ge=0)
     """Steps between evaluations; 0 evaluates at the start and end only."""
-    samples_per_prompt: int = Field(1, ge=1)
+    samples_per_prompt: int = Field(default=1, ge=1)
     """k of avg@k; pass@k is reported for 1, 2, 4, ... k."""
-    max_batch_sequences: int = Field(512, ge=1)
+    max_batch_sequences: int = Field(default=512, ge=1)
     """Sequences that `megatron-stare eval` generates together."""
-    max_prompts: int | None = Field(None, ge=1)
+    max_prompts: int | None = Field(default=None, ge=1)
     """Use the first problems only."""
 
 
@@ -313,20 +313,20 @@ class SftDataConfig(Section):
     """Field of the response to learn; the end-of-sequence token is appended."""
     template: str = "{prompt}"
     """Plain template with `{prompt}`; or `chat`, the tokenizer's chat template."""
-    max_tokens: int = Field(2048, ge=2)
+    max_tokens: int = Field(default=2048, ge=2)
     """Longer examples are left out, and counted."""
 
 
 class SftSection(Section):
     """The supervised loop."""
 
-    steps: int = Field(100, ge=1)
+    steps: int = Field(default=100, ge=1)
     """Optimizer steps."""
-    examples_per_step: int = Field(64, ge=1)
+    examples_per_step: int = Field(default=64, ge=1)
     """Examples in the global batch."""
-    max_tokens_per_micro_batch: int = Field(8192, ge=1)
+    max_tokens_per_micro_batch: int = Field(default=8192, ge=1)
     """Token budget of a packed micro-batch on one data-parallel rank."""
-    max_bad_updates: int = Field(3, ge=1)
+    max_bad_updates: int = Field(default=3, ge=1)
     """Updates with a non-finite loss or gradient in a row, each skipped, before the run stops."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -31,8 +31,9 @@ class TokenTerms:
 
     def __getitem__(self, tokens: slice) -> TokenTerms:
         """The same terms for a run of tokens."""
-        values = (getattr(self, field.name) for field in fields(self))
-        return TokenTerms(*(None if value is None else value[tokens] for value in values))
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        present = {name: value[tokens] for name, value in values.items() if value is not None}
+        return replace(self, **present)
 
 
 class PolicyObjective:

@@ -28,7 +28,7 @@ DATA = HERE / "out"
 
 def main() -> int:
     """Make the data, train, report."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="GRPO and STARE from one warm-up.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--runs", type=Path, default=Path("runs/tiny_addition"))
     arguments = parser.parse_args()

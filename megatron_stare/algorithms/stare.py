@@ -35,21 +35,21 @@ class StareConfig(BaseModel):
     """False is plain GRPO: the gate stays off. Tokens are still ranked, for the metrics."""
     variant: Literal["O1", "C2"] = "O1"
     """O1 reweights L+ (by w); C2 also L- (by m)."""
-    top_share: float = Field(0.10, ge=0, le=1)
+    top_share: float = Field(default=0.10, ge=0, le=1)
     """P: the share of the tokens of each advantage sign that is selected."""
-    w: float = Field(1.1, ge=1)
+    w: float = Field(default=1.1, ge=1)
     """W, the weight of L+; where it starts if `adaptive`."""
-    m: float = Field(0.9, ge=0, le=1)
+    m: float = Field(default=0.9, ge=0, le=1)
     """M, the weight of L-; where it starts if `adaptive`."""
-    target_entropy: float = Field(0.3, gt=0)
+    target_entropy: float = Field(default=0.3, gt=0)
     """H_tgt, nats per token: the gate is on below it."""
     adaptive: bool = False
     """Move w and m by `alpha` each step, towards the target (paper, section 4.4)."""
-    alpha: float = Field(0.01, gt=0)
+    alpha: float = Field(default=0.01, gt=0)
     """Step of the adaptive schedule."""
-    w_max: float = Field(1.5, ge=1)
+    w_max: float = Field(default=1.5, ge=1)
     """Largest w of the adaptive schedule."""
-    m_min: float = Field(0.5, ge=0, le=1)
+    m_min: float = Field(default=0.5, ge=0, le=1)
     """Smallest m of the adaptive schedule."""
     surprisal: Literal["policy", "rollout"] = "policy"
     """Whose log-probs rank the tokens: the trainer's before the update, or the engine's."""

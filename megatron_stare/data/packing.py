@@ -29,8 +29,8 @@ class Share:
 
     samples  of each optimizer update, over all ranks
     updates  micro-batches of each update, on this rank
-    index    int64 `[r]`: where this rank's tokens stand in the batch's order. Theirs is update after
-             update, micro-batch after micro-batch, sample after sample.
+    index    int64 `[r]`: where this rank's tokens stand in the batch's order. Their own order is
+             update after update, micro-batch after micro-batch, sample after sample.
     """
 
     samples: Sequence[Sequence[int]]

@@ -13,6 +13,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 from megatron_stare.config import ParallelConfig
 from megatron_stare.errors import UserError
@@ -60,7 +61,7 @@ def init_process_group(topology: Topology) -> None:
     backend = "cpu:gloo,cuda:nccl" if topology.device.type == "cuda" else "gloo"
     if topology.device.type == "cuda":
         torch.cuda.set_device(topology.device)
-    store = dist.HashStore() if topology.world_size == 1 else None
+    store = HashStore() if topology.world_size == 1 else None
     dist.init_process_group(
         backend,
         store=store,

@@ -1,1 +1,1 @@
-"""Tensors and a process group, no Megatron: the log-prob/entropy head and exact order statistics."""
+"""Tensors and a process group, no Megatron: the head without logits, exact order statistics."""

@@ -6,6 +6,7 @@ import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.transformer.module import MegatronModule
 
 from megatron_stare.config import ModelConfig, OptimConfig, ParallelConfig
 from megatron_stare.policy.groups import ParallelGroups
@@ -66,7 +67,7 @@ def build_policy(
     )
 
 
-def _data_parallel(chunk: torch.nn.Module, groups: ParallelGroups) -> DistributedDataParallel:
+def _data_parallel(chunk: MegatronModule, groups: ParallelGroups) -> DistributedDataParallel:
     return DistributedDataParallel(
         config=chunk.config,
         ddp_config=DistributedDataParallelConfig(
@@ -98,7 +99,7 @@ def _optimizer(
             params_dtype=dtype,
             use_distributed_optimizer=True,
         ),
-        model,
+        [*model],
         use_gloo_process_groups=False,
         pg_collection=groups.collection,
     )
