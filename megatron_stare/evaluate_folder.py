@@ -8,7 +8,7 @@ import torch
 
 from megatron_stare.config import EvalConfig
 from megatron_stare.data.prompts import PromptSet
-from megatron_stare.data.tokenizer import load_tokenizer
+from megatron_stare.data.tokenizer import check_vocabulary, load_tokenizer
 from megatron_stare.errors import UserError
 from megatron_stare.evaluate import evaluate
 from megatron_stare.launch.topology import read_topology
@@ -16,6 +16,7 @@ from megatron_stare.observe.console import Progress, open_console, print_line
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.dump import dump_samples
 from megatron_stare.rollout.embedded import EmbeddedEngine
+from megatron_stare.weights.hf_config import read_hf_config
 
 
 def evaluate_folder(config: EvalConfig) -> dict[str, float]:
@@ -30,6 +31,7 @@ def evaluate_folder(config: EvalConfig) -> dict[str, float]:
         raise UserError("eval.data: missing, expected the problems to evaluate on")
     console = open_console(quiet=False)
     tokenizer = load_tokenizer(config.model.path)
+    check_vocabulary(tokenizer, read_hf_config(config.model.path).vocab_size)
     problems = PromptSet(config.eval.data, tokenizer, seed=config.run.seed)
     print_line(console, str(problems.report))
     engine = EmbeddedEngine(

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.config import TrainConfig
 from megatron_stare.data.prompts import PromptSet
-from megatron_stare.data.tokenizer import load_tokenizer
+from megatron_stare.data.tokenizer import check_vocabulary, load_tokenizer
 from megatron_stare.evaluate import evaluate
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.observe.console import Advance
@@ -88,6 +88,7 @@ def open_rollout_side(config: TrainConfig, world: World) -> Iterator[RolloutSide
 
 def _build(config: TrainConfig, world: World) -> RolloutSide:
     tokenizer = load_tokenizer(config.model.path)
+    check_vocabulary(tokenizer, world.shape.vocab_size)
     prompts = PromptSet(config.data, tokenizer, seed=config.run.seed)
     world.loggers.message(str(prompts.report))
     held_out: list[Prompt] = []

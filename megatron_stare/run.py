@@ -16,7 +16,7 @@ from megatron_stare.objective import PolicyObjective, TokenTerms
 from megatron_stare.policy.step import TokenScores, UpdateResult
 from megatron_stare.rollout.sampler import Rollout
 from megatron_stare.rollout_side import RolloutSide, open_rollout_side
-from megatron_stare.session import Session, open_session, open_world
+from megatron_stare.session import Session, check_positions, open_session, open_world
 from megatron_stare.types import RolloutBatch
 
 
@@ -120,6 +120,11 @@ class Run:
 def open_run(config: TrainConfig) -> Iterator[Run]:
     """Open everything a run needs, in an order that meets bad input before GPU time."""
     with open_world(config) as world, open_rollout_side(config, world) as rollout_side:
+        check_positions(
+            world.shape,
+            "data.max_prompt_tokens + rollout.max_response_tokens",
+            config.data.max_prompt_tokens + config.rollout.max_response_tokens,
+        )
         session = open_session(
             config,
             world,

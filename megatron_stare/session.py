@@ -143,6 +143,15 @@ def open_world(config: TrainConfig | SftConfig) -> Iterator[World]:
         dist.destroy_process_group()
 
 
+def check_positions(shape: ModelShape, keys: str, num_tokens: int) -> None:
+    """UserError where sequences of `num_tokens`, as `keys` allow, exceed the model's positions."""
+    if num_tokens > shape.max_positions:
+        raise UserError(
+            f"{keys} = {num_tokens} tokens, expected at most config.json's "
+            f"max_position_embeddings={shape.max_positions}"
+        )
+
+
 def open_session(
     config: TrainConfig | SftConfig,
     world: World,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from megatron_stare.config import SftConfig
 from megatron_stare.data.examples import ExampleSet
-from megatron_stare.data.tokenizer import load_tokenizer
+from megatron_stare.data.tokenizer import check_vocabulary, load_tokenizer
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.objective import SupervisedObjective
-from megatron_stare.session import Session, open_session, open_world
+from megatron_stare.session import Session, check_positions, open_session, open_world
 from megatron_stare.token_terms import aggregation
 from megatron_stare.types import TokenBatch
 
@@ -19,9 +19,8 @@ def sft(config: SftConfig) -> None:
         UserError: bad input, before any GPU time where possible.
     """
     with open_world(config) as world:
-        examples = from_rank_zero(
-            lambda: ExampleSet(config.data, load_tokenizer(config.model.path), seed=config.run.seed)
-        )
+        check_positions(world.shape, "data.max_tokens", config.data.max_tokens)
+        examples = from_rank_zero(lambda: _read_examples(config, world.shape.vocab_size))
         world.loggers.message(str(examples.report))
         session = open_session(
             config,
@@ -34,6 +33,12 @@ def sft(config: SftConfig) -> None:
             batch = examples.draw(config.sft.examples_per_step)
             session.loggers.log(step, sft_step(session, batch, config.sft.max_bad_updates))
         session.save("final")
+
+
+def _read_examples(config: SftConfig, vocab_size: int) -> ExampleSet:
+    tokenizer = load_tokenizer(config.model.path)
+    check_vocabulary(tokenizer, vocab_size)
+    return ExampleSet(config.data, tokenizer, seed=config.run.seed)
 
 
 def sft_step(session: Session, batch: TokenBatch, max_bad_updates: int) -> dict[str, float]:

@@ -27,6 +27,16 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
+    """UserError where the tokenizer has token ids that a model of `vocab_size` rows has not."""
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= vocab_size:
+        raise UserError(
+            f"the tokenizer {tokenizer.name_or_path!r} has token ids up to {largest}, expected "
+            f"ids below config.json's vocab_size={vocab_size}"
+        )
+
+
 def eos_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that ends a response; UserError where the tokenizer has none."""
     if not isinstance(tokenizer.eos_token_id, int):

@@ -81,6 +81,24 @@ def test_a_world_that_replicas_do_not_fill(workspace):
     assert "world size 1 does not fit parallel.tensor=2 x parallel.pipeline=1" in message
 
 
+def test_sequences_longer_than_the_models_positions(workspace):
+    message = refused(
+        "train",
+        workspace / "train.yaml",
+        "rollout.max_response_tokens=500",
+        "train.max_tokens_per_micro_batch=1000",
+    )
+    assert "= 516 tokens" in message
+    assert "max_position_embeddings=512" in message
+
+
+def test_a_tokenizer_larger_than_the_models_vocabulary(copy):
+    edit_json(copy / "model" / "config.json", vocab_size=200)
+    assert "expected ids below config.json's vocab_size=200" in refused(
+        "train", copy / "train.yaml"
+    )
+
+
 def test_a_tokenizer_without_an_end_of_sequence(copy):
     edit_json(copy / "model" / "tokenizer_config.json", eos_token=None)
     assert "eos" in refused("train", copy / "train.yaml")
