@@ -11,7 +11,7 @@ from megatron_stare.config import ParallelConfig
 from megatron_stare.policy.groups import ParallelGroups, build_groups, destroy_groups
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def groups() -> Iterator[ParallelGroups]:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield build_groups(ParallelConfig())
