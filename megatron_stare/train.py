@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from torch import Tensor
+
 from megatron_stare.algorithms.advantages import group_advantages
+from megatron_stare.algorithms.stare import StareDecision
 from megatron_stare.config import TrainConfig
+from megatron_stare.data.packing import Share
+from megatron_stare.policy.step import TokenScores, UpdateResult
 from megatron_stare.run import Run, open_run
 from megatron_stare.step_metrics import token_metrics, update_metrics
-from megatron_stare.token_terms import batch_entropy, rank_tokens, token_terms
+from megatron_stare.token_terms import RankedTokens, batch_entropy, rank_tokens, token_terms
+from megatron_stare.types import RolloutBatch
 
 
 def train(config: TrainConfig) -> None:
@@ -28,14 +36,47 @@ def train(config: TrainConfig) -> None:
 
 
 def train_step(run: Run, step: int) -> None:
-    """One step, from prompts to new weights in the engine.
+    """One step, from prompts to new weights in the engine."""
+    batch, rollout = run.collect(step)
+    learned = learn(run, batch)
+    if not learned.decision.entropy_is_finite:
+        run.session.loggers.message(f"step {step}: entropy is not finite; gate, w and m are held")
+    run.push_weights(version=step)
+    metrics = {
+        **token_metrics(
+            learned.scores, learned.ranked, learned.decision, run.session.policy.groups.dp
+        ),
+        **update_metrics(learned.updates),
+        **run.session.take_timings(num_tokens=int(batch.lengths.sum())),
+    }
+    run.record(step, rollout, learned.advantages, metrics)
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What a step made of a batch, on this rank.
+
+    share       the tokens trained on here; whatever is per token is flat over them, `[r]`
+    advantages  float32 `[B]`, of every sample
+    scores      under the weights before the step
+    """
+
+    share: Share
+    advantages: Tensor
+    scores: TokenScores
+    ranked: RankedTokens
+    decision: StareDecision
+    updates: list[UpdateResult]
+
+
+def learn(run: Run, batch: RolloutBatch) -> Learned:
+    """Score a batch, rank its tokens, gate, and update the policy.
 
     Every rank holds the whole batch. What is per token lives on the data-parallel rank that trains
     on it, its `share`, in flat order; whatever is global is one reduction over data parallelism.
     """
     config, dp = run.config, run.session.policy.groups.dp
 
-    batch, rollout = run.collect(step)
     share = run.plan(batch)
     old = run.score(batch, share) if config.needs_prepass else None
     reference = run.score_reference(batch, share)
@@ -45,21 +86,11 @@ def train_step(run: Run, step: int) -> None:
         batch, share, advantages, old, config.stare, dp, run.session.topology.device
     )
     decision = run.controller.update(batch_entropy(ranked, old, config.stare, dp))
-    if not decision.entropy_is_finite:
-        run.session.loggers.message(f"step {step}: entropy is not finite; gate, w and m are held")
     terms = token_terms(batch, share, ranked, decision, old, reference, config)
 
-    results = run.update(batch, share, terms)
-    run.push_weights(version=step)
-
+    updates = run.update(batch, share, terms)
     # A single on-policy update scores its tokens itself, under the weights before the update.
-    scores = old or results[0].scores
-    metrics = {
-        **token_metrics(scores, ranked, decision, dp),
-        **update_metrics(results),
-        **run.session.take_timings(num_tokens=int(batch.lengths.sum())),
-    }
-    run.record(step, rollout, advantages, metrics)
+    return Learned(share, advantages, old or updates[0].scores, ranked, decision, updates)
 
 
 def _is_due(step: int, every: int, last: int) -> bool:
