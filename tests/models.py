@@ -26,6 +26,24 @@ from megatron_stare.weights.names import model_entries
 
 FAMILIES = ("qwen2", "qwen3", "llama")
 
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 20_000.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "qwen2": {"family": "qwen2"},
+    "qwen2 tied": {"family": "qwen2", "tied": True},
+    "qwen3": {"family": "qwen3", "attention_bias": True},
+    "qwen3 tied": {"family": "qwen3", "tied": True},
+    "llama": {"family": "llama", "attention_bias": True, "mlp_bias": True},
+    "llama tied": {"family": "llama", "tied": True, "rope_parameters": LLAMA3_ROPE},
+}
+"""Keywords of `make_hf_folder`: each family, tied and untied, with biases and rope scaling."""
+
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
 EOS_ID = 256

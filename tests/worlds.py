@@ -1,6 +1,6 @@
 """Real gloo worlds for tests: `run_world(n, function, *args)` runs a function in n processes.
 
-Processes fork from a server that has imported torch once, so a world of 8 starts in about a second.
+Processes fork from a server that has imported torch and the trainer once, so a world of 8 starts in about a second.
 A world always ends: the first failure, a dead rank or the deadline ends all of it.
 """
 
@@ -29,7 +29,7 @@ _CONTEXT.set_forkserver_preload(
     [
         "torch.distributed",
         "transformers.models.auto.modeling_auto",
-        "megatron_stare.policy.platform",
+        "megatron_stare.train",
     ]
 )
 _COLLECTIVES = (

@@ -13,7 +13,7 @@ import torch
 
 from megatron_stare.config import ParallelConfig
 from megatron_stare.policy.groups import build_groups
-from tests.models import make_hf_folder
+from tests.models import NETWORKS, make_hf_folder
 from tests.policies import (
     RaggedBatch,
     assert_close_relative,
@@ -23,22 +23,6 @@ from tests.policies import (
 )
 from tests.worlds import run_world
 
-LLAMA3_ROPE = {
-    "rope_type": "llama3",
-    "rope_theta": 20_000.0,
-    "factor": 4.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-NETWORKS = {
-    "qwen2": {"family": "qwen2"},
-    "qwen2 tied": {"family": "qwen2", "tied": True},
-    "qwen3": {"family": "qwen3", "attention_bias": True},
-    "qwen3 tied": {"family": "qwen3", "tied": True},
-    "llama": {"family": "llama", "attention_bias": True, "mlp_bias": True},
-    "llama tied": {"family": "llama", "tied": True, "rope_parameters": LLAMA3_ROPE},
-}
 LAYOUTS = {
     "one process": ParallelConfig(),
     "tp2": ParallelConfig(tensor=2),

@@ -1,0 +1,153 @@
+"""Every layout takes the same STARE steps as a float64 trainer that knows no layout.
+
+Three steps in a row, from the same weights on the same ragged batches, through the trainer's own
+`learn`, for every family with tied and untied embeddings and a vocabulary of 259. Decisions are
+exactly those of the reference: L+ and L- token by token, the gate, w and m. Numbers agree to the
+errors named in tests/layout_steps.py.
+
+Exact selection is compared where it is defined. Log-probs of one token differ between layouts in
+their last bits, so two tokens whose surprisals are as close as that have no order in float32. Where
+the policy ranks, the reference therefore checks that the last token selected and the first one left
+out are further apart than twice the error allowed; where the engine's log-probs rank, the two tie
+exactly in every step, and token ids decide.
+
+What this does not show: that gradients of one layout equal another's bit by bit (sums have another
+order), nor anything of bfloat16 or of GPUs.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from megatron_stare.types import RolloutBatch
+from tests.layout_steps import (
+    SCORE_ERROR,
+    Job,
+    Layout,
+    assert_same_step,
+    merge_ranks,
+    take_steps,
+)
+from tests.models import NETWORKS, make_hf_folder
+from tests.ragged_batches import permuted, ragged_batches
+from tests.reference_step import ReferenceTrainer, StepOutcome
+from tests.worlds import run_world
+
+_TP2, _TP4, _PP2, _PP4 = {"tensor": 2}, {"tensor": 4}, {"pipeline": 2}, {"pipeline": 4}
+_SP = {"sequence": True}
+LAYOUTS = {
+    "one process": Layout(),
+    "one micro-batch": Layout(max_tokens=4096),
+    "selective recompute": Layout(max_tokens=700, recompute="selective"),
+    "full recompute": Layout(recompute="full"),
+    "dp2": Layout(2, max_tokens=512),
+    "tp2": Layout(2, _TP2),
+    "tp2 sp": Layout(2, _TP2 | _SP, max_tokens=700),
+    "pp2": Layout(2, _PP2),
+    "tp4 sp": Layout(4, _TP4 | _SP, max_tokens=4096),
+    "pp4": Layout(4, _PP4, max_tokens=600),
+    "dp4": Layout(4, max_tokens=400),
+    "tp2 dp2": Layout(4, _TP2, max_tokens=512),
+    "pp2 dp2": Layout(4, _PP2, max_tokens=450, recompute="selective"),
+    "tp2 sp pp2": Layout(4, _TP2 | _SP | _PP2, recompute="full"),
+    "dp8": Layout(8, max_tokens=400),
+    "tp2 sp pp2 dp2": Layout(8, _TP2 | _SP | _PP2, max_tokens=1000),
+}
+QUICK = ("one process", "dp2", "tp2 sp", "pp2")
+
+OPTIM = {"lr": 1e-3, "weight_decay": 0.1, "eps": 1e-4, "clip_grad": 0.5}
+ADAPTIVE = {"adaptive": True, "alpha": 0.05, "w": 1.2, "m": 0.8}
+POLICY_RANKS = {"optim": OPTIM, "stare": ADAPTIVE | {"variant": "C2", "target_entropy": 10.0}}
+ENGINE_RANKS = {
+    "optim": OPTIM,
+    "stare": ADAPTIVE | {"surprisal": "rollout", "target_entropy": 0.3},
+    "algorithm": {"aggregation": "seq-mean-token-mean"},
+}
+TWO_UPDATES = POLICY_RANKS | {"train": {"updates_per_step": 2}}
+SETTINGS = {
+    "qwen2": TWO_UPDATES,
+    "qwen2 tied": POLICY_RANKS,
+    "qwen3": ENGINE_RANKS,
+    "qwen3 tied": POLICY_RANKS,
+    "llama": TWO_UPDATES,
+    "llama tied": ENGINE_RANKS,
+}
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory) -> dict[str, Job]:
+    root = tmp_path_factory.mktemp("models")
+    return {
+        name: Job(
+            make_hf_folder(root / name.replace(" ", "_"), max_shard_size="1GB", **NETWORKS[name]),
+            settings,
+            ragged_batches(seed=0),
+        )
+        for name, settings in SETTINGS.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def expected(jobs) -> dict[str, list[StepOutcome]]:
+    return {name: _reference_steps(job) for name, job in jobs.items()}
+
+
+def _reference_steps(job: Job) -> list[StepOutcome]:
+    trainer = ReferenceTrainer(job.folder, job.config(Layout()))
+    steps = [trainer.step(batch) for batch in job.batches]
+    if job.settings is ENGINE_RANKS:
+        assert trainer.smallest_gap == 0
+    else:
+        assert trainer.smallest_gap > 2 * SCORE_ERROR
+    return steps
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        pytest.param(layout, id=name, marks=() if name in QUICK else pytest.mark.slow)
+        for name, layout in LAYOUTS.items()
+    ],
+)
+def test_three_steps_are_those_of_the_reference(layout, jobs, expected):
+    ranks = run_world(layout.processes, take_steps, layout, jobs)
+    for name in jobs:
+        found = merge_ranks([rank[name] for rank in ranks])
+        for step, expected_step in zip(found, expected[name], strict=True):
+            assert_same_step(step, expected_step)
+
+
+@pytest.mark.parametrize("layout", ["dp2", "tp2 sp"])
+def test_the_order_of_samples_changes_nothing(layout, jobs, expected):
+    """Where nothing ties: among exact ties, the order of samples is what decides."""
+    job = jobs["qwen2 tied"]
+    shuffled = [permuted(batch, _shuffled(batch, seed)) for seed, batch in enumerate(job.batches)]
+    batches, sources = zip(*shuffled, strict=True)
+    ranks = run_world(
+        LAYOUTS[layout].processes,
+        take_steps,
+        LAYOUTS[layout],
+        {"permuted": job._replace(batches=batches)},
+    )
+    found = merge_ranks([rank["permuted"] for rank in ranks])
+    for step, source, expected_step in zip(found, sources, expected["qwen2 tied"], strict=True):
+        assert_same_step(_in_original_order(step, source), expected_step)
+
+
+def _shuffled(batch: RolloutBatch, seed: int) -> list[int]:
+    return random.Random(seed).sample(range(len(batch)), len(batch))
+
+
+def _in_original_order(step: StepOutcome, source: torch.Tensor) -> StepOutcome:
+    """`source` is where each token stood before the permutation."""
+    return replace(
+        step,
+        logprobs=torch.empty_like(step.logprobs).index_copy(0, source, step.logprobs),
+        entropies=torch.empty_like(step.entropies).index_copy(0, source, step.entropies),
+        positive=source[step.positive].sort().values,
+        negative=source[step.negative].sort().values,
+    )

@@ -1,0 +1,86 @@
+"""Batches that hold every irregularity a step has to get right, three of them for three steps.
+
+Each has 17 samples in 4 groups, of 2 to 400 tokens, with responses of 1 to 399:
+    group 0  a prompt of one token; the shortest and the longest sample; two identical samples
+    group 1  equal rewards: advantage 0
+    group 2  a tool segment under the loss mask, and a response that is masked altogether
+    group 3  a sample whose reward is the mean of its group: advantage 0 beside others that are not
+
+The engine's log-probs are multiples of 1/16 nat, so that most of them are exact ties. Their mean is
+0.2, 0.4 and 0.2 nats: with a target of 0.3 the gate is on, off and on again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+
+import torch
+from torch import Tensor
+
+from megatron_stare.types import RolloutBatch
+from tests.models import VOCAB_SIZE
+
+PROMPTS = (1, 30, 7, 64)
+RESPONSES = ((1, 399, 9, 9), (17, 64, 5, 90), (33, 2, 120, 61, 8), (10, 25, 3, 17))
+REWARDS = ((0.0, 1.0, 0.0, 0.0), (1.0,) * 4, (0.0, 1.0, 0.0, 1.0, 1.0), (0.0, 0.5, 1.0, 0.5))
+TOOL_SEGMENT = (2, 2), slice(40, 75)  # of this group's sample, these response tokens
+MASKED_SAMPLE = (2, 4)
+MEAN_SURPRISAL = (0.2, 0.4, 0.2)
+
+
+def ragged_batches(seed: int) -> list[RolloutBatch]:
+    """The batches of three steps; other seeds give other tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    return [_batch(generator, mean) for mean in MEAN_SURPRISAL]
+
+
+def _batch(generator: torch.Generator, mean_surprisal: float) -> RolloutBatch:
+    token_ids, masks, surprisals = [], [], []
+    for group, (prompt_length, response_lengths) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
+        prompt = torch.randint(VOCAB_SIZE, (prompt_length,), generator=generator)
+        for sample, length in enumerate(response_lengths):
+            response = torch.randint(VOCAB_SIZE, (length,), generator=generator)
+            surprisal = torch.empty(length).exponential_(1 / mean_surprisal, generator=generator)
+            if (group, sample) == (0, 3):
+                response, surprisal = token_ids[-1][prompt_length:], surprisals[-1]
+            token_ids.append(torch.cat([prompt, response]))
+            masks.append(_mask(group, sample, length))
+            surprisals.append((surprisal * 16).round() / 16)
+    sizes = [len(responses) for responses in RESPONSES]
+    return RolloutBatch(
+        token_ids=torch.cat(token_ids),
+        prompt_lengths=torch.tensor(PROMPTS).repeat_interleave(torch.tensor(sizes)),
+        response_lengths=torch.tensor([n for lengths in RESPONSES for n in lengths]),
+        loss_mask=torch.cat(masks),
+        rollout_logprobs=-torch.cat(surprisals),
+        rewards=torch.tensor([reward for rewards in REWARDS for reward in rewards]),
+        group_ids=torch.arange(len(PROMPTS)).repeat_interleave(torch.tensor(sizes)),
+    )
+
+
+def _mask(group: int, sample: int, length: int) -> Tensor:
+    mask = torch.full((length,), (group, sample) != MASKED_SAMPLE)
+    tool_sample, segment = TOOL_SEGMENT
+    if (group, sample) == tool_sample:
+        mask[segment] = False
+    return mask
+
+
+def permuted(batch: RolloutBatch, order: Sequence[int]) -> tuple[RolloutBatch, Tensor]:
+    """The batch with its samples in another order, and where each of its R tokens stood before."""
+    tokens = _spans(batch.lengths, order)
+    response_tokens = _spans(batch.response_lengths, order)
+    index = {"token_ids": tokens, "loss_mask": response_tokens, "rollout_logprobs": response_tokens}
+    samples = torch.as_tensor(order)
+    return replace(
+        batch,
+        **{
+            field.name: getattr(batch, field.name)[index.get(field.name, samples)]
+            for field in fields(batch)
+        },
+    ), response_tokens
+
+
+def _spans(lengths: Tensor, order: Sequence[int]) -> Tensor:
+    return torch.cat([torch.arange(int(lengths.sum())).split(lengths.tolist())[i] for i in order])
