@@ -1,7 +1,7 @@
 """Real gloo worlds for tests: `run_world(n, function, *args)` runs a function in n processes.
 
-Processes fork from a server that has imported torch and the trainer once, so a world of 8 starts in about a second.
-A world always ends: the first failure, a dead rank or the deadline ends all of it.
+Processes fork from a server that has imported torch and the trainer once, so a world of 8 starts in
+about a second. A world always ends: the first failure, a dead rank or the deadline ends all of it.
 """
 
 from __future__ import annotations

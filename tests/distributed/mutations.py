@@ -1,0 +1,126 @@
+"""Faults of a distributed trainer, one at a time, for tests that must turn red under them.
+
+Each is a context manager that breaks this process's trainer the way real ones have been broken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+
+import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it has to be)
+from megatron_stare import token_terms, train
+from megatron_stare.algorithms.stare import StareSelection, stare_selection
+from megatron_stare.data.packing import Share
+from megatron_stare.policy import build, model, packed
+from megatron_stare.policy.attention import plan_attention
+from megatron_stare.policy.step import TokenScores
+from megatron_stare.token_terms import RankedTokens, aggregation, rank_tokens
+from tests.layout_steps import Job, Layout, RankStep, take_steps
+
+
+def mutated_steps(
+    rank: int, mutation: str, layout: Layout, jobs: dict[str, Job]
+) -> dict[str, list[RankStep]]:
+    """`take_steps` with a fault of the table in every process."""
+    with MUTATIONS[mutation]():
+        return take_steps(rank, layout, jobs)
+
+
+def _replaced(module: Any, name: str, function: Callable) -> AbstractContextManager:
+    return mock.patch.object(module, name, function)
+
+
+def _select_per_rank() -> AbstractContextManager:
+    def select(*tokens, group, **settings) -> StareSelection:
+        return stare_selection(*tokens, group=None, **settings)
+
+    return _replaced(token_terms, "stare_selection", select)
+
+
+def _break_ties_by_place_on_the_rank() -> AbstractContextManager:
+    def select(surprisal, *tokens, token_ids, group, **settings) -> StareSelection:
+        local = torch.arange(len(surprisal)) * group.size() + group.rank()
+        return stare_selection(surprisal, *tokens, token_ids=local, group=group, **settings)
+
+    return _replaced(token_terms, "stare_selection", select)
+
+
+def _rank_per_micro_batch() -> AbstractContextManager:
+    def rank(batch, share: Share, advantages, old, *settings) -> RankedTokens:
+        parts, start = [], 0
+        for samples in share.micro_batches:
+            here = slice(start, start + int(batch.response_lengths[list(samples)].sum()))
+            start = here.stop
+            part = Share(share.samples, [[samples]], share.index[here])
+            scores = TokenScores(old.logprobs[here], old.entropies[here])
+            parts.append(rank_tokens(batch, part, advantages, scores, *settings))
+        selections = [part.selection for part in parts]
+        selection = replace(
+            selections[0],
+            positive=torch.cat([selection.positive for selection in selections]),
+            negative=torch.cat([selection.negative for selection in selections]),
+        )
+        flat = ("mask", "advantages", "rollout_logprobs", "surprisal")
+        tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in flat}
+        return RankedTokens(**tensors, selection=selection)
+
+    return _replaced(train, "rank_tokens", rank)
+
+
+def _token_mean_per_rank() -> AbstractContextManager:
+    def per_rank(batch, share: Share, kind: str) -> torch.Tensor:
+        mine = [[i for micro_batch in update for i in micro_batch] for update in share.updates]
+        return aggregation(batch, replace(share, samples=mine), kind) / dist.get_world_size()
+
+    return _replaced(token_terms, "aggregation", per_rank)
+
+
+def _average_gradients() -> AbstractContextManager:
+    """Megatron's own mean over micro-batches and replicas, on top of the objective's."""
+    return _replaced(model, "PolicyConfig", partial(_averaging_config, model.PolicyConfig))
+
+
+def _averaging_config(config_class: type, **settings) -> Any:
+    return config_class(**settings | {"calculate_per_token_loss": False})
+
+
+def _leave_replicated_gradients_apart() -> AbstractContextManager:
+    """No sum over the tensor group for norms, nor over the stages for tied embeddings."""
+
+    def reduce_over_replicas_only(chunks, num_tokens, **options) -> None:
+        for chunk in chunks:
+            chunk.finish_grad_sync()
+
+    return _replaced(build, "sum_gradients", reduce_over_replicas_only)
+
+
+def _attend_across_samples() -> AbstractContextManager:
+    def plan(lengths, device):
+        return plan_attention([sum(lengths)], device)
+
+    return _replaced(packed, "plan_attention", plan)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+MUTATIONS: dict[str, Callable[[], AbstractContextManager]] = {
+    "nothing": _nothing,
+    "select per rank": _select_per_rank,
+    "break ties by place on the rank": _break_ties_by_place_on_the_rank,
+    "rank per micro-batch": _rank_per_micro_batch,
+    "token mean per rank": _token_mean_per_rank,
+    "average gradients": _average_gradients,
+    "leave replicated gradients apart": _leave_replicated_gradients_apart,
+    "attend across samples": _attend_across_samples,
+}

@@ -1,0 +1,73 @@
+"""The layout test turns red under the faults it is there to find.
+
+A row is a fault, a layout that shows it, the settings, and what the comparison names: it stops at
+the first difference, and that has to be the one the fault makes.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.distributed.mutations import MUTATIONS, mutated_steps
+from tests.distributed.test_layouts import ENGINE_RANKS, LAYOUTS, POLICY_RANKS
+from tests.layout_steps import Job, Layout, assert_same_step, merge_ranks
+from tests.models import NETWORKS, make_hf_folder
+from tests.ragged_batches import ragged_batches
+from tests.reference_step import ReferenceTrainer
+from tests.worlds import run_world
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = {"policy ranks": POLICY_RANKS, "engine ranks": ENGINE_RANKS}
+FOUND = [
+    ("select per rank", "dp2", "policy ranks", "L[+-]"),
+    ("break ties by place on the rank", "dp2", "engine ranks", "L[+-]"),
+    ("rank per micro-batch", "one process", "policy ranks", "L[+-]"),
+    ("token mean per rank", "dp2", "policy ranks", "loss"),
+    ("average gradients", "dp2", "policy ranks", "gradient norm"),
+    ("leave replicated gradients apart", "tp2 sp", "policy ranks", "gradient norm"),
+    ("leave replicated gradients apart", "pp2", "policy ranks", "gradient norm"),
+    ("attend across samples", "one process", "policy ranks", "logprobs"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "qwen2"
+    return make_hf_folder(folder, max_shard_size="1GB", **NETWORKS["qwen2 tied"])
+
+
+@pytest.fixture(scope="module")
+def jobs(folder):
+    batches = ragged_batches(seed=0)[:1]
+    return {name: Job(folder, settings, batches) for name, settings in SETTINGS.items()}
+
+
+@pytest.fixture(scope="module")
+def expected(jobs):
+    return {
+        name: ReferenceTrainer(job.folder, job.config(Layout())).step(job.batches[0])
+        for name, job in jobs.items()
+    }
+
+
+def compare(mutation, layout, settings, jobs, expected) -> None:
+    job = {settings: jobs[settings]}
+    ranks = run_world(LAYOUTS[layout].processes, mutated_steps, mutation, LAYOUTS[layout], job)
+    (found,) = merge_ranks([rank[settings] for rank in ranks])
+    assert_same_step(found, expected[settings])
+
+
+@pytest.mark.parametrize(("mutation", "layout", "settings", "names"), FOUND)
+def test_a_fault_is_found(mutation, layout, settings, names, jobs, expected):
+    with pytest.raises(AssertionError, match=f"^{names}"):
+        compare(mutation, layout, settings, jobs, expected)
+
+
+def test_nothing_is_found_where_there_is_no_fault(jobs, expected):
+    for layout, settings in sorted({row[1:3] for row in FOUND}):
+        compare("nothing", layout, settings, jobs, expected)
+
+
+def test_every_fault_is_tried():
+    assert MUTATIONS.keys() == {"nothing", *(row[0] for row in FOUND)}
