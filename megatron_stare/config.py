@@ -51,8 +51,15 @@ class ParallelConfig(Section):
     """Tensor-parallel size."""
     pipeline: int = Field(default=1, ge=1)
     """Pipeline-parallel size."""
+    context: int = Field(default=1, ge=1)
+    """Context-parallel size: ranks that share the tokens of every sample."""
     sequence: bool = False
     """Sequence parallelism: split norms and dropout regions along tokens over the tensor group."""
+
+    @property
+    def replica(self) -> int:
+        """Processes that hold one copy of the policy and work on the same samples."""
+        return self.tensor * self.context * self.pipeline
 
     @model_validator(mode="after")
     def _sequence_needs_tensor(self) -> ParallelConfig:

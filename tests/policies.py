@@ -29,7 +29,7 @@ from transformers import AutoModelForCausalLM
 
 from megatron_stare.config import ModelConfig, ParallelConfig
 from megatron_stare.policy.groups import ParallelGroups
-from megatron_stare.policy.head import HeadRows, logprob_entropy_head
+from megatron_stare.policy.head import HeadInputs, logprob_entropy_head
 from megatron_stare.policy.model import build_model
 from megatron_stare.policy.packed import PackedMicroBatch, pack
 from megatron_stare.weights.hf_config import ModelShape, read_hf_config
@@ -114,10 +114,17 @@ def policy_pass(
     config = ModelConfig.model_validate({"path": folder, "recompute": recompute})
     model = load_policy(shape, config, parallel, groups)
     packed = [
-        pack(samples, prompts, pad_to_multiple=groups.sequence_multiple, device=CPU)
+        pack(
+            samples,
+            prompts,
+            pad_to_multiple=groups.sequence_multiple,
+            device=CPU,
+            cp_rank=groups.cp.rank(),
+            cp_size=groups.cp.size(),
+        )
         for samples, prompts in zip(batch.micro_batches, batch.prompt_lengths, strict=True)
     ]
-    outputs = forward_backward(model, packed, batch.weights)
+    outputs = forward_backward(model, packed, batch.weights, groups)
     gradients = {name: p.main_grad.clone() for name, p in model.module.named_parameters()}
     offset = groups.layer_offset(shape.num_layers)
     logprobs, entropies = map(torch.cat, zip(*outputs, strict=True)) if outputs else (None, None)
@@ -157,7 +164,10 @@ def load_policy(
 
 
 def forward_backward(
-    model: DistributedDataParallel, packed: Sequence[PackedMicroBatch], weights: Sequence[Tensor]
+    model: DistributedDataParallel,
+    packed: Sequence[PackedMicroBatch],
+    weights: Sequence[Tensor],
+    groups: ParallelGroups,
 ) -> list[tuple[Tensor, Tensor]]:
     """Log-probs and entropies of each micro-batch; gradients are in `main_grad` afterwards."""
 
@@ -169,7 +179,7 @@ def forward_backward(
             attention_mask=None,
             packed_seq_params=micro_batch.packed_seq_params,
             output_processor=logprob_entropy_head,
-            output_processor_context=HeadRows(micro_batch.rows, micro_batch.targets, TEMPERATURE),
+            output_processor_context=HeadInputs(micro_batch, TEMPERATURE, groups.cp),
         )
         return output, partial(_weighted_sum, weight)
 

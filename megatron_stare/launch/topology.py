@@ -48,11 +48,11 @@ def read_topology(environ: Mapping[str, str] = os.environ) -> Topology:
 
 def check_world_size(topology: Topology, parallel: ParallelConfig) -> None:
     """Raise UserError unless replicas of the policy fill the world exactly."""
-    replica = parallel.tensor * parallel.pipeline
-    if topology.world_size % replica:
+    if topology.world_size % parallel.replica:
         raise UserError(
             f"world size {topology.world_size} does not fit parallel.tensor={parallel.tensor} x "
-            f"parallel.pipeline={parallel.pipeline}: expected a multiple of {replica} processes"
+            f"parallel.context={parallel.context} x parallel.pipeline={parallel.pipeline}: "
+            f"expected a multiple of {parallel.replica} processes"
         )
 
 

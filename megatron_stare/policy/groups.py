@@ -1,11 +1,12 @@
 """Process groups of this rank, passed explicitly to everything that communicates.
 
 Ranks are laid out with tensor parallelism innermost and pipeline stages outermost: rank = tp_rank +
-tp_size * (dp_rank + dp_size * pp_rank).
+tp_size * (cp_rank + cp_size * (dp_rank + dp_size * pp_rank)).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from megatron.core import parallel_state
@@ -21,19 +22,23 @@ class ParallelGroups:
     """The groups that this rank belongs to.
 
     tp          ranks that share each layer
+    cp          ranks that share each sample; after the head they hold the same scores
     pp          one rank of each pipeline stage, in order
     dp          ranks that hold the same parameters and see different samples
+    dp_cp       both: ranks that hold the same parameters, over which gradients are summed
     embd        first and last stage, which both hold tied embeddings; None on the stages between
     collection  all of Megatron's groups
     """
 
     tp: ProcessGroup
+    cp: ProcessGroup
     pp: ProcessGroup
     dp: ProcessGroup
+    dp_cp: ProcessGroup
     embd: ProcessGroup | None
     collection: ProcessGroupCollection
     sequence_multiple: int
-    """Packed micro-batches are padded to a multiple of this many tokens (sequence parallelism)."""
+    """Micro-batches are padded to a multiple of this many tokens, over all context ranks."""
 
     @property
     def is_first_stage(self) -> bool:
@@ -53,24 +58,33 @@ class ParallelGroups:
 def build_groups(parallel: ParallelConfig) -> ParallelGroups:
     """Split the world of torch.distributed, which is initialised, as `parallel` says.
 
-    Collective. The world's size is a multiple of `parallel.tensor * parallel.pipeline`.
+    Collective. The world's size is a multiple of `parallel.replica`.
     """
     install_cpu_platform()
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
+        context_parallel_size=parallel.context,
         # The groups' own backend serves optimizer state too; a gloo copy of each has no reader.
         create_gloo_process_groups=False,
     )
     collection = ProcessGroupCollection.use_mpu_process_groups()
     return ParallelGroups(
         tp=collection.tp,
+        cp=collection.cp,
         pp=collection.pp,
         dp=collection.dp,
+        dp_cp=collection.dp_cp,
         embd=collection.embd,
         collection=collection,
-        sequence_multiple=parallel.tensor if parallel.sequence else 1,
+        sequence_multiple=_sequence_multiple(parallel),
     )
+
+
+def _sequence_multiple(parallel: ParallelConfig) -> int:
+    """Makes each context rank's part of a pack even, and its tensor group's parts of that equal."""
+    tensor = parallel.tensor if parallel.sequence else 1
+    return parallel.context * math.lcm(2, tensor) if parallel.context > 1 else tensor
 
 
 def destroy_groups() -> None:

@@ -9,25 +9,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from megatron_stare.ops.logprob_entropy import linear_logprob_entropy
+from megatron_stare.policy.context import gather_scores
 from megatron_stare.policy.model import PolicyConfig
+from megatron_stare.policy.packed import PackedMicroBatch
 
 
 @dataclass(frozen=True, slots=True)
-class HeadRows:
-    """Where log-probs are wanted: the `output_processor_context`.
+class HeadInputs:
+    """What the head needs beside hidden states: the `output_processor_context`.
 
-    rows     int64 [n]  packed positions whose hidden state predicts a response token
-    targets  int64 [n]  those tokens
-    temperature         divides the logits
+    micro_batch  where log-probs are wanted
+    temperature  divides the logits
+    cp_group     ranks that share the micro-batch's tokens
     """
 
-    rows: Tensor
-    targets: Tensor
+    micro_batch: PackedMicroBatch
     temperature: float
+    cp_group: ProcessGroup
 
 
 def logprob_entropy_head(
@@ -35,14 +39,16 @@ def logprob_entropy_head(
     hidden_states: Tensor,
     output_layer: Any,
     output_weight: Tensor | None,
-    context: HeadRows,
+    context: HeadInputs,
     config: PolicyConfig,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Log-prob and entropy in nats, float32 `[n]` each, the same on all tensor-parallel ranks.
+    """Log-prob and entropy in nats of a micro-batch's response tokens, in its flat order.
+
+    float32 `[num_tokens]` each, the same on all tensor-parallel and context-parallel ranks.
 
     Args:
-        hidden_states: `[T, 1, hidden]`, or `[T / tp, 1, hidden]` under sequence parallelism.
+        hidden_states: `[T / cp, 1, hidden]`, `[T / cp / tp, 1, hidden]` with sequence parallelism.
         output_layer: Megatron's; holds this rank's rows of the output weight, unless tied.
         output_weight: the embedding's rows where they are.
     """
@@ -51,11 +57,17 @@ def logprob_entropy_head(
         hidden_states = gather_from_sequence_parallel_region(
             hidden_states, tensor_parallel_output_grad=False, group=output_layer.tp_group
         )
-    return linear_logprob_entropy(
-        hidden_states.squeeze(1).index_select(0, context.rows),
+    micro_batch = context.micro_batch
+    logprobs, entropies = linear_logprob_entropy(
+        hidden_states.squeeze(1).index_select(0, micro_batch.rows),
         output_layer.weight if output_weight is None else output_weight,
-        context.targets,
+        micro_batch.targets,
         temperature=context.temperature,
         vocab_size=config.vocab_size,
         group=output_layer.tp_group,
     )
+    if context.cp_group.size() == 1:
+        return logprobs, entropies
+    held = torch.stack([logprobs, entropies])
+    scores = gather_scores(held, micro_batch.places, micro_batch.num_tokens, context.cp_group)
+    return scores[0], scores[1]

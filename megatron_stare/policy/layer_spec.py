@@ -20,17 +20,18 @@ from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_with_transformer_engine_submodules,
 )
+from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.layers import RowParallelLinear
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
-from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 from torch import Tensor
 
 from megatron_stare.policy.attention import packed_attention
+from megatron_stare.policy.context_attention import context_attention
 from megatron_stare.policy.norm import NormColumnParallelLinear, RMSNorm
 from megatron_stare.policy.packed import PackedSequences
 from megatron_stare.policy.rope import RotaryTable, inverse_frequencies, rotate
@@ -96,19 +97,25 @@ def _with_bias(builder: Callable[..., Any], has_bias: bool) -> Callable[..., Any
 
 
 class PackedAttention(torch.nn.Module):
-    """Megatron's core attention: rotary embedding, then `packed_attention`; it has no parameters.
+    """Megatron's core attention: rotary embedding, then attention; it has no parameters.
 
     Args:
         rotary: shared by all layers.
-        config, softmax_scale: from Megatron, with whatever else it gives to core attentions.
+        softmax_scale, pg_collection: from Megatron, with whatever else it gives core attentions.
     """
 
     def __init__(
-        self, rotary: RotaryTable, *, config: TransformerConfig, softmax_scale: float, **_: Any
+        self,
+        rotary: RotaryTable,
+        *,
+        softmax_scale: float,
+        pg_collection: ProcessGroupCollection,
+        **_: Any,
     ) -> None:
         super().__init__()
         self.rotary = rotary
         self.scale = softmax_scale
+        self.cp_group = pg_collection.cp
 
     def forward(
         self,
@@ -120,9 +127,10 @@ class PackedAttention(torch.nn.Module):
         packed_seq_params: PackedSequences,
         **_: Any,
     ) -> Tensor:
-        """Shapes as of `packed_attention`."""
+        """Shapes as of `packed_attention`, over the tokens on this context rank."""
         packed = packed_seq_params
         cos_sin = self.rotary(packed.positions, packed.max_seqlen_q, query.dtype)
-        return packed_attention(
-            rotate(query, cos_sin), rotate(key, cos_sin), value, packed.attention_plan, self.scale
-        )
+        qkv = rotate(query, cos_sin), rotate(key, cos_sin), value
+        if self.cp_group.size() == 1:
+            return packed_attention(*qkv, packed.attention_plan, self.scale)
+        return context_attention(*qkv, packed.context_plan, self.scale, self.cp_group)

@@ -127,6 +127,7 @@ def _transformer_config(
         bf16=dtype == torch.bfloat16,
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
+        context_parallel_size=parallel.context,
         sequence_parallel=parallel.sequence,
         # Micro-batches differ in length; Megatron wants this dispatcher with it, experts or not.
         variable_seq_lengths=True,

@@ -1,23 +1,36 @@
-"""A packed micro-batch: samples one after another in a single row, as the model takes them."""
+"""A packed micro-batch: samples one after another in a single row, as the model takes them.
+
+Under context parallelism a rank holds its part of every sample (see `context`). Labels are shifted
+in the whole pack, before it is split: a response token is predicted on the rank that holds the
+position before it, wherever the token itself is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
 from megatron_stare.policy.attention import AttentionPlan, plan_attention
+from megatron_stare.policy.context import held_tokens, sample_multiple
+from megatron_stare.policy.context_attention import ContextAttentionPlan, plan_context_attention
 
 
 class PackedSequences(PackedSeqParams):
-    """Megatron's description of packed sequences, with what this project's attention reads."""
+    """Megatron's description of packed sequences, with what this project's attention reads.
 
-    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
+    Args:
+        lengths: tokens of each sequence, over all context-parallel ranks.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], device: torch.device, *, cp_rank: int = 0, cp_size: int = 1
+    ) -> None:
         self.lengths = tuple(lengths)
         ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
         super().__init__(
@@ -27,22 +40,35 @@ class PackedSequences(PackedSeqParams):
             max_seqlen_q=max(lengths),
             max_seqlen_kv=max(lengths),
         )
-        self.positions = torch.cat([torch.arange(length) for length in lengths]).to(device)
-        """int64 `[T]`, from 0 in each sequence."""
+        self.cp_rank, self.cp_size = cp_rank, cp_size
+        self.held = held_tokens(lengths, cp_rank, cp_size).to(device)
+        """int64 `[T / cp_size]`: the tokens on this rank."""
+        positions = torch.cat([torch.arange(length) for length in lengths]).to(device)
+        self.positions = positions[self.held]
+        """int64 `[T / cp_size]`: position in its sequence of each token on this rank."""
 
     @cached_property
     def attention_plan(self) -> AttentionPlan:
         """Worked out on first use: Transformer Engine's attention has no need of it."""
         return plan_attention(self.lengths, self.positions.device)
 
+    @cached_property
+    def context_plan(self) -> ContextAttentionPlan:
+        """The same for context parallelism."""
+        return plan_context_attention(
+            self.lengths, self.cp_rank, self.cp_size, self.positions.device
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class PackedMicroBatch:
-    """T packed tokens and which of them predict the n response tokens.
+    """One rank's part of T packed tokens, and which of them predict the response tokens.
 
-    input_ids, position_ids  int64 [1, T]
-    rows                     int64 [n]     positions whose hidden state predicts a response token
-    targets                  int64 [n]     those tokens, sample after sample
+    input_ids, position_ids  int64 [1, T / cp_size]
+    rows        int64 [n]  tokens on this rank whose hidden state predicts a response token
+    targets     int64 [n]  those response tokens
+    places      int64 [n]  where they stand among the micro-batch's, sample after sample
+    num_tokens             response tokens of the micro-batch, over all context-parallel ranks
     """
 
     input_ids: Tensor
@@ -50,6 +76,8 @@ class PackedMicroBatch:
     packed_seq_params: PackedSequences
     rows: Tensor
     targets: Tensor
+    places: Tensor
+    num_tokens: int
 
 
 def pack(
@@ -58,30 +86,44 @@ def pack(
     *,
     pad_to_multiple: int,
     device: torch.device,
+    cp_rank: int = 0,
+    cp_size: int = 1,
 ) -> PackedMicroBatch:
-    """Pack samples for the model.
+    """Pack samples for the model, and take this rank's part.
 
-    Padding is a sequence of its own after the last sample, and no row points into it. Without
-    samples (a rank that has run out of them in a collective schedule) there is only padding.
+    Padding stands after the sample that it fills up for context parallelism, where nothing looks,
+    and after the last one as a sequence of its own; no row points into it. Without samples (a rank
+    that has run out of them in a collective schedule) there is only padding.
 
     Args:
         sequences: int64 prompt + response tokens of each sample.
         prompt_lengths: tokens of each sample that are its prompt, at least 1.
-        pad_to_multiple: T is a multiple of this.
+        pad_to_multiple: T is a multiple of this, which is one of `sample_multiple(cp_size)`.
     """
-    lengths = [len(sequence) for sequence in sequences]
+    multiple = sample_multiple(cp_size)
+    lengths = [-(-len(sequence) // multiple) * multiple for sequence in sequences]
     total = sum(lengths)
-    padding = -total % pad_to_multiple if total else pad_to_multiple
-    padded = [*sequences, torch.zeros(padding, dtype=torch.int64)]
-    packed = PackedSequences([*lengths, padding] if padding else lengths, device)
-    input_ids = torch.cat(padded).to(device)
-    spans = zip(pairwise([0, *accumulate(lengths)]), prompt_lengths, strict=True)
-    response = [torch.arange(start + prompt, end) for (start, end), prompt in spans]
-    predicted = torch.cat([*response, torch.empty(0, dtype=torch.int64)]).to(device)
+    if padding := -total % pad_to_multiple if total else pad_to_multiple:
+        lengths.append(padding)
+    packed = PackedSequences(lengths, device, cp_rank=cp_rank, cp_size=cp_size)
+    starts = [0, *accumulate(lengths)]
+    input_ids = torch.zeros(starts[-1], dtype=torch.int64)
+    response = [torch.empty(0, dtype=torch.int64)]
+    for sequence, prompt, start in zip(sequences, prompt_lengths, starts, strict=False):
+        input_ids[start : start + len(sequence)] = sequence
+        response.append(torch.arange(start + prompt, start + len(sequence)))
+    predicted = torch.cat(response).to(device)
+    input_ids = input_ids.to(device)
+    row_of_token = torch.full_like(input_ids, -1)
+    row_of_token[packed.held] = torch.arange(len(packed.held), device=device)
+    rows = row_of_token[predicted - 1]
+    places = (rows >= 0).nonzero().squeeze(1)
     return PackedMicroBatch(
-        input_ids=input_ids.unsqueeze(0),
+        input_ids=input_ids[packed.held].unsqueeze(0),
         position_ids=packed.positions.unsqueeze(0),
         packed_seq_params=packed,
-        rows=predicted - 1,
-        targets=input_ids[predicted],
+        rows=rows[places],
+        targets=input_ids[predicted[places]],
+        places=places,
+        num_tokens=len(predicted),
     )

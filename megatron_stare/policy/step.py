@@ -24,7 +24,7 @@ from torch import Tensor
 
 from megatron_stare.data.packing import MicroBatches
 from megatron_stare.policy.groups import ParallelGroups
-from megatron_stare.policy.head import HeadRows, logprob_entropy_head
+from megatron_stare.policy.head import HeadInputs, logprob_entropy_head
 from megatron_stare.policy.packed import PackedMicroBatch, pack
 from megatron_stare.types import TokenBatch
 from megatron_stare.weights.export import export_hf_tensors
@@ -155,11 +155,11 @@ class Policy:
         )
 
     def hf_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Full tensors by Hugging Face name, streamed; nothing off data-parallel rank 0.
+        """Full tensors by Hugging Face name, streamed; nothing off rank 0 of `dp_cp`.
 
-        Collective over a replica: each of its ranks exhausts the iterator.
+        Collective over tensor and pipeline ranks: each of them exhausts the iterator.
         """
-        if self.groups.dp.rank() != 0:
+        if self.groups.dp_cp.rank() != 0:
             return iter(())
         return export_hf_tensors(
             dict(self.named_parameters()),
@@ -198,7 +198,7 @@ class Policy:
     ) -> list[_MicroBatchOutput]:
         """One pass of Megatron's schedule; outputs exist on the last pipeline stage only."""
         inputs = [self._pack(batch, samples) for samples in micro_batches]
-        starts = [0, *accumulate(len(packed.rows) for packed in inputs)]
+        starts = [0, *accumulate(packed.num_tokens for packed in inputs)]
         tokens = [slice(*span) for span in pairwise(starts)]
 
         def forward_step(iterator: Iterator, model: torch.nn.Module):
@@ -209,9 +209,9 @@ class Policy:
                 attention_mask=None,
                 packed_seq_params=packed.packed_seq_params,
                 output_processor=logprob_entropy_head,
-                output_processor_context=HeadRows(packed.rows, packed.targets, self.temperature),
+                output_processor_context=HeadInputs(packed, self.temperature, self.groups.cp),
             )
-            progress(len(packed.rows))
+            progress(packed.num_tokens)
             return output, partial(_loss, objective, span)
 
         return get_forward_backward_func()(
@@ -232,6 +232,8 @@ class Policy:
             [int(batch.prompt_lengths[i]) for i in samples],
             pad_to_multiple=self.groups.sequence_multiple,
             device=self.device,
+            cp_rank=self.groups.cp.rank(),
+            cp_size=self.groups.cp.size(),
         )
 
     def _scores_on_every_stage(

@@ -51,7 +51,7 @@ def train(rank: int, folder: Path, recompute: str) -> tuple[list[float], dict[st
     for _ in range(3):
         model.zero_grad_buffer()
         optimizer.zero_grad()
-        forward_backward(model, packed, [batch.weights[i] for i in mine])
+        forward_backward(model, packed, [batch.weights[i] for i in mine], groups)
         _, norm, _ = optimizer.step()
         norms.append(norm)
     return norms, {name: p.detach().clone() for name, p in model.module.named_parameters()}

@@ -15,7 +15,13 @@ def members(rank: int, parallel: ParallelConfig) -> dict[str, object]:
     groups = build_groups(parallel)
     ranks = {
         name: dist.get_process_group_ranks(group)
-        for name, group in {"tp": groups.tp, "pp": groups.pp, "dp": groups.dp}.items()
+        for name, group in {
+            "tp": groups.tp,
+            "cp": groups.cp,
+            "pp": groups.pp,
+            "dp": groups.dp,
+            "dp_cp": groups.dp_cp,
+        }.items()
     }
     return ranks | {
         "first": groups.is_first_stage,
@@ -40,3 +46,11 @@ def test_replicas_share_what_is_not_split():
     ranks = run_world(4, members, ParallelConfig(tensor=2))
     assert [rank["dp"] for rank in ranks] == [[0, 2], [1, 3], [0, 2], [1, 3]]
     assert {rank["multiple"] for rank in ranks} == {1}
+
+
+def test_ranks_that_share_samples_stand_inside_a_replica():
+    ranks = run_world(8, members, ParallelConfig(tensor=2, context=2, sequence=True))
+    assert [rank["cp"] for rank in ranks[:4]] == [[0, 2], [1, 3], [0, 2], [1, 3]]
+    assert [rank["dp"] for rank in ranks[:4]] == [[0, 4], [1, 5], [2, 6], [3, 7]]
+    assert [rank["dp_cp"] for rank in ranks[:2]] == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert {rank["multiple"] for rank in ranks} == {4}

@@ -29,6 +29,11 @@ LAYOUTS = {
     "tp2 sp": ParallelConfig(tensor=2, sequence=True),
     "pp2": ParallelConfig(pipeline=2),
     "tp2 pp2 sp": ParallelConfig(tensor=2, pipeline=2, sequence=True),
+    "cp2": ParallelConfig(context=2),
+    "cp4": ParallelConfig(context=4),
+    "tp2 cp2 sp": ParallelConfig(tensor=2, context=2, sequence=True),
+    "pp2 cp2": ParallelConfig(pipeline=2, context=2),
+    "tp2 pp2 cp2 sp": ParallelConfig(tensor=2, pipeline=2, context=2, sequence=True),
 }
 
 
@@ -56,7 +61,7 @@ def all_networks(rank: int, folders: dict[str, Path], parallel: ParallelConfig):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_policy_equals_transformers(layout, folders, expected):
     parallel = LAYOUTS[layout]
-    ranks = run_world(parallel.tensor * parallel.pipeline, all_networks, folders, parallel)
+    ranks = run_world(parallel.replica, all_networks, folders, parallel)
     for name, folder in folders.items():
         result = merge_ranks([rank[name] for rank in ranks], folder)
         torch.testing.assert_close(result.logprobs, expected[name].logprobs, atol=1e-5, rtol=0)

@@ -78,7 +78,12 @@ def test_layers_that_pipeline_parallelism_does_not_divide(workspace):
 
 def test_a_world_that_replicas_do_not_fill(workspace):
     message = refused("train", workspace / "train.yaml", "parallel.tensor=2")
-    assert "world size 1 does not fit parallel.tensor=2 x parallel.pipeline=1" in message
+    assert "world size 1 does not fit parallel.tensor=2 x parallel.context=1" in message
+
+
+def test_a_context_that_does_not_divide_the_world(workspace):
+    message = refused("train", workspace / "train.yaml", "parallel.context=3")
+    assert "parallel.context=3 x parallel.pipeline=1: expected a multiple of 3" in message
 
 
 def test_sequences_longer_than_the_models_positions(workspace):

@@ -17,6 +17,7 @@ LAYOUTS = {
     "tp2": (2, ["parallel.tensor=2"]),
     "tp2 with sequence parallelism": (2, ["parallel.tensor=2", "parallel.sequence=true"]),
     "pp2": (2, ["parallel.pipeline=2"]),
+    "cp2": (2, ["parallel.context=2"]),
     "tp2 x dp2": (4, ["parallel.tensor=2"]),
     "small micro-batches": (1, ["train.max_tokens_per_micro_batch=64"]),
     "one big micro-batch": (1, ["train.max_tokens_per_micro_batch=4096"]),

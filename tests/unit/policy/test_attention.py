@@ -83,7 +83,7 @@ def test_few_blocks_and_little_padding():
 
 
 class LargestTensor(TorchDispatchMode):
-    """Remembers the elements of the largest tensor that any operation returned."""
+    """Remembers the elements in the memory of the largest tensor that any operation returned."""
 
     numel = 0
 
@@ -91,7 +91,8 @@ class LargestTensor(TorchDispatchMode):
         output = function(*args, **(kwargs or {}))
         for tensor in output if isinstance(output, (tuple, list)) else [output]:
             if isinstance(tensor, Tensor):
-                self.numel = max(self.numel, tensor.numel())
+                elements = tensor.untyped_storage().nbytes() // tensor.element_size()
+                self.numel = max(self.numel, elements)
         return output
 
 
