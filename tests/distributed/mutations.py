@@ -19,8 +19,10 @@ import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it 
 from megatron_stare import token_terms, train
 from megatron_stare.algorithms.stare import StareSelection, stare_selection
 from megatron_stare.data.packing import Share
-from megatron_stare.policy import build, model, packed
+from megatron_stare.policy import build, context_attention, head, model, packed, step
 from megatron_stare.policy.attention import plan_attention
+from megatron_stare.policy.context import gather_scores
+from megatron_stare.policy.packed import PackedMicroBatch, pack
 from megatron_stare.policy.step import TokenScores
 from megatron_stare.token_terms import RankedTokens, aggregation, rank_tokens
 from tests.layout_steps import Job, Layout, RankStep, take_steps
@@ -109,6 +111,31 @@ def _attend_across_samples() -> AbstractContextManager:
     return _replaced(packed, "plan_attention", plan)
 
 
+def _shift_labels_after_the_context_split() -> AbstractContextManager:
+    def pack_then_shift(*samples, **settings) -> PackedMicroBatch:
+        micro_batch = pack(*samples, **settings)
+        following = micro_batch.input_ids[0].roll(-1)
+        return replace(micro_batch, targets=following[micro_batch.rows])
+
+    return _replaced(step, "pack", pack_then_shift)
+
+
+def _count_gradients_on_every_context_rank() -> AbstractContextManager:
+    """Every context rank computes the whole loss: its gradient without the 1/cp."""
+
+    def gather(held, places, num_tokens, group) -> torch.Tensor:
+        amplified = held + (group.size() - 1) * (held - held.detach())
+        return gather_scores(amplified, places, num_tokens, group)
+
+    return _replaced(head, "gather_scores", gather)
+
+
+def _keep_key_gradients_on_the_querying_rank() -> AbstractContextManager:
+    name = "gather_from_sequence_parallel_region"
+    gather = getattr(context_attention, name)
+    return _replaced(context_attention, name, partial(gather, tensor_parallel_output_grad=False))
+
+
 @contextmanager
 def _nothing() -> Iterator[None]:
     yield
@@ -123,4 +150,7 @@ MUTATIONS: dict[str, Callable[[], AbstractContextManager]] = {
     "average gradients": _average_gradients,
     "leave replicated gradients apart": _leave_replicated_gradients_apart,
     "attend across samples": _attend_across_samples,
+    "shift labels after the context split": _shift_labels_after_the_context_split,
+    "count gradients on every context rank": _count_gradients_on_every_context_rank,
+    "keep key gradients on the querying rank": _keep_key_gradients_on_the_querying_rank,
 }

@@ -38,7 +38,7 @@ from tests.reference_step import ReferenceTrainer, StepOutcome
 from tests.worlds import run_world
 
 _TP2, _TP4, _PP2, _PP4 = {"tensor": 2}, {"tensor": 4}, {"pipeline": 2}, {"pipeline": 4}
-_SP = {"sequence": True}
+_CP2, _CP4, _SP = {"context": 2}, {"context": 4}, {"sequence": True}
 LAYOUTS = {
     "one process": Layout(),
     "one micro-batch": Layout(max_tokens=4096),
@@ -48,14 +48,21 @@ LAYOUTS = {
     "tp2": Layout(2, _TP2),
     "tp2 sp": Layout(2, _TP2 | _SP, max_tokens=700),
     "pp2": Layout(2, _PP2),
+    "cp2": Layout(2, _CP2, max_tokens=600),
     "tp4 sp": Layout(4, _TP4 | _SP, max_tokens=4096),
     "pp4": Layout(4, _PP4, max_tokens=600),
     "dp4": Layout(4, max_tokens=400),
     "tp2 dp2": Layout(4, _TP2, max_tokens=512),
     "pp2 dp2": Layout(4, _PP2, max_tokens=450, recompute="selective"),
     "tp2 sp pp2": Layout(4, _TP2 | _SP | _PP2, recompute="full"),
+    "cp4": Layout(4, _CP4, max_tokens=512, recompute="full"),
+    "cp2 dp2": Layout(4, _CP2, max_tokens=450),
+    "tp2 sp cp2": Layout(4, _TP2 | _SP | _CP2, recompute="selective"),
+    "pp2 cp2": Layout(4, _PP2 | _CP2),
     "dp8": Layout(8, max_tokens=400),
     "tp2 sp pp2 dp2": Layout(8, _TP2 | _SP | _PP2, max_tokens=1000),
+    "tp2 pp2 cp2": Layout(8, _TP2 | _PP2 | _CP2, max_tokens=600),
+    "tp2 sp pp2 cp2": Layout(8, _TP2 | _SP | _PP2 | _CP2, recompute="full"),
 }
 QUICK = ("one process", "dp2", "tp2 sp", "pp2")
 

@@ -28,6 +28,9 @@ FOUND = [
     ("leave replicated gradients apart", "tp2 sp", "policy ranks", "gradient norm"),
     ("leave replicated gradients apart", "pp2", "policy ranks", "gradient norm"),
     ("attend across samples", "one process", "policy ranks", "logprobs"),
+    ("shift labels after the context split", "cp2", "policy ranks", "logprobs"),
+    ("count gradients on every context rank", "cp2", "policy ranks", "gradient norm"),
+    ("keep key gradients on the querying rank", "cp2", "policy ranks", "gradient norm"),
 ]
 
 
