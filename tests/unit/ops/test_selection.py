@@ -45,7 +45,7 @@ def test_equals_a_sort_by_value_then_id(seed):
     rng = random.Random(seed)
     n = rng.randint(1, 80)
     values = random_values(rng, n)
-    ids = rng.sample(range(rng.choice([n, 2**20, 2**32, 2**62])), n) if n > 1 else [5]
+    ids = rng.sample(range(rng.choice([n, 2**20, 2**32, 2**41])), n) if n > 1 else [5]
     k = rng.randint(1, n)
     assert top_ids(values, k, ids) == sorted_ids(values, k, ids)
     kth = sorted(values, reverse=True)[k - 1]
@@ -69,11 +69,37 @@ def test_small_cases(values, k, expected):
     assert top_ids(values, k) == expected
 
 
-def test_ids_wider_than_32_bits_break_ties_by_all_their_bits():
-    ids = [2**33 + 1, 2**33, 2**62, 2**31]
+def test_ids_break_ties_by_all_their_bits():
+    ids = [2**33 + 1, 2**33, 2**41 - 1, 2**31]
     assert top_ids([1.0] * 4, 1, ids) == [2**31]
     assert top_ids([1.0] * 4, 2, ids) == [2**31, 2**33]
     assert top_ids([1.0] * 4, 3, ids) == [2**31, 2**33, 2**33 + 1]
+
+
+@pytest.mark.parametrize("k", [1, 999, 150_000, 299_999, 300_000])
+@pytest.mark.parametrize(
+    "values",
+    [
+        -torch.rand(300_000, generator=torch.Generator().manual_seed(0)).log(),
+        (torch.arange(300_000) % 3 == 0).float(),
+        torch.full((300_000,), -INF),
+        1.0 + torch.arange(300_000).remainder(5) * 2**-23,
+    ],
+    ids=["exponential", "saturated", "all equal", "neighbours in float32"],
+)
+def test_more_candidates_than_a_rank_can_show_at_once(values, k):
+    token_ids = torch.randperm(300_000, generator=torch.Generator().manual_seed(1)) * 3
+    by_id = token_ids.argsort()
+    ranked = by_id[values[by_id].argsort(descending=True, stable=True)]
+    top = global_top_k_with_threshold(values, k, token_ids=token_ids)
+    assert torch.equal(top.mask.nonzero().squeeze(1), ranked[:k].sort().values)
+    assert top.threshold == values[ranked[k - 1]] == global_kth_value(values, k)
+
+
+def test_ids_that_are_not_unique_are_refused_where_they_leave_no_order():
+    values, token_ids = torch.zeros(10_000), torch.arange(10_000) // 5_000
+    with pytest.raises(ValueError, match="token ids are not unique"):
+        global_top_k(values, 5_000, token_ids=token_ids)
 
 
 def test_the_threshold_is_the_kth_value():
