@@ -25,16 +25,21 @@ def dense_logprob_entropy(
     *,
     temperature: float | Tensor = 1.0,
     vocab_size: int | None = None,
+    d_entropy: Tensor | float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Log-prob `[n]`, entropy `[n]`, d_hidden and d_weight of sum(d_logprob * logprob), float64."""
+    """Log-prob `[n]`, entropy `[n]`, and d_hidden and d_weight, float64.
+
+    The gradients are those of sum(d_logprob * logprob + d_entropy * entropy).
+    """
     hidden = hidden.double().requires_grad_()
     weight = weight.double().requires_grad_()
     temperature = torch.as_tensor(temperature, dtype=torch.float64).reshape(-1, 1)
     logits = (hidden @ weight.t())[:, : vocab_size or len(weight)] / temperature
     logprobs = logits.log_softmax(-1)
     logprob = logprobs.gather(1, targets[:, None])[:, 0]
-    d_hidden, d_weight = torch.autograd.grad((d_logprob * logprob).sum(), (hidden, weight))
     entropy = -(logprobs.exp() * logprobs).sum(-1)
+    loss = (d_logprob * logprob + d_entropy * entropy).sum()
+    d_hidden, d_weight = torch.autograd.grad(loss, (hidden, weight))
     return logprob.detach(), entropy.detach(), d_hidden, d_weight
 
 

@@ -1,24 +1,16 @@
 """Log-prob and entropy of tokens under a vocabulary-sharded softmax, with or without logits.
 
 Each rank of `group` holds V/tp consecutive columns of the vocabulary, in rank order, padding last.
-One rank's columns reduce to four float32 numbers a token, the *partial*:
-    max      of its logits
-    sum      of exp(logit - max)
-    moment   sum of (logit - max) exp(logit - max)
-    target   the target's logit, 0 where another rank has it
-One all-gather of the partials gives, with M the largest max, S and W the sums shifted to it:
-    logprob = target - M - ln S           entropy = ln S - W / S
-Shifted by M, nothing cancels however far the logits are from 0. The gradient is the log-prob's
-alone: d logprob / d logit_j = [j = target] - exp(logit_j - M) / S.
+It reduces its columns to four numbers a token (`partials.py`), with the LM head inside if there are
+no logits (`head_tiles.py`); one all-gather of those gives every rank the same results.
 
 Shapes: n tokens, h hidden size, V vocabulary with padding, tp ranks of the group. Units: nats.
-All ranks of the group pass the same n, targets and temperature, and get identical results.
+All ranks of the group pass the same n, targets and temperature.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,7 +18,18 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_CHUNK_SIZE = 1024
+from megatron_stare.ops.head_tiles import Tile, blocks, head_d_logits, head_gradients, head_partial
+from megatron_stare.ops.partials import (
+    RowTerms,
+    VocabShard,
+    combine,
+    d_logits_,
+    empty_partial,
+    partial_of,
+)
+
+_LOGITS_ROWS = 1024
+"""Rows of given logits that are copied to float32 at a time."""
 
 
 def logprob_entropy(
@@ -36,6 +39,7 @@ def logprob_entropy(
     temperature: float | Tensor = 1.0,
     vocab_size: int | None = None,
     group: dist.ProcessGroup | None = None,
+    differentiable_entropy: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Log-prob and entropy of each token from its logits.
 
@@ -47,16 +51,19 @@ def logprob_entropy(
         temperature: divides the logits; a number, or float `[n]`.
         vocab_size: columns from here on are padding and count nowhere; default V.
         group: the ranks that share the vocabulary; None for one rank.
+        differentiable_entropy: the entropy has a gradient too.
 
     Returns:
-        logprob, entropy: float32 `[n]`; the entropy carries no gradient.
+        logprob, entropy: float32 `[n]`; unless asked for, the entropy carries no gradient.
 
     Raises:
         RuntimeError: a target is out of range (on CUDA a device-side assertion, without a sync).
     """
-    shard = _Shard.of(logits.shape[1], vocab_size, group)
+    shard = VocabShard.of(logits.shape[1], vocab_size, group)
     _check_targets(targets, shard)
-    return _LogitsLogprobEntropy.apply(logits, targets, _per_row(temperature, targets), shard)
+    return _LogitsLogprobEntropy.apply(
+        logits, targets, _per_row(temperature, targets), shard, differentiable_entropy
+    )
 
 
 def linear_logprob_entropy(
@@ -67,79 +74,79 @@ def linear_logprob_entropy(
     temperature: float | Tensor = 1.0,
     vocab_size: int | None = None,
     group: dist.ProcessGroup | None = None,
-    chunk_size: int = _CHUNK_SIZE,
+    chunk_size: int | None = None,
+    differentiable_entropy: bool = False,
+    main_grad: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-prob and entropy of each token from its hidden state; the LM head is inside.
 
-    Logits exist for `chunk_size` tokens at a time, in float32, and are computed again in the
-    backward; what is kept between the two is the inputs and O(n) floats. One all-gather of
-    `[4, n]` float32 in the forward; one all-reduce of d_hidden in the backward, so that the hidden
-    gradient is complete and identical on all ranks: nobody need reduce it again.
+    Logits exist for a tile of tokens and columns at a time, in float32, and are computed again in
+    the backward; what is kept between the two is the inputs and O(n) floats. One all-gather of
+    `[4, n]` float32 in the forward. In the backward d_hidden is summed over the ranks, in float32
+    and by blocks of tokens while the next block is computed; so it is complete and the same on all
+    ranks: nobody need reduce it again.
 
     Args:
         hidden: float `[n, h]`, the same on all ranks.
         weight: float `[V/tp, h]`, this rank's rows of the LM head.
-        chunk_size: tokens whose logits exist at a time.
-        targets, temperature, vocab_size, group: as for `logprob_entropy`.
+        chunk_size: tokens whose logits exist at a time; default from a budget of bytes.
+        main_grad: float32 `[V/tp, h]`. If given, the gradient by `weight` is added to it, never
+            rounded to weight's type, and autograd gets none.
+        targets, temperature, vocab_size, group, differentiable_entropy: as for `logprob_entropy`.
 
     Returns:
-        logprob, entropy: float32 `[n]`; the entropy carries no gradient.
+        logprob, entropy: float32 `[n]`; unless asked for, the entropy carries no gradient.
 
     Raises:
         RuntimeError: a target is out of range (on CUDA a device-side assertion, without a sync).
     """
-    shard = _Shard.of(weight.shape[0], vocab_size, group)
+    shard = VocabShard.of(weight.shape[0], vocab_size, group)
     _check_targets(targets, shard)
+    tile = Tile.for_head(weight.shape[1], weight.device)
+    if chunk_size is not None:
+        tile = tile._replace(rows=chunk_size)
     return _LinearLogprobEntropy.apply(
-        hidden, weight, targets, _per_row(temperature, targets), shard, chunk_size
+        hidden,
+        weight,
+        targets,
+        _per_row(temperature, targets),
+        shard,
+        tile,
+        differentiable_entropy,
+        main_grad,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Shard:
-    """This rank's columns of the vocabulary: the first `num_columns` it holds, from `start` on."""
-
-    start: int
-    num_columns: int
-    vocab_size: int
-    group: dist.ProcessGroup | None
-
-    @classmethod
-    def of(cls, width: int, vocab_size: int | None, group: dist.ProcessGroup | None) -> _Shard:
-        rank, size = (0, 1) if group is None else (group.rank(), group.size())
-        vocab_size = width * size if vocab_size is None else vocab_size
-        if vocab_size > width * size:
-            raise ValueError(f"vocab_size {vocab_size} exceeds {size} shards of {width} columns")
-        start = rank * width
-        return cls(start, min(max(vocab_size - start, 0), width), vocab_size, group)
 
 
 class _LogitsLogprobEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: Tensor, shard: _Shard):
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        targets: Tensor,
+        temperature: Tensor,
+        shard: VocabShard,
+        differentiable_entropy: bool,
+    ):
         local_targets = targets - shard.start
-        partial = _empty_partial(targets)
-        for rows in _chunks(targets, shard, _CHUNK_SIZE):
-            scaled = _scaled(logits[rows, : shard.num_columns], temperature[rows])
-            partial[:, rows] = _partial(scaled, local_targets[rows])
-        logprob, entropy, maximum, total = _combine(partial, shard.group)
-        ctx.save_for_backward(logits, local_targets, temperature, maximum, total)
+        partial = empty_partial(targets)
+        for rows in _row_blocks(targets, shard):
+            scaled = _float32_copy(logits, rows, shard).div_(temperature[rows, None])
+            partial[:, rows] = partial_of(scaled, local_targets[rows])
+        outputs = combine(partial, shard.group)
+        _keep(ctx, (logits, local_targets), temperature, outputs, differentiable_entropy)
         ctx.shard = shard
-        ctx.mark_non_differentiable(entropy)
-        return logprob, entropy
+        return outputs[:2]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_logprob: Tensor, _: Tensor):
-        logits, local_targets, temperature, maximum, total = ctx.saved_tensors
-        num_columns = ctx.shard.num_columns
-        slope = d_logprob / temperature
-        terms = torch.stack([maximum, slope / total, slope])
+    def backward(ctx: Any, d_logprob: Tensor, d_entropy: Tensor):
+        (logits, local_targets), terms = _kept(ctx, d_logprob, d_entropy)
         d_logits = torch.zeros_like(logits)
-        for rows in _chunks(local_targets, ctx.shard, _CHUNK_SIZE):
-            scaled = _scaled(logits[rows, :num_columns], temperature[rows])
-            d_logits[rows, :num_columns] = _d_logits(scaled, local_targets[rows], *terms[:, rows])
-        return d_logits, None, None, None
+        for rows in _row_blocks(local_targets, ctx.shard):
+            copied = _float32_copy(logits, rows, ctx.shard)
+            gradient = d_logits_(copied, local_targets[rows], terms[rows])
+            d_logits[rows, : ctx.shard.num_columns] = gradient
+        return d_logits, None, None, None, None
 
 
 class _LinearLogprobEntropy(torch.autograd.Function):
@@ -150,42 +157,94 @@ class _LinearLogprobEntropy(torch.autograd.Function):
         weight: Tensor,
         targets: Tensor,
         temperature: Tensor,
-        shard: _Shard,
-        chunk_size: int,
+        shard: VocabShard,
+        tile: Tile,
+        differentiable_entropy: bool,
+        main_grad: Tensor | None,
     ):
         local_targets = targets - shard.start
         columns = weight[: shard.num_columns]
-        partial = _empty_partial(targets)
-        for rows in _chunks(targets, shard, chunk_size):
-            logits = _matmul(hidden[rows], columns.t()).div_(temperature[rows, None])
-            partial[:, rows] = _partial(logits, local_targets[rows])
-        logprob, entropy, maximum, total = _combine(partial, shard.group)
-        ctx.save_for_backward(hidden, weight, local_targets, temperature, maximum, total)
-        ctx.shard, ctx.chunk_size = shard, chunk_size
-        ctx.mark_non_differentiable(entropy)
-        return logprob, entropy
+        partial = head_partial(hidden, columns, local_targets, temperature, tile)
+        outputs = combine(partial, shard.group)
+        _keep(ctx, (hidden, weight, local_targets), temperature, outputs, differentiable_entropy)
+        # Not by `save_for_backward`, which forbids what others add to it before the backward.
+        ctx.main_grad = main_grad
+        ctx.shard, ctx.tile = shard, tile
+        return outputs[:2]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_logprob: Tensor, _: Tensor):
-        hidden, weight, local_targets, temperature, maximum, total = ctx.saved_tensors
-        shard: _Shard = ctx.shard
-        columns = weight[: shard.num_columns]
-        slope = d_logprob / temperature
-        terms = torch.stack([maximum, slope / total, slope])
-        d_hidden = torch.zeros_like(hidden)
-        d_weight = torch.zeros_like(weight, dtype=torch.float32)
-        for rows in _chunks(local_targets, shard, ctx.chunk_size):
-            logits = _matmul(hidden[rows], columns.t()).div_(temperature[rows, None])
-            d_logits = _d_logits(logits, local_targets[rows], *terms[:, rows])
-            d_hidden[rows] = _matmul(d_logits, columns)
-            d_weight[: shard.num_columns] += _matmul(d_logits.t(), hidden[rows])
-        if shard.group is not None:
-            dist.all_reduce(d_hidden, group=shard.group)
-        return d_hidden, d_weight.to(weight.dtype), None, None, None, None
+    def backward(ctx: Any, d_logprob: Tensor, d_entropy: Tensor):
+        (hidden, weight, local_targets), terms = _kept(ctx, d_logprob, d_entropy)
+        d_weight = ctx.main_grad
+        if d_weight is None:
+            d_weight = torch.zeros_like(weight, dtype=torch.float32)
+        parts = head_gradients(
+            hidden,
+            weight[: ctx.shard.num_columns],
+            local_targets,
+            terms,
+            d_weight[: ctx.shard.num_columns],
+            ctx.tile,
+            head_d_logits,
+        )
+        d_hidden = torch.empty_like(hidden)
+        for rows, part in _summed_over_ranks(parts, ctx.shard.group):
+            d_hidden[rows] = part
+        returned = d_weight.to(weight.dtype) if ctx.main_grad is None else None
+        return d_hidden, returned, None, None, None, None, None, None
 
 
-def _check_targets(targets: Tensor, shard: _Shard) -> None:
+def _keep(
+    ctx: Any,
+    inputs: tuple[Tensor, ...],
+    temperature: Tensor,
+    outputs: tuple[Tensor, Tensor, Tensor, Tensor],
+    differentiable_entropy: bool,
+) -> None:
+    _, entropy, maximum, total = outputs
+    ctx.differentiable_entropy = differentiable_entropy
+    if differentiable_entropy:
+        ctx.save_for_backward(*inputs, temperature, maximum, total, entropy)
+    else:
+        ctx.save_for_backward(*inputs, temperature, maximum, total)
+        ctx.mark_non_differentiable(entropy)
+
+
+def _kept(ctx: Any, d_logprob: Tensor, d_entropy: Tensor) -> tuple[tuple[Tensor, ...], RowTerms]:
+    """The inputs, and the terms of the gradient."""
+    if ctx.differentiable_entropy:
+        *inputs, temperature, maximum, total, entropy = ctx.saved_tensors
+        terms = RowTerms.of(temperature, maximum, total, d_logprob, d_entropy, entropy)
+    else:
+        *inputs, temperature, maximum, total = ctx.saved_tensors
+        terms = RowTerms.of(temperature, maximum, total, d_logprob, None, None)
+    return tuple(inputs), terms
+
+
+def _summed_over_ranks(
+    parts: Iterator[tuple[slice, Tensor]], group: dist.ProcessGroup | None
+) -> Iterator[tuple[slice, Tensor]]:
+    """The parts, each summed over the group while the next one is computed."""
+    if group is None:
+        yield from parts
+        return
+    before = None
+    for rows, part in parts:
+        work = dist.all_reduce(part, group=group, async_op=True)
+        if before is not None:
+            yield _finished(*before)
+        before = rows, part, work
+    if before is not None:
+        yield _finished(*before)
+
+
+def _finished(rows: slice, part: Tensor, work: Any) -> tuple[slice, Tensor]:
+    work.wait()
+    return rows, part
+
+
+def _check_targets(targets: Tensor, shard: VocabShard) -> None:
     in_range = (targets >= 0) & (targets < shard.vocab_size)
     message = f"a target is not a token id in [0, {shard.vocab_size})"
     torch._assert_async(in_range.all(), message)  # pyright: ignore[reportPrivateImportUsage]
@@ -196,65 +255,10 @@ def _per_row(temperature: float | Tensor, targets: Tensor) -> Tensor:
     return temperature.expand(targets.shape)
 
 
-def _chunks(targets: Tensor, shard: _Shard, size: int) -> Iterator[slice]:
-    """Row slices; none where every column of this rank is padding."""
-    for start in range(0, len(targets) if shard.num_columns else 0, size):
-        yield slice(start, start + size)
+def _row_blocks(targets: Tensor, shard: VocabShard) -> Iterator[slice]:
+    """Blocks of rows; none where every column of this rank is padding."""
+    return blocks(len(targets) if shard.num_columns else 0, _LOGITS_ROWS)
 
 
-def _matmul(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b, accumulated and returned in float32, whatever the inputs are."""
-    if b.is_cuda and b.dtype != torch.float32:
-        return torch.mm(a.to(b.dtype), b, out_dtype=torch.float32)
-    return a.float() @ b.float()
-
-
-def _scaled(logits: Tensor, temperature: Tensor) -> Tensor:
-    return logits.to(torch.float32, copy=True).div_(temperature[:, None])
-
-
-def _empty_partial(targets: Tensor) -> Tensor:
-    """What a rank without columns sends; its max is finite because -inf * 0 is NaN."""
-    partial = torch.zeros(4, len(targets), dtype=torch.float32, device=targets.device)
-    partial[0] = torch.finfo(torch.float32).min
-    return partial
-
-
-def _partial(logits: Tensor, local_targets: Tensor) -> Tensor:
-    """The partial `[4, rows]` of logits `[rows, num_columns]`, which are overwritten."""
-    here = (local_targets >= 0) & (local_targets < logits.shape[1])
-    target = logits.gather(1, (local_targets * here)[:, None])[:, 0] * here
-    maximum = logits.amax(1)
-    shifted = logits.sub_(maximum[:, None])
-    exp = shifted.exp()
-    total = exp.sum(1)
-    moment = exp.mul_(shifted).sum(1)
-    return torch.stack([maximum, total, moment, target])
-
-
-def _combine(
-    partial: Tensor, group: dist.ProcessGroup | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Log-prob, entropy, M and S `[n]` from this rank's partial `[4, n]`."""
-    partials = partial[None]
-    if group is not None:
-        gathered = partial.new_empty(group.size() * len(partial), partial.shape[1])
-        dist.all_gather_single(gathered, partial, group=group)
-        partials = gathered.view(group.size(), *partial.shape)
-    maxima, totals, moments, targets = partials.unbind(1)
-    maximum = maxima.amax(0)
-    shift = maxima - maximum
-    scale = shift.exp()
-    total = (scale * totals).sum(0)
-    moment = (scale * (moments + shift * totals)).sum(0)
-    log_total = total.log()
-    return targets.sum(0) - maximum - log_total, log_total - moment / total, maximum, total
-
-
-def _d_logits(
-    logits: Tensor, local_targets: Tensor, maximum: Tensor, slope_over_total: Tensor, slope: Tensor
-) -> Tensor:
-    """slope * d logprob / d logits, in place of logits `[rows, num_columns]`; the rest `[rows]`."""
-    gradient = logits.sub_(maximum[:, None]).exp_().mul_(-slope_over_total[:, None])
-    here = (local_targets >= 0) & (local_targets < logits.shape[1])
-    return gradient.scatter_add_(1, (local_targets * here)[:, None], (slope * here)[:, None])
+def _float32_copy(logits: Tensor, rows: slice, shard: VocabShard) -> Tensor:
+    return logits[rows, : shard.num_columns].to(torch.float32, copy=True)

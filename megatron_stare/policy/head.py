@@ -58,13 +58,17 @@ def logprob_entropy_head(
             hidden_states, tensor_parallel_output_grad=False, group=output_layer.tp_group
         )
     micro_batch = context.micro_batch
+    weight = output_layer.weight if output_weight is None else output_weight
     logprobs, entropies = linear_logprob_entropy(
         hidden_states.squeeze(1).index_select(0, micro_batch.rows),
-        output_layer.weight if output_weight is None else output_weight,
+        weight,
         micro_batch.targets,
         temperature=context.temperature,
         vocab_size=config.vocab_size,
         group=output_layer.tp_group,
+        # Megatron's data parallelism attaches it; without, autograd carries the gradient. Its flag
+        # `grad_added_to_main_grad` stays unset: a tied embedding's own gradient is yet to be added.
+        main_grad=getattr(weight, "main_grad", None),
     )
     if context.cp_group.size() == 1:
         return logprobs, entropies

@@ -86,6 +86,28 @@ def no_tokens(rank: int, form: str) -> None:
     assert not d_weight.any()
 
 
+def entropy_gradient(rank: int) -> None:
+    """Over shards of which the last is all padding, d_hidden in three blocks of tokens."""
+    hidden, weight, targets, d_logprob = random_head(23, 16, 48, 24)
+    case = (hidden, weight, targets, d_logprob)
+    *_, d_hidden, d_weight = dense_logprob_entropy(*case, vocab_size=24, d_entropy=-d_logprob)
+    group = dist.group.WORLD
+    hidden = hidden.clone().requires_grad_()
+    shard = weight.chunk(group.size())[rank].clone().requires_grad_()
+    logprob, entropy = linear_logprob_entropy(
+        hidden,
+        shard,
+        targets,
+        vocab_size=24,
+        group=group,
+        chunk_size=10,
+        differentiable_entropy=True,
+    )
+    (d_logprob * (logprob - entropy)).sum().backward()
+    assert_near(hidden.grad, d_hidden, 2e-5)
+    assert_near(shard.grad, d_weight.chunk(group.size())[rank], 2e-5)
+
+
 def every_case(rank: int) -> list[tuple[Tensor, Tensor, Tensor]]:
     for form in FORMS:
         equals_the_dense_reference(rank, form)
@@ -93,17 +115,22 @@ def every_case(rank: int) -> list[tuple[Tensor, Tensor, Tensor]]:
         shards_far_apart(rank, form)
         no_tokens(rank, form)
     bfloat16_inputs(rank, "linear")
+    entropy_gradient(rank)
     case = random_head(23, 16, 48)
     return [run_shard(case, form)[:3] for form in FORMS]
 
 
-def traffic(rank: int, n: int) -> tuple[list, list]:
-    """Collectives of forward and of backward; 8 chunks."""
+def traffic(rank: int, n: int, chunk_size: int | None) -> tuple[list, list]:
+    """Collectives of forward and of backward, from bfloat16 inputs."""
     hidden, weight, targets, _ = random_head(n, 16, 48)
-    shard = weight.chunk(2)[rank].clone().requires_grad_()
+    shard = weight.chunk(2)[rank].bfloat16().requires_grad_()
     with recorded_collectives() as forward:
         logprob, _ = linear_logprob_entropy(
-            hidden.requires_grad_(), shard, targets, group=dist.group.WORLD, chunk_size=n // 8
+            hidden.bfloat16().requires_grad_(),
+            shard,
+            targets,
+            group=dist.group.WORLD,
+            chunk_size=chunk_size,
         )
     with recorded_collectives() as backward:
         logprob.sum().backward()
@@ -119,6 +146,12 @@ def test_any_shards_equal_the_dense_reference_and_all_ranks_agree_bit_for_bit(si
 
 
 def test_one_gather_in_the_forward_and_one_reduction_in_the_backward():
-    for forward, backward in run_world(2, traffic, 64):
+    for forward, backward in run_world(2, traffic, 64, None):
         assert forward == [("all_gather_single", 2 * 4 * 64 * 4)]
-        assert backward == [("all_reduce", 64 * 16 * 4)]
+        assert backward == [("all_reduce", 64 * 16 * 4)]  # float32, though d_hidden is bfloat16
+
+
+def test_the_reduction_comes_in_blocks_of_tokens_and_is_no_larger_for_it():
+    for forward, backward in run_world(2, traffic, 64, 24):
+        assert forward == [("all_gather_single", 2 * 4 * 64 * 4)]
+        assert backward == [("all_reduce", rows * 16 * 4) for rows in (24, 24, 16)]

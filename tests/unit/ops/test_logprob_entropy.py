@@ -7,6 +7,7 @@ import weakref
 import pytest
 import torch
 
+from megatron_stare.ops.head_tiles import Tile
 from megatron_stare.ops.logprob_entropy import linear_logprob_entropy, logprob_entropy
 from tests.dense_head import (
     assert_near,
@@ -46,6 +47,41 @@ def test_chunks_change_nothing(chunk_size):
     whole = run(*case, "linear", chunk_size=23)
     for got, want in zip(run(*case, "linear", chunk_size=chunk_size), whole, strict=True):
         assert_near(got, want, 1e-5)
+
+
+def test_tiles_of_the_vocabulary_change_nothing():
+    """2500 columns are three tiles, the last one cut short; 2100 tokens are three too."""
+    assert Tile.for_head(8, torch.device("cpu")) == (1024, 1024)
+    case = random_head(2100, 8, 2500, 2400)
+    expected = dense_logprob_entropy(*case, vocab_size=2400)
+    for got, want in zip(run(*case, "linear", vocab_size=2400), expected, strict=True):
+        assert_near(got, want, 1e-4)
+
+
+@pytest.mark.parametrize("form", ["linear", "logits"])
+def test_the_entropy_has_its_gradient_if_asked_for(form):
+    hidden, weight, targets, d_logprob = random_head(23, 16, 40, 37)
+    d_entropy = d_logprob.flip(0)
+    options = {"vocab_size": 37, "temperature": torch.linspace(0.5, 2.0, 23)}
+    case = (hidden, weight, targets, d_logprob)
+    *_, d_hidden, d_weight = dense_logprob_entropy(*case, d_entropy=d_entropy, **options)
+    hidden, weight = hidden.requires_grad_(), weight.requires_grad_()
+    inputs = (hidden, weight) if form == "linear" else (hidden @ weight.t(),)
+    op = linear_logprob_entropy if form == "linear" else logprob_entropy
+    logprob, entropy = op(*inputs, targets, differentiable_entropy=True, **options)
+    (d_logprob * logprob + d_entropy * entropy).sum().backward()
+    assert_near(hidden.grad, d_hidden, 2e-5)
+    assert_near(weight.grad, d_weight, 2e-5)
+
+
+def test_the_entropy_gradient_vanishes_where_all_mass_is_on_one_token():
+    logits = torch.zeros(1, 10)
+    logits[:, 3] = 500.0
+    _, entropy = logprob_entropy(
+        logits.requires_grad_(), torch.tensor([3]), differentiable_entropy=True
+    )
+    entropy.sum().backward()
+    assert torch.equal(logits.grad, torch.zeros(1, 10))
 
 
 @pytest.mark.parametrize("offset", [-500.0, 500.0])
@@ -97,6 +133,30 @@ def test_bfloat16_inputs_lose_nothing_to_bfloat16_logits():
     assert d_hidden.dtype == d_weight.dtype == torch.bfloat16
     assert_near_in_norm(d_hidden, expected[2], 2**-9)  # rounded to bfloat16 once, at the end
     assert_near_in_norm(d_weight, expected[3], 2**-9)
+
+
+def test_bfloat16_inputs_err_a_tenth_of_what_a_bfloat16_head_errs():
+    hidden, weight, targets, d_logprob = random_head(50, 64, 200, scale=4.0)
+    case = (hidden.bfloat16(), weight.bfloat16(), targets, d_logprob)
+    expected = dense_logprob_entropy(*case)[0]
+    logits = (case[0] @ case[1].t()).float()
+    rounded = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    logprob = run(*case, "linear")[0]
+    assert (logprob - expected).abs().max() <= 0.1 * (rounded - expected).abs().max()
+
+
+def test_main_grad_takes_the_weight_gradient_unrounded():
+    hidden, weight, targets, d_logprob = random_head(50, 64, 200)
+    hidden, weight = hidden.bfloat16(), weight.bfloat16()
+    *_, d_weight = dense_logprob_entropy(hidden, weight, targets, d_logprob)
+    main_grad = torch.ones(200, 64)
+    logprob, _ = linear_logprob_entropy(
+        hidden, weight.requires_grad_(), targets, main_grad=main_grad, chunk_size=7
+    )
+    for _ in range(2):
+        (d_logprob * logprob).sum().backward(retain_graph=True)
+    assert weight.grad is None
+    assert_near_in_norm(main_grad - 1, 2 * d_weight, 1e-5)
 
 
 def test_logits_are_not_modified():

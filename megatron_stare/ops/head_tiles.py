@@ -1,0 +1,122 @@
+"""The LM head tile by tile: a few tokens by a few columns, so that logits never exist as a whole.
+
+The forward reduces each tile of logits to its partial (`partials.py`); the backward computes the
+tile again, turns it into its gradient in place, and adds that into d_hidden and d_weight. Products
+accumulate in float32, whatever the inputs are.
+
+A tile is square: c tokens by c columns write d_hidden and d_weight n h V / c times each, the fewest
+for its size. Its side is the largest for which logits `[c, c]`, and the rows of hidden states and
+of weight `[c, h]`, all fit in float32 into a budget of bytes: on CPU about a core's share of cache,
+on GPUs where kernels no longer get faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import isqrt
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from megatron_stare.ops.partials import RowTerms, d_logits_, empty_partial, merge, partial_of
+
+_TILE_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
+
+
+class Tile(NamedTuple):
+    """Tokens and columns whose logits exist at a time."""
+
+    rows: int
+    columns: int
+
+    @classmethod
+    def for_head(cls, hidden_size: int, device: torch.device) -> Tile:
+        """The square tile within the device's budget."""
+        floats = _TILE_BYTES[device.type] // 4
+        side = max(floats // max(hidden_size, isqrt(floats)), 1)
+        return cls(side, side)
+
+
+DLogits = Callable[[Tensor, Tensor, Tensor, RowTerms], Tensor]
+"""(hidden `[c, h]`, columns `[v, h]`, local targets `[c]`, terms `[c]`) -> d_logits `[c, v]`."""
+
+
+def blocks(length: int, size: int) -> Iterator[slice]:
+    """Consecutive slices of at most `size`, together [0, length)."""
+    for start in range(0, length, size):
+        yield slice(start, min(start + size, length))
+
+
+def head_partial(
+    hidden: Tensor, columns: Tensor, local_targets: Tensor, temperature: Tensor, tile: Tile
+) -> Tensor:
+    """The partial `[4, n]` of the logits hidden @ columns.T / temperature.
+
+    Args:
+        hidden: float `[n, h]`.
+        columns: float `[v, h]`, v >= 0 rows of the LM head.
+        local_targets: int64 `[n]`, targets counted from the first of the columns.
+        temperature: float32 `[n]`.
+    """
+    partial = empty_partial(local_targets)
+    for rows in blocks(len(hidden), tile.rows if len(columns) else len(hidden)):
+        parts = [
+            partial_of(
+                _matmul(hidden[rows], columns[span].t()).div_(temperature[rows, None]),
+                local_targets[rows] - span.start,
+            )
+            for span in blocks(len(columns), tile.columns)
+        ]
+        if parts:
+            partial[:, rows] = merge(torch.stack(parts))
+    return partial
+
+
+def head_d_logits(
+    hidden: Tensor, columns: Tensor, local_targets: Tensor, terms: RowTerms
+) -> Tensor:
+    """d loss / d logits of one tile, float32 `[c, v]`: a `DLogits`."""
+    return d_logits_(_matmul(hidden, columns.t()), local_targets, terms)
+
+
+def head_gradients(
+    hidden: Tensor,
+    columns: Tensor,
+    local_targets: Tensor,
+    terms: RowTerms,
+    d_columns: Tensor,
+    tile: Tile,
+    d_logits: DLogits,
+) -> Iterator[tuple[slice, Tensor]]:
+    """Add d loss / d columns to `d_columns`; yield d loss / d hidden by blocks of tokens.
+
+    Args:
+        d_columns: float32 `[v, h]`.
+
+    Yields:
+        Rows, and their part of d_hidden over these columns, float32 `[c, h]`.
+    """
+    for rows in blocks(len(hidden), tile.rows):
+        d_hidden = torch.zeros(hidden[rows].shape, dtype=torch.float32, device=hidden.device)
+        for span in blocks(len(columns), tile.columns):
+            gradient = d_logits(
+                hidden[rows], columns[span], local_targets[rows] - span.start, terms[rows]
+            )
+            _add_matmul(d_hidden, gradient, columns[span])
+            _add_matmul(d_columns[span], gradient.t(), hidden[rows])
+        yield rows, d_hidden
+
+
+def _matmul(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in float32; on GPUs with operands in b's type, which halves the time of bfloat16."""
+    if b.is_cuda and b.dtype != torch.float32:
+        return torch.mm(a.to(b.dtype), b, out_dtype=torch.float32)
+    return a.float() @ b.float()
+
+
+def _add_matmul(total: Tensor, a: Tensor, b: Tensor) -> None:
+    if b.is_cuda and b.dtype != torch.float32:
+        total += _matmul(a, b)
+    else:
+        total.addmm_(a.float(), b.float())
