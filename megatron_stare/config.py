@@ -51,6 +51,8 @@ class ParallelConfig(Section):
     """Tensor-parallel size."""
     pipeline: int = Field(default=1, ge=1)
     """Pipeline-parallel size."""
+    virtual_pipeline: int = Field(default=1, ge=1)
+    """Model chunks per pipeline stage, interleaved over the stages: a smaller pipeline bubble."""
     context: int = Field(default=1, ge=1)
     """Context-parallel size: ranks that share the tokens of every sample."""
     sequence: bool = False
@@ -65,6 +67,15 @@ class ParallelConfig(Section):
     def _sequence_needs_tensor(self) -> ParallelConfig:
         if self.sequence and self.tensor == 1:
             raise ValueError("parallel.sequence=true needs parallel.tensor > 1, found 1")
+        return self
+
+    @model_validator(mode="after")
+    def _chunks_need_stages(self) -> ParallelConfig:
+        if self.virtual_pipeline > 1 and self.pipeline == 1:
+            raise ValueError(
+                f"parallel.virtual_pipeline={self.virtual_pipeline} needs parallel.pipeline > 1, "
+                "found 1"
+            )
         return self
 
 

@@ -157,7 +157,7 @@ def edit_json(path: Path, **changes: Any) -> None:
 def empty_stage(
     shape: ModelShape, *, tp_size: int = 1, pp_rank: int = 0, pp_size: int = 1, dtype=torch.float32
 ) -> dict[str, Tensor]:
-    """The parameters of one pipeline stage as Megatron names and shapes them, filled with NaN."""
+    """The parameters of one pipeline stage as Megatron shapes them, by global name; all NaN."""
     layers = range(shape.num_layers // pp_size)
     offset = pp_rank * len(layers)
     held = [entry for entry in model_entries(shape).values() if entry.layer - offset in layers]
@@ -165,8 +165,6 @@ def empty_stage(
         # A tied output layer is the embedding itself where one stage has both.
         held = [entry for entry in held if not entry.is_copy]
     return {
-        entry.megatron.replace(f".layers.{entry.layer}.", f".layers.{entry.layer - offset}."): (
-            torch.full(entry.shard_shape(tp_size), torch.nan, dtype=dtype)
-        )
+        entry.megatron: torch.full(entry.shard_shape(tp_size), torch.nan, dtype=dtype)
         for entry in held
     }

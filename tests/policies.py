@@ -21,7 +21,6 @@ import torch
 from megatron.core.distributed import (
     DistributedDataParallel,
     DistributedDataParallelConfig,
-    finalize_model_grads,
 )
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
@@ -30,12 +29,12 @@ from transformers import AutoModelForCausalLM
 from megatron_stare.config import ModelConfig, ParallelConfig
 from megatron_stare.policy.groups import ParallelGroups
 from megatron_stare.policy.head import HeadInputs, logprob_entropy_head
-from megatron_stare.policy.model import build_model
+from megatron_stare.policy.model import build_model, named_parameters
 from megatron_stare.policy.packed import PackedMicroBatch, pack
+from megatron_stare.policy.step import sum_gradients
 from megatron_stare.weights.hf_config import ModelShape, read_hf_config
 from megatron_stare.weights.load import load_hf_weights
 from megatron_stare.weights.names import model_entries
-from megatron_stare.weights.rules import global_names
 
 CPU = torch.device("cpu")
 TEMPERATURE = 0.7
@@ -113,6 +112,7 @@ def policy_pass(
     shape = read_hf_config(folder)
     config = ModelConfig.model_validate({"path": folder, "recompute": recompute})
     model = load_policy(shape, config, parallel, groups)
+    idle = [[]] * (-len(batch.micro_batches) % groups.schedule_multiple)
     packed = [
         pack(
             samples,
@@ -122,13 +122,16 @@ def policy_pass(
             cp_rank=groups.cp.rank(),
             cp_size=groups.cp.size(),
         )
-        for samples, prompts in zip(batch.micro_batches, batch.prompt_lengths, strict=True)
+        for samples, prompts in zip(
+            [*batch.micro_batches, *idle], [*batch.prompt_lengths, *idle], strict=True
+        )
     ]
-    outputs = forward_backward(model, packed, batch.weights, groups)
-    gradients = {name: p.main_grad.clone() for name, p in model.module.named_parameters()}
-    offset = groups.layer_offset(shape.num_layers)
+    weights = [*batch.weights, *(torch.empty(0) for _ in idle)]
+    outputs = forward_backward(model, packed, weights, groups)
+    parameters = named_parameters([chunk.module for chunk in model])
+    gradients = {name: p.main_grad.clone() for name, p in parameters.items()}
     logprobs, entropies = map(torch.cat, zip(*outputs, strict=True)) if outputs else (None, None)
-    return RankPass(groups.tp.rank(), logprobs, entropies, global_names(gradients, offset))
+    return RankPass(groups.tp.rank(), logprobs, entropies, gradients)
 
 
 def load_policy(
@@ -138,33 +141,29 @@ def load_policy(
     groups: ParallelGroups,
     *,
     use_distributed_optimizer: bool = False,
-) -> DistributedDataParallel:
-    """The model with the folder's weights, wrapped for data parallelism."""
-    (chunk,) = build_model(shape, config, parallel, groups, seed=1)
+) -> list[DistributedDataParallel]:
+    """The model with the folder's weights, its chunks wrapped for data parallelism."""
+    chunks = build_model(shape, config, parallel, groups, seed=1)
     load_hf_weights(
-        dict(chunk.named_parameters()),
+        named_parameters(chunks),
         config.path,
         shape,
         tp_rank=groups.tp.rank(),
         tp_size=groups.tp.size(),
-        layer_offset=groups.layer_offset(shape.num_layers),
     )
     # Gradients stay sums, as the trainer has them.
-    chunk.config.finalize_model_grads_func = lambda model, num_tokens, **options: (
-        finalize_model_grads(model, None, **options)
+    chunks[0].config.finalize_model_grads_func = sum_gradients
+    options = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True, use_distributed_optimizer=use_distributed_optimizer
     )
-    return DistributedDataParallel(
-        chunk.config,
-        DistributedDataParallelConfig(
-            grad_reduce_in_fp32=True, use_distributed_optimizer=use_distributed_optimizer
-        ),
-        chunk,
-        pg_collection=groups.collection,
-    )
+    return [
+        DistributedDataParallel(chunk.config, options, chunk, pg_collection=groups.collection)
+        for chunk in chunks
+    ]
 
 
 def forward_backward(
-    model: DistributedDataParallel,
+    model: list[DistributedDataParallel],
     packed: Sequence[PackedMicroBatch],
     weights: Sequence[Tensor],
     groups: ParallelGroups,
@@ -185,8 +184,8 @@ def forward_backward(
 
     return get_forward_backward_func()(
         forward_step_func=step,
-        data_iterator=iter(zip(packed, weights, strict=True)),
-        model=[model],
+        data_iterator=[iter(zip(packed, weights, strict=True)) for _ in model],
+        model=[*model],
         num_microbatches=len(packed),
         seq_length=1,
         micro_batch_size=1,

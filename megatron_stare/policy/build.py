@@ -10,7 +10,7 @@ from megatron.core.transformer.module import MegatronModule
 
 from megatron_stare.config import ModelConfig, OptimConfig, ParallelConfig
 from megatron_stare.policy.groups import ParallelGroups
-from megatron_stare.policy.model import build_model
+from megatron_stare.policy.model import build_model, named_parameters
 from megatron_stare.policy.platform import quietly
 from megatron_stare.policy.step import Policy, sum_gradients
 from megatron_stare.weights.hf_config import ModelShape
@@ -42,15 +42,13 @@ def build_policy(
     """
     chunks = build_model(shape, model, parallel, groups, seed=seed)
     if not model.random_init:
-        for chunk in chunks:
-            load_hf_weights(
-                dict(chunk.named_parameters()),
-                model.path,
-                shape,
-                tp_rank=groups.tp.rank(),
-                tp_size=groups.tp.size(),
-                layer_offset=groups.layer_offset(shape.num_layers),
-            )
+        load_hf_weights(
+            named_parameters(chunks),
+            model.path,
+            shape,
+            tp_rank=groups.tp.rank(),
+            tp_size=groups.tp.size(),
+        )
     with quietly():
         wrapped = [_data_parallel(chunk, groups) for chunk in chunks]
     optimizer = _optimizer(wrapped, model, optim, groups)

@@ -39,6 +39,8 @@ class ParallelGroups:
     collection: ProcessGroupCollection
     sequence_multiple: int
     """Micro-batches are padded to a multiple of this many tokens, over all context ranks."""
+    schedule_multiple: int
+    """The interleaved schedule takes a multiple of this many micro-batches."""
 
     @property
     def is_first_stage(self) -> bool:
@@ -50,10 +52,6 @@ class ParallelGroups:
         """Whether this rank computes log-probs and the loss."""
         return self.pp.rank() == self.pp.size() - 1
 
-    def layer_offset(self, num_layers: int) -> int:
-        """Global index of this stage's first layer, of `num_layers` in the network."""
-        return self.pp.rank() * (num_layers // self.pp.size())
-
 
 def build_groups(parallel: ParallelConfig) -> ParallelGroups:
     """Split the world of torch.distributed, which is initialised, as `parallel` says.
@@ -64,6 +62,7 @@ def build_groups(parallel: ParallelConfig) -> ParallelGroups:
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
+        virtual_pipeline_model_parallel_size=chunks_of_a_stage(parallel),
         context_parallel_size=parallel.context,
         # The groups' own backend serves optimizer state too; a gloo copy of each has no reader.
         create_gloo_process_groups=False,
@@ -78,7 +77,13 @@ def build_groups(parallel: ParallelConfig) -> ParallelGroups:
         embd=collection.embd,
         collection=collection,
         sequence_multiple=_sequence_multiple(parallel),
+        schedule_multiple=parallel.pipeline if parallel.virtual_pipeline > 1 else 1,
     )
+
+
+def chunks_of_a_stage(parallel: ParallelConfig) -> int | None:
+    """What Megatron calls the virtual pipeline size: None without interleaving."""
+    return parallel.virtual_pipeline if parallel.virtual_pipeline > 1 else None
 
 
 def _sequence_multiple(parallel: ParallelConfig) -> int:

@@ -2,7 +2,8 @@
 
 Parameter names are those of Transformer Engine's layers whether or not it is there (layer_spec.py):
     embedding.word_embeddings.weight         first stage
-    decoder.layers.{i}.<layer parameters>    i counts the layers of this stage
+    decoder.layers.{i}.<layer parameters>    i counts the layers of this chunk; `named_parameters`
+                                             counts those of the network
     decoder.final_layernorm.weight           last stage
     output_layer.weight                      last stage; with tied embeddings only where that is not
                                              also the first: a copy that Megatron keeps in step
@@ -12,8 +13,9 @@ further: padded rows belong to no token, and the head leaves them out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,14 +24,16 @@ from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_block import get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import TransformerLayer
 
 from megatron_stare.config import ModelConfig, ParallelConfig
-from megatron_stare.policy.groups import ParallelGroups
+from megatron_stare.policy.groups import ParallelGroups, chunks_of_a_stage
 from megatron_stare.policy.layer_spec import block_spec, uses_transformer_engine
 from megatron_stare.policy.platform import quietly
 from megatron_stare.policy.random_init import init_randomly
 from megatron_stare.policy.rope import attention_factor, inverse_frequencies
 from megatron_stare.weights.hf_config import ModelShape
+from megatron_stare.weights.rules import global_names
 
 
 @dataclass
@@ -48,7 +52,10 @@ def build_model(
     *,
     seed: int,
 ) -> list[MegatronModule]:
-    """This rank's pipeline stage, as a list of one model chunk.
+    """This rank's pipeline stage: its model chunks, in the order of the forward pass.
+
+    With P stages of V chunks, the network's layers are cut into P * V runs; stage p holds the runs
+    p, p + P, p + 2P, ...
 
     Parameters are random (`random_init.py`, the same network in every layout) with
     `model.random_init`, and otherwise uninitialised memory for a checkpoint to fill.
@@ -60,32 +67,50 @@ def build_model(
     model_parallel_cuda_manual_seed(
         seed, tp_rank=groups.tp.rank(), ep_rank=0, etp_rank=groups.tp.rank(), force_reset_rng=True
     )
+    config = _transformer_config(shape, model, parallel)
     with quietly():
-        gpt = _gpt_model(shape, _transformer_config(shape, model, parallel), groups)
+        chunks: list[MegatronModule] = [
+            _gpt_model(shape, config, groups, chunk, parallel.virtual_pipeline)
+            for chunk in range(parallel.virtual_pipeline)
+        ]
     if model.random_init:
         init_randomly(
-            dict(gpt.named_parameters()),
+            named_parameters(chunks),
             shape,
             tp_rank=groups.tp.rank(),
             tp_size=groups.tp.size(),
-            layer_offset=groups.layer_offset(shape.num_layers),
             seed=seed,
         )
-    return [gpt]
+    return chunks
 
 
-def _gpt_model(shape: ModelShape, config: PolicyConfig, groups: ParallelGroups) -> GPTModel:
-    num_layers = get_num_layers_to_build(config, pp_rank=groups.pp.rank())
+def named_parameters(chunks: Sequence[torch.nn.Module]) -> dict[str, torch.nn.Parameter]:
+    """Parameters of the chunks under their Transformer Engine names, global layer indices."""
+    named: dict[str, torch.nn.Parameter] = {}
+    for chunk in chunks:
+        layers = cast(torch.nn.ModuleList, chunk.get_submodule("decoder.layers"))
+        # Megatron's layer numbers are those of the network, from 1.
+        offset = cast(TransformerLayer, layers[0]).layer_number - 1
+        named |= global_names(dict(chunk.named_parameters()), offset)
+    return named
+
+
+def _gpt_model(
+    shape: ModelShape, config: PolicyConfig, groups: ParallelGroups, chunk: int, num_chunks: int
+) -> GPTModel:
+    vp_stage = chunk if num_chunks > 1 else None
+    num_layers = get_num_layers_to_build(config, vp_stage=vp_stage, pp_rank=groups.pp.rank())
     gpt = GPTModel(
         config,
         block_spec(shape, num_layers),  # pyright: ignore[reportArgumentType]
         vocab_size=padded_vocab_size(shape.vocab_size, groups.tp.size()),
         max_sequence_length=shape.max_positions,
-        pre_process=groups.is_first_stage,
-        post_process=groups.is_last_stage,
+        pre_process=groups.is_first_stage and chunk == 0,
+        post_process=groups.is_last_stage and chunk == num_chunks - 1,
         share_embeddings_and_output_weights=shape.tied,
         position_embedding_type="rope" if uses_transformer_engine() else "none",
         pg_collection=groups.collection,
+        vp_stage=vp_stage,
     )
     if uses_transformer_engine():
         # Megatron knows Llama 3's scaling with fixed constants only, and not the other kinds.
@@ -127,12 +152,16 @@ def _transformer_config(
         bf16=dtype == torch.bfloat16,
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
+        virtual_pipeline_model_parallel_size=chunks_of_a_stage(parallel),
         context_parallel_size=parallel.context,
         sequence_parallel=parallel.sequence,
         # Micro-batches differ in length; Megatron wants this dispatcher with it, experts or not.
         variable_seq_lengths=True,
         moe_token_dispatcher_type="alltoall",
         deallocate_pipeline_outputs=True,
+        # In one batch of sends, two stages that are each other's next and previous mix them up.
+        overlap_p2p_comm=parallel.virtual_pipeline > 1,
+        batch_p2p_comm=parallel.virtual_pipeline == 1,
         # Gradients are sums over tokens: the objective brings its own denominators.
         calculate_per_token_loss=True,
         perform_initialization=False,

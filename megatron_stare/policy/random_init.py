@@ -14,7 +14,6 @@ from torch import Tensor
 
 from megatron_stare.weights.hf_config import ModelShape
 from megatron_stare.weights.names import model_entries
-from megatron_stare.weights.rules import global_names
 
 _STANDARD_DEVIATION = 0.02
 
@@ -26,7 +25,6 @@ def init_randomly(
     *,
     tp_rank: int,
     tp_size: int,
-    layer_offset: int,
     seed: int,
 ) -> None:
     """Fill the parameters of one pipeline stage; arguments as of `weights.load.load_hf_weights`.
@@ -34,7 +32,7 @@ def init_randomly(
     Norms are 1, biases and vocabulary padding 0, the rest normal with standard deviation 0.02.
     """
     entries = model_entries(shape)
-    for name, param in global_names(params, layer_offset).items():
+    for name, param in params.items():
         entry = entries[name]
         whole = {tensor: _draw(tensor, size, seed) for tensor, size in entry.hf.items()}
         param.copy_(entry.shard(whole, tp_rank, tp_size))

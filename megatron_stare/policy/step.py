@@ -25,6 +25,7 @@ from torch import Tensor
 from megatron_stare.data.packing import MicroBatches
 from megatron_stare.policy.groups import ParallelGroups
 from megatron_stare.policy.head import HeadInputs, logprob_entropy_head
+from megatron_stare.policy.model import named_parameters
 from megatron_stare.policy.packed import PackedMicroBatch, pack
 from megatron_stare.types import TokenBatch
 from megatron_stare.weights.export import export_hf_tensors
@@ -90,8 +91,8 @@ class Policy:
     """A Megatron-Core model with its optimizer.
 
     Args:
-        model: this rank's pipeline stage, wrapped for data parallelism, one chunk.
-        optimizer: Megatron's, over the same chunk.
+        model: the chunks of this rank's pipeline stage, wrapped for data parallelism.
+        optimizer: Megatron's, over the same chunks.
         scheduler: steps once per update.
         shape: the whole network.
         groups: the process groups of this rank.
@@ -164,15 +165,13 @@ class Policy:
         return export_hf_tensors(
             dict(self.named_parameters()),
             self.shape,
-            layer_offset=self.groups.layer_offset(self.shape.num_layers),
             tp_group=self.groups.tp,
             pp_group=self.groups.pp,
         )
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Parameters of this rank under their Transformer Engine names, local layer indices."""
-        for chunk in self.model:
-            yield from chunk.module.named_parameters()
+        """Parameters of this rank under their Transformer Engine names, global layer indices."""
+        yield from named_parameters([chunk.module for chunk in self.model]).items()
 
     @contextmanager
     def weights_swapped_for(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
@@ -197,7 +196,9 @@ class Policy:
         progress: Progress,
     ) -> list[_MicroBatchOutput]:
         """One pass of Megatron's schedule; outputs exist on the last pipeline stage only."""
-        inputs = [self._pack(batch, samples) for samples in micro_batches]
+        # What the schedule needs to be complete: micro-batches without samples, on every rank.
+        idle = -len(micro_batches) % self.groups.schedule_multiple
+        inputs = [self._pack(batch, samples) for samples in [*micro_batches, *[()] * idle]]
         starts = [0, *accumulate(packed.num_tokens for packed in inputs)]
         tokens = [slice(*span) for span in pairwise(starts)]
 
@@ -211,12 +212,13 @@ class Policy:
                 output_processor=logprob_entropy_head,
                 output_processor_context=HeadInputs(packed, self.temperature, self.groups.cp),
             )
-            progress(packed.num_tokens)
+            if model is self.model[-1]:
+                progress(packed.num_tokens)
             return output, partial(_loss, objective, span)
 
         return get_forward_backward_func()(
             forward_step_func=forward_step,
-            data_iterator=iter(zip(inputs, tokens, strict=True)),
+            data_iterator=[iter(zip(inputs, tokens, strict=True)) for _ in self.model],
             model=[*self.model],
             num_microbatches=len(inputs),
             seq_length=max(packed.input_ids.numel() for packed in inputs),

@@ -23,7 +23,7 @@ from torch.distributed import ProcessGroup
 
 from megatron_stare.weights.hf_config import ModelShape
 from megatron_stare.weights.names import model_entries
-from megatron_stare.weights.rules import Entry, check_coverage, global_names
+from megatron_stare.weights.rules import Entry, check_coverage
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,6 @@ def export_hf_tensors(
     params: Mapping[str, Tensor],
     shape: ModelShape,
     *,
-    layer_offset: int,
     tp_group: ProcessGroup | None,
     pp_group: ProcessGroup | None,
     bucket_bytes: int = 1 << 29,
@@ -55,8 +54,7 @@ def export_hf_tensors(
     tensors do not alias the parameters.
 
     Args:
-        params: this stage's parameters by Megatron name, layer indices from 0, of one dtype.
-        layer_offset: global index of the stage's first layer.
+        params: this stage's parameters by Megatron name, global layer indices, of one dtype.
         tp_group: tensor-parallel group; None stands for a group of one.
         pp_group: pipeline-parallel group; None stands for a group of one.
         bucket_bytes: memory of an exchange, unless one parameter alone takes more. A rank holds
@@ -66,13 +64,12 @@ def export_hf_tensors(
         ValueError: the stages' parameters are not those of the family's name table.
     """
     entries = model_entries(shape)
-    named = global_names(params, layer_offset)
     tp_size = 1 if tp_group is None else tp_group.size()
-    check_coverage(named, entries, tp_size)
+    check_coverage(params, entries, tp_size)
     like = next(iter(params.values()))
     max_elements = bucket_bytes // like.element_size() // tp_size
-    for bucket in _buckets(_pieces(named.keys(), entries, tp_size, pp_group), max_elements):
-        flat = _pack(bucket, named, like, pp_group)
+    for bucket in _buckets(_pieces(params.keys(), entries, tp_size, pp_group), max_elements):
+        flat = _pack(bucket, params, like, pp_group)
         yield from _merge(bucket, _gather(flat, tp_group))
 
 
@@ -106,7 +103,7 @@ def _buckets(pieces: Iterable[_Piece], max_elements: int) -> Iterator[list[_Piec
 
 def _pack(
     bucket: Sequence[_Piece],
-    named: Mapping[str, Tensor],
+    params: Mapping[str, Tensor],
     like: Tensor,
     pp_group: ProcessGroup | None,
 ) -> Tensor:
@@ -115,7 +112,7 @@ def _pack(
     num_elements = sum(piece.num_elements for piece in bucket)
     flat = torch.empty(num_elements, dtype=like.dtype, device=like.device)
     if pp_group is None or pp_group.rank() == stage:
-        shards = [named[piece.entry.megatron].detach().reshape(-1) for piece in bucket]
+        shards = [params[piece.entry.megatron].detach().reshape(-1) for piece in bucket]
         torch.cat(shards, out=flat)
     if pp_group is not None:
         dist.broadcast(flat, group=pp_group, group_src=stage)

@@ -71,19 +71,20 @@ class ModelShape:
 
         Raises:
             UserError: tensor parallelism does not divide heads, KV heads or FFN, or pipeline
-                parallelism does not divide the layers.
+                parallelism and its model chunks do not divide the layers.
         """
-        tensor, pipeline = parallel.tensor, parallel.pipeline
-        for key, size, divided, count in (
-            ("tensor", tensor, "attention heads", self.num_heads),
-            ("tensor", tensor, "key-value heads", self.num_kv_heads),
-            ("tensor", tensor, "FFN channels", self.ffn_size),
-            ("pipeline", pipeline, "layers", self.num_layers),
+        tensor = f"parallel.tensor={parallel.tensor}"
+        chunks = f"parallel.pipeline={parallel.pipeline}"
+        if parallel.virtual_pipeline > 1:
+            chunks += f" x parallel.virtual_pipeline={parallel.virtual_pipeline}"
+        for keys, size, divided, count in (
+            (tensor, parallel.tensor, "attention heads", self.num_heads),
+            (tensor, parallel.tensor, "key-value heads", self.num_kv_heads),
+            (tensor, parallel.tensor, "FFN channels", self.ffn_size),
+            (chunks, parallel.pipeline * parallel.virtual_pipeline, "layers", self.num_layers),
         ):
             if count % size:
-                raise UserError(
-                    f"parallel.{key}={size} does not divide the model's {count} {divided}"
-                )
+                raise UserError(f"{keys} does not divide the model's {count} {divided}")
 
 
 class _HfConfig(BaseModel):

@@ -12,7 +12,7 @@ from torch import Tensor
 from megatron_stare.errors import UserError
 from megatron_stare.weights.hf_config import ModelShape
 from megatron_stare.weights.names import model_entries
-from megatron_stare.weights.rules import Entry, check_coverage, global_names
+from megatron_stare.weights.rules import Entry, check_coverage
 from megatron_stare.weights.safetensors_folder import LazyTensor, open_tensors
 
 HARMLESS = re.compile(r"rotary_emb\.inv_freq$")
@@ -29,7 +29,6 @@ def load_hf_weights(
     *,
     tp_rank: int,
     tp_size: int,
-    layer_offset: int,
 ) -> None:
     """Fill the parameters of one pipeline stage in place, casting to their dtype.
 
@@ -37,21 +36,19 @@ def load_hf_weights(
     same error. Beyond the parameters, memory holds one slice at a time.
 
     Args:
-        params: the stage's parameters by Megatron name, with layer indices from 0.
+        params: the stage's parameters by Megatron name, with global layer indices.
         folder: the Hugging Face folder.
         shape: the network, from the folder's config.json.
-        layer_offset: global index of the stage's first layer.
 
     Raises:
         UserError: the folder's tensors are damaged or are not those of its config.json.
         ValueError: the parameters are not those of the family's name table.
     """
     entries = model_entries(shape)
-    named = global_names(params, layer_offset)
-    check_coverage(named, entries, tp_size)
+    check_coverage(params, entries, tp_size)
     tensors = open_tensors(folder)
     check_tensors(tensors, entries.values(), Path(folder))
-    for name, param in named.items():
+    for name, param in params.items():
         param.copy_(entries[name].shard(tensors, tp_rank, tp_size))
 
 

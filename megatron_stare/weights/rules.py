@@ -1,7 +1,7 @@
 """What name tables are made of: a `Rule` is a line of a `Table`, an `Entry` that line in one layer.
 
-Entries carry global layer indices. Megatron numbers the layers of a pipeline stage from 0;
-`global_names` adds the offset.
+Names carry global layer indices here and wherever weights move. Megatron numbers the layers of each
+model chunk from 0; `global_names` adds the offset.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _spell_out(
 
 
 def global_names[T](params: Mapping[str, T], layer_offset: int) -> dict[str, T]:
-    """The parameters of a pipeline stage whose first layer is `layer_offset`, renamed."""
+    """The parameters of a model chunk whose first layer is `layer_offset`, renamed."""
 
     def shifted(match: re.Match[str]) -> str:
         return MEGATRON_LAYER.format(int(match[1]) + layer_offset)

@@ -35,7 +35,7 @@ def train(rank: int, folder: Path, recompute: str) -> tuple[list[float], dict[st
     """Gradient norms of three updates on this rank's half of the micro-batches, and the weights."""
     groups = build_groups(ParallelConfig())
     config = ModelConfig.model_validate({"path": folder, "recompute": recompute})
-    model = load_policy(
+    (model,) = load_policy(
         read_hf_config(folder), config, ParallelConfig(), groups, use_distributed_optimizer=True
     )
     optimizer = get_megatron_optimizer(
@@ -51,7 +51,7 @@ def train(rank: int, folder: Path, recompute: str) -> tuple[list[float], dict[st
     for _ in range(3):
         model.zero_grad_buffer()
         optimizer.zero_grad()
-        forward_backward(model, packed, [batch.weights[i] for i in mine], groups)
+        forward_backward([model], packed, [batch.weights[i] for i in mine], groups)
         _, norm, _ = optimizer.step()
         norms.append(norm)
     return norms, {name: p.detach().clone() for name, p in model.module.named_parameters()}

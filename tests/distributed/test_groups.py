@@ -26,7 +26,6 @@ def members(rank: int, parallel: ParallelConfig) -> dict[str, object]:
     return ranks | {
         "first": groups.is_first_stage,
         "last": groups.is_last_stage,
-        "offset": groups.layer_offset(8),
         "multiple": groups.sequence_multiple,
     }
 
@@ -38,7 +37,6 @@ def test_tensor_ranks_are_neighbours_and_stages_are_far_apart():
     assert [rank["dp"] for rank in ranks] == [[0], [1], [2], [3]]
     assert [rank["first"] for rank in ranks] == [True, True, False, False]
     assert [rank["last"] for rank in ranks] == [False, False, True, True]
-    assert [rank["offset"] for rank in ranks] == [0, 0, 4, 4]
     assert {rank["multiple"] for rank in ranks} == {2}
 
 

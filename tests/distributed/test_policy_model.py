@@ -29,6 +29,7 @@ LAYOUTS = {
     "tp2 sp": ParallelConfig(tensor=2, sequence=True),
     "pp2": ParallelConfig(pipeline=2),
     "tp2 pp2 sp": ParallelConfig(tensor=2, pipeline=2, sequence=True),
+    "pp2 vpp2": ParallelConfig(pipeline=2, virtual_pipeline=2),
     "cp2": ParallelConfig(context=2),
     "cp4": ParallelConfig(context=4),
     "tp2 cp2 sp": ParallelConfig(tensor=2, context=2, sequence=True),

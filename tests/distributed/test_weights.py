@@ -58,16 +58,12 @@ def round_trip(rank: int, folders: list[Path], tp_size: int, pp_size: int) -> li
     order: list[str] = []
     for folder in folders:
         shape = read_hf_config(folder)
-        offset = pp.rank() * shape.num_layers // pp_size
         params = empty_stage(shape, tp_size=tp_size, pp_rank=pp.rank(), pp_size=pp_size)
-        load_hf_weights(
-            params, folder, shape, tp_rank=tp.rank(), tp_size=tp_size, layer_offset=offset
-        )
+        load_hf_weights(params, folder, shape, tp_rank=tp.rank(), tp_size=tp_size)
         for dtype in (torch.float32, torch.bfloat16):
             exported = export_hf_tensors(
                 {name: param.to(dtype) for name, param in params.items()},
                 shape,
-                layer_offset=offset,
                 tp_group=tp,
                 pp_group=pp,
                 bucket_bytes=SMALL_BUCKET,
@@ -89,11 +85,7 @@ def lacks_a_layer(rank: int, folder: Path) -> str:
     shape = read_hf_config(folder)
     stage: dict[str, Tensor] = empty_stage(shape, pp_rank=0, pp_size=4)
     try:
-        list(
-            export_hf_tensors(
-                stage, shape, layer_offset=0, tp_group=None, pp_group=dist.group.WORLD
-            )
-        )
+        list(export_hf_tensors(stage, shape, tp_group=None, pp_group=dist.group.WORLD))
     except ValueError as error:
         return str(error)
     return ""
@@ -105,44 +97,40 @@ def test_stages_that_do_not_make_a_model_are_an_error_on_every_rank(folders):
         assert "'output_layer.weight'" in message
 
 
-def through_megatron(rank: int, folders: list[Path], out: Path, tp_size: int, pp_size: int) -> None:
+def through_megatron(rank: int, folders: list[Path], out: Path, parallel: ParallelConfig) -> None:
     from megatron_stare.policy.groups import build_groups
 
-    parallel = ParallelConfig(tensor=tp_size, pipeline=pp_size)
     groups = build_groups(parallel)
     for folder in folders:
         shape = read_hf_config(folder)
         params = megatron_parameters(shape, folder, parallel, groups)
-        offset = groups.layer_offset(shape.num_layers)
-        load_hf_weights(
-            params,
-            folder,
-            shape,
-            tp_rank=groups.tp.rank(),
-            tp_size=tp_size,
-            layer_offset=offset,
-        )
-        exported = export_hf_tensors(
-            params, shape, layer_offset=offset, tp_group=groups.tp, pp_group=groups.pp
-        )
+        load_hf_weights(params, folder, shape, tp_rank=groups.tp.rank(), tp_size=groups.tp.size())
+        exported = export_hf_tensors(params, shape, tp_group=groups.tp, pp_group=groups.pp)
         save_hf_folder(exported, folder, out / folder.name, dtype=torch.float32, write=rank == 0)
 
 
 def megatron_parameters(
     shape: ModelShape, folder: Path, parallel: ParallelConfig, groups
-) -> dict[str, Tensor]:
-    from megatron_stare.policy.model import build_model
+) -> dict[str, torch.nn.Parameter]:
+    from megatron_stare.policy.model import build_model, named_parameters
 
-    (chunk,) = build_model(shape, ModelConfig(path=folder), parallel, groups, seed=1)
-    return dict(chunk.named_parameters())
+    return named_parameters(build_model(shape, ModelConfig(path=folder), parallel, groups, seed=1))
 
 
-@pytest.mark.parametrize(("tp_size", "pp_size"), [(1, 1), (2, 2)])
+@pytest.mark.parametrize(
+    "parallel",
+    [
+        ParallelConfig(),
+        ParallelConfig(tensor=2, pipeline=2),
+        ParallelConfig(pipeline=2, virtual_pipeline=2),
+    ],
+    ids=["one process", "tp2 pp2", "pp2 vpp2"],
+)
 def test_tables_cover_megatrons_model_and_transformers_loads_what_it_saves(
-    folders, tmp_path, tp_size, pp_size
+    folders, tmp_path, parallel
 ):
     """Loading checks names and shapes of all parameters; the logits are then transformers' own."""
-    run_world(tp_size * pp_size, through_megatron, folders, tmp_path, tp_size, pp_size)
+    run_world(parallel.replica, through_megatron, folders, tmp_path, parallel)
     tokens = torch.arange(20).reshape(2, 10)
     for folder in folders:
         source, saved = (

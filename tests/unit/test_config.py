@@ -66,6 +66,7 @@ def test_a_config_cannot_be_changed_after_it_was_checked(config_file):
         ("rollout.engine=replay", r"engine='replay' with replay_path=None"),
         ("algorithm.kl=k3", r"kl='k3' with kl_coef=0\.0: set both or neither"),
         ("parallel.sequence=true", r"parallel\.sequence=true needs parallel\.tensor > 1"),
+        ("parallel.virtual_pipeline=2", r"virtual_pipeline=2 needs parallel\.pipeline > 1"),
         ("train.max_tokens_per_micro_batch=100", r"=100 cannot hold one sample .*= 2048"),
         ("data.template=plain", r"template='plain' needs '\{prompt\}', or must be 'chat'"),
         ("reward.overlong_buffer_tokens=2000", r"overlong_buffer_tokens=2000 exceeds"),

@@ -21,21 +21,14 @@ def initialised(shape: ModelShape, tp_size: int, pp_size: int, seed: int) -> dic
     full: dict[str, Tensor] = {}
     for stage in range(pp_size):
         local = {
-            name.replace(f"layers.{entry.layer}.", f"layers.{entry.layer % layers}."): entry
+            name: entry
             for name, entry in entries.items()
             if entry.layer // layers == stage and not (entry.is_copy and pp_size == 1)
         }
         ranks = []
         for tp_rank in range(tp_size):
             params = {name: torch.empty(e.shard_shape(tp_size)) for name, e in local.items()}
-            init_randomly(
-                params,
-                shape,
-                tp_rank=tp_rank,
-                tp_size=tp_size,
-                layer_offset=stage * layers,
-                seed=seed,
-            )
+            init_randomly(params, shape, tp_rank=tp_rank, tp_size=tp_size, seed=seed)
             ranks.append(params)
         for name, entry in local.items():
             merged = entry.merge([params[name] for params in ranks])

@@ -22,12 +22,12 @@ def folder(tmp_path) -> Path:
 def loaded(folder: Path) -> tuple[dict[str, Tensor], ModelShape]:
     shape = read_hf_config(folder)
     params = empty_stage(shape)
-    load_hf_weights(params, folder, shape, tp_rank=0, tp_size=1, layer_offset=0)
+    load_hf_weights(params, folder, shape, tp_rank=0, tp_size=1)
     return params, shape
 
 
 def export(params: dict[str, Tensor], shape: ModelShape, **options) -> list[tuple[str, Tensor]]:
-    options = {"layer_offset": 0, "tp_group": None, "pp_group": None} | options
+    options = {"tp_group": None, "pp_group": None} | options
     return list(export_hf_tensors(params, shape, **options))
 
 

@@ -178,16 +178,20 @@ def test_a_folder_without_a_readable_config_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        ((3, 1), "parallel.tensor=3 does not divide the model's 8 attention heads"),
-        ((8, 1), "parallel.tensor=8 does not divide the model's 4 key-value heads"),
-        ((1, 3), "parallel.pipeline=3 does not divide the model's 4 layers"),
+        ({"tensor": 3}, "parallel.tensor=3 does not divide the model's 8 attention heads"),
+        ({"tensor": 8}, "parallel.tensor=8 does not divide the model's 4 key-value heads"),
+        ({"pipeline": 3}, "parallel.pipeline=3 does not divide the model's 4 layers"),
+        (
+            {"pipeline": 2, "virtual_pipeline": 4},
+            "parallel.pipeline=2 x parallel.virtual_pipeline=4 does not divide the model's 4 lay",
+        ),
     ],
 )
 def test_layouts_that_do_not_divide_the_network(tmp_path, layout, message):
     shape = read_hf_config(tiny(tmp_path, "qwen3"))
-    shape.check_parallel(ParallelConfig(tensor=4, pipeline=4))
+    shape.check_parallel(ParallelConfig(tensor=4, pipeline=2, virtual_pipeline=2))
     with pytest.raises(UserError, match=message):
-        shape.check_parallel(ParallelConfig(tensor=layout[0], pipeline=layout[1]))
+        shape.check_parallel(ParallelConfig(**layout))
 
 
 def test_ffn_channels_are_divided_too(tmp_path):

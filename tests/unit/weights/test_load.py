@@ -16,7 +16,6 @@ from megatron_stare.errors import UserError
 from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.load import load_hf_weights
 from megatron_stare.weights.names import model_entries
-from megatron_stare.weights.rules import global_names
 from tests.models import FAMILIES, edit_json, empty_stage, hf_tensors, make_hf_folder
 
 INDEX = "model.safetensors.index.json"
@@ -26,7 +25,7 @@ def load(folder: Path, *, dtype=torch.float32) -> dict[str, Tensor]:
     """The folder's weights as one rank without parallelism holds them."""
     shape = read_hf_config(folder)
     params = empty_stage(shape, dtype=dtype)
-    load_hf_weights(params, folder, shape, tp_rank=0, tp_size=1, layer_offset=0)
+    load_hf_weights(params, folder, shape, tp_rank=0, tp_size=1)
     return params
 
 
@@ -66,13 +65,10 @@ def test_each_rank_holds_its_shard(tmp_path, family, is_tied, tp_size, pp_size):
     shape, tensors = read_hf_config(folder), hf_tensors(folder)
     entries = model_entries(shape)
     for pp_rank in range(pp_size):
-        offset = pp_rank * shape.num_layers // pp_size
         for tp_rank in range(tp_size):
             params = empty_stage(shape, tp_size=tp_size, pp_rank=pp_rank, pp_size=pp_size)
-            load_hf_weights(
-                params, folder, shape, tp_rank=tp_rank, tp_size=tp_size, layer_offset=offset
-            )
-            for name, param in global_names(params, offset).items():
+            load_hf_weights(params, folder, shape, tp_rank=tp_rank, tp_size=tp_size)
+            for name, param in params.items():
                 assert torch.equal(param, entries[name].shard(tensors, tp_rank, tp_size))
 
 
@@ -93,7 +89,7 @@ def test_values_are_cast_to_the_parameters(sharded):
 def test_parameters_that_need_gradients_are_filled_in_place(sharded):
     shape = read_hf_config(sharded)
     params = {name: torch.nn.Parameter(tensor) for name, tensor in empty_stage(shape).items()}
-    load_hf_weights(params, sharded, shape, tp_rank=0, tp_size=1, layer_offset=0)
+    load_hf_weights(params, sharded, shape, tp_rank=0, tp_size=1)
     assert all(param.isfinite().all() and param.grad_fn is None for param in params.values())
 
 

@@ -111,18 +111,25 @@ def test_vocabulary_smaller_than_the_tensor_group_leaves_ranks_with_padding_only
 
 
 @pytest.mark.parametrize("pp_size", [1, 2, 4])
-def test_stages_rename_to_every_parameter(tmp_path, pp_size):
+def test_stages_make_up_every_parameter(tmp_path, pp_size):
     shape = shape_of(tmp_path, "qwen2", tied=True)
     entries = model_entries(shape)
-    per_stage = shape.num_layers // pp_size
     names: set[str] = set()
     for pp_rank in range(pp_size):
         stage = empty_stage(shape, tp_size=2, pp_rank=pp_rank, pp_size=pp_size)
-        renamed = global_names(stage, pp_rank * per_stage)
-        check_coverage(renamed, entries, tp_size=2)
-        assert not names & renamed.keys()
-        names |= renamed.keys()
+        check_coverage(stage, entries, tp_size=2)
+        assert not names & stage.keys()
+        names |= stage.keys()
     assert names == entries.keys() - ({"output_layer.weight"} if pp_size == 1 else set())
+
+
+def test_a_chunk_counts_its_layers_from_its_first():
+    names = ["embedding.word_embeddings.weight", "decoder.layers.0.x", "decoder.layers.10.y"]
+    assert list(global_names(dict.fromkeys(names), layer_offset=6)) == [
+        "embedding.word_embeddings.weight",
+        "decoder.layers.6.x",
+        "decoder.layers.16.y",
+    ]
 
 
 def test_a_model_that_is_not_the_tables_is_refused(tmp_path):
