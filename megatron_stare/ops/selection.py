@@ -73,8 +73,8 @@ def global_top_k_with_threshold(
     if k == 0:
         return TopK(torch.zeros_like(values, dtype=torch.bool), float("nan"))
     keys = _descending_keys(values)
-    found = _locate(keys, k, group)
     bins = keys >> _LOW_BITS
+    found = _locate(bins, k, group)
     candidates = (bins == found.bin).nonzero().squeeze(1)
     places = _places(keys.index_select(0, candidates), token_ids.index_select(0, candidates))
     kth = _kth_smallest(places, found.k_in_bin, group)
@@ -91,10 +91,11 @@ def global_kth_value(values: Tensor, k: int, *, group: dist.ProcessGroup | None 
         ValueError: on every rank, when k is out of range or a value is NaN.
     """
     keys = _descending_keys(values)
-    found = _locate(keys, k, group)
+    bins = keys >> _LOW_BITS
+    found = _locate(bins, k, group)
     if found.num_nan:
         raise ValueError(f"cannot rank values: {found.num_nan} of them are NaN")
-    candidates = keys.masked_select(keys >> _LOW_BITS == found.bin)
+    candidates = keys.masked_select(bins == found.bin)
     places = _places(candidates, torch.arange(len(candidates), device=keys.device))
     return _value_of(found.bin, _kth_smallest(places, found.k_in_bin, group))
 
@@ -102,18 +103,19 @@ def global_kth_value(values: Tensor, k: int, *, group: dist.ProcessGroup | None 
 def _descending_keys(values: Tensor) -> Tensor:
     """int32 images: the larger the value, the smaller its key; NaN before all, in a bin alone."""
     canonical = values.detach().float() + 0.0  # -0.0 + 0.0 is 0.0
-    keys = ~_flip_negative(canonical.view(torch.int32))
+    keys = _flip_negative(canonical.view(torch.int32)).bitwise_not_()
     return keys.masked_fill_(canonical.isnan(), _INT32_MIN)
 
 
 def _flip_negative(bits: Tensor) -> Tensor:
     """From float32 bits to an int32 of the same order, and back: negatives are sign-magnitude."""
-    return bits ^ ((bits >> 31) & _INT32_MAX)
+    return (bits >> 31).bitwise_and_(_INT32_MAX).bitwise_xor_(bits)
 
 
 def _places(keys: Tensor, token_ids: Tensor) -> Tensor:
     """Keys of one bin and their ids, as one int64 of the same order."""
-    return (keys & (2**_LOW_BITS - 1)).long() << _ID_BITS | token_ids
+    low_bits = keys.long().bitwise_and_(2**_LOW_BITS - 1)
+    return low_bits.bitwise_left_shift_(_ID_BITS).bitwise_or_(token_ids)
 
 
 def _id_of(place: int) -> int:
@@ -131,10 +133,10 @@ class _Found(NamedTuple):
     num_nan: int
 
 
-def _locate(keys: Tensor, k: int, group: dist.ProcessGroup | None) -> _Found:
+def _locate(bins: Tensor, k: int, group: dist.ProcessGroup | None) -> _Found:
     """The bin of the k-th smallest key over the group; of the first NaN where there are any."""
     lowest = -_NUM_BINS // 2
-    counts = torch.bincount((keys >> _LOW_BITS) - lowest, minlength=_NUM_BINS)
+    counts = torch.bincount(bins - lowest, minlength=_NUM_BINS)
     if group is not None:
         dist.all_reduce(counts, group=group)
     ends = counts.cumsum(0)
@@ -148,6 +150,8 @@ def _locate(keys: Tensor, k: int, group: dist.ProcessGroup | None) -> _Found:
 
 def _kth_smallest(places: Tensor, k: int, group: dist.ProcessGroup | None) -> int:
     """The k-th smallest place over the group, k from 1; one all-gather a round."""
+    if k < len(places):  # the others are beyond it on this rank alone
+        places = places.topk(k, largest=False, sorted=False).values
     places = places.sort().values
     start, end = 0, len(places)  # the k-th place is not outside places[start:end] of any rank
     for _ in range(_MAX_ROUNDS):
