@@ -12,8 +12,8 @@ writes into FOLDER (default `out/` beside this file), the same bytes for the sam
 
 No problem is in two files. A worked sum:
 
-    3471+5898=
-    from the right: 1 plus 8 is 9; 7+9 makes 16, 4 and 8 and 1=13 then 3+5+1=9 so \\boxed{9369}
+    347+589=
+    from the right: 7 plus 9 makes 16; 4 and 8 and 1=13 then 3+5 with 1 becomes 9 so \\boxed{936}
 
 There are three ways through every sum and many wordings of every step, all of them right, so a
 policy that learned from them has a free choice at every third token: the entropy the demo is about.
@@ -37,12 +37,12 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config
 
 NUM_WORKED = 16_000
 NUM_PROBLEMS = {"train": 8_000, "heldout": 256, "validation": 256}
-NUM_DIGITS = 4
-SLIP_RATE = 0.06
+NUM_DIGITS = 3
+SLIP_RATE = 0.14
 
-PLUS = ("+", " plus ", " and ")
-EQUALS = ("=", " is ", " makes ", " gives ")
-LINKS = (", ", "; ", " then ", " next ")
+PLUS = ("+", " plus ", " and ", " with ")
+EQUALS = ("=", " is ", " makes ", " gives ", " becomes ")
+LINKS = (", ", "; ", " then ", " next ", " now ", " also ")
 CLOSINGS = (" so ", " thus ", " answer ", " total ")
 PIECE = r"\\boxed\{| ?[a-z]+:? ?|[,;] ?|."
 """A token: the box, a word with its spaces, a mark, a digit."""
@@ -50,12 +50,13 @@ PIECE = r"\\boxed\{| ?[a-z]+:? ?|[,;] ?|."
 PAD, EOS = "<pad>", "<eos>"  # tokens 0 and 1
 MODEL_SHAPE: dict[str, Any] = {
     "architectures": ["Qwen3ForCausalLM"],
-    "hidden_size": 128,
-    "num_hidden_layers": 3,
+    "hidden_size": 160,
+    "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 32,
-    "intermediate_size": 384,
+    "intermediate_size": 480,
+    "rope_theta": 300.0,  # sums are short: two layers learn to look a few tokens back sooner
     "max_position_embeddings": 256,
     "tie_word_embeddings": True,
     "initializer_range": 0.05,
@@ -66,50 +67,46 @@ MODEL_SHAPE: dict[str, Any] = {
 
 Step = tuple[list[int], int]  # the terms of one small sum, and what they were said to make
 Slip = Callable[[int], int]  # the result of one small sum, or now and then a wrong one
+Way = Callable[[int, int, int, Slip], list[Step]]  # two digits and a carry, as small sums
 
 
-def from_the_right(a: int, b: int, slip: Slip) -> tuple[list[Step], int]:
-    """Column by column with carries: 347+589 is 7+9=16, 4+8+1=13, 3+5+1=9, so 936."""
+def carry_last(x: int, y: int, carry: int, slip: Slip) -> list[Step]:
+    """The carry added where there is one: 347+589 is 7+9=16, 4+8+1=13, 3+5+1=9, so 936."""
+    terms = [x, y, *([carry] if carry else [])]
+    return [(terms, slip(sum(terms)))]
+
+
+def carry_after(x: int, y: int, carry: int, slip: Slip) -> list[Step]:
+    """The carry in a sum of its own: 347+589 is 7+9=16, 4+8=12, 12+1=13, 3+5=8, 8+1=9, so 936."""
+    column = slip(x + y)
+    steps = [([x, y], column)]
+    if carry:
+        steps.append(([column, carry], slip(column + carry)))
+    return steps
+
+
+def carry_first(x: int, y: int, carry: int, slip: Slip) -> list[Step]:
+    """The carry always named, and first: 347+589 is 0+7+9=16, 1+4+8=13, 1+3+5=9, so 936."""
+    return [([carry, x, y], slip(carry + x + y))]
+
+
+WAYS: dict[Way, tuple[str, ...]] = {
+    carry_last: ("from the right: ", "ones first: ", "by column: "),
+    carry_after: ("carry after: ", "sums first: ", "in turn: "),
+    carry_first: ("with carries: ", "carry first: ", "in columns: "),
+}
+
+
+def work(a: int, b: int, way: Way, slip: Slip) -> tuple[list[Step], int]:
+    """The small sums of `a + b` from the right, and the answer that follows from them."""
     steps: list[Step] = []
     answer, carry, place = 0, 0, 1
     while a or b:
-        terms = [a % 10, b % 10, *([carry] if carry else [])]
-        total = slip(sum(terms))
-        steps.append((terms, total))
+        steps += way(a % 10, b % 10, carry, slip)
+        total = steps[-1][1]
         answer += (total % 10) * place
         a, b, carry, place = a // 10, b // 10, total // 10, place * 10
     return steps, answer + carry * place
-
-
-def from_the_left(a: int, b: int, slip: Slip) -> tuple[list[Step], int]:
-    """Column sums first, carries in the head: 347+589 is 3+5=8, 4+8=12, 7+9=16, so 936."""
-    steps: list[Step] = []
-    total, width = 0, max(len(str(a)), len(str(b)))
-    for x, y in zip(str(a).zfill(width), str(b).zfill(width), strict=True):
-        column = slip(int(x) + int(y))
-        steps.append(([int(x), int(y)], column))
-        total = total * 10 + column
-    return steps, total
-
-
-def in_parts(a: int, b: int, slip: Slip) -> tuple[list[Step], int]:
-    """The second number split by place value: 347+589 is 347+500=847, 847+80=927, 927+9=936."""
-    steps: list[Step] = []
-    total = a
-    for place in range(len(str(b)) - 1, -1, -1):
-        part = b // 10**place % 10 * 10**place
-        if part:
-            terms = [total, part]
-            total = slip(sum(terms))
-            steps.append((terms, total))
-    return steps, total
-
-
-WAYS = {
-    from_the_right: ("from the right: ", "ones first: ", "by column: "),
-    from_the_left: ("from the left: ", "big end first: ", "running: "),
-    in_parts: ("in parts: ", "split: ", "bit by bit: "),
-}
 
 
 def slip_sometimes(rng: Random, rate: float, result: int) -> int:
@@ -122,7 +119,7 @@ def slip_sometimes(rng: Random, rate: float, result: int) -> int:
 def worked_sum(a: int, b: int, rng: Random, slip_rate: float = SLIP_RATE) -> str:
     """One response to `a+b=`: a random way, every step in random words, the answer in a box."""
     way = rng.choice(list(WAYS))
-    steps, answer = way(a, b, partial(slip_sometimes, rng, slip_rate))
+    steps, answer = work(a, b, way, partial(slip_sometimes, rng, slip_rate))
     text = rng.choice(WAYS[way])
     for index, (terms, total) in enumerate(steps):
         text += rng.choice(LINKS) if index else ""

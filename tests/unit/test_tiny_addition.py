@@ -35,7 +35,7 @@ def true_sum(prompt: str) -> int:
 @pytest.mark.parametrize("way", demo.WAYS, ids=lambda way: way.__name__)
 def test_every_way_is_right_when_no_step_slips(way) -> None:
     for a, b in islice(demo.distinct_problems(Random(3)), 500):
-        steps, answer = way(a, b, lambda result: result)
+        steps, answer = demo.work(a, b, way, lambda result: result)
         assert answer == a + b
         assert all(sum(terms) == total for terms, total in steps)
 
@@ -43,12 +43,12 @@ def test_every_way_is_right_when_no_step_slips(way) -> None:
 def test_carries_that_ripple_and_numbers_of_unlike_length() -> None:
     for way in demo.WAYS:
         for a, b in ((9999, 1), (1, 9999), (5005, 4995), (999, 999)):
-            assert way(a, b, lambda result: result)[1] == a + b
+            assert demo.work(a, b, way, lambda result: result)[1] == a + b
 
 
 def test_a_slip_is_said_and_carried_into_the_answer() -> None:
     slips = iter((1, 0, 0))
-    steps, answer = demo.from_the_right(347, 589, lambda result: result + next(slips))
+    steps, answer = demo.work(347, 589, demo.carry_last, lambda total: total + next(slips))
     assert steps == [([7, 9], 17), ([4, 8, 1], 13), ([3, 5, 1], 9)]
     assert answer == 937
 
@@ -59,7 +59,7 @@ def test_the_math_reward_tells_right_from_wrong_responses(folder: Path) -> None:
     boxed = [re.findall(r"\\boxed\{(\d+)\}$", e["response"]) for e in examples]
     truth = [b == [str(true_sum(e["prompt"]))] for b, e in zip(boxed, examples, strict=True)]
     assert verdicts == [float(is_right) for is_right in truth]
-    assert 0.6 < sum(verdicts) / len(verdicts) < 0.95
+    assert 0.4 < sum(verdicts) / len(verdicts) < 0.7
 
 
 def test_problems_are_in_one_file_only_and_have_their_answers(folder: Path) -> None:
@@ -81,8 +81,8 @@ def test_text_survives_the_tokenizer_and_chains_are_long_enough(folder: Path) ->
             assert tokenizer.decode(ids) == text
         lengths.append(len(tokenizer(example["response"]).input_ids) + 1)
     assert min(lengths) >= 20
-    assert 30 <= sum(lengths) / len(lengths) <= 60
-    assert max(lengths) <= 96
+    assert 25 <= sum(lengths) / len(lengths) <= 40
+    assert max(lengths) <= 64
 
 
 def test_the_model_folder_is_a_small_qwen3_with_eos_and_pad(folder: Path) -> None:
