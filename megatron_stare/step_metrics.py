@@ -24,7 +24,7 @@ def token_metrics(
     `scores` are of the policy before the update, `[r]`; `group` is the data-parallel group.
     """
     mask, selection = ranked.mask, ranked.selection
-    selected = (selection.positive | selection.negative).sum()
+    selected = selection.mask.sum()
     num_tokens, entropy, surprisal, selected = _reduce(
         [mask.sum(), scores.entropies[mask].sum(), -scores.logprobs[mask].sum(), selected], group
     )

@@ -5,6 +5,7 @@ Everything here is flat over this rank's `r` tokens (see `data.packing.Share`), 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -66,7 +67,7 @@ def rank_tokens(
     token_advantages = advantages[batch.sample_ids[index]].to(device) * mask
     rollout_logprobs = batch.rollout_logprobs[index].to(device)
     if config.surprisal == "rollout":
-        if batch.rollout_logprobs[batch.loss_mask].isnan().any():
+        if not _has_rollout_logprobs(batch):
             raise UserError(
                 "stare.surprisal='rollout': the samples have no log-probs of the engine; "
                 "record them, or use stare.surprisal='policy'"
@@ -74,15 +75,61 @@ def rank_tokens(
         surprisal = -rollout_logprobs
     else:
         assert old is not None  # TrainConfig.needs_prepass
-        surprisal = torch.nan_to_num(-old.logprobs, posinf=0.0, neginf=0.0)
-    selection = stare_selection(
+        surprisal = _surprisal(old)
+    selection = _select(surprisal, token_advantages, share, config, dp_group)
+    return RankedTokens(mask, token_advantages, rollout_logprobs, surprisal, selection)
+
+
+def selection_overlap(
+    batch: RolloutBatch,
+    share: Share,
+    ranked: RankedTokens,
+    scores: TokenScores,
+    config: StareConfig,
+    dp_group: dist.ProcessGroup,
+) -> float:
+    """Share of the selected tokens that policy and engine agree on, over the global batch.
+
+    Whichever log-probs ranked the step, the other ones rank it again. NaN without selected tokens
+    or without log-probs of the engine.
+
+    Args:
+        scores: of the policy before the update.
+    """
+    if not _has_rollout_logprobs(batch):
+        return math.nan
+    by_engine = config.surprisal == "rollout"
+    surprisal = _surprisal(scores) if by_engine else -ranked.rollout_logprobs
+    other = _select(surprisal, ranked.advantages, share, config, dp_group)
+    selected, chosen = ranked.selection.mask, other.mask
+    counts = torch.stack([(selected & chosen).sum(), selected.sum()])
+    dist.all_reduce(counts, group=dp_group)
+    both, either = counts.tolist()
+    return both / either if either else math.nan
+
+
+def _has_rollout_logprobs(batch: RolloutBatch) -> bool:
+    return not batch.rollout_logprobs[batch.loss_mask].isnan().any()
+
+
+def _surprisal(scores: TokenScores) -> Tensor:
+    return torch.nan_to_num(-scores.logprobs, posinf=0.0, neginf=0.0)
+
+
+def _select(
+    surprisal: Tensor,
+    advantages: Tensor,
+    share: Share,
+    config: StareConfig,
+    dp_group: dist.ProcessGroup,
+) -> StareSelection:
+    return stare_selection(
         surprisal,
-        token_advantages,
+        advantages,
         top_share=config.top_share,
-        token_ids=index.to(device),
+        token_ids=share.index.to(surprisal.device),
         group=dp_group,
     )
-    return RankedTokens(mask, token_advantages, rollout_logprobs, surprisal, selection)
 
 
 def batch_entropy(

@@ -13,7 +13,13 @@ from megatron_stare.data.packing import Share
 from megatron_stare.policy.step import TokenScores, UpdateResult
 from megatron_stare.run import Run, open_run
 from megatron_stare.step_metrics import token_metrics, update_metrics
-from megatron_stare.token_terms import RankedTokens, batch_entropy, rank_tokens, token_terms
+from megatron_stare.token_terms import (
+    RankedTokens,
+    batch_entropy,
+    rank_tokens,
+    selection_overlap,
+    token_terms,
+)
 from megatron_stare.types import RolloutBatch
 
 
@@ -46,6 +52,7 @@ def train_step(run: Run, step: int) -> None:
         **token_metrics(
             learned.scores, learned.ranked, learned.decision, run.session.policy.groups.dp
         ),
+        "stare/engine_overlap": learned.engine_overlap,
         **update_metrics(learned.updates),
         **run.session.take_timings(num_tokens=int(batch.lengths.sum())),
     }
@@ -56,15 +63,17 @@ def train_step(run: Run, step: int) -> None:
 class Learned:
     """What a step made of a batch, on this rank.
 
-    share       the tokens trained on here; whatever is per token is flat over them, `[r]`
-    advantages  float32 `[B]`, of every sample
-    scores      under the weights before the step
+    share           the tokens trained on here; whatever is per token is flat over them, `[r]`
+    advantages      float32 `[B]`, of every sample
+    scores          under the weights before the step
+    engine_overlap  share of the selection on which policy and engine agree
     """
 
     share: Share
     advantages: Tensor
     scores: TokenScores
     ranked: RankedTokens
+    engine_overlap: float
     decision: StareDecision
     updates: list[UpdateResult]
 
@@ -90,7 +99,9 @@ def learn(run: Run, batch: RolloutBatch) -> Learned:
 
     updates = run.update(batch, share, terms)
     # A single on-policy update scores its tokens itself, under the weights before the update.
-    return Learned(share, advantages, old or updates[0].scores, ranked, decision, updates)
+    scores = old or updates[0].scores
+    overlap = selection_overlap(batch, share, ranked, scores, config.stare, dp)
+    return Learned(share, advantages, scores, ranked, overlap, decision, updates)
 
 
 def _is_due(step: int, every: int, last: int) -> bool:

@@ -131,6 +131,11 @@ class StareSelection:
     threshold_positive: float
     threshold_negative: float
 
+    @property
+    def mask(self) -> Tensor:
+        """Tokens of either set, bool `[n]`."""
+        return self.positive | self.negative
+
 
 def stare_selection(
     surprisal: Tensor,

@@ -56,6 +56,9 @@ METRICS: dict[str, Metric] = {
     "stare/selected_share": Metric(
         "share", "Loss tokens selected, of either sign, whatever the gate."
     ),
+    "stare/engine_overlap": Metric(
+        "share", "Selected tokens that the policy's log-probs and the engine's both select."
+    ),
     "quadrant/pos_high_share": Metric("share", "Positive advantage, high surprisal."),
     "quadrant/pos_low_share": Metric("share", "Positive advantage, low surprisal."),
     "quadrant/neg_high_share": Metric("share", "Negative advantage, high surprisal."),

@@ -1,11 +1,16 @@
 """The commands in the order a user runs them: sft, train, eval, report, on a tiny model."""
 
 import json
+import shutil
 
+import pyarrow.json
+import pyarrow.parquet
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.e2e.programs import make_workspace, metrics_of, succeed
+from tests.e2e.programs import make_workspace, metrics_of, run_command, succeed
 from tests.models import hf_tensors
 
 pytestmark = pytest.mark.slow
@@ -95,6 +100,52 @@ def test_eval_measures_a_folder(workspace, tmp_path):
     last = metrics_of(workspace / "run")[-1]
     assert metrics["eval/avg_at_k"] == pytest.approx(last["eval/avg_at_k"])
     assert f"eval/avg_at_k\t{metrics['eval/avg_at_k']:.4f}" in printed
+
+
+@pytest.fixture(scope="module")
+def engine_ranked(workspace, tmp_path_factory):
+    """The same policy trained on prompts in Parquet, its tokens ranked by the engine."""
+    run = tmp_path_factory.mktemp("engine_ranked")
+    problems = pyarrow.json.read_json(workspace / "prompts.jsonl")
+    pyarrow.parquet.write_table(problems, run / "prompts.parquet")
+    succeed(
+        *("train", workspace / "train.yaml", f"run.dir={run}", f"data.path={run}/prompts.parquet"),
+        f"model.path={workspace}/sft/hf/final",
+        *("rollout.engine=embedded", "rollout.replay_path=null", "rollout.dynamic_sampling=false"),
+        *("rollout.max_response_tokens=8", "stare.surprisal=rollout"),
+        # So early, answers are all wrong; some of them at least look right.
+        *("reward.format_pattern=[0-9]*[0-4]", "reward.format_reward=0.5"),
+    )
+    return run
+
+
+def test_ranking_by_the_engine_needs_no_prepass(engine_ranked):
+    for metrics in metrics_of(engine_ranked):
+        assert "time/prepass_s" not in metrics
+        assert metrics["time/update_s"] > 0
+        assert metrics["stare/gate"] == 1.0
+
+
+def test_engine_and_policy_select_the_same_tokens(engine_ranked):
+    for metrics in metrics_of(engine_ranked):
+        assert metrics["stare/engine_overlap"] >= 0.99
+
+
+def test_a_policy_that_is_not_finite_stops_the_run_with_one_line(workspace, tmp_path):
+    weights = workspace / "model/model.safetensors"
+    broken = tmp_path / "broken"
+    shutil.copytree(workspace / "model", broken)
+    tensors = load_file(weights)
+    tensors["model.norm.weight"][0] = torch.nan
+    save_file(tensors, broken / "model.safetensors")
+    done = run_command(
+        *("train", workspace / "train.yaml", f"run.dir={tmp_path}/run", f"model.path={broken}"),
+        *("train.steps=5", "train.max_bad_updates=2"),
+    )
+    assert done.returncode == 2
+    assert "2 updates in a row were not finite" in done.stderr.splitlines()[-1]
+    assert len(metrics_of(tmp_path / "run")) == 1
+    assert "Traceback" not in done.stderr
 
 
 def test_report_compares_runs_in_one_page(workspace, tmp_path):
