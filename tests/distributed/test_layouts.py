@@ -40,6 +40,7 @@ from tests.worlds import run_world
 
 _TP2, _TP4, _PP2, _PP4 = {"tensor": 2}, {"tensor": 4}, {"pipeline": 2}, {"pipeline": 4}
 _CP2, _CP4, _SP = {"context": 2}, {"context": 4}, {"sequence": True}
+_VPP2 = _PP2 | {"virtual_pipeline": 2}
 LAYOUTS = {
     "one process": Layout(),
     "one micro-batch": Layout(max_tokens=4096),
@@ -50,6 +51,7 @@ LAYOUTS = {
     "tp2 sp": Layout(2, _TP2 | _SP, max_tokens=700),
     "pp2": Layout(2, _PP2),
     "cp2": Layout(2, _CP2, max_tokens=600),
+    "pp2 vpp2": Layout(2, _VPP2, max_tokens=512),
     "tp4 sp": Layout(4, _TP4 | _SP, max_tokens=4096),
     "pp4": Layout(4, _PP4, max_tokens=600),
     "dp4": Layout(4, max_tokens=400),
@@ -60,10 +62,11 @@ LAYOUTS = {
     "cp2 dp2": Layout(4, _CP2, max_tokens=450),
     "tp2 sp cp2": Layout(4, _TP2 | _SP | _CP2, recompute="selective"),
     "pp2 cp2": Layout(4, _PP2 | _CP2),
+    "pp2 vpp2 dp2": Layout(4, _VPP2, max_tokens=450, recompute="full"),
     "dp8": Layout(8, max_tokens=400),
     "tp2 sp pp2 dp2": Layout(8, _TP2 | _SP | _PP2, max_tokens=1000),
     "tp2 pp2 cp2": Layout(8, _TP2 | _PP2 | _CP2, max_tokens=600),
-    "tp2 sp pp2 cp2": Layout(8, _TP2 | _SP | _PP2 | _CP2, recompute="full"),
+    "tp2 sp pp2 vpp2 cp2": Layout(8, _TP2 | _SP | _VPP2 | _CP2, recompute="full"),
 }
 QUICK = ("one process", "dp2", "tp2 sp", "pp2")
 
