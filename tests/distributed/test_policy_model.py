@@ -28,12 +28,14 @@ LAYOUTS = {
     "tp2": ParallelConfig(tensor=2),
     "tp2 sp": ParallelConfig(tensor=2, sequence=True),
     "pp2": ParallelConfig(pipeline=2),
-    "tp2 pp2 sp": ParallelConfig(tensor=2, pipeline=2, sequence=True),
     "pp2 vpp2": ParallelConfig(pipeline=2, virtual_pipeline=2),
     "cp2": ParallelConfig(context=2),
+}
+LARGE_LAYOUTS = {
+    "tp2 pp2 sp": ParallelConfig(tensor=2, pipeline=2, sequence=True),
     "cp4": ParallelConfig(context=4),
     "tp2 cp2 sp": ParallelConfig(tensor=2, context=2, sequence=True),
-    "pp2 cp2": ParallelConfig(pipeline=2, context=2),
+    "pp2 vpp2 cp2": ParallelConfig(pipeline=2, virtual_pipeline=2, context=2),
     "tp2 pp2 cp2 sp": ParallelConfig(tensor=2, pipeline=2, context=2, sequence=True),
 }
 
@@ -59,9 +61,17 @@ def all_networks(rank: int, folders: dict[str, Path], parallel: ParallelConfig):
     return {name: policy_pass(path, parallel, groups, batch) for name, path in folders.items()}
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_policy_equals_transformers(layout, folders, expected):
-    parallel = LAYOUTS[layout]
+@pytest.mark.parametrize(
+    "parallel",
+    [
+        *(pytest.param(parallel, id=name) for name, parallel in LAYOUTS.items()),
+        *(
+            pytest.param(parallel, id=name, marks=pytest.mark.slow)
+            for name, parallel in LARGE_LAYOUTS.items()
+        ),
+    ],
+)
+def test_policy_equals_transformers(parallel, folders, expected):
     ranks = run_world(parallel.replica, all_networks, folders, parallel)
     for name, folder in folders.items():
         result = merge_ranks([rank[name] for rank in ranks], folder)

@@ -76,6 +76,17 @@ def test_layers_that_pipeline_parallelism_does_not_divide(workspace):
     )
 
 
+def test_layers_that_model_chunks_do_not_divide(workspace):
+    layout = ["parallel.pipeline=2", "parallel.virtual_pipeline=3"]
+    message = refused("train", workspace / "train.yaml", *layout)
+    assert "parallel.pipeline=2 x parallel.virtual_pipeline=3 does not divide" in message
+
+
+def test_model_chunks_without_pipeline_stages(workspace):
+    message = refused("train", workspace / "train.yaml", "parallel.virtual_pipeline=2")
+    assert "parallel.virtual_pipeline=2 needs parallel.pipeline > 1, found 1" in message
+
+
 def test_a_world_that_replicas_do_not_fill(workspace):
     message = refused("train", workspace / "train.yaml", "parallel.tensor=2")
     assert "world size 1 does not fit parallel.tensor=2 x parallel.context=1" in message

@@ -17,6 +17,7 @@ LAYOUTS = {
     "tp2": (2, ["parallel.tensor=2"]),
     "tp2 with sequence parallelism": (2, ["parallel.tensor=2", "parallel.sequence=true"]),
     "pp2": (2, ["parallel.pipeline=2"]),
+    "pp2 in two chunks each": (2, ["parallel.pipeline=2", "parallel.virtual_pipeline=2"]),
     "cp2": (2, ["parallel.context=2"]),
     "tp2 x dp2": (4, ["parallel.tensor=2"]),
     "small micro-batches": (1, ["train.max_tokens_per_micro_batch=64"]),
