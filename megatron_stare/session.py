@@ -23,6 +23,8 @@ from megatron_stare.launch.topology import (
 from megatron_stare.observe.console import Advance
 from megatron_stare.observe.loggers import Loggers, open_loggers
 from megatron_stare.policy.build import build_policy
+from megatron_stare.policy.context import sample_multiple
+from megatron_stare.policy.flops import sample_cost
 from megatron_stare.policy.groups import ParallelGroups, build_groups, destroy_groups
 from megatron_stare.policy.step import Policy, UpdateResult
 from megatron_stare.types import TokenBatch
@@ -83,6 +85,8 @@ class Session:
             dp_rank=groups.dp.rank(),
             dp_size=groups.dp.size(),
             max_tokens=self.max_tokens_per_micro_batch,
+            cost=sample_cost(self.policy.shape),
+            sample_multiple=sample_multiple(groups.cp.size()),
         )
 
     def check(self, result: UpdateResult, max_bad_updates: int) -> UpdateResult:

@@ -2,8 +2,9 @@
 
 A plan is made from lengths alone, identically on every rank, in three moves per optimizer update:
     split     the batch into updates by whole groups, in batch order
-    balance   samples over data-parallel ranks by tokens, longest first onto the lightest rank
-    pack      each rank's samples into micro-batches within the token budget (first-fit decreasing)
+    balance   samples over data-parallel ranks by cost, dearest first onto the least loaded rank
+    pack      each rank's samples into micro-batches within the token budget, one as full as can be
+              after another
 Every sample is in exactly one micro-batch, no micro-batch exceeds the budget, and all ranks have
 equally many micro-batches (the schedules are collective): a rank with fewer gets empty ones.
 """
@@ -21,6 +22,24 @@ from megatron_stare.types import TokenBatch
 
 MicroBatches = list[tuple[int, ...]]
 """Sample ids of each micro-batch of one data-parallel rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleCost:
+    """What a sample costs to train on, in any one unit: attention reads pairs of tokens, the matrix
+    products read tokens, and the output layer only those that predict a response token."""
+
+    per_token: float
+    per_response_token: float
+    per_token_pair: float
+
+    def __call__(self, num_tokens: int, num_response_tokens: int) -> float:
+        """The cost of one sample of `num_tokens`, prompt and response."""
+        return (
+            self.per_token * num_tokens
+            + self.per_response_token * num_response_tokens
+            + self.per_token_pair * num_tokens**2
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +69,29 @@ def plan_share(
     dp_rank: int,
     dp_size: int,
     max_tokens: int,
+    cost: SampleCost,
+    sample_multiple: int = 1,
 ) -> Share:
-    """This rank's share of a batch; `samples` are the sample ids of each optimizer update."""
-    lengths = batch.lengths.tolist()
-    updates = [plan_micro_batches(ids, lengths, dp_size, max_tokens)[dp_rank] for ids in samples]
+    """This rank's share of a batch.
+
+    Args:
+        batch: the global batch.
+        samples: sample ids of each optimizer update.
+        dp_rank: this rank among `dp_size` data-parallel ones.
+        dp_size: data-parallel ranks.
+        max_tokens: token budget of a micro-batch.
+        cost: what the ranks should have equally much of.
+        sample_multiple: a sample takes up the next multiple of this many tokens.
+
+    Raises:
+        UserError: a sample alone exceeds the budget.
+    """
+    lengths = (-(-batch.lengths // sample_multiple) * sample_multiple).tolist()
+    costs = [cost(*pair) for pair in zip(lengths, batch.response_lengths.tolist(), strict=True)]
+    updates = [
+        plan_micro_batches(ids, lengths, costs, dp_size=dp_size, max_tokens=max_tokens)[dp_rank]
+        for ids in samples
+    ]
     ends = batch.response_lengths.cumsum(0).tolist()
     starts = [0, *ends[:-1]]
     spans = [
@@ -76,13 +114,19 @@ def split_updates(group_ids: Sequence[int], num_updates: int) -> list[list[int]]
 
 
 def plan_micro_batches(
-    samples: Sequence[int], lengths: Sequence[int], dp_size: int, max_tokens: int
+    samples: Sequence[int],
+    lengths: Sequence[int],
+    costs: Sequence[float],
+    *,
+    dp_size: int,
+    max_tokens: int,
 ) -> list[MicroBatches]:
     """Micro-batches of every data-parallel rank for one update.
 
     Args:
         samples: ids of the update's samples.
-        lengths: prompt + response tokens of every sample of the batch, indexed by id.
+        lengths: tokens each sample of the batch takes up, indexed by id.
+        costs: indexed by id.
         dp_size: data-parallel ranks.
         max_tokens: token budget of a micro-batch.
 
@@ -92,36 +136,50 @@ def plan_micro_batches(
     for sample in samples:
         if lengths[sample] > max_tokens:
             raise UserError(
-                f"sample {sample} has {lengths[sample]} tokens, more than "
+                f"sample {sample} takes {lengths[sample]} tokens, more than "
                 f"max_tokens_per_micro_batch={max_tokens}"
             )
-    longest_first = sorted(samples, key=lambda sample: (-lengths[sample], sample))
-    ranks = [
-        _pack(share, lengths, max_tokens) for share in _balance(longest_first, lengths, dp_size)
-    ]
+    ranks = [_pack(share, lengths, max_tokens) for share in _balance(samples, costs, dp_size)]
     most = max(len(micro_batches) for micro_batches in ranks)
     return [[*micro_batches, *[()] * (most - len(micro_batches))] for micro_batches in ranks]
 
 
-def _balance(longest_first: Sequence[int], lengths: Sequence[int], dp_size: int) -> list[list[int]]:
+def _balance(samples: Sequence[int], costs: Sequence[float], dp_size: int) -> list[list[int]]:
     shares: list[list[int]] = [[] for _ in range(dp_size)]
-    loads = [0] * dp_size
-    for sample in longest_first:
-        lightest = loads.index(min(loads))
-        shares[lightest].append(sample)
-        loads[lightest] += lengths[sample]
+    loads = [0.0] * dp_size
+    for sample in sorted(samples, key=lambda sample: (-costs[sample], sample)):
+        least = loads.index(min(loads))
+        shares[least].append(sample)
+        loads[least] += costs[sample]
     return shares
 
 
-def _pack(longest_first: Sequence[int], lengths: Sequence[int], max_tokens: int) -> MicroBatches:
-    bins: list[list[int]] = []
-    room: list[int] = []
+def _pack(samples: Sequence[int], lengths: Sequence[int], max_tokens: int) -> MicroBatches:
+    """Micro-batches within the budget: the longest sample left, and what fills its room best."""
+    left = sorted(samples, key=lambda sample: (-lengths[sample], sample))
+    micro_batches = []
+    while left:
+        longest = left.pop(0)
+        others = _fullest(left, lengths, max_tokens - lengths[longest])
+        left = [sample for sample in left if sample not in others]
+        micro_batches.append(tuple(sorted((longest, *others))))
+    return micro_batches
+
+
+def _fullest(longest_first: Sequence[int], lengths: Sequence[int], room: int) -> set[int]:
+    """Samples of which the lengths sum to as much of `room` as any do, long rather than short ones.
+
+    Subset sums as bits of integers: bit t of `sums[i]` says that some of the first i sum to t.
+    """
+    sums = [1]
     for sample in longest_first:
-        fit = next((i for i, free in enumerate(room) if free >= lengths[sample]), None)
-        if fit is None:
-            bins.append([])
-            room.append(max_tokens)
-            fit = len(bins) - 1
-        bins[fit].append(sample)
-        room[fit] -= lengths[sample]
-    return [tuple(sorted(samples)) for samples in bins]
+        sums.append(sums[-1] | (sums[-1] << lengths[sample]) & ((2 << room) - 1))
+        if sums[-1] >> room:
+            break
+    total = sums[-1].bit_length() - 1
+    chosen = set()
+    for i in range(len(sums) - 1, 0, -1):
+        if not sums[i - 1] >> total & 1:
+            chosen.add(longest_first[i - 1])
+            total -= lengths[longest_first[i - 1]]
+    return chosen
