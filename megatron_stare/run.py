@@ -45,7 +45,9 @@ class Run:
 
         config = self.config.rollout
         num_samples = config.prompts_per_step * config.samples_per_prompt
-        with self.session.phase("generate", num_samples) as advance:
+        # How many rounds dynamic sampling takes is known when they are over.
+        total = None if config.dynamic_sampling else num_samples
+        with self.session.phase("generate", total) as advance:
             batch = from_rank_zero(generate)
         return batch, rollout
 

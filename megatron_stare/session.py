@@ -106,17 +106,19 @@ class Session:
                 )
         return result
 
-    def save(self, name: str) -> None:
-        """Write the policy as a Hugging Face folder, `hf/NAME` in the run's folder."""
-        save_hf_folder(
-            self.policy.hf_tensors(),
-            source=self.config.model.path,
-            destination=self.config.run.dir / "hf" / name,
-            dtype=getattr(torch, self.config.model.dtype),
-            write=self.topology.rank == 0,
-            overwrite=True,
-        )
-        dist.barrier()
+    def save(self, step: int, name: str) -> None:
+        """Write the policy after a step as a Hugging Face folder, `hf/NAME` in the run's folder."""
+        with self.phase("save"):
+            save_hf_folder(
+                self.policy.hf_tensors(),
+                source=self.config.model.path,
+                destination=self.config.run.dir / "hf" / name,
+                dtype=getattr(torch, self.config.model.dtype),
+                write=self.topology.rank == 0,
+                overwrite=True,
+            )
+            dist.barrier()
+        self.loggers.log(step, {"time/save_s": self.take_seconds("save")})
 
 
 @contextmanager

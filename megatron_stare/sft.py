@@ -32,7 +32,7 @@ def sft(config: SftConfig) -> None:
         for step in range(1, config.sft.steps + 1):
             batch = examples.draw(config.sft.examples_per_step)
             session.loggers.log(step, sft_step(session, batch, config.sft.max_bad_updates))
-        session.save("final")
+        session.save(config.sft.steps, "final")
 
 
 def _read_examples(config: SftConfig, vocab_size: int) -> ExampleSet:

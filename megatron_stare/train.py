@@ -37,8 +37,8 @@ def train(config: TrainConfig) -> None:
             if _is_due(step, config.eval.every, config.train.steps):
                 run.evaluate(step)
             if config.train.save_every and step % config.train.save_every == 0:
-                run.session.save(f"step_{step:06d}")
-        run.session.save("final")
+                run.session.save(step, f"step_{step:06d}")
+        run.session.save(config.train.steps, "final")
 
 
 def train_step(run: Run, step: int) -> None:

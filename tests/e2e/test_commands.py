@@ -114,7 +114,7 @@ def engine_ranked(workspace, tmp_path_factory):
         *("rollout.engine=embedded", "rollout.replay_path=null", "rollout.dynamic_sampling=false"),
         *("rollout.max_response_tokens=8", "stare.surprisal=rollout"),
         # So early, answers are all wrong; some of them at least look right.
-        *("reward.format_pattern=[0-9]*[0-4]", "reward.format_reward=0.5"),
+        *("reward.format_pattern=.*[0-4]", "reward.format_reward=0.5"),
     )
     return run
 
@@ -132,12 +132,12 @@ def test_engine_and_policy_select_the_same_tokens(engine_ranked):
 
 
 def test_a_policy_that_is_not_finite_stops_the_run_with_one_line(workspace, tmp_path):
-    weights = workspace / "model/model.safetensors"
     broken = tmp_path / "broken"
-    shutil.copytree(workspace / "model", broken)
+    shutil.copytree(workspace / "sft/hf/final", broken)
+    weights = broken / "model.safetensors"
     tensors = load_file(weights)
     tensors["model.norm.weight"][0] = torch.nan
-    save_file(tensors, broken / "model.safetensors")
+    save_file(tensors, weights)
     done = run_command(
         *("train", workspace / "train.yaml", f"run.dir={tmp_path}/run", f"model.path={broken}"),
         *("train.steps=5", "train.max_bad_updates=2"),

@@ -25,11 +25,13 @@ LAYOUTS = {
     "full recompute": (1, ["model.recompute=full"]),
 }
 
+KL = ("algorithm.kl=k3", "algorithm.kl_coef=0.05")
+
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     workspace = make_workspace(tmp_path_factory.mktemp("layouts"), tied=True)
-    succeed("train", workspace / "train.yaml")
+    succeed("train", workspace / "train.yaml", *KL)
     return workspace
 
 
@@ -37,7 +39,8 @@ def reference(tmp_path_factory):
 def test_metrics_and_final_weights_do_not_depend_on_the_layout(reference, tmp_path, name):
     processes, overrides = LAYOUTS[name]
     run = tmp_path / "run"
-    succeed("train", reference / "train.yaml", f"run.dir={run}", *overrides, processes=processes)
+    overrides = [f"run.dir={run}", *KL, *overrides]
+    succeed("train", reference / "train.yaml", *overrides, processes=processes)
     for expected, found in zip(metrics_of(reference / "run"), metrics_of(run), strict=True):
         assert found.keys() == expected.keys()
         for metric, value in expected.items():

@@ -58,7 +58,7 @@ def test_updates_are_adamw_on_the_token_mean(open_sft, batch, tmp_path):
     optim = {"lr": LR, "weight_decay": 0.1, "eps": 1e-6, "clip_grad": 0.5}
     with open_sft(optim=optim) as session:
         losses = [sft_step(session, batch, 1)["sft/loss"] for _ in range(3)]
-        session.save("final")
+        session.save(1, "final")
     found = hf_tensors(tmp_path / "run/hf/final")
 
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", attn_implementation="eager")
