@@ -4,10 +4,10 @@ The forward reduces each tile of logits to its partial (`partials.py`); the back
 tile again, turns it into its gradient in place, and adds that into d_hidden and d_weight. Products
 accumulate in float32, whatever the inputs are.
 
-A tile is square: c tokens by c columns write d_hidden and d_weight n h V / c times each, the fewest
-for its size. Its side is the largest for which logits `[c, c]`, and the rows of hidden states and
-of weight `[c, h]`, all fit in float32 into a budget of bytes: on CPU about a core's share of cache,
-on GPUs where kernels no longer get faster.
+A tile is square, s tokens by s columns: d_hidden is then added to V / s times and d_weight n / s
+times, which is the least traffic for a tile of its size. The side is the largest for which a chunk
+fits into a budget: on CPU cache, on GPUs memory nobody misses. A chunk is all that a tile needs, in
+float32: logits and their exponentials `[s, s]`, what it adds to d_hidden and to d_weight `[s, h]`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from megatron_stare.ops.partials import RowTerms, d_logits_, empty_partial, merge, partial_of
 
-_TILE_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
+CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 512 << 20}
 
 
 class Tile(NamedTuple):
@@ -32,9 +32,11 @@ class Tile(NamedTuple):
 
     @classmethod
     def for_head(cls, hidden_size: int, device: torch.device) -> Tile:
-        """The square tile within the device's budget."""
-        floats = _TILE_BYTES[device.type] // 4
-        side = max(floats // max(hidden_size, isqrt(floats)), 1)
+        """The square tile within the device's budget; a multiple of 64, as fast kernels want it."""
+        floats = CHUNK_BYTES[device.type] // 4
+        # The root of 2 s^2 + 2 s h = floats.
+        side = (isqrt(hidden_size**2 + 2 * floats) - hidden_size) // 2
+        side = max(side // 64 * 64, 64)
         return cls(side, side)
 
 

@@ -18,7 +18,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from megatron_stare.ops.head_tiles import Tile, blocks, head_d_logits, head_gradients, head_partial
+from megatron_stare.ops.head_kernels import kernels_for
+from megatron_stare.ops.head_tiles import (
+    CHUNK_BYTES,
+    Tile,
+    blocks,
+    head_gradients,
+)
 from megatron_stare.ops.partials import (
     RowTerms,
     VocabShard,
@@ -27,9 +33,6 @@ from megatron_stare.ops.partials import (
     empty_partial,
     partial_of,
 )
-
-_LOGITS_ROWS = 1024
-"""Rows of given logits that are copied to float32 at a time."""
 
 
 def logprob_entropy(
@@ -129,7 +132,7 @@ class _LogitsLogprobEntropy(torch.autograd.Function):
     ):
         local_targets = targets - shard.start
         partial = empty_partial(targets)
-        for rows in _row_blocks(targets, shard):
+        for rows in _row_blocks(logits, shard):
             scaled = _float32_copy(logits, rows, shard).div_(temperature[rows, None])
             partial[:, rows] = partial_of(scaled, local_targets[rows])
         outputs = combine(partial, shard.group)
@@ -142,7 +145,7 @@ class _LogitsLogprobEntropy(torch.autograd.Function):
     def backward(ctx: Any, d_logprob: Tensor, d_entropy: Tensor):
         (logits, local_targets), terms = _kept(ctx, d_logprob, d_entropy)
         d_logits = torch.zeros_like(logits)
-        for rows in _row_blocks(local_targets, ctx.shard):
+        for rows in _row_blocks(logits, ctx.shard):
             copied = _float32_copy(logits, rows, ctx.shard)
             gradient = d_logits_(copied, local_targets[rows], terms[rows])
             d_logits[rows, : ctx.shard.num_columns] = gradient
@@ -164,7 +167,8 @@ class _LinearLogprobEntropy(torch.autograd.Function):
     ):
         local_targets = targets - shard.start
         columns = weight[: shard.num_columns]
-        partial = head_partial(hidden, columns, local_targets, temperature, tile)
+        kernels = kernels_for(weight.device, weight.dtype)
+        partial = kernels.partial(hidden, columns, local_targets, temperature, tile)
         outputs = combine(partial, shard.group)
         _keep(ctx, (hidden, weight, local_targets), temperature, outputs, differentiable_entropy)
         # Not by `save_for_backward`, which forbids what others add to it before the backward.
@@ -186,7 +190,7 @@ class _LinearLogprobEntropy(torch.autograd.Function):
             terms,
             d_weight[: ctx.shard.num_columns],
             ctx.tile,
-            head_d_logits,
+            kernels_for(weight.device, weight.dtype).d_logits,
         )
         d_hidden = torch.empty_like(hidden)
         for rows, part in _summed_over_ranks(parts, ctx.shard.group):
@@ -255,9 +259,11 @@ def _per_row(temperature: float | Tensor, targets: Tensor) -> Tensor:
     return temperature.expand(targets.shape)
 
 
-def _row_blocks(targets: Tensor, shard: VocabShard) -> Iterator[slice]:
-    """Blocks of rows; none where every column of this rank is padding."""
-    return blocks(len(targets) if shard.num_columns else 0, _LOGITS_ROWS)
+def _row_blocks(logits: Tensor, shard: VocabShard) -> Iterator[slice]:
+    """Rows to copy to float32 at a time; none where every column of this rank is padding."""
+    # A chunk holds the copy and its exponentials.
+    size = max(CHUNK_BYTES[logits.device.type] // (8 * logits.shape[1]), 1)
+    return blocks(len(logits) if shard.num_columns else 0, size)
 
 
 def _float32_copy(logits: Tensor, rows: slice, shard: VocabShard) -> Tensor:

@@ -7,7 +7,7 @@ import weakref
 import pytest
 import torch
 
-from megatron_stare.ops.head_tiles import Tile
+from megatron_stare.ops.head_tiles import CHUNK_BYTES, Tile
 from megatron_stare.ops.logprob_entropy import linear_logprob_entropy, logprob_entropy
 from tests.dense_head import (
     assert_near,
@@ -51,11 +51,19 @@ def test_chunks_change_nothing(chunk_size):
 
 def test_tiles_of_the_vocabulary_change_nothing():
     """2500 columns are three tiles, the last one cut short; 2100 tokens are three too."""
-    assert Tile.for_head(8, torch.device("cpu")) == (1024, 1024)
+    assert Tile.for_head(8, torch.device("cpu")) == (960, 960)
     case = random_head(2100, 8, 2500, 2400)
     expected = dense_logprob_entropy(*case, vocab_size=2400)
     for got, want in zip(run(*case, "linear", vocab_size=2400), expected, strict=True):
         assert_near(got, want, 1e-4)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("hidden_size", [8, 896, 5120])
+def test_what_a_tile_needs_fits_into_a_chunk(device, hidden_size):
+    side, columns = Tile.for_head(hidden_size, torch.device(device))
+    assert side == columns
+    assert 0 < 4 * (2 * side**2 + 2 * side * hidden_size) <= CHUNK_BYTES[device]
 
 
 @pytest.mark.parametrize("form", ["linear", "logits"])
