@@ -1,0 +1,331 @@
+"""Time, memory, traffic and error of the head and of its peers, side by side in one run.
+
+    python tools/bench_logprob_entropy.py --tokens 1024 --vocab 32768 --hidden 1024
+    python tools/bench_logprob_entropy.py --tp 2 --dtype bfloat16
+    torchrun --nproc-per-node 8 tools/bench_logprob_entropy.py --device cuda --dtype bfloat16
+
+Every peer gets the same hidden states, weights, targets and gradient; repeats are interleaved, and
+times are medians: of processor time on CPU, so that a shared machine matters less. Peak bytes are above inputs and gradients, saved bytes those kept between forward
+and backward beside the inputs, both a rank's. Errors are the largest over tokens (log-prob,
+entropy, nats) and relative in norm (gradients), against float64 of the same inputs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+
+from logprob_entropy_peers import PEERS, Peer
+
+# isort: split
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from megatron_stare.ops.head_tiles import CHUNK_BYTES
+
+
+@dataclass(frozen=True)
+class Case:
+    """The same inputs for every peer, and the float64 answer, on this rank."""
+
+    hidden: Tensor  # [n, h]
+    weight: Tensor  # [V / tp, h]
+    targets: Tensor  # [n]
+    d_logprob: Tensor  # [n]
+    group: dist.ProcessGroup
+    expected: tuple[Tensor, Tensor, Tensor, Tensor]  # log-prob, entropy, d_hidden, d_weight
+
+    @classmethod
+    def make(cls, options: argparse.Namespace, device: torch.device) -> Case:
+        """Inputs from one seed, so that every rank has the same."""
+        group = dist.group.WORLD
+        assert group is not None
+        generator = torch.Generator().manual_seed(0)
+        n, h, vocab = options.tokens, options.hidden, options.vocab
+        # Logits of standard deviation 3: an entropy of several nats, far from uniform.
+        hidden = torch.randn(n, h, generator=generator).mul_(3 * h**-0.5)
+        weight = torch.randn(vocab, h, generator=generator)
+        targets = torch.randint(vocab, (n,), generator=generator).to(device)
+        d_logprob = torch.randn(n, generator=generator).to(device)
+        dtype = getattr(torch, options.dtype)
+        hidden, weight = hidden.to(device, dtype), weight.to(device, dtype)
+        shard = slice(*(vocab // group.size() * (group.rank() + i) for i in (0, 1)))
+        expected = _float64(hidden, weight, targets, d_logprob, shard)
+        return cls(
+            hidden.requires_grad_(),
+            weight[shard].clone().requires_grad_(),
+            targets,
+            d_logprob,
+            group,
+            expected,
+        )
+
+    def clear(self) -> None:
+        """Forget the gradients of the peer before."""
+        self.hidden.grad = self.weight.grad = None
+
+
+def _float64(
+    hidden: Tensor, weight: Tensor, targets: Tensor, d_logprob: Tensor, shard: slice
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """By blocks of tokens, so that a large case does not need all logits in float64."""
+    wide = weight.double()
+    parts, d_weight = [], torch.zeros_like(wide[shard])
+    for rows in torch.arange(len(hidden), device=hidden.device).split(256):
+        logprobs = (hidden[rows].double() @ wide.t()).log_softmax(-1)
+        entropy = -(logprobs.exp() * logprobs).sum(-1)
+        logprob = logprobs.gather(1, targets[rows, None])[:, 0]
+        d_logits = logprobs.exp_().neg_().mul_(d_logprob[rows, None])
+        d_logits.scatter_add_(1, targets[rows, None], d_logprob[rows, None].double())
+        parts.append((logprob, entropy, d_logits @ wide))
+        d_weight += d_logits[:, shard].t() @ hidden[rows].double()
+    logprob, entropy, d_hidden = map(torch.cat, zip(*parts, strict=True))
+    return logprob, entropy, d_hidden, d_weight
+
+
+@dataclass
+class Row:
+    """What was measured of one peer on one rank."""
+
+    name: str
+    materialises_logits: bool
+    has_entropy: bool
+    forward_ms: float
+    both_ms: float
+    forward_bytes: int
+    both_bytes: int
+    saved_bytes: int
+    forward_collectives: int
+    backward_collectives: int
+    errors: tuple[float, float, float, float]  # log-prob, entropy, d_hidden, d_weight
+
+
+def run_forward(peer: Peer, case: Case) -> tuple[Tensor, Tensor | None]:
+    with torch.no_grad():
+        return peer.call(case.hidden, case.weight, case.targets, case.group)
+
+
+def run_both(peer: Peer, case: Case) -> tuple[Tensor, Tensor | None]:
+    logprob, entropy = peer.call(case.hidden, case.weight, case.targets, case.group)
+    logprob.backward(case.d_logprob.to(logprob.dtype))
+    return logprob.detach(), entropy
+
+
+def measure(peers: list[Peer], case: Case, repeats: int) -> list[Row]:
+    """One warm-up, which is checked; the memory; then interleaved timings."""
+    case.weight.main_grad = torch.zeros_like(case.weight, dtype=torch.float32)  # pyright: ignore[reportAttributeAccessIssue]
+    facts = [_facts(peer, case) for peer in peers]
+    times: dict[tuple[str, bool], list[float]] = {}
+    for _ in range(repeats):
+        for peer in peers:
+            for backward, run in ((False, run_forward), (True, run_both)):
+                case.clear()
+                elapsed = _elapsed_ms(functools.partial(run, peer, case), case)
+                times.setdefault((peer.name, backward), []).append(elapsed)
+    medians = {key: statistics.median(values) for key, values in times.items()}
+    return [
+        Row(
+            peer.name,
+            peer.materialises_logits,
+            forward_ms=medians[peer.name, False],
+            both_ms=medians[peer.name, True],
+            **fact,
+        )
+        for peer, fact in zip(peers, facts, strict=True)
+    ]
+
+
+def _facts(peer: Peer, case: Case) -> dict:
+    case.clear()
+    main_grad: Tensor = case.weight.main_grad  # pyright: ignore[reportAttributeAccessIssue]
+    main_grad.zero_()
+    logprob, entropy = run_both(peer, case)
+    d_weight = main_grad if case.weight.grad is None else case.weight.grad
+    errors = _errors(logprob, entropy, case.hidden.grad, d_weight, case)
+    gradients = [t.grad for t in (case.hidden, case.weight) if t.grad is not None]
+    outputs = sum(gradient.nbytes for gradient in gradients)
+    case.clear()
+    forward_bytes, forward_calls = _profiled(lambda: run_forward(peer, case), case)
+    both_bytes, both_calls = _profiled(lambda: run_both(peer, case), case)
+    case.clear()
+    return {
+        "has_entropy": entropy is not None,
+        "errors": errors,
+        "forward_bytes": forward_bytes,
+        "both_bytes": both_bytes - outputs,
+        "saved_bytes": _saved_bytes(peer, case),
+        "forward_collectives": forward_calls,
+        "backward_collectives": both_calls - forward_calls,
+    }
+
+
+def _errors(
+    logprob: Tensor,
+    entropy: Tensor | None,
+    d_hidden: Tensor | None,
+    d_weight: Tensor,
+    case: Case,
+) -> tuple[float, float, float, float]:
+    assert d_hidden is not None
+    logprob = logprob.detach()
+    entropy = None if entropy is None else entropy.detach()
+    want_logprob, want_entropy, want_hidden, want_weight = case.expected
+    return (
+        float((logprob - want_logprob).abs().max()),
+        float("nan") if entropy is None else float((entropy - want_entropy).abs().max()),
+        float((d_hidden - want_hidden).norm() / want_hidden.norm()),
+        float((d_weight - want_weight).norm() / want_weight.norm()),
+    )
+
+
+def _elapsed_ms(run, case: Case) -> float:
+    dist.barrier()
+    _synchronise(case)
+    clock = time.perf_counter if case.hidden.is_cuda else time.process_time
+    start = clock()
+    run()
+    _synchronise(case)
+    return 1e3 * (clock() - start)
+
+
+def _synchronise(case: Case) -> None:
+    if case.hidden.is_cuda:
+        torch.cuda.synchronize()
+
+
+def _profiled(run, case: Case) -> tuple[int, int]:
+    """Peak bytes above what was allocated before, and collectives."""
+    if case.hidden.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    events = profiler.profiler.kineto_results.events()  # pyright: ignore[reportOptionalMemberAccess]
+    calls = sum(event.name().startswith("c10d::") for event in events)
+    if case.hidden.is_cuda:
+        return torch.cuda.max_memory_allocated() - before, calls
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()  # pyright: ignore[reportAttributeAccessIssue]
+            peak = max(peak, held)
+    return peak, calls
+
+
+def _saved_bytes(peer: Peer, case: Case) -> int:
+    inputs = {t.untyped_storage().data_ptr() for t in (case.hidden, case.weight, case.targets)}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = peer.call(case.hidden, case.weight, case.targets, case.group)
+    storages = {t.untyped_storage() for at, t in kept.items() if at not in inputs}
+    del outputs
+    return sum(storage.nbytes() for storage in storages)
+
+
+def report(rows: list[Row], options: argparse.Namespace, tp_size: int) -> None:
+    local_logits = options.tokens * options.vocab // tp_size
+    device = options.device
+    print(
+        f"\n{options.tokens} tokens, vocabulary {options.vocab} over {tp_size} ranks, hidden "
+        f"{options.hidden}, {options.dtype}, {device}; a chunk is {CHUNK_BYTES[device] >> 20} MiB, "
+        f"1 byte a local logit {local_logits / 2**20:.1f} MiB\n"
+    )
+    print(
+        "| | fwd ms | fwd+bwd ms | fwd peak, B/logit | fwd+bwd peak, B/logit | saved, B/logit "
+        "| collectives fwd / bwd | err logp | err H | err dX | err dW |"
+    )
+    print("|---|" + "---:|" * 10)
+    for row in rows:
+        per_logit = [
+            value / local_logits for value in (row.forward_bytes, row.both_bytes, row.saved_bytes)
+        ]
+        print(
+            f"| {row.name} | {row.forward_ms:.0f} | {row.both_ms:.0f} | "
+            + " | ".join(f"{value:.2f}" for value in per_logit)
+            + f" | {row.forward_collectives} / {row.backward_collectives} | "
+            + " | ".join(f"{error:.1e}" for error in row.errors)
+            + " |"
+        )
+    print_goals(rows, options, local_logits)
+
+
+def print_goals(rows: list[Row], options: argparse.Namespace, local_logits: int) -> None:
+    ours = rows[0]
+    unfused = [row for row in rows[1:] if row.materialises_logits and row.has_entropy]
+    budget = 0.1 * local_logits + CHUNK_BYTES[options.device]
+    extra = max(ours.forward_bytes, ours.both_bytes)
+    fastest = min(row.forward_ms for row in unfused), min(row.both_ms for row in unfused)
+    goals = [("peak bytes / (0.1 B a logit + a chunk)", extra / budget, 1.0)]
+    if options.dtype == "float32":
+        goals += [("log-prob error / 1e-5", ours.errors[0] / 1e-5, 1.0)]
+    else:
+        head = next(row for row in unfused if row.name == "Megatron-Core + entropy")
+        goals += [("log-prob error / that of 16-bit logits", ours.errors[0] / head.errors[0], 0.1)]
+    goals += [
+        ("forward / fastest with logits", ours.forward_ms / fastest[0], 1.1),
+        ("forward+backward / fastest with logits", ours.both_ms / fastest[1], 1.1),
+    ]
+    print("\n| goal | ratio | at most | |\n|---|---:|---:|---|")
+    for name, ratio, bound in goals:
+        print(f"| {name} | {ratio:.2f} | {bound} | {'pass' if ratio <= bound else 'MISS'} |")
+
+
+def bench(rank: int, options: argparse.Namespace, size: int, store: str | None) -> None:
+    """One rank; its own figures are printed by rank 0, with the largest error of all."""
+    if options.device == "cuda":
+        torch.cuda.set_device(rank)
+    device = torch.device(options.device)
+    torch.set_num_threads(options.threads)
+    backend = "nccl" if options.device == "cuda" else "gloo"
+    rendezvous = None if store is None else dist.FileStore(store, size)  # pyright: ignore[reportPrivateImportUsage]
+    dist.init_process_group(backend, rank=rank, world_size=size, store=rendezvous)
+    skipped = {peer.name: peer.why_skipped(device, size) for peer in PEERS}
+    if rank == 0:
+        for name, reason in skipped.items():
+            if reason:
+                print(f"skipped: {name}: {reason}")
+    case = Case.make(options, device)
+    peers = [peer for peer in PEERS if skipped[peer.name] is None]
+    rows = measure(peers, case, options.repeats)
+    for row in rows:
+        errors = torch.tensor(row.errors, device=device)
+        dist.all_reduce(errors, dist.ReduceOp.MAX)
+        row.errors = tuple(errors.tolist())
+    if rank == 0:
+        report(rows, options, size)
+    dist.destroy_process_group()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--tokens", type=int, default=1024)
+    parser.add_argument("--vocab", type=int, default=32768, help="divisible by the ranks")
+    parser.add_argument("--hidden", type=int, default=1024)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--tp", type=int, default=1, help="ranks to start; torchrun brings its own")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of a rank")
+    options = parser.parse_args()
+    if "RANK" in os.environ:
+        bench(int(os.environ["RANK"]), options, int(os.environ["WORLD_SIZE"]), None)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(bench, (options, options.tp, f"{folder}/store"), nprocs=options.tp)  # pyright: ignore[reportPrivateImportUsage]
+
+
+if __name__ == "__main__":
+    main()
