@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("config", type=Path, nargs="?", default=DEMO)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--runs", type=Path, default=Path("runs/bench_prepass"))
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     train_both(arguments.config, arguments.overrides, arguments.runs)
     print("| surprisal | overlap | entropy | prepass s | update s | trainer s |")
     print("|---|---|---|---|---|---|")
