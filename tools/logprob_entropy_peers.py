@@ -39,8 +39,9 @@ class Peer:
     package: str | None = None
     needs_cuda: bool = False
     one_rank_only: bool = False
+    only_16_bit: bool = False
 
-    def why_skipped(self, device: torch.device, tp_size: int) -> str | None:
+    def why_skipped(self, device: torch.device, dtype: torch.dtype, tp_size: int) -> str | None:
         """None if it runs here."""
         if self.package is not None and importlib.util.find_spec(self.package) is None:
             return f"package {self.package} is not installed"
@@ -48,6 +49,8 @@ class Peer:
             return "CUDA only"
         if self.one_rank_only and tp_size > 1:
             return "not made for a sharded vocabulary"
+        if self.only_16_bit and dtype == torch.float32:
+            return "the same as without it in float32"
         return None
 
 
@@ -65,7 +68,16 @@ def this_op_on_logits(hidden: Tensor, weight: Tensor, targets: Tensor, group: Gr
 
 def plain_torch(hidden: Tensor, weight: Tensor, targets: Tensor, group: Group) -> Outputs:
     """As in every tutorial; the entropy detached, as the others have it."""
-    logprobs = F.linear(hidden, weight).float().log_softmax(-1)
+    return _from_logits(F.linear(hidden, weight).float(), targets)
+
+
+def plain_float32(hidden: Tensor, weight: Tensor, targets: Tensor, group: Group) -> Outputs:
+    """The same without rounding logits to 16 bits."""
+    return _from_logits(F.linear(hidden.float(), weight.float()), targets)
+
+
+def _from_logits(logits: Tensor, targets: Tensor) -> Outputs:
+    logprobs = logits.log_softmax(-1)
     with torch.no_grad():
         entropy = -(logprobs.exp() * logprobs).sum(-1)
     return logprobs.gather(1, targets[:, None])[:, 0], entropy
@@ -136,6 +148,13 @@ PEERS = (
     Peer("this op", this_op),
     Peer("this op, given logits", this_op_on_logits, materialises_logits=True),
     Peer("plain torch", plain_torch, materialises_logits=True, one_rank_only=True),
+    Peer(
+        "plain torch, float32 logits",
+        plain_float32,
+        materialises_logits=True,
+        one_rank_only=True,
+        only_16_bit=True,
+    ),
     Peer("Megatron-Core + entropy", megatron_and_entropy, materialises_logits=True),
     Peer("torch linear_cross_entropy", torch_chunked, one_rank_only=True),
     Peer("Liger scaled CE", liger, package="liger_kernel"),
