@@ -1,5 +1,7 @@
 """Which kernels compute the head: Triton's on CUDA once they have proved themselves, else torch's.
 
+Triton's are for 16-bit operands; in float32, without tensor cores, nothing beats cuBLAS.
+
 The proof is a small random case, once per device and type: partials and gradients against torch. A
 compiler error or a wrong number costs a warning and speed, never a run or its correctness.
 """
@@ -34,7 +36,7 @@ TORCH = HeadKernels(head_partial, head_d_logits)
 @functools.cache
 def kernels_for(device: torch.device, dtype: torch.dtype) -> HeadKernels:
     """The kernels for operands of this type on this device."""
-    if device.type != "cuda":
+    if device.type != "cuda" or dtype == torch.float32:
         return TORCH
     # Triton comes with CUDA builds of torch only.
     from megatron_stare.ops.head_triton import triton_d_logits, triton_partial

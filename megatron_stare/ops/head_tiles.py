@@ -7,7 +7,8 @@ accumulate in float32, whatever the inputs are.
 A tile is square, s tokens by s columns: d_hidden is then added to V / s times and d_weight n / s
 times, which is the least traffic for a tile of its size. The side is the largest for which a chunk
 fits into a budget: on CPU cache, on GPUs memory nobody misses. A chunk is all that a tile needs, in
-float32: logits and their exponentials `[s, s]`; hidden states, weight and d_hidden `[s, h]`.
+float32: logits and their exponentials `[s, s]`; hidden states, weight, this d_hidden and the one
+before, which is on its way, `[s, h]`.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class Tile(NamedTuple):
     def for_head(cls, hidden_size: int, device: torch.device) -> Tile:
         """The square tile within the device's budget; a multiple of 64, as fast kernels want it."""
         floats = CHUNK_BYTES[device.type] // 4
-        # The root of 2 s^2 + 3 s h = floats.
-        side = (isqrt(9 * hidden_size**2 + 8 * floats) - 3 * hidden_size) // 4
+        # The root of 2 s^2 + 4 s h = floats.
+        side = isqrt(hidden_size**2 + floats // 2) - hidden_size
         side = max(side // 64 * 64, 64)
         return cls(side, side)
 

@@ -5,11 +5,11 @@ multiplies, and folds the tile into the running partial (`partials.py`). The par
 go to memory, 16 bytes per token and split, and merge there. Backward: a program multiplies one tile
 again and writes its d_logits in the type of the inputs, for the two products that follow.
 
-Products accumulate in float32; a float32 head is multiplied in float32, not in TF32. Programs are
-numbered in bands of GROUP row blocks, so that those running at a time share operands in L2 cache.
-Any n, h and v are masked, with -inf where there is no column. Tiles are tuned on first use for
-each h and v. Under TRITON_INTERPRET=1, which must be set before this module is imported, the
-kernels run on CPU, in float32 and float16 (the interpreter multiplies the bits of bfloat16).
+Products accumulate in float32, and float32 operands are not rounded to TF32. Programs are numbered
+in bands of GROUP row blocks, so that those running at a time share operands in L2 cache. Any n, h
+and v are masked, with -inf where there is no column. Tiles are tuned on first use for each h and v.
+Under TRITON_INTERPRET=1, which must be set before this module is imported, the kernels run on CPU,
+in float32 and float16 (the interpreter multiplies the bits of bfloat16).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SPLIT = 1024
 
 
 def _configs() -> list[triton.Config]:
-    """(ROWS, COLS, DEPTH, warps, stages): the last ones fit float32 into shared memory."""
+    """(ROWS, COLS, DEPTH, warps, stages): on Hopper all fit into registers and shared memory."""
     if triton.knobs.runtime.interpret:  # pyright: ignore[reportAttributeAccessIssue]
         return [triton.Config({"ROWS": 32, "COLS": 256, "DEPTH": 64, "GROUP": 2})]
     shapes = [
@@ -38,7 +38,6 @@ def _configs() -> list[triton.Config]:
         (128, 128, 64, 4, 3),
         (64, 256, 64, 8, 3),
         (64, 128, 32, 4, 4),
-        (64, 64, 32, 4, 3),
     ]
     return [
         triton.Config(

@@ -37,6 +37,50 @@ def test_triton_kernels_on_a_gpu():
     run_cases()
 
 
+@pytest.mark.parametrize("name", ["_partial_kernel", "_d_logits_kernel"])
+def test_triton_kernels_compile_for_hopper(name, tmp_path, monkeypatch):
+    """Without a GPU: to tensor-core instructions, within a block's 227 KiB of shared memory."""
+    pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from megatron_stare.ops import head_triton
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kernel = getattr(head_triton, name)
+    config = kernel.configs[0]
+    constants = {"SPLIT": 1024, "moment_weights": None, **config.kwargs}
+    bfloat16 = ("hidden", "columns", "d_logits")
+    types = {
+        "targets": "*i64",
+        "n": "i32",
+        "v": "i32",
+        "h": "i32",
+        **dict.fromkeys(bfloat16, "*bf16"),
+    }
+    arguments = kernel.fn.arg_names
+    source = ASTSource(
+        kernel.fn,
+        {
+            name: "constexpr" if name in constants else types.get(name, "*fp32")
+            for name in arguments
+        },
+        {(i,): constants[name] for i, name in enumerate(arguments) if name in constants},
+        {
+            (i,): [["tt.divisibility", 16]]
+            for i, name in enumerate(arguments)
+            if name not in constants
+        },
+    )
+    compiled = compile(
+        source,
+        target=GPUTarget("cuda", 90, 32),
+        options={"num_warps": config.num_warps, "num_stages": config.num_stages},
+    )
+    assert "wgmma.mma_async" in compiled.asm["ptx"]
+    assert compiled.metadata.shared <= 227 * 1024
+
+
 def test_a_cpu_takes_torch():
     assert kernels_for(CPU, torch.float32) is TORCH
 
