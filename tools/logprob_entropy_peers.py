@@ -111,7 +111,7 @@ def torch_chunked(hidden: Tensor, weight: Tensor, targets: Tensor, group: Group)
 
 def liger(hidden: Tensor, weight: Tensor, targets: Tensor, group: Group) -> Outputs:
     """Liger's scaled cross-entropy: CuTe kernels on Hopper, chunks of 512 tokens elsewhere."""
-    from liger_kernel.ops.fused_linear_scaled_cross_entropy import (
+    from liger_kernel.ops.fused_linear_scaled_cross_entropy import (  # pyright: ignore[reportMissingImports]
         LigerFusedLinearScaledCrossEntropyFunction,
         LigerFusedLinearScaledCrossEntropyTPFunction,
     )
@@ -129,7 +129,9 @@ def liger(hidden: Tensor, weight: Tensor, targets: Tensor, group: Group) -> Outp
 
 def cut_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, group: Group) -> Outputs:
     """Apple's Triton kernels without gradient filtering; no entropy."""
-    from cut_cross_entropy import linear_cross_entropy
+    from cut_cross_entropy import (  # pyright: ignore[reportMissingImports]
+        linear_cross_entropy,
+    )
 
     loss = linear_cross_entropy(hidden, weight, targets, reduction="none", filter_eps=None)
     return -loss, None
