@@ -55,6 +55,9 @@ class ParallelConfig(Section):
     """Model chunks per pipeline stage, interleaved over the stages: a smaller pipeline bubble."""
     context: int = Field(default=1, ge=1)
     """Context-parallel size: ranks that share the tokens of every sample."""
+    expert: int = Field(default=1, ge=1)
+    """Expert-parallel size: ranks of a pipeline stage, of any tensor, context and data parallelism,
+    that share the experts of a layer; each computes its experts for the tokens of all."""
     sequence: bool = False
     """Sequence parallelism: split norms and dropout regions along tokens over the tensor group."""
 

@@ -146,7 +146,7 @@ def _hf_gradients(policy: Policy) -> dict[str, Tensor]:
     bucket: they are gathered in place, and then leave the way weights do.
     """
     for chunk in policy.model:
-        for buffer in chunk.buffers:
+        for buffer in [*chunk.buffers, *chunk.expert_parallel_buffers]:
             group = buffer.data_parallel_group
             for bucket in buffer.buckets:
                 part = bucket.grad_data.chunk(group.size())[group.rank()].clone()

@@ -24,7 +24,7 @@ from torch import Tensor
 from megatron_stare.weights.hf_config import ModelShape
 from megatron_stare.weights.names import model_entries
 
-FAMILIES = ("qwen2", "qwen3", "llama")
+FAMILIES = ("qwen2", "qwen3", "llama", "qwen3_moe")
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -34,6 +34,12 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+EXPERTS = {
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "norm_topk_prob": True,
+}
 NETWORKS: dict[str, dict[str, Any]] = {
     "qwen2": {"family": "qwen2"},
     "qwen2 tied": {"family": "qwen2", "tied": True},
@@ -41,6 +47,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "qwen3 tied": {"family": "qwen3", "tied": True},
     "llama": {"family": "llama", "attention_bias": True, "mlp_bias": True},
     "llama tied": {"family": "llama", "tied": True, "rope_parameters": LLAMA3_ROPE},
+    "qwen3_moe": {"family": "qwen3_moe"},
+    "qwen3_moe tied": {"family": "qwen3_moe", "tied": True, "norm_topk_prob": False},
 }
 """Keywords of `make_hf_folder`: each family, tied and untied, with biases and rope scaling."""
 
@@ -97,8 +105,10 @@ def tiny_config(
         "bos_token_id": None,
         "eos_token_id": EOS_ID,
         "pad_token_id": EOS_ID,
-        "architectures": [f"{family.title()}ForCausalLM"],
+        "architectures": [f"{family.title().replace('_', '')}ForCausalLM"],
     }
+    if family == "qwen3_moe":
+        settings |= EXPERTS
     return transformers.AutoConfig.for_model(family, **(settings | overrides))
 
 

@@ -32,6 +32,7 @@ from megatron_stare.policy.head import HeadInputs, logprob_entropy_head
 from megatron_stare.policy.model import build_model, named_parameters
 from megatron_stare.policy.packed import PackedMicroBatch, pack
 from megatron_stare.policy.step import sum_gradients
+from megatron_stare.weights.fused_experts import named_as_in_files
 from megatron_stare.weights.hf_config import ModelShape, read_hf_config
 from megatron_stare.weights.load import load_hf_weights
 from megatron_stare.weights.names import model_entries
@@ -79,7 +80,7 @@ def transformers_pass(folder: Path, batch: RaggedBatch, dtype=torch.float32) -> 
     passes = [_score(model, sample, p) for sample, p in zip(samples, prompts, strict=True)]
     logprobs, entropies = (torch.cat(parts) for parts in zip(*passes, strict=True))
     (logprobs * torch.cat(batch.weights)).sum().backward()
-    gradients = {name: p.grad for name, p in model.named_parameters()}
+    gradients = named_as_in_files({name: p.grad for name, p in model.named_parameters()})
     return TokenPass(logprobs.detach(), entropies.detach(), gradients)
 
 
@@ -226,5 +227,5 @@ def assert_close_relative(
 ) -> None:
     """Every tensor agrees to `tolerance` of its own largest entry."""
     for name, tensor in actual.items():
-        error = (tensor - expected[name]).abs().max() / expected[name].abs().max()
-        assert error <= tolerance, f"{name}: relative error {error:.1e}"
+        error, largest = (tensor - expected[name]).abs().max(), expected[name].abs().max()
+        assert error <= tolerance * largest, f"{name}: relative error {error / largest:.1e}"

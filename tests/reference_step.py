@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM
 
 from megatron_stare.config import OptimConfig, TrainConfig
 from megatron_stare.types import RolloutBatch
+from megatron_stare.weights.fused_experts import named_as_in_files
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class ReferenceTrainer:
         self.model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float64, attn_implementation="sdpa"
         )
+        self.model.set_experts_implementation("eager")  # grouped products take no float64
         for module in self.model.modules():
             if type(module).__name__.endswith("RMSNorm"):
                 module.forward = partial(_rms_norm, module)
@@ -105,8 +107,8 @@ class ReferenceTrainer:
             decision=(gate_on, self.w, self.m),
             losses=losses,
             grad_norms=grad_norms,
-            gradients={name: p.grad.clone() for name, p in self.parameters.items()},
-            weights={name: p.detach().clone() for name, p in self.parameters.items()},
+            gradients=named_as_in_files({n: p.grad.clone() for n, p in self.parameters.items()}),
+            weights=named_as_in_files({n: p.detach().clone() for n, p in self.parameters.items()}),
         )
 
     def _score(self, sample: _Sample) -> tuple[Tensor, Tensor]:

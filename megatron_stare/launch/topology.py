@@ -47,12 +47,22 @@ def read_topology(environ: Mapping[str, str] = os.environ) -> Topology:
 
 
 def check_world_size(topology: Topology, parallel: ParallelConfig) -> None:
-    """Raise UserError unless replicas of the policy fill the world exactly."""
+    """Check that the policy's replicas, and the groups that share experts, fill the world.
+
+    Raises:
+        UserError: they do not.
+    """
     if topology.world_size % parallel.replica:
         raise UserError(
             f"world size {topology.world_size} does not fit parallel.tensor={parallel.tensor} x "
             f"parallel.context={parallel.context} x parallel.pipeline={parallel.pipeline}: "
             f"expected a multiple of {parallel.replica} processes"
+        )
+    stage = topology.world_size // parallel.pipeline
+    if stage % parallel.expert:
+        raise UserError(
+            f"parallel.expert={parallel.expert} does not divide the {stage} processes of a "
+            "pipeline stage"
         )
 
 

@@ -1,7 +1,8 @@
 """Process groups of this rank, passed explicitly to everything that communicates.
 
 Ranks are laid out with tensor parallelism innermost and pipeline stages outermost: rank = tp_rank +
-tp_size * (cp_rank + cp_size * (dp_rank + dp_size * pp_rank)).
+tp_size * (cp_rank + cp_size * (dp_rank + dp_size * pp_rank)). Tensor parallelism does not
+split an expert: for experts, rank = ep_rank + ep_size * (expt_dp_rank + expt_dp_size * pp_rank).
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ class ParallelGroups:
     pp          one rank of each pipeline stage, in order
     dp          ranks that hold the same parameters and see different samples
     dp_cp       both: ranks that hold the same parameters, over which gradients are summed
+    ep          ranks that share the experts of a layer: neighbours, whatever else they share
+    expt_dp     ranks that hold the same experts, over which their gradients are summed
     embd        first and last stage, which both hold tied embeddings; None on the stages between
     collection  all of Megatron's groups
     """
@@ -35,6 +38,8 @@ class ParallelGroups:
     pp: ProcessGroup
     dp: ProcessGroup
     dp_cp: ProcessGroup
+    ep: ProcessGroup
+    expt_dp: ProcessGroup
     embd: ProcessGroup | None
     collection: ProcessGroupCollection
     sequence_multiple: int
@@ -64,6 +69,9 @@ def build_groups(parallel: ParallelConfig) -> ParallelGroups:
         pipeline_model_parallel_size=parallel.pipeline,
         virtual_pipeline_model_parallel_size=chunks_of_a_stage(parallel),
         context_parallel_size=parallel.context,
+        expert_model_parallel_size=parallel.expert,
+        # More experts' worth of tokens for whole experts, rather than narrow ones.
+        expert_tensor_parallel_size=1,
         # The groups' own backend serves optimizer state too; a gloo copy of each has no reader.
         create_gloo_process_groups=False,
     )
@@ -74,6 +82,8 @@ def build_groups(parallel: ParallelConfig) -> ParallelGroups:
         pp=collection.pp,
         dp=collection.dp,
         dp_cp=collection.dp_cp,
+        ep=collection.ep,
+        expt_dp=collection.expt_dp,
         embd=collection.embd,
         collection=collection,
         sequence_multiple=_sequence_multiple(parallel),

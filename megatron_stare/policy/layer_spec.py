@@ -6,6 +6,10 @@ Parameters of a layer, either way:
     self_attention.linear_proj.{weight, bias}
     mlp.linear_fc1.{layer_norm_weight, weight, bias}
     mlp.linear_fc2.{weight, bias}
+or, with experts, in place of the last two
+    pre_mlp_layernorm.weight
+    mlp.router.weight
+    mlp.experts.local_experts.{e}.linear_fc{1,2}.weight    e counts the experts of this rank
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_with_transformer_engine_submodules,
 )
+from megatron.core.models.gpt.moe_module_specs import get_moe_module_spec
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.layers import RowParallelLinear
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
@@ -46,7 +51,9 @@ def uses_transformer_engine() -> bool:
 def block_spec(shape: ModelShape, num_layers: int) -> TransformerBlockSubmodules:
     """The layers of one pipeline stage and the norm after the last."""
     if uses_transformer_engine():
-        layer = get_gpt_layer_with_transformer_engine_submodules(qk_layernorm=shape.qk_norm)
+        layer = get_gpt_layer_with_transformer_engine_submodules(
+            qk_layernorm=shape.qk_norm, num_experts=shape.moe and shape.moe.num_experts
+        )
         layer_norm = TENorm
     else:
         layer = _torch_layer(shape)
@@ -67,7 +74,7 @@ def _torch_layer(shape: ModelShape) -> TransformerLayerSubmodules:
         q_layernorm=qk_norm,
         k_layernorm=qk_norm,
     )
-    mlp = MLPSubmodules(linear_fc1=NormColumnParallelLinear, linear_fc2=RowParallelLinear)
+    norm_and_mlp: dict[str, Any] = _torch_experts(shape) if shape.moe else _torch_mlp(shape)
     return TransformerLayerSubmodules(
         self_attention=ModuleSpec(
             module=SelfAttention,
@@ -75,16 +82,31 @@ def _torch_layer(shape: ModelShape) -> TransformerLayerSubmodules:
             submodules=attention,
         ),
         self_attn_bda=bias_dropout_add,
-        mlp=partial(MLP.as_mlp_submodule, submodules=mlp, ffn_hidden_size=shape.ffn_size),
         mlp_bda=bias_dropout_add,
+        **norm_and_mlp,
     )
+
+
+def _torch_mlp(shape: ModelShape) -> dict[str, Any]:
+    linears = MLPSubmodules(linear_fc1=NormColumnParallelLinear, linear_fc2=RowParallelLinear)
+    mlp = partial(MLP.as_mlp_submodule, submodules=linears, ffn_hidden_size=shape.ffn_size)
+    return {"mlp": mlp}
+
+
+def _torch_experts(shape: ModelShape) -> dict[str, Any]:
+    """The norm stands by itself: the router reads its output too."""
+    experts = get_moe_module_spec(use_te=False, num_experts=shape.num_experts)
+    return {"pre_mlp_layernorm": RMSNorm, "mlp": experts}
 
 
 def _set_biases(layer: TransformerLayerSubmodules, shape: ModelShape) -> None:
     """Biases linear by linear: Megatron's config knows only all of them, or those of q, k and v."""
     specs: Any = layer
-    attention, mlp = specs.self_attention.submodules, specs.mlp.keywords["submodules"]
+    attention = specs.self_attention.submodules
     attention.linear_proj = _with_bias(attention.linear_proj, shape.o_bias)
+    if shape.moe:
+        return
+    mlp = specs.mlp.keywords["submodules"]
     mlp.linear_fc1 = _with_bias(mlp.linear_fc1, shape.mlp_bias)
     mlp.linear_fc2 = _with_bias(mlp.linear_fc2, shape.mlp_bias)
 

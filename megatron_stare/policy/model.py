@@ -3,7 +3,7 @@
 Parameter names are those of Transformer Engine's layers whether or not it is there (layer_spec.py):
     embedding.word_embeddings.weight         first stage
     decoder.layers.{i}.<layer parameters>    i counts the layers of this chunk; `named_parameters`
-                                             counts those of the network
+                                             counts those of the network, as it does experts
     decoder.final_layernorm.weight           last stage
     output_layer.weight                      last stage; with tied embeddings only where that is not
                                              also the first: a copy that Megatron keeps in step
@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.moe.moe_layer import MoELayer
 from megatron.core.transformer.transformer_block import get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer
@@ -65,7 +66,11 @@ def build_model(
     """
     shape.check_parallel(parallel)
     model_parallel_cuda_manual_seed(
-        seed, tp_rank=groups.tp.rank(), ep_rank=0, etp_rank=groups.tp.rank(), force_reset_rng=True
+        seed,
+        tp_rank=groups.tp.rank(),
+        ep_rank=groups.ep.rank(),
+        etp_rank=0,
+        force_reset_rng=True,
     )
     config = _transformer_config(shape, model, parallel)
     with quietly():
@@ -85,13 +90,14 @@ def build_model(
 
 
 def named_parameters(chunks: Sequence[torch.nn.Module]) -> dict[str, torch.nn.Parameter]:
-    """Parameters of the chunks under their Transformer Engine names, global layer indices."""
+    """Parameters of the chunks by Transformer Engine names, global layer and expert indices."""
     named: dict[str, torch.nn.Parameter] = {}
     for chunk in chunks:
         layers = cast(torch.nn.ModuleList, chunk.get_submodule("decoder.layers"))
         # Megatron's layer numbers are those of the network, from 1.
-        offset = cast(TransformerLayer, layers[0]).layer_number - 1
-        named |= global_names(dict(chunk.named_parameters()), offset)
+        first = cast(TransformerLayer, layers[0])
+        expert = first.mlp.local_expert_indices[0] if isinstance(first.mlp, MoELayer) else 0
+        named |= global_names(dict(chunk.named_parameters()), first.layer_number - 1, expert)
     return named
 
 
@@ -171,7 +177,25 @@ def _transformer_config(
         apply_rope_fusion=uses_transformer_engine(),
         gradient_accumulation_fusion=False,
         **_recompute(model),
+        **_experts(shape, parallel),
     )
+
+
+def _experts(shape: ModelShape, parallel: ParallelConfig) -> dict[str, Any]:
+    """Every token to its experts: nothing balances their load, nothing is dropped."""
+    if shape.moe is None:
+        return {}
+    return {
+        "num_moe_experts": shape.moe.num_experts,
+        "moe_ffn_hidden_size": shape.ffn_size,
+        "moe_router_topk": shape.moe.experts_per_token,
+        # A softmax over the chosen experts alone is that over all of them, scaled to sum to 1.
+        "moe_router_pre_softmax": not shape.moe.normalize,
+        "moe_router_load_balancing_type": "none",
+        "moe_router_dtype": "fp32",
+        "expert_model_parallel_size": parallel.expert,
+        "expert_tensor_parallel_size": 1,
+    }
 
 
 def _recompute(model: ModelConfig) -> dict[str, Any]:

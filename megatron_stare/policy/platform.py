@@ -61,6 +61,8 @@ def install_cpu_platform() -> bool:
     # Asks for an environment variable that orders CUDA kernels.
     linear = sys.modules["megatron.core.tensor_parallel.layers"]
     linear.linear_with_grad_accumulation_and_async_allreduce.warned = True
+    dispatcher = sys.modules["megatron.core.transformer.moe.token_dispatcher"]
+    vars(dispatcher).update(maybe_move_tensor_to_cpu=_as_numpy_if_asked)
     _answer_as_cuda()
     return True
 
@@ -119,7 +121,11 @@ class _Stream:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
 
-    record = record_event = record_stream = _nothing
+    def record_event(self, event: _Stream | None = None) -> _Stream:
+        """An event that has happened."""
+        return event or _Stream()
+
+    record = record_stream = _nothing
     wait = wait_event = wait_stream = synchronize = _nothing
 
 
@@ -131,6 +137,13 @@ def _on_cpu(factory: Callable[..., Any]) -> Callable[..., Any]:
         return factory(*args, device=device, **kwargs)
 
     return create
+
+
+def _as_numpy_if_asked(
+    tensor: torch.Tensor, as_numpy: bool = False, record_stream: bool = False
+) -> Any:
+    """Megatron's `maybe_move_tensor_to_cpu`, which converts only what comes from a GPU."""
+    return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor
 
 
 def _get_rng_state(*args: Any, **kwargs: Any) -> torch.Tensor:

@@ -27,7 +27,7 @@ def init_randomly(
     tp_size: int,
     seed: int,
 ) -> None:
-    """Fill the parameters of one pipeline stage; arguments as of `weights.load.load_hf_weights`.
+    """Fill one rank's parameters of a pipeline stage; arguments as `load_hf_weights` has.
 
     Norms are 1, biases and vocabulary padding 0, the rest normal with standard deviation 0.02.
     """

@@ -156,17 +156,19 @@ class Policy:
         )
 
     def hf_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Full tensors by Hugging Face name, streamed; nothing off rank 0 of `dp_cp`.
+        """Full tensors by Hugging Face name, streamed.
 
-        Collective over tensor and pipeline ranks: each of them exhausts the iterator.
+        Collective over tensor, pipeline and expert ranks: each of them exhausts the iterator. Where
+        nothing splits the experts, only rank 0 of `dp_cp` has anything to iterate over.
         """
-        if self.groups.dp_cp.rank() != 0:
+        if self.groups.ep.size() == 1 and self.groups.dp_cp.rank() != 0:
             return iter(())
         return export_hf_tensors(
             dict(self.named_parameters()),
             self.shape,
             tp_group=self.groups.tp,
             pp_group=self.groups.pp,
+            ep_group=self.groups.ep,
         )
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:

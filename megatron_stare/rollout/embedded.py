@@ -16,6 +16,7 @@ from megatron_stare.rollout.decoding import ATTENTION, Decoded, decode, register
 from megatron_stare.rollout.randomness import token_uniforms
 from megatron_stare.rollout.stop_tokens import stop_token_ids
 from megatron_stare.types import Prompt, Sample
+from megatron_stare.weights.fused_experts import named_as_in_files
 from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.load import check_tensors
 from megatron_stare.weights.names import model_entries
@@ -65,7 +66,7 @@ class EmbeddedEngine:
     @torch.no_grad()
     def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See `Engine`."""
-        params = dict(self._model.named_parameters())
+        params = named_as_in_files(dict(self._model.named_parameters()))
         missing = set(params)
         for name, tensor in tensors:
             if name not in params:

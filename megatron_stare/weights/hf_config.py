@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from megatron_stare.config import ParallelConfig
 from megatron_stare.errors import UserError
 
-Family = Literal["qwen2", "qwen3", "llama"]
-FAMILIES: tuple[Family, ...] = ("qwen2", "qwen3", "llama")
+Family = Literal["qwen2", "qwen3", "llama", "qwen3_moe"]
+FAMILIES: tuple[Family, ...] = ("qwen2", "qwen3", "llama", "qwen3_moe")
 """Values of `model_type` that are understood; each has a table in `weights/names.py`."""
 
 _ROPE_KEYS: dict[str, tuple[set[str], set[str]]] = {
@@ -38,6 +38,16 @@ _ROPE_KEYS: dict[str, tuple[set[str], set[str]]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class MoeShape:
+    """Experts, of which a router picks some for each token, in place of every layer's MLP."""
+
+    num_experts: int
+    experts_per_token: int
+    normalize: bool
+    """Whether the router's probabilities of a token's experts are scaled to sum to 1."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelShape:
     """Everything about the network that its weights and its arithmetic depend on."""
 
@@ -48,6 +58,7 @@ class ModelShape:
     num_kv_heads: int
     head_dim: int
     ffn_size: int
+    """Channels of the MLP, or of each expert."""
     vocab_size: int
     """True vocabulary, without padding."""
     rms_eps: float
@@ -65,15 +76,20 @@ class ModelShape:
     """RMSNorm over the head dimension of queries and keys."""
     raw: dict[str, Any]
     """The parsed `config.json`."""
+    moe: MoeShape | None = None
+    """None for a dense network."""
 
     def check_parallel(self, parallel: ParallelConfig) -> None:
         """Refuse a layout that cannot hold this network.
 
         Raises:
-            UserError: tensor parallelism does not divide heads, KV heads or FFN, or pipeline
-                parallelism and its model chunks do not divide the layers.
+            UserError: tensor parallelism does not divide heads, KV heads or FFN, pipeline
+                parallelism and its model chunks do not divide the layers, or expert parallelism
+                does not divide the experts; tensor parallelism of experts without sequence
+                parallelism, which Megatron does not train.
         """
         tensor = f"parallel.tensor={parallel.tensor}"
+        experts = f"parallel.expert={parallel.expert}"
         chunks = f"parallel.pipeline={parallel.pipeline}"
         if parallel.virtual_pipeline > 1:
             chunks += f" x parallel.virtual_pipeline={parallel.virtual_pipeline}"
@@ -82,9 +98,21 @@ class ModelShape:
             (tensor, parallel.tensor, "key-value heads", self.num_kv_heads),
             (tensor, parallel.tensor, "FFN channels", self.ffn_size),
             (chunks, parallel.pipeline * parallel.virtual_pipeline, "layers", self.num_layers),
+            (experts, parallel.expert if self.moe else 1, "experts", self.num_experts),
         ):
             if count % size:
                 raise UserError(f"{keys} does not divide the model's {count} {divided}")
+        if self.moe is None and parallel.expert > 1:
+            raise UserError(
+                f"{experts} needs a mixture of experts, found model_type={self.family!r}"
+            )
+        if self.moe and parallel.tensor > 1 and not parallel.sequence:
+            raise UserError(f"{tensor} of a mixture of experts needs parallel.sequence=true")
+
+    @property
+    def num_experts(self) -> int:
+        """Experts of a layer; a dense layer has 1."""
+        return self.moe.num_experts if self.moe else 1
 
 
 class _HfConfig(BaseModel):
@@ -115,13 +143,26 @@ class _HfConfig(BaseModel):
     rope_parameters: dict[str, Any] | None = None
 
 
+class _MoeHfConfig(_HfConfig):
+    """What a mixture of experts adds; transformers 5 writes `num_local_experts`."""
+
+    num_experts: int = Field(
+        ge=1, validation_alias=AliasChoices("num_experts", "num_local_experts")
+    )
+    num_experts_per_tok: int = Field(ge=1)
+    moe_intermediate_size: int = Field(ge=1)
+    norm_topk_prob: bool = False
+    decoder_sparse_step: Literal[1] = 1
+    mlp_only_layers: list[int] | None = Field(None, max_length=0)
+
+
 def read_hf_config(folder: Path) -> ModelShape:
     """Read `folder/config.json`.
 
     Raises:
         UserError: the folder or file is missing or malformed, the family is not supported, or the
             network uses something that is not implemented (sliding windows, other activations,
-            quantised weights, other RoPE types).
+            quantised weights, other RoPE types, dense layers among those with experts).
     """
     path = Path(folder) / "config.json"
     raw = _read_json(path)
@@ -131,7 +172,8 @@ def read_hf_config(folder: Path) -> ModelShape:
             f"expected one of {', '.join(FAMILIES)}"
         )
     try:
-        config = _HfConfig.model_validate(raw)
+        is_moe = raw["model_type"] == "qwen3_moe"
+        config = (_MoeHfConfig if is_moe else _HfConfig).model_validate(raw)
     except ValidationError as error:
         raise UserError(f"{path}: {_explain(error)}") from None
     return _shape(config, raw, path)
@@ -148,6 +190,7 @@ def _shape(config: _HfConfig, raw: dict[str, Any], path: Path) -> ModelShape:
         raise UserError(
             f"{path}: use_sliding_window=true is not supported; expected full attention"
         )
+    moe = _moe(config, path) if isinstance(config, _MoeHfConfig) else None
     theta, scaling = _rope(config, path)
     return ModelShape(
         family=family,
@@ -156,7 +199,9 @@ def _shape(config: _HfConfig, raw: dict[str, Any], path: Path) -> ModelShape:
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=config.head_dim or (128 if family == "qwen3" else config.hidden_size // heads),
-        ffn_size=config.intermediate_size,
+        ffn_size=config.moe_intermediate_size
+        if isinstance(config, _MoeHfConfig)
+        else config.intermediate_size,
         vocab_size=config.vocab_size,
         rms_eps=config.rms_norm_eps,
         rope_theta=theta,
@@ -167,9 +212,24 @@ def _shape(config: _HfConfig, raw: dict[str, Any], path: Path) -> ModelShape:
         qkv_bias=family == "qwen2" or config.attention_bias,
         o_bias=family != "qwen2" and config.attention_bias,
         mlp_bias=family == "llama" and config.mlp_bias,
-        qk_norm=family == "qwen3",
+        qk_norm=family in ("qwen3", "qwen3_moe"),
         raw=raw,
+        moe=moe,
     )
+
+
+def _moe(config: _MoeHfConfig, path: Path) -> MoeShape:
+    chosen, normalize = config.num_experts_per_tok, config.norm_topk_prob
+    if chosen > config.num_experts:
+        raise UserError(
+            f"{path}: num_experts_per_tok={chosen} exceeds num_experts={config.num_experts}"
+        )
+    if chosen == 1 and normalize:
+        raise UserError(
+            f"{path}: num_experts_per_tok=1 with norm_topk_prob=true leaves nothing to learn for "
+            "the router; expected norm_topk_prob=false"
+        )
+    return MoeShape(config.num_experts, chosen, normalize)
 
 
 def _rope(config: _HfConfig, path: Path) -> tuple[float, dict[str, Any] | None]:

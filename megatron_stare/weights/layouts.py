@@ -115,6 +115,25 @@ class GateUp:
 
 
 @dataclass(frozen=True, slots=True)
+class WholeGateUp:
+    """Gate and up projections of an expert, which one rank holds whole: the gate on the up."""
+
+    def shard_shape(self, shapes: Sequence[Shape], tp_size: int) -> Shape:
+        """`[2 * ffn, *]`."""
+        return _stacked(shapes, 1)
+
+    def shard(
+        self, sources: Sequence[Source], tp_rank: int, tp_size: int, shape: ModelShape
+    ) -> Tensor:
+        """Two of `[ffn, *]` to `[2 * ffn, *]`."""
+        return torch.cat([source[:] for source in sources])
+
+    def merge(self, shards: Sequence[Tensor], shape: ModelShape) -> list[Tensor]:
+        """`P x [2 * ffn, *]` to two of `[ffn, *]`."""
+        return list(shards[0].chunk(2))
+
+
+@dataclass(frozen=True, slots=True)
 class VocabParallel:
     """Rows of the vocabulary, padded with zero rows to a multiple of P."""
 

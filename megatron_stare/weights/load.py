@@ -30,13 +30,13 @@ def load_hf_weights(
     tp_rank: int,
     tp_size: int,
 ) -> None:
-    """Fill the parameters of one pipeline stage in place, casting to their dtype.
+    """Fill one rank's parameters of a pipeline stage in place, casting to their dtype.
 
     The whole folder is checked on every rank before anything is read, so that all ranks meet the
     same error. Beyond the parameters, memory holds one slice at a time.
 
     Args:
-        params: the stage's parameters by Megatron name, with global layer indices.
+        params: the parameters by Megatron name, with global layer and expert indices.
         folder: the Hugging Face folder.
         shape: the network, from the folder's config.json.
 

@@ -1,8 +1,8 @@
 """Megatron's parameters and the Hugging Face tensors behind them: one table per family.
 
 Megatron names are those of the Transformer Engine layer spec, where a norm belongs to the linear
-layer it feeds. Adding a family is adding a table; a parameter or a tensor that no rule covers is an
-error wherever the tables are used.
+layer it feeds; one that feeds a router and experts stands alone. Adding a family is adding a table;
+a parameter or a tensor that no rule covers is an error wherever the tables are used.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from megatron_stare.weights.layouts import (
     Replicated,
     RowParallel,
     VocabParallel,
+    WholeGateUp,
 )
 from megatron_stare.weights.rules import Entry, Rule, Table
 
-_FULL, _ROWS, _VOCAB, _QKV, _GATE_UP = (
+_FULL, _ROWS, _VOCAB, _QKV, _GATE_UP, _WHOLE_GATE_UP = (
     Replicated(),
     RowParallel(),
     VocabParallel(),
     GroupedQkv(),
     GateUp(),
+    WholeGateUp(),
 )
 
 EMBEDDING = (
@@ -90,6 +92,18 @@ GATED_MLP = (
     ),
     Rule("mlp.linear_fc2.weight", {"mlp.down_proj.weight": "hidden ffn"}, _ROWS),
 )
+ROUTER = (
+    Rule("pre_mlp_layernorm.weight", {"post_attention_layernorm.weight": "hidden"}, _FULL),
+    Rule("mlp.router.weight", {"mlp.gate.weight": "experts hidden"}, _FULL),
+)
+EXPERT = (
+    Rule(
+        "linear_fc1.weight",
+        {"gate_proj.weight": "ffn hidden", "up_proj.weight": "ffn hidden"},
+        _WHOLE_GATE_UP,
+    ),
+    Rule("linear_fc2.weight", {"down_proj.weight": "hidden ffn"}, _FULL),
+)
 MLP_BIAS = (
     Rule(
         "mlp.linear_fc1.bias",
@@ -125,6 +139,9 @@ TABLES: dict[Family, Table] = {
     "qwen2": Table(EMBEDDING, (*ATTENTION, *QKV_BIAS, *GATED_MLP), HEAD),
     "qwen3": Table(EMBEDDING, (*ATTENTION, *QKV_BIAS, *O_BIAS, *QK_NORM, *GATED_MLP), HEAD),
     "llama": Table(EMBEDDING, (*ATTENTION, *QKV_BIAS, *O_BIAS, *GATED_MLP, *MLP_BIAS), HEAD),
+    "qwen3_moe": Table(
+        EMBEDDING, (*ATTENTION, *QKV_BIAS, *O_BIAS, *QK_NORM, *ROUTER), HEAD, EXPERT
+    ),
 }
 
 

@@ -21,6 +21,8 @@ def members(rank: int, parallel: ParallelConfig) -> dict[str, object]:
             "pp": groups.pp,
             "dp": groups.dp,
             "dp_cp": groups.dp_cp,
+            "ep": groups.ep,
+            "expt_dp": groups.expt_dp,
         }.items()
     }
     return ranks | {
@@ -52,3 +54,10 @@ def test_ranks_that_share_samples_stand_inside_a_replica():
     assert [rank["dp"] for rank in ranks[:4]] == [[0, 4], [1, 5], [2, 6], [3, 7]]
     assert [rank["dp_cp"] for rank in ranks[:2]] == [[0, 2, 4, 6], [1, 3, 5, 7]]
     assert {rank["multiple"] for rank in ranks} == {4}
+
+
+def test_experts_are_shared_by_neighbours_in_a_stage():
+    parallel = ParallelConfig(tensor=2, pipeline=2, sequence=True, expert=2)
+    ranks = run_world(8, members, parallel)
+    assert [rank["ep"] for rank in ranks[::2]] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert [rank["expt_dp"] for rank in ranks[:4]] == [[0, 2], [1, 3], [0, 2], [1, 3]]

@@ -40,6 +40,7 @@ from tests.worlds import run_world
 
 _TP2, _TP4, _PP2, _PP4 = {"tensor": 2}, {"tensor": 4}, {"pipeline": 2}, {"pipeline": 4}
 _CP2, _CP4, _SP = {"context": 2}, {"context": 4}, {"sequence": True}
+_EP2 = {"expert": 2}
 _VPP2 = _PP2 | {"virtual_pipeline": 2}
 LAYOUTS = {
     "one process": Layout(),
@@ -52,6 +53,11 @@ LAYOUTS = {
     "pp2": Layout(2, _PP2),
     "cp2": Layout(2, _CP2, max_tokens=600),
     "pp2 vpp2": Layout(2, _VPP2, max_tokens=512),
+    "dp2 ep2": Layout(2, _EP2, max_tokens=512),
+    "tp2 sp ep2": Layout(2, _TP2 | _SP | _EP2, max_tokens=600, recompute="full"),
+    "dp4 ep2": Layout(4, _EP2, recompute="selective"),
+    "tp2 sp dp2 ep4": Layout(4, _TP2 | _SP | {"expert": 4}, max_tokens=512),
+    "pp2 cp2 ep2": Layout(4, _PP2 | _CP2 | _EP2),
     "tp4 sp": Layout(4, _TP4 | _SP, max_tokens=4096),
     "pp4": Layout(4, _PP4, max_tokens=600),
     "dp4": Layout(4, max_tokens=400),
@@ -86,14 +92,27 @@ SETTINGS = {
     "qwen3 tied": POLICY_RANKS,
     "llama": TWO_UPDATES,
     "llama tied": ENGINE_RANKS,
+    "qwen3_moe": POLICY_RANKS,
+    "qwen3_moe tied": TWO_UPDATES,
 }
-HALVES = ("qwen2 tied", "qwen3", "llama"), ("qwen2", "qwen3 tied", "llama tied")
+HALVES = (
+    ("qwen2 tied", "qwen3", "llama", "qwen3_moe"),
+    ("qwen2", "qwen3 tied", "llama tied", "qwen3_moe tied"),
+)
+MOE = ("qwen3_moe", "qwen3_moe tied")
 
 
 def networks_of(name: str) -> Sequence[str]:
-    """All of them in small worlds; in large ones every family and setting, half and half."""
-    is_small = LAYOUTS[name].processes <= 2
-    return [*SETTINGS] if is_small else HALVES[[*LAYOUTS].index(name) % 2]
+    """All that fit in small worlds; in large ones every family and setting, half and half.
+
+    Experts are split in networks that have them, and want sequence next to tensor parallelism.
+    """
+    layout = LAYOUTS[name]
+    if "expert" in layout.parallel:
+        return MOE
+    networks = [*SETTINGS] if layout.processes <= 2 else HALVES[[*LAYOUTS].index(name) % 2]
+    is_tensor_alone = "tensor" in layout.parallel and "sequence" not in layout.parallel
+    return [n for n in networks if not (is_tensor_alone and n in MOE)]
 
 
 @pytest.fixture(scope="module")

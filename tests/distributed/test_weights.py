@@ -93,7 +93,7 @@ def lacks_a_layer(rank: int, folder: Path) -> str:
 
 def test_stages_that_do_not_make_a_model_are_an_error_on_every_rank(folders):
     for message in run_world(2, lacks_a_layer, folders[0]):
-        assert "no pipeline stage holds the parameters" in message
+        assert "no rank holds the parameters" in message
         assert "'output_layer.weight'" in message
 
 

@@ -10,10 +10,11 @@ from megatron_stare.weights.hf_config import read_hf_config
 from tests.models import make_hf_folder
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama", "qwen3_moe"])
 def test_the_cost_of_a_sample_is_the_flops_of_its_forward_pass(family, tmp_path):
     folder = make_hf_folder(tmp_path, family)
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    model.set_experts_implementation("eager")  # torch counts no grouped products
     cost = sample_cost(read_hf_config(folder))
     for n in (1, 17, 64):
         with torch.no_grad(), FlopCounterMode(display=False) as counter:

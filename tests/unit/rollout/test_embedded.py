@@ -52,7 +52,7 @@ def samples(engine):
     return generate(engine, num_samples=8)
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama", "qwen3_moe"])
 @pytest.mark.parametrize("tied", [False, True])
 @torch.no_grad()
 def test_logprobs_equal_a_teacher_forced_forward_pass(tmp_path, family, tied):

@@ -9,7 +9,7 @@ import pytest
 
 from megatron_stare.config import ParallelConfig
 from megatron_stare.errors import UserError
-from megatron_stare.weights.hf_config import ModelShape, read_hf_config
+from megatron_stare.weights.hf_config import ModelShape, MoeShape, read_hf_config
 from tests.models import FAMILIES, tiny_config
 
 QWEN25_32B = {
@@ -74,13 +74,49 @@ def test_published_qwen25_32b(tmp_path):
     )
 
 
+MOE = {
+    "model_type": "qwen3_moe",
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 768,
+}
+
+
+@pytest.mark.parametrize("spelling", ["num_experts", "num_local_experts"])
+def test_experts_in_both_spellings(tmp_path, spelling):
+    config = QWEN25_32B | MOE | {"norm_topk_prob": True}
+    config[spelling] = config.pop("num_experts")
+    shape = read_hf_config(write(tmp_path, config))
+    assert shape.moe == MoeShape(num_experts=8, experts_per_token=2, normalize=True)
+    assert (shape.ffn_size, shape.qk_norm, shape.qkv_bias) == (768, True, False)
+
+
+@pytest.mark.parametrize(
+    ("family", "layout", "message"),
+    [
+        ("qwen3_moe", {"expert": 3}, "parallel.expert=3 does not divide the model's 8 experts"),
+        ("qwen3", {"expert": 2}, "parallel.expert=2 needs a mixture of experts"),
+        (
+            "qwen3_moe",
+            {"tensor": 2},
+            "parallel.tensor=2 of a mixture of experts needs parallel.sequence=true",
+        ),
+    ],
+)
+def test_layouts_that_do_not_suit_the_experts(tmp_path, family, layout, message):
+    shape = read_hf_config(tiny(tmp_path, family))
+    with pytest.raises(UserError, match=message):
+        shape.check_parallel(ParallelConfig(**layout))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_transformers_writes(tmp_path, family):
     shape = read_hf_config(tiny(tmp_path, family, tied=True))
     assert (shape.family, shape.head_dim, shape.num_kv_heads) == (family, 8, 4)
     assert (shape.rope_theta, shape.rope_scaling, shape.tied) == (20_000.0, None, True)
     assert shape.qkv_bias == (family == "qwen2")
-    assert shape.qk_norm == (family == "qwen3")
+    assert shape.qk_norm == (family in ("qwen3", "qwen3_moe"))
+    assert (shape.moe is not None) == (family == "qwen3_moe")
     assert not shape.o_bias
     assert not shape.mlp_bias
 
@@ -153,6 +189,14 @@ def test_yarn_under_its_oldest_name_gets_the_original_length(tmp_path):
         ),
         ({"rope_scaling": {"type": "linear"}}, "rope_type='linear' with parameters []"),
         ({"rope_parameters": {"full_attention": {}}}, "with parameters ['full_attention']"),
+        (MOE | {"num_experts": None}, "num_experts is missing"),
+        (MOE | {"decoder_sparse_step": 2}, "decoder_sparse_step=2: input should be 1"),
+        (MOE | {"mlp_only_layers": [0]}, "mlp_only_layers=[0]"),
+        (MOE | {"num_experts_per_tok": 9}, "num_experts_per_tok=9 exceeds num_experts=8"),
+        (
+            MOE | {"num_experts_per_tok": 1, "norm_topk_prob": True},
+            "num_experts_per_tok=1 with norm_topk_prob=true",
+        ),
     ],
 )
 def test_what_is_not_implemented_is_refused(tmp_path, change, message):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from megatron_stare.weights.fused_experts import named_as_in_files
 from megatron_stare.weights.hf_config import ModelShape, read_hf_config
 from megatron_stare.weights.names import TABLES, model_entries
 from megatron_stare.weights.rules import check_coverage, global_names
@@ -31,7 +32,7 @@ def shape_of(folder: Path, family: str, **flags) -> ModelShape:
 
 def tensors_of(family: str, **flags) -> dict[str, Tensor]:
     """A transformers model's tensors as its folder would hold them: a tied head once."""
-    tensors = make_model(family, **flags).state_dict()
+    tensors = named_as_in_files(make_model(family, **flags).state_dict())
     if flags.get("tied"):
         del tensors["lm_head.weight"]
     return tensors
@@ -130,6 +131,27 @@ def test_a_chunk_counts_its_layers_from_its_first():
         "decoder.layers.6.x",
         "decoder.layers.16.y",
     ]
+
+
+def test_a_rank_counts_its_experts_from_its_first():
+    names = [
+        "decoder.layers.1.mlp.experts.local_experts.0.linear_fc1.weight",
+        "decoder.layers.1.mlp.router.weight",
+    ]
+    assert list(global_names(dict.fromkeys(names), layer_offset=4, expert_offset=10)) == [
+        "decoder.layers.5.mlp.experts.local_experts.10.linear_fc1.weight",
+        "decoder.layers.5.mlp.router.weight",
+    ]
+
+
+def test_a_rank_holds_its_experts_whole(tmp_path):
+    shape = shape_of(tmp_path, "qwen3_moe")
+    entries, stage = model_entries(shape), empty_stage(shape)
+    held = {name: p for name, p in stage.items() if entries[name].expert in (None, 4, 5)}
+    check_coverage(held, entries, 1)
+    half = "decoder.layers.1.mlp.experts.local_experts.5.linear_fc2.weight"
+    with pytest.raises(ValueError, match=rf"the model lacks the parameters \['{half}'\]"):
+        check_coverage({k: v for k, v in held.items() if k != half}, entries, 1)
 
 
 def test_a_model_that_is_not_the_tables_is_refused(tmp_path):
