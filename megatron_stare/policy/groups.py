@@ -1,8 +1,8 @@
 """Process groups of this rank, passed explicitly to everything that communicates.
 
 Ranks are laid out with tensor parallelism innermost and pipeline stages outermost: rank = tp_rank +
-tp_size * (cp_rank + cp_size * (dp_rank + dp_size * pp_rank)). Tensor parallelism does not
-split an expert: for experts, rank = ep_rank + ep_size * (expt_dp_rank + expt_dp_size * pp_rank).
+tp_size * (cp_rank + cp_size * (dp_rank + dp_size * pp_rank)). Tensor parallelism does not split an
+expert: for experts, rank = ep_rank + ep_size * (expt_dp_rank + expt_dp_size * pp_rank).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def build_groups(parallel: ParallelConfig) -> ParallelGroups:
         virtual_pipeline_model_parallel_size=chunks_of_a_stage(parallel),
         context_parallel_size=parallel.context,
         expert_model_parallel_size=parallel.expert,
-        # More experts' worth of tokens for whole experts, rather than narrow ones.
+        # Whole experts: parts of unequal length would be gathered, which gloo cannot do.
         expert_tensor_parallel_size=1,
         # The groups' own backend serves optimizer state too; a gloo copy of each has no reader.
         create_gloo_process_groups=False,

@@ -4,6 +4,7 @@ What it does not show: generation differs between engines, so samples are replay
 """
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -41,13 +42,26 @@ def test_metrics_and_final_weights_do_not_depend_on_the_layout(reference, tmp_pa
     run = tmp_path / "run"
     overrides = [f"run.dir={run}", *KL, *overrides]
     succeed("train", reference / "train.yaml", *overrides, processes=processes)
-    for expected, found in zip(metrics_of(reference / "run"), metrics_of(run), strict=True):
+    _assert_same_run(reference / "run", run)
+
+
+def test_experts_over_ranks_change_nothing(tmp_path):
+    workspace = make_workspace(tmp_path, "qwen3_moe")
+    succeed("train", workspace / "train.yaml")
+    split = tmp_path / "split"
+    overrides = [f"run.dir={split}", "parallel.expert=2"]
+    succeed("train", workspace / "train.yaml", *overrides, processes=2)
+    _assert_same_run(workspace / "run", split)
+
+
+def _assert_same_run(expected_run: Path, found_run: Path) -> None:
+    for expected, found in zip(metrics_of(expected_run), metrics_of(found_run), strict=True):
         assert found.keys() == expected.keys()
         for metric, value in expected.items():
             if not metric.startswith(("time/", "perf/")):
                 assert _same(found[metric], value), (metric, value, found[metric])
-    expected = hf_tensors(reference / "run" / "hf" / "final")
-    found = hf_tensors(run / "hf" / "final")
+    expected = hf_tensors(expected_run / "hf" / "final")
+    found = hf_tensors(found_run / "hf" / "final")
     assert found.keys() == expected.keys()
     for tensor, value in expected.items():
         assert (found[tensor] - value).abs().max() < 1e-5, tensor
