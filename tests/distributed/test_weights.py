@@ -121,7 +121,7 @@ def megatron_parameters(
     "parallel",
     [
         ParallelConfig(),
-        ParallelConfig(tensor=2, pipeline=2),
+        ParallelConfig(tensor=2, pipeline=2, sequence=True),
         ParallelConfig(pipeline=2, virtual_pipeline=2),
     ],
     ids=["one process", "tp2 pp2", "pp2 vpp2"],
