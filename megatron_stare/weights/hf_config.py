@@ -93,13 +93,15 @@ class ModelShape:
         chunks = f"parallel.pipeline={parallel.pipeline}"
         if parallel.virtual_pipeline > 1:
             chunks += f" x parallel.virtual_pipeline={parallel.virtual_pipeline}"
-        for keys, size, divided, count in (
+        divisions = [
             (tensor, parallel.tensor, "attention heads", self.num_heads),
             (tensor, parallel.tensor, "key-value heads", self.num_kv_heads),
-            (tensor, parallel.tensor, "FFN channels", self.ffn_size),
             (chunks, parallel.pipeline * parallel.virtual_pipeline, "layers", self.num_layers),
-            (experts, parallel.expert if self.moe else 1, "experts", self.num_experts),
-        ):
+            (experts, parallel.expert, "experts", self.moe.num_experts)
+            if self.moe
+            else (tensor, parallel.tensor, "FFN channels", self.ffn_size),
+        ]
+        for keys, size, divided, count in divisions:
             if count % size:
                 raise UserError(f"{keys} does not divide the model's {count} {divided}")
         if self.moe is None and parallel.expert > 1:
