@@ -97,7 +97,8 @@ def test_a_context_that_does_not_divide_the_world(workspace):
     assert "parallel.context=3 x parallel.pipeline=1: expected a multiple of 3" in message
 
 
-def test_experts_over_more_processes_than_a_stage_has(workspace):
+def test_experts_over_more_processes_than_a_stage_has(tmp_path):
+    workspace = make_workspace(tmp_path, "qwen3_moe")
     message = refused("train", workspace / "train.yaml", "parallel.expert=2")
     assert "parallel.expert=2 does not divide the 1 processes of a pipeline stage" in message
 
