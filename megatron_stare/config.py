@@ -44,6 +44,11 @@ class ModelConfig(Section):
     """Activation recompute: core attention only, or every layer."""
 
 
+def sample_multiple(context: int) -> int:
+    """Context parallelism of this size pads every sample to a multiple of so many tokens."""
+    return 2 * context if context > 1 else 1
+
+
 class ParallelConfig(Section):
     """How one policy replica is split; data parallelism takes the rest of the world."""
 
@@ -65,6 +70,17 @@ class ParallelConfig(Section):
     def replica(self) -> int:
         """Processes that hold one copy of the policy and work on the same samples."""
         return self.tensor * self.context * self.pipeline
+
+    def padded(self, num_tokens: int) -> int:
+        """Tokens that a sample of `num_tokens` takes up in a micro-batch."""
+        return -(-num_tokens // sample_multiple(self.context)) * sample_multiple(self.context)
+
+    def explain_padded(self, num_tokens: int) -> str:
+        """`num_tokens`, and where they differ, the `padded` ones."""
+        padded = self.padded(num_tokens)
+        if padded == num_tokens:
+            return str(num_tokens)
+        return f"{num_tokens} ({padded} padded for parallel.context={self.context})"
 
     @model_validator(mode="after")
     def _sequence_needs_tensor(self) -> ParallelConfig:
@@ -309,11 +325,11 @@ class TrainConfig(Section):
                 "use top_p=1 and top_k=0, or stare.surprisal='policy'"
             )
         longest = self.data.max_prompt_tokens + rollout.max_response_tokens
-        if longest > self.train.max_tokens_per_micro_batch:
+        if self.parallel.padded(longest) > self.train.max_tokens_per_micro_batch:
             raise ValueError(
                 f"train.max_tokens_per_micro_batch={self.train.max_tokens_per_micro_batch} cannot "
                 "hold one sample of data.max_prompt_tokens + rollout.max_response_tokens = "
-                f"{longest}"
+                f"{self.parallel.explain_padded(longest)}"
             )
         if self.reward.overlong_buffer_tokens > rollout.max_response_tokens:
             raise ValueError(
@@ -364,9 +380,10 @@ class SftConfig(Section):
 
     @model_validator(mode="after")
     def _an_example_fits_a_micro_batch(self) -> SftConfig:
-        if self.data.max_tokens > self.sft.max_tokens_per_micro_batch:
+        longest = self.data.max_tokens
+        if self.parallel.padded(longest) > self.sft.max_tokens_per_micro_batch:
             raise ValueError(
-                f"data.max_tokens={self.data.max_tokens} exceeds "
+                f"data.max_tokens={self.parallel.explain_padded(longest)} exceeds "
                 f"sft.max_tokens_per_micro_batch={self.sft.max_tokens_per_micro_batch}"
             )
         return self

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 
-from megatron_stare.config import SftConfig, TrainConfig
+from megatron_stare.config import SftConfig, TrainConfig, sample_multiple
 from megatron_stare.config_io import to_yaml
 from megatron_stare.data.packing import Share, plan_share
 from megatron_stare.errors import UserError
@@ -23,7 +23,6 @@ from megatron_stare.launch.topology import (
 from megatron_stare.observe.console import Advance
 from megatron_stare.observe.loggers import Loggers, open_loggers
 from megatron_stare.policy.build import build_policy
-from megatron_stare.policy.context import sample_multiple
 from megatron_stare.policy.flops import sample_cost
 from megatron_stare.policy.groups import ParallelGroups, build_groups, destroy_groups
 from megatron_stare.policy.step import Policy, UpdateResult

@@ -22,11 +22,6 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 
-def sample_multiple(cp_size: int) -> int:
-    """Every sample is padded to a multiple of this many tokens."""
-    return 2 * cp_size if cp_size > 1 else 1
-
-
 def held_chunks(cp_rank: int, cp_size: int) -> tuple[int, int]:
     """The chunks of every sample that a rank holds, in order, of `2 * cp_size`."""
     return cp_rank, 2 * cp_size - 1 - cp_rank

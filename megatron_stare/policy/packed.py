@@ -16,8 +16,9 @@ import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
+from megatron_stare.config import sample_multiple
 from megatron_stare.policy.attention import AttentionPlan, plan_attention
-from megatron_stare.policy.context import held_tokens, sample_multiple
+from megatron_stare.policy.context import held_tokens
 from megatron_stare.policy.context_attention import ContextAttentionPlan, plan_context_attention
 
 

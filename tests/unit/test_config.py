@@ -80,6 +80,23 @@ def test_a_mistake_names_key_value_and_expectation(config_file, override, messag
         load_config(TrainConfig, config_file(SMALLEST), [override])
 
 
+@pytest.mark.parametrize(
+    ("kind", "budget", "message"),
+    [
+        (TrainConfig, "train", r"cannot hold one sample .*= 2048 \(2052 padded for .*context=3\)"),
+        (SftConfig, "sft", r"data\.max_tokens=2048 \(2052 padded for .*context=3\) exceeds sft"),
+    ],
+)
+def test_a_budget_holds_the_longest_sample_as_context_parallelism_pads_it(
+    config_file, kind, budget, message
+):
+    path, key = config_file(SMALLEST), f"{budget}.max_tokens_per_micro_batch"
+    load_config(kind, path, [f"{key}=2048"])
+    load_config(kind, path, [f"{key}=2052", "parallel.context=3"])
+    with pytest.raises(UserError, match=message):
+        load_config(kind, path, [f"{key}=2051", "parallel.context=3"])
+
+
 @pytest.mark.parametrize("cut", ["rollout.top_p=0.9", "rollout.top_k=50"])
 def test_truncated_sampling_cannot_rank_by_the_engines_surprisal(config_file, cut):
     with pytest.raises(UserError, match=r"stare\.surprisal='rollout' with .*renormalises"):

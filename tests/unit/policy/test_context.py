@@ -7,7 +7,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from megatron_stare.policy.context import held_tokens, sample_multiple
+from megatron_stare.config import sample_multiple
+from megatron_stare.policy.context import held_tokens
 
 
 def te_partition(ends: list[int], cp_rank: int, cp_size: int) -> list[int]:
