@@ -16,8 +16,10 @@ No problem is in two files. A worked sum:
     from the right: 7 plus 9 makes 16; 4 and 8 and 1=13 then 3+5 with 1 becomes 9 so \\boxed{936}
 
 There are three ways through every sum and many wordings of every step, all of them right, so a
-policy that learned from them has a free choice at every third token: the entropy the demo is about.
-A slip carries on into the answer, so that policy is also wrong half of the time.
+policy that learned from them has a choice at every third token: the entropy the demo is about. A
+slip carries on into the answer, so that policy is also wrong half of the time. Slips keep company
+with some words (those late in their list) more than with others, as mistakes do in real chains of
+thought: reward alone makes the policy give those words up long before they could do no more harm.
 """
 
 from __future__ import annotations
@@ -26,11 +28,11 @@ import argparse
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Any
+from statistics import mean
+from typing import Any, NamedTuple
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config
@@ -38,12 +40,13 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config
 NUM_WORKED = 16_000
 NUM_PROBLEMS = {"train": 8_000, "heldout": 256, "validation": 256}
 NUM_DIGITS = 3
-SLIP_RATE = 0.14
+MAX_SLIP_RATE = 0.5
 
 PLUS = ("+", " plus ", " and ", " with ")
 EQUALS = ("=", " is ", " makes ", " gives ", " becomes ")
 LINKS = (", ", "; ", " then ", " next ", " now ", " also ")
 CLOSINGS = (" so ", " thus ", " answer ", " total ")
+WORDS = (LINKS, PLUS, EQUALS)  # of every small sum; the later in its list, the more careless
 PIECE = r"\\boxed\{| ?[a-z]+:? ?|[,;] ?|."
 """A token: the box, a word with its spaces, a mark, a digit."""
 
@@ -116,15 +119,38 @@ def slip_sometimes(rng: Random, rate: float, result: int) -> int:
     return max(0, result + rng.choice((-10, -2, -1, 1, 2, 10)))
 
 
-def worked_sum(a: int, b: int, rng: Random, slip_rate: float = SLIP_RATE) -> str:
+class Wording(NamedTuple):
+    """How one small sum is said."""
+
+    link: str
+    plus: str
+    equals: str
+
+    @property
+    def slip_rate(self) -> float:
+        """From 0 with the first words of all lists to `MAX_SLIP_RATE` with the last."""
+        ranks = (
+            words.index(word) / (len(words) - 1) for word, words in zip(self, WORDS, strict=True)
+        )
+        return MAX_SLIP_RATE * mean(ranks) ** 2
+
+
+def worked_sum(a: int, b: int, rng: Random) -> str:
     """One response to `a+b=`: a random way, every step in random words, the answer in a box."""
     way = rng.choice(list(WAYS))
-    steps, answer = work(a, b, way, partial(slip_sometimes, rng, slip_rate))
+    wordings: list[Wording] = []
+
+    def slip(result: int) -> int:
+        wordings.append(Wording(*(rng.choice(words) for words in WORDS)))
+        return slip_sometimes(rng, wordings[-1].slip_rate, result)
+
+    steps, answer = work(a, b, way, slip)
     text = rng.choice(WAYS[way])
-    for index, (terms, total) in enumerate(steps):
-        text += rng.choice(LINKS) if index else ""
-        text += str(terms[0]) + "".join(rng.choice(PLUS) + str(term) for term in terms[1:])
-        text += rng.choice(EQUALS) + str(total)
+    for index, ((terms, total), (link, plus, equals)) in enumerate(
+        zip(steps, wordings, strict=True)
+    ):
+        text += link if index else ""
+        text += plus.join(map(str, terms)) + equals + str(total)
     return text + rng.choice(CLOSINGS) + f"\\boxed{{{answer}}}"
 
 

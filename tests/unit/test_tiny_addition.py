@@ -53,6 +53,20 @@ def test_a_slip_is_said_and_carried_into_the_answer() -> None:
     assert answer == 937
 
 
+def slipped_share(folder: Path, equals: str) -> float:
+    """Of the small sums said with this word, how many are wrong."""
+    step = re.compile(rf"(\d+(?:(?:{'|'.join(map(re.escape, demo.PLUS))})\d+)+){equals}(\d+)")
+    found = [m for row in rows(folder / "sft.jsonl")[:4000] for m in step.finditer(row["response"])]
+    slips = [sum(map(int, re.findall(r"\d+", m[1]))) != int(m[2]) for m in found]
+    return sum(slips) / len(slips)
+
+
+def test_slips_keep_company_with_careless_words(folder: Path) -> None:
+    first, last = (demo.Wording(*(words[place] for words in demo.WORDS)) for place in (0, -1))
+    assert (first.slip_rate, last.slip_rate) == (0, demo.MAX_SLIP_RATE)
+    assert 0 < 2 * slipped_share(folder, first.equals) < slipped_share(folder, last.equals)
+
+
 def test_the_math_reward_tells_right_from_wrong_responses(folder: Path) -> None:
     examples = rows(folder / "sft.jsonl")[:400]
     verdicts = [math_reward(e["response"], str(true_sum(e["prompt"]))) for e in examples]
