@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from megatron_stare.algorithms.corrections import CorrectionConfig
 from megatron_stare.algorithms.stare import StareConfig
 
 
@@ -206,6 +207,7 @@ class AlgorithmConfig(Section):
     """Estimator of the penalty towards the starting policy."""
     kl_coef: float = Field(default=0.0, ge=0)
     """Weight of that penalty."""
+    correction: CorrectionConfig = CorrectionConfig()
 
     @model_validator(mode="after")
     def _kl_has_a_weight(self) -> AlgorithmConfig:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from megatron_stare.algorithms.corrections import Correction, correct
 from megatron_stare.algorithms.losses import clip_shares, clipped_policy_loss, kl_penalty
 from megatron_stare.config import AlgorithmConfig
 from megatron_stare.policy.step import TokenScores
@@ -14,20 +15,24 @@ from megatron_stare.policy.step import TokenScores
 
 @dataclass(frozen=True, slots=True)
 class TokenTerms:
-    """The constants of the loss, float32 `[r]` each, flat over this rank's tokens.
+    """The constants of the loss, `[r]` each, flat over this rank's tokens; float32, ids int64.
 
     coefficients         aggregation weight of the token in the global mean; 0 under the loss mask
     advantages           of the token's sample
     weights              STARE's omega
     old_logprobs         of the policy that starts the step; None: this very forward pass
+    rollout_logprobs     of the engine; None without a correction
     reference_logprobs   of the starting policy; None without a KL penalty
+    sample_ids           of the token's sample
     """
 
     coefficients: Tensor
     advantages: Tensor
     weights: Tensor
     old_logprobs: Tensor | None
+    rollout_logprobs: Tensor | None
     reference_logprobs: Tensor | None
+    sample_ids: Tensor
 
     def __getitem__(self, tokens: slice) -> TokenTerms:
         """The same terms for a run of tokens."""
@@ -37,19 +42,25 @@ class TokenTerms:
 
 
 class PolicyObjective:
-    """Clipped, dual-clipped, STARE-weighted policy loss, plus the optional KL penalty.
+    """Clipped, dual-clipped, STARE-weighted policy loss, corrected for the engine's distribution,
+    plus the optional KL penalty.
 
-    loss = sum_t coefficient_t * (omega_t * l_t + kl_coef * kl_t)    (STARE, algorithm step 6)
+    loss = sum_t coefficient_t * (omega_t * w_t * l_t + kl_coef * kl_t)
+
+    omega is STARE's (algorithm step 6), w the correction's; neither carries a gradient.
     """
 
-    stat_names = ("loss_tokens", "clip_low", "clip_high", "dual_clip", "kl_reference")
+    stat_names = (
+        *("loss_tokens", "clip_low", "clip_high", "dual_clip", "kl_reference"),
+        *("corrected", "correction"),
+    )
 
     def __init__(self, terms: TokenTerms, config: AlgorithmConfig) -> None:
         self.terms = terms
         self.config = config
 
     def __call__(self, scores: TokenScores, tokens: slice) -> tuple[Tensor, Tensor]:
-        """The loss of a micro-batch and the sums behind the clip shares and the KL."""
+        """The loss of a micro-batch and the sums behind its shares and means over tokens."""
         terms, config = self.terms[tokens], self.config
         logprobs = scores.logprobs
         old = logprobs.detach() if terms.old_logprobs is None else terms.old_logprobs
@@ -58,8 +69,10 @@ class PolicyObjective:
             "clip_high": config.clip_high,
             "dual_clip": config.dual_clip,
         }
-        loss = clipped_policy_loss(logprobs, old, terms.advantages, **bounds, weights=terms.weights)
         counted = terms.coefficients > 0
+        correction = _correction(terms, old, counted, config)
+        weights = terms.weights * correction.weights
+        loss = clipped_policy_loss(logprobs, old, terms.advantages, **bounds, weights=weights)
         clipped = clip_shares(logprobs.detach(), old, terms.advantages, **bounds)
         kl = torch.zeros_like(logprobs)
         if terms.reference_logprobs is not None:
@@ -69,9 +82,21 @@ class PolicyObjective:
                 counted.sum(),
                 *((share & counted).sum() for share in clipped),
                 kl.detach()[counted].sum(),
+                correction.outside[counted].sum(),
+                correction.weights[counted].sum(),
             ]
         )
         return (terms.coefficients * (loss + config.kl_coef * kl)).sum(), stats
+
+
+def _correction(
+    terms: TokenTerms, old_logprobs: Tensor, counted: Tensor, config: AlgorithmConfig
+) -> Correction:
+    """Of a micro-batch: it holds whole samples. `old_logprobs` start the step, in every update."""
+    if terms.rollout_logprobs is None:
+        return Correction(torch.ones_like(terms.weights), torch.zeros_like(counted))
+    log_ratios = old_logprobs - terms.rollout_logprobs
+    return correct(log_ratios, terms.sample_ids, counted, config.correction)
 
 
 class SupervisedObjective:

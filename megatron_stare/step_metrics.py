@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from megatron_stare.algorithms.corrections import importance_ratios
 from megatron_stare.algorithms.quadrants import QUADRANTS, quadrant_sums
 from megatron_stare.algorithms.stare import StareDecision
 from megatron_stare.ops.selection import global_kth_value
@@ -43,7 +44,7 @@ def token_metrics(
 
 
 def update_metrics(results: Sequence[UpdateResult]) -> dict[str, float]:
-    """Loss, clip shares and optimizer metrics; means over the updates of the step."""
+    """Loss, clip shares, correction and optimizer; means over the updates of the step."""
     tokens = sum(result.sums["loss_tokens"] for result in results)
 
     def share(name: str) -> float:
@@ -58,6 +59,8 @@ def update_metrics(results: Sequence[UpdateResult]) -> dict[str, float]:
         "loss/clip_high_share": share("clip_high"),
         "loss/dual_clip_share": share("dual_clip"),
         "loss/kl_reference": share("kl_reference"),
+        "mismatch/corrected_share": share("corrected"),
+        "mismatch/correction_mean": share("correction"),
         "optim/grad_norm": mean("grad_norm"),
         "optim/lr": results[-1].lr,
         "optim/skipped": float(sum(result.skipped for result in results)),
@@ -81,21 +84,25 @@ def _mismatch_metrics(
 ) -> dict[str, float]:
     """How far the trainer's log-probs are from the engine's; NaN where the engine gave none."""
     difference = (logprobs - rollout_logprobs).abs()
-    count, total, kl = _reduce(
+    ratios = importance_ratios((logprobs - rollout_logprobs).double())
+    count, total, kl, ratio, squared_ratio = _reduce(
         [
             torch.tensor(difference.numel(), device=difference.device),
             difference.sum(),
             (rollout_logprobs - logprobs).sum(),
+            ratios.sum(),
+            ratios.square().sum(),
         ],
         group,
     )
     if math.isnan(total):
-        return {f"mismatch/{name}": math.nan for name in ("kl", "mean", "max", "p999")}
+        return {f"mismatch/{name}": math.nan for name in ("kl", "mean", "max", "p999", "ess")}
     return {
         "mismatch/kl": kl / count,
         "mismatch/mean": total / count,
         "mismatch/max": global_kth_value(difference, 1, group=group),
         "mismatch/p999": global_kth_value(difference, math.ceil(count * 0.001), group=group),
+        "mismatch/ess": ratio**2 / (count * squared_ratio),
     }
 
 

@@ -67,11 +67,7 @@ def rank_tokens(
     token_advantages = advantages[batch.sample_ids[index]].to(device) * mask
     rollout_logprobs = batch.rollout_logprobs[index].to(device)
     if config.surprisal == "rollout":
-        if not _has_rollout_logprobs(batch):
-            raise UserError(
-                "stare.surprisal='rollout': the samples have no log-probs of the engine; "
-                "record them, or use stare.surprisal='policy'"
-            )
+        _require_rollout_logprobs(batch, "stare.surprisal", "rollout", instead="policy")
         surprisal = -rollout_logprobs
     else:
         assert old is not None  # TrainConfig.needs_prepass
@@ -110,6 +106,14 @@ def selection_overlap(
 
 def _has_rollout_logprobs(batch: RolloutBatch) -> bool:
     return not batch.rollout_logprobs[batch.loss_mask].isnan().any()
+
+
+def _require_rollout_logprobs(batch: RolloutBatch, key: str, value: str, *, instead: str) -> None:
+    if not _has_rollout_logprobs(batch):
+        raise UserError(
+            f"{key}={value!r}: the samples have no log-probs of the engine; "
+            f"record them, or use {key}={instead!r}"
+        )
 
 
 def _surprisal(scores: TokenScores) -> Tensor:
@@ -162,14 +166,23 @@ def token_terms(
     reference: TokenScores | None,
     config: TrainConfig,
 ) -> TokenTerms:
-    """The constants of the loss: aggregation, advantages, STARE's omega, fixed log-probs."""
+    """The constants of the loss: aggregation, advantages, STARE's omega, fixed log-probs.
+
+    Raises:
+        UserError: a correction is asked for, and the engine gave no log-probs.
+    """
+    correction, device = config.algorithm.correction.kind, ranked.mask.device
+    if correction != "none":
+        _require_rollout_logprobs(batch, "algorithm.correction.kind", correction, instead="none")
     coefficients = aggregation(batch, share, config.algorithm.aggregation)
     return TokenTerms(
-        coefficients=coefficients.to(ranked.mask.device),
+        coefficients=coefficients.to(device),
         advantages=ranked.advantages,
         weights=selection_weights(ranked.selection, decision, config.stare),
         old_logprobs=None if old is None else old.logprobs,
+        rollout_logprobs=None if correction == "none" else ranked.rollout_logprobs,
         reference_logprobs=None if reference is None else reference.logprobs,
+        sample_ids=batch.sample_ids[share.index].to(device),
     )
 
 

@@ -6,8 +6,9 @@ Each has 17 samples in 4 groups, of 2 to 400 tokens, with responses of 1 to 399:
     group 2  a tool segment under the loss mask, and a response that is masked altogether
     group 3  a sample whose reward is the mean of its group: advantage 0 beside others that are not
 
-The engine's log-probs are multiples of 1/16 nat, so that most of them are exact ties. Their mean is
-0.2, 0.4 and 0.2 nats: with a target of 0.3 the gate is on, off and on again.
+The engine's log-probs are multiples of 1/16 nat, so that most of them are exact ties. They are near
+those of a policy that knows nothing, and their mean is 5.575, 5.775 and 5.575 nats: with a target
+of 5.675 the gate is on, off and on again.
 """
 
 from __future__ import annotations
@@ -26,27 +27,28 @@ RESPONSES = ((1, 399, 9, 9), (17, 64, 5, 90), (33, 2, 120, 61, 8), (10, 25, 3, 1
 REWARDS = ((0.0, 1.0, 0.0, 0.0), (1.0,) * 4, (0.0, 1.0, 0.0, 1.0, 1.0), (0.0, 0.5, 1.0, 0.5))
 TOOL_SEGMENT = (2, 2), slice(40, 75)  # of this group's sample, these response tokens
 MASKED_SAMPLE = (2, 4)
-MEAN_SURPRISAL = (0.2, 0.4, 0.2)
+LEAST_SURPRISAL = 5.375
+MEAN_ABOVE_LEAST = (0.2, 0.4, 0.2)
 
 
 def ragged_batches(seed: int) -> list[RolloutBatch]:
     """The batches of three steps; other seeds give other tokens."""
     generator = torch.Generator().manual_seed(seed)
-    return [_batch(generator, mean) for mean in MEAN_SURPRISAL]
+    return [_batch(generator, mean) for mean in MEAN_ABOVE_LEAST]
 
 
-def _batch(generator: torch.Generator, mean_surprisal: float) -> RolloutBatch:
+def _batch(generator: torch.Generator, mean_above_least: float) -> RolloutBatch:
     token_ids, masks, surprisals = [], [], []
     for group, (prompt_length, response_lengths) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
         prompt = torch.randint(VOCAB_SIZE, (prompt_length,), generator=generator)
         for sample, length in enumerate(response_lengths):
             response = torch.randint(VOCAB_SIZE, (length,), generator=generator)
-            surprisal = torch.empty(length).exponential_(1 / mean_surprisal, generator=generator)
+            surprisal = torch.empty(length).exponential_(1 / mean_above_least, generator=generator)
             if (group, sample) == (0, 3):
                 response, surprisal = token_ids[-1][prompt_length:], surprisals[-1]
             token_ids.append(torch.cat([prompt, response]))
             masks.append(_mask(group, sample, length))
-            surprisals.append((surprisal * 16).round() / 16)
+            surprisals.append(LEAST_SURPRISAL + (surprisal * 16).round() / 16)
     sizes = [len(responses) for responses in RESPONSES]
     return RolloutBatch(
         token_ids=torch.cat(token_ids),

@@ -56,6 +56,10 @@ class ReferenceTrainer:
     `smallest_gap` is the least distance in nats, over the steps so far, between the surprisal of
     the last token selected and that of the first one left out: scores that are wrong by less than
     half of it select the same tokens. 0 where the two tie.
+
+    `smallest_margin` is the least distance in nats of a counted token's log ratio, policy against
+    engine, to a bound of the correction's band; `num_below` and `num_above` count the tokens that
+    were outside.
     """
 
     def __init__(self, folder: Path, config: TrainConfig) -> None:
@@ -72,6 +76,8 @@ class ReferenceTrainer:
         self.adamw = _AdamW(self.parameters, config.optim)
         self.w, self.m = config.stare.w, config.stare.m
         self.smallest_gap = math.inf
+        self.smallest_margin = math.inf
+        self.num_below, self.num_above = 0, 0
 
     def step(self, batch: RolloutBatch) -> StepOutcome:
         """One STARE step: score, rank, gate, and update as often as the config says."""
@@ -93,10 +99,11 @@ class ReferenceTrainer:
             omega[positive] = self.w
             if self.config.stare.variant == "C2":
                 omega[negative] = self.m
+        corrections = self._corrections(samples, mask, logprobs, batch.rollout_logprobs.double())
         losses, grad_norms = [], []
         for ids in _updates(batch.group_ids.tolist(), self.config.train.updates_per_step):
             coefficients = _coefficients(self.config.algorithm.aggregation, batch, ids)
-            factors = omega * coefficients
+            factors = omega * corrections * coefficients
             losses.append(self._backward([samples[i] for i in ids], factors, logprobs, advantages))
             grad_norms.append(self._clip_and_step())
         return StepOutcome(
@@ -134,6 +141,35 @@ class ReferenceTrainer:
             self.w = min(max(self.w + sign * stare.alpha, 1.0), stare.w_max)
             self.m = min(max(self.m - sign * stare.alpha, stare.m_min), 1.0)
         return entropy < stare.target_entropy
+
+    def _corrections(
+        self, samples: Sequence[_Sample], mask: Tensor, logprobs: Tensor, engine_logprobs: Tensor
+    ) -> Tensor:
+        """The factor of each token that corrects for the engine's distribution, `[R]`."""
+        factors = torch.ones_like(logprobs)
+        if self.config.algorithm.correction.kind == "none":
+            return factors
+        for sample in samples:
+            counted = [t for t in range(*sample.response.indices(len(mask))) if mask[t]]
+            log_ratios = [float(logprobs[t] - engine_logprobs[t]) for t in counted]
+            if self.config.algorithm.correction.level == "geometric" and counted:
+                log_ratios = [sum(log_ratios) / len(counted)] * len(counted)
+            for t, log_ratio in zip(counted, log_ratios, strict=True):
+                factors[t] = self._corrected(log_ratio)
+        return factors
+
+    def _corrected(self, log_ratio: float) -> float:
+        """TIS cuts a ratio to the band, IcePop keeps it there and gives 0 elsewhere."""
+        config = self.config.algorithm.correction
+        for bound in (config.low, config.high):
+            margin = abs(log_ratio - math.log(bound))
+            self.smallest_margin = min(self.smallest_margin, margin)
+        ratio = math.exp(log_ratio)
+        self.num_below += ratio < config.low
+        self.num_above += ratio > config.high
+        if config.low <= ratio <= config.high:
+            return ratio
+        return {"tis": config.low if ratio < 1 else config.high, "icepop": 0.0}[config.kind]
 
     def _backward(
         self,

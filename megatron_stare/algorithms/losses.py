@@ -31,9 +31,9 @@ def clipped_policy_loss(
         logprobs: of the sampled tokens under the policy being trained, nats; carries the gradient.
         old_logprobs: under the policy that starts the step, nats.
         advantages: of each token's sample.
-        weights: STARE's omega; carries no gradient. None stands for 1.
+        weights: STARE's omega, and what corrects the mismatch; no gradient. None stands for 1.
     """
-    ratio = _ratio(logprobs, old_logprobs)
+    ratio = importance_ratios(logprobs - old_logprobs)
     plain = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
     # Not torch.maximum: it halves the gradient of ties, which on-policy tokens are if a clip is 0.
@@ -41,6 +41,11 @@ def clipped_policy_loss(
     bounded = torch.minimum(loss, -advantages * dual_clip)
     loss = torch.where(advantages < 0, bounded, loss)
     return loss if weights is None else loss * weights.detach()
+
+
+def importance_ratios(log_ratios: Tensor) -> Tensor:
+    """exp(d), with d clamped to +-20, `[n]`."""
+    return log_ratios.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
 
 
 def clip_shares(
@@ -53,7 +58,7 @@ def clip_shares(
     dual_clip: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Which tokens each bound holds back, bool `[n]`: below, above, and by the dual clip."""
-    ratio = _ratio(logprobs, old_logprobs)
+    ratio = importance_ratios(logprobs - old_logprobs)
     low = (advantages < 0) & (ratio < 1 - clip_low)
     high = (advantages > 0) & (ratio > 1 + clip_high)
     return low, high, (advantages < 0) & (ratio > dual_clip)
@@ -78,7 +83,3 @@ KL_ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = {
     "k2": lambda d: d.square() / 2,
     "k3": _k3,
 }
-
-
-def _ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
-    return (logprobs - old_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()

@@ -95,6 +95,17 @@ METRICS: dict[str, Metric] = {
     "mismatch/mean": Metric("nats", "Mean absolute difference of the log-probs."),
     "mismatch/max": Metric("nats", "Largest absolute difference of the log-probs."),
     "mismatch/p999": Metric("nats", "99.9th percentile of the absolute difference."),
+    "mismatch/ess": Metric(
+        "share",
+        "Effective sample size of the loss tokens under the ratios policy / engine: "
+        "(sum of ratios)^2 / (tokens * sum of squared ratios). 1 without mismatch.",
+    ),
+    "mismatch/corrected_share": Metric(
+        "share", "Tokens whose ratio is outside the correction's band: truncated or dropped."
+    ),
+    "mismatch/correction_mean": Metric(
+        "1", "Mean factor of the correction: what it leaves of the loss; 1 without one."
+    ),
     "optim/grad_norm": Metric("1", "Global gradient norm before clipping."),
     "optim/lr": Metric("1", "Learning rate of the update."),
     "optim/skipped": Metric("count", "Updates skipped because loss or gradient was not finite."),

@@ -86,12 +86,14 @@ FIGURES: dict[str, Lines] = {
     ),
     "mismatch": Lines(
         "Trainer against engine log-probs",
-        4,
+        3,
         (
             Panel("KL", "mismatch/kl"),
             Panel("Mean difference", "mismatch/mean"),
             Panel("99.9th percentile", "mismatch/p999"),
             Panel("Largest difference", "mismatch/max"),
+            Panel("Effective sample size", "mismatch/ess"),
+            Panel("Tokens corrected", "mismatch/corrected_share"),
         ),
     ),
     "optimizer": Lines(

@@ -9,7 +9,9 @@ Exact selection is compared where it is defined. Log-probs of one token differ b
 their last bits, so two tokens whose surprisals are as close as that have no order in float32. Where
 the policy ranks, the reference therefore checks that the last token selected and the first one left
 out are further apart than twice the error allowed; where the engine's log-probs rank, the two tie
-exactly in every step, and token ids decide.
+exactly in every step, and token ids decide. Likewise no token's ratio of policy to engine is within
+twice that error of a bound of the correction, which drops tokens in one setting and truncates
+the ratios of whole samples in another.
 
 What this does not show: that gradients of one layout equal another's bit by bit (sums have another
 order), nor anything of bfloat16 or of GPUs.
@@ -81,10 +83,16 @@ ADAPTIVE = {"adaptive": True, "alpha": 0.05, "w": 1.2, "m": 0.8}
 POLICY_RANKS = {"optim": OPTIM, "stare": ADAPTIVE | {"variant": "C2", "target_entropy": 10.0}}
 ENGINE_RANKS = {
     "optim": OPTIM,
-    "stare": ADAPTIVE | {"surprisal": "rollout", "target_entropy": 0.3},
-    "algorithm": {"aggregation": "seq-mean-token-mean"},
+    "stare": ADAPTIVE | {"surprisal": "rollout", "target_entropy": 5.675},
+    "algorithm": {
+        "aggregation": "seq-mean-token-mean",
+        "correction": {"kind": "icepop", "low": 0.4, "high": 2.5},
+    },
 }
-TWO_UPDATES = POLICY_RANKS | {"train": {"updates_per_step": 2}}
+TWO_UPDATES = POLICY_RANKS | {
+    "train": {"updates_per_step": 2},
+    "algorithm": {"correction": {"kind": "tis", "level": "geometric", "low": 0.8, "high": 1.15}},
+}
 SETTINGS = {
     "qwen2": TWO_UPDATES,
     "qwen2 tied": POLICY_RANKS,
@@ -140,6 +148,9 @@ def _reference_steps(job: Job) -> list[StepOutcome]:
         assert trainer.smallest_gap == 0
     else:
         assert trainer.smallest_gap > 2 * SCORE_ERROR
+    assert trainer.smallest_margin > 2 * SCORE_ERROR
+    if "algorithm" in job.settings:
+        assert min(trainer.num_below, trainer.num_above) > 20
     return steps
 
 

@@ -1,0 +1,136 @@
+"""Corrections of the train/rollout mismatch: a factor of each token's loss.
+
+Samples come from the engine's distribution, the gradient is taken of the policy's. With
+d_t = log-prob of the policy that starts the step - log-prob of the engine, the importance ratio is
+
+    token      rho_t = exp(d_t)
+    sequence   rho_t = exp(sum of d over the counted tokens of t's sample)
+    geometric  rho_t = exp(mean of d over the counted tokens of t's sample)
+
+and a correction says what becomes of it against a band [low, high] around 1:
+
+    tis        min(max(rho, low), high)        truncated importance sampling
+    icepop     rho in the band, else 0         masked importance sampling, both sides
+    mis        1 in the band, else 0           rejection: drops, and reweights nothing
+
+The factor carries no gradient, and multiplies the clipped loss of the ratio to the policy that
+starts the step: w(policy / engine) * PPO(new / policy), a decoupled objective (arXiv 2110.00641).
+What is dropped still counts in the denominator (docs/decisions/0007).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+
+from megatron_stare.algorithms.losses import importance_ratios
+
+
+class CorrectionConfig(BaseModel):
+    """Off by default: the embedded engine samples with the weights that are trained, in float32."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    kind: Literal["none", "tis", "icepop", "mis"] = "none"
+    """What becomes of policy / engine ratios: `tis` truncates those outside the band to its bounds,
+    `icepop` drops their tokens, `mis` drops them and gives all others the weight 1."""
+    level: Literal["token", "sequence", "geometric"] = "token"
+    """Whose ratio: of each token; the product over its sample; or the geometric mean over it."""
+    low: float | None = Field(default=None, ge=0, le=1)
+    """Lower bound of the band; by default 0 for `tis`, 0.5 for `icepop` and `mis`."""
+    high: float | None = Field(default=None, ge=1)
+    """Upper bound of the band; by default 2 for `tis` and `mis`, 5 for `icepop`."""
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """Bounds of the ratios that are left as they are."""
+        low, high = CORRECTIONS[self.kind].band
+        return low if self.low is None else self.low, high if self.high is None else self.high
+
+    @model_validator(mode="after")
+    def _is_used(self) -> CorrectionConfig:
+        if self.kind == "none" and (self.level, self.low, self.high) != ("token", None, None):
+            raise ValueError(
+                f"kind='none' with level={self.level!r}, low={self.low}, high={self.high}: "
+                "these belong to a correction, set its kind"
+            )
+        return self
+
+
+class Correction(NamedTuple):
+    """Of each token, `[n]`: the factor of its loss, and whether its ratio is outside the band."""
+
+    weights: Tensor
+    outside: Tensor
+
+
+def correct(
+    log_ratios: Tensor, sample_ids: Tensor, counted: Tensor, config: CorrectionConfig
+) -> Correction:
+    """The correction of whole samples; no gradient flows into it.
+
+    Args:
+        log_ratios: float `[n]`, d in nats; anything, NaN too, where a token is not counted.
+        sample_ids: int64 `[n]`; tokens of one sample share an id.
+        counted: bool `[n]`, the loss mask; the others have ratio 1 and enter no sum.
+        config: any kind but `none`.
+    """
+    d = log_ratios.detach().masked_fill(~counted, 0.0)
+    ratios = importance_ratios(LEVELS[config.level](d, sample_ids, counted)).to(d.dtype)
+    low, high = config.band
+    outside = (ratios < low) | (ratios > high)
+    return Correction(CORRECTIONS[config.kind].weights(ratios, low, high), outside)
+
+
+def truncated(ratios: Tensor, low: float, high: float) -> Tensor:
+    """TIS: bounds the variance, at the price of bias (Ionides 2008); low = 0 in its first form."""
+    return ratios.clamp(low, high)
+
+
+def icepop(ratios: Tensor, low: float, high: float) -> Tensor:
+    """IcePop: no gradient at all from a token on which engine and policy disagree."""
+    return ratios.masked_fill((ratios < low) | (ratios > high), 0.0)
+
+
+def masked(ratios: Tensor, low: float, high: float) -> Tensor:
+    """MIS, rejection sampling: the tokens that IcePop keeps, as if they were on-policy."""
+    return torch.ones_like(ratios).masked_fill((ratios < low) | (ratios > high), 0.0)
+
+
+class Kind(NamedTuple):
+    """A correction: `(ratios, low, high) -> weights`, and its published band."""
+
+    weights: Callable[[Tensor, float, float], Tensor]
+    band: tuple[float, float]
+
+
+CORRECTIONS: dict[str, Kind] = {
+    "tis": Kind(truncated, (0.0, 2.0)),
+    "icepop": Kind(icepop, (0.5, 5.0)),
+    "mis": Kind(masked, (0.5, 2.0)),
+}
+
+
+def _sample_sum(values: Tensor, sample_ids: Tensor) -> Tensor:
+    """Of its sample, for each token; in float64, a response has tens of thousands of terms."""
+    unique, member_of = sample_ids.unique(return_inverse=True)
+    sums = torch.zeros(len(unique), dtype=torch.float64, device=values.device)
+    return sums.index_add_(0, member_of, values.double())[member_of]
+
+
+def _sample_mean(d: Tensor, sample_ids: Tensor, counted: Tensor) -> Tensor:
+    return _sample_sum(d, sample_ids) / _sample_sum(counted, sample_ids).clamp(min=1)
+
+
+LEVELS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "token": lambda d, sample_ids, counted: d,
+    "sequence": lambda d, sample_ids, counted: _sample_sum(d, sample_ids),
+    "geometric": _sample_mean,
+}
+"""log rho of each token, `[n]`, from d, the sample ids and what is counted."""
