@@ -16,7 +16,8 @@ import torch
 import torch.distributed as dist
 
 import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it has to be)
-from megatron_stare import token_terms, train
+from megatron_stare import objective, token_terms, train
+from megatron_stare.algorithms.corrections import Correction, correct
 from megatron_stare.algorithms.stare import StareSelection, stare_selection
 from megatron_stare.data.packing import Share
 from megatron_stare.policy import build, context_attention, head, model, packed, step
@@ -85,6 +86,16 @@ def _token_mean_per_rank() -> AbstractContextManager:
     return _replaced(token_terms, "aggregation", per_rank)
 
 
+def _divide_by_what_the_correction_keeps() -> AbstractContextManager:
+    def per_kept_token(log_ratios, sample_ids, counted, config) -> Correction:
+        correction = correct(log_ratios, sample_ids, counted, config)
+        kept = counted & (correction.weights > 0)
+        scale = counted.sum() / kept.sum().clamp(min=1)
+        return correction._replace(weights=correction.weights * scale)
+
+    return _replaced(objective, "correct", per_kept_token)
+
+
 def _average_gradients() -> AbstractContextManager:
     """Megatron's own mean over micro-batches and replicas, on top of the objective's."""
     return _replaced(model, "PolicyConfig", partial(_averaging_config, model.PolicyConfig))
@@ -147,6 +158,7 @@ MUTATIONS: dict[str, Callable[[], AbstractContextManager]] = {
     "break ties by place on the rank": _break_ties_by_place_on_the_rank,
     "rank per micro-batch": _rank_per_micro_batch,
     "token mean per rank": _token_mean_per_rank,
+    "divide by what the correction keeps": _divide_by_what_the_correction_keeps,
     "average gradients": _average_gradients,
     "leave replicated gradients apart": _leave_replicated_gradients_apart,
     "attend across samples": _attend_across_samples,

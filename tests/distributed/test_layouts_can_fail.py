@@ -24,6 +24,7 @@ FOUND = [
     ("break ties by place on the rank", "dp2", "engine ranks", "L[+-]"),
     ("rank per micro-batch", "one process", "policy ranks", "L[+-]"),
     ("token mean per rank", "dp2", "policy ranks", "loss"),
+    ("divide by what the correction keeps", "dp2", "engine ranks", "loss"),
     ("average gradients", "dp2", "policy ranks", "gradient norm"),
     ("leave replicated gradients apart", "tp2 sp", "policy ranks", "gradient norm"),
     ("leave replicated gradients apart", "pp2", "policy ranks", "gradient norm"),

@@ -165,6 +165,11 @@ def test_truncated_sampling_with_the_engines_surprisal(workspace):
     assert "stare.surprisal='rollout' with rollout.top_p=0.9" in message
 
 
+def test_a_correction_of_samples_without_the_engines_log_probs(workspace):
+    message = refused("train", workspace / "train.yaml", "algorithm.correction.kind=tis")
+    assert "algorithm.correction.kind='tis': the samples have no log-probs" in message
+
+
 def test_a_verifier_that_cannot_be_imported(workspace):
     assert "no_such_module" in refused(
         "train", workspace / "train.yaml", "reward.kind=no_such_module:judge"

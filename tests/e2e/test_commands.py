@@ -53,6 +53,7 @@ def test_every_step_logs_every_metric_of_training(workspace):
 def test_the_engine_and_the_trainer_agree_on_logprobs(workspace):
     for metrics in metrics_of(workspace / "run")[1:]:
         assert metrics["mismatch/max"] < 1e-4
+        assert metrics["mismatch/ess"] > 0.999
         assert abs(metrics["entropy/mean"] - metrics["entropy/surprisal_mean"]) < 1.0
 
 

@@ -1,0 +1,62 @@
+"""The mismatch of trainer and engine is measured over the global batch, exactly."""
+
+import math
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from megatron_stare.algorithms.stare import StareDecision, StareSelection
+from megatron_stare.policy.step import TokenScores
+from megatron_stare.step_metrics import token_metrics
+from megatron_stare.token_terms import RankedTokens
+from tests.worlds import run_world
+
+DECISION = StareDecision(gate_on=True, w=1.1, m=0.9)
+
+
+def metrics_of_a_part(rank: int, logprobs, engine, mask, ends) -> dict[str, float]:
+    """The tokens from one rank's end to the next are this rank's."""
+    here = slice(ends[rank], ends[rank + 1])
+    nothing = torch.zeros_like(mask[here])
+    ranked = RankedTokens(
+        mask=mask[here],
+        advantages=torch.zeros_like(logprobs[here]),
+        rollout_logprobs=engine[here],
+        surprisal=-logprobs[here],
+        selection=StareSelection(nothing, nothing, math.nan, math.nan),
+    )
+    scores = TokenScores(logprobs[here], torch.ones_like(logprobs[here]))
+    metrics = token_metrics(scores, ranked, DECISION, dist.group.WORLD)
+    return {name: value for name, value in metrics.items() if name.startswith("mismatch/")}
+
+
+def test_every_rank_logs_the_numbers_of_all_tokens():
+    generator = torch.Generator().manual_seed(0)
+    logprobs = -torch.empty(5000).exponential_(generator=generator)
+    engine = logprobs + 0.3 * torch.randn(5000, generator=generator)
+    mask = torch.rand(5000, generator=generator) < 0.9
+    engine[~mask] = math.nan
+
+    difference = (logprobs - engine)[mask].double()
+    largest = difference.abs().sort(descending=True).values
+    ratios = difference.exp()
+    expected = {
+        "mismatch/kl": -difference.mean(),
+        "mismatch/mean": difference.abs().mean(),
+        "mismatch/max": largest[0],
+        "mismatch/p999": largest[math.ceil(0.001 * len(largest)) - 1],
+        "mismatch/ess": ratios.mean().square() / ratios.square().mean(),
+    }
+    for ends in ((0, 3000, 5000), (0, 0, 5000)):
+        for found in run_world(2, metrics_of_a_part, logprobs, engine, mask, ends):
+            assert found == pytest.approx({k: float(v) for k, v in expected.items()}, rel=1e-6)
+    assert 0.8 < expected["mismatch/ess"] < 0.95  # exp(-0.3^2) for a normal difference
+
+
+def test_without_log_probs_of_the_engine_nothing_is_known():
+    logprobs, engine = torch.full((4,), -1.0), torch.tensor([-1.0, math.nan, -1.0, -1.0])
+    mask = torch.ones(4, dtype=torch.bool)
+    [found] = run_world(1, metrics_of_a_part, logprobs, engine, mask, (0, 4))
+    assert len(found) == 5
+    assert all(math.isnan(value) for value in found.values())
