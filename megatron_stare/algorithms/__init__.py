@@ -1,1 +1,1 @@
-"""Pure functions of flat tensors: advantages, losses, aggregation, STARE."""
+"""Pure functions of flat tensors: advantages, losses, corrections, aggregation, STARE."""

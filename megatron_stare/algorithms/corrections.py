@@ -31,7 +31,10 @@ from megatron_stare.algorithms.losses import importance_ratios
 
 
 class CorrectionConfig(BaseModel):
-    """Off by default: the embedded engine samples with the weights that are trained, in float32."""
+    """How samples of a distribution that is not the policy's are weighed.
+
+    Off by default: the embedded engine samples with the very weights that are trained.
+    """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
