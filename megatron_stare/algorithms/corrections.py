@@ -86,9 +86,8 @@ def correct(
     """
     d = log_ratios.detach().masked_fill(~counted, 0.0)
     ratios = importance_ratios(LEVELS[config.level](d, sample_ids, counted)).to(d.dtype)
-    low, high = config.band
-    outside = (ratios < low) | (ratios > high)
-    return Correction(CORRECTIONS[config.kind].weights(ratios, low, high), outside)
+    weights = CORRECTIONS[config.kind].weights(ratios, *config.band)
+    return Correction(weights, _outside(ratios, *config.band))
 
 
 def truncated(ratios: Tensor, low: float, high: float) -> Tensor:
@@ -98,12 +97,16 @@ def truncated(ratios: Tensor, low: float, high: float) -> Tensor:
 
 def icepop(ratios: Tensor, low: float, high: float) -> Tensor:
     """IcePop: no gradient at all from a token on which engine and policy disagree."""
-    return ratios.masked_fill((ratios < low) | (ratios > high), 0.0)
+    return ratios.masked_fill(_outside(ratios, low, high), 0.0)
 
 
 def masked(ratios: Tensor, low: float, high: float) -> Tensor:
     """MIS, rejection sampling: the tokens that IcePop keeps, as if they were on-policy."""
-    return torch.ones_like(ratios).masked_fill((ratios < low) | (ratios > high), 0.0)
+    return torch.ones_like(ratios).masked_fill(_outside(ratios, low, high), 0.0)
+
+
+def _outside(ratios: Tensor, low: float, high: float) -> Tensor:
+    return (ratios < low) | (ratios > high)
 
 
 class Kind(NamedTuple):

@@ -114,6 +114,7 @@ def engine_ranked(workspace, tmp_path_factory):
         f"model.path={workspace}/sft/hf/final",
         *("rollout.engine=embedded", "rollout.replay_path=null", "rollout.dynamic_sampling=false"),
         *("rollout.max_response_tokens=8", "stare.surprisal=rollout"),
+        "algorithm.correction.kind=icepop",
         # So early, answers are all wrong; some of them at least look right.
         *("reward.format_pattern=.*[0-4]", "reward.format_reward=0.5"),
     )
@@ -125,6 +126,12 @@ def test_ranking_by_the_engine_needs_no_prepass(engine_ranked):
         assert "time/prepass_s" not in metrics
         assert metrics["time/update_s"] > 0
         assert metrics["stare/gate"] == 1.0
+
+
+def test_an_engine_that_agrees_leaves_nothing_to_correct(engine_ranked):
+    for metrics in metrics_of(engine_ranked):
+        assert metrics["mismatch/corrected_share"] == 0
+        assert metrics["mismatch/correction_mean"] == pytest.approx(1, abs=1e-4)
 
 
 def test_engine_and_policy_select_the_same_tokens(engine_ranked):
