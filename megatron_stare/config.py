@@ -50,6 +50,12 @@ def sample_multiple(context: int) -> int:
     return 2 * context if context > 1 else 1
 
 
+def padded_length(num_tokens: int, context: int) -> int:
+    """Tokens that a sample of `num_tokens` takes up in a micro-batch."""
+    multiple = sample_multiple(context)
+    return -(-num_tokens // multiple) * multiple
+
+
 class ParallelConfig(Section):
     """How one policy replica is split; data parallelism takes the rest of the world."""
 
@@ -72,13 +78,9 @@ class ParallelConfig(Section):
         """Processes that hold one copy of the policy and work on the same samples."""
         return self.tensor * self.context * self.pipeline
 
-    def padded(self, num_tokens: int) -> int:
-        """Tokens that a sample of `num_tokens` takes up in a micro-batch."""
-        return -(-num_tokens // sample_multiple(self.context)) * sample_multiple(self.context)
-
     def explain_padded(self, num_tokens: int) -> str:
-        """`num_tokens`, and where they differ, the `padded` ones."""
-        padded = self.padded(num_tokens)
+        """`num_tokens`, and their `padded_length` where it differs."""
+        padded = padded_length(num_tokens, self.context)
         if padded == num_tokens:
             return str(num_tokens)
         return f"{num_tokens} ({padded} padded for parallel.context={self.context})"
@@ -327,7 +329,7 @@ class TrainConfig(Section):
                 "use top_p=1 and top_k=0, or stare.surprisal='policy'"
             )
         longest = self.data.max_prompt_tokens + rollout.max_response_tokens
-        if self.parallel.padded(longest) > self.train.max_tokens_per_micro_batch:
+        if padded_length(longest, self.parallel.context) > self.train.max_tokens_per_micro_batch:
             raise ValueError(
                 f"train.max_tokens_per_micro_batch={self.train.max_tokens_per_micro_batch} cannot "
                 "hold one sample of data.max_prompt_tokens + rollout.max_response_tokens = "
@@ -383,7 +385,7 @@ class SftConfig(Section):
     @model_validator(mode="after")
     def _an_example_fits_a_micro_batch(self) -> SftConfig:
         longest = self.data.max_tokens
-        if self.parallel.padded(longest) > self.sft.max_tokens_per_micro_batch:
+        if padded_length(longest, self.parallel.context) > self.sft.max_tokens_per_micro_batch:
             raise ValueError(
                 f"data.max_tokens={self.parallel.explain_padded(longest)} exceeds "
                 f"sft.max_tokens_per_micro_batch={self.sft.max_tokens_per_micro_batch}"

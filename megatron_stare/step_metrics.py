@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from megatron_stare.algorithms.corrections import importance_ratios
+from megatron_stare.algorithms.losses import importance_ratios
 from megatron_stare.algorithms.quadrants import QUADRANTS, quadrant_sums
 from megatron_stare.algorithms.stare import StareDecision
 from megatron_stare.ops.selection import global_kth_value

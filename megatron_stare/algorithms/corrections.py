@@ -24,21 +24,18 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from megatron_stare.algorithms.losses import importance_ratios
+from megatron_stare.algorithms.settings import Settings
 
 
-class CorrectionConfig(BaseModel):
+class CorrectionConfig(Settings):
     """How samples of a distribution that is not the policy's are weighed.
 
     Off by default: the embedded engine samples with the very weights that are trained.
     """
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
 
     kind: Literal["none", "tis", "icepop", "mis"] = "none"
     """What becomes of policy / engine ratios: `tis` truncates those outside the band to its bounds,
@@ -124,14 +121,15 @@ CORRECTIONS: dict[str, Kind] = {
 
 
 def _sample_sum(values: Tensor, sample_ids: Tensor) -> Tensor:
-    """Of its sample, for each token; in float64, a response has tens of thousands of terms."""
+    """Of its sample, for each token, `[..., n]`; in float64, as a response has many terms."""
     unique, member_of = sample_ids.unique(return_inverse=True)
-    sums = torch.zeros(len(unique), dtype=torch.float64, device=values.device)
-    return sums.index_add_(0, member_of, values.double())[member_of]
+    sums = values.new_zeros(*values.shape[:-1], len(unique), dtype=torch.float64)
+    return sums.index_add_(-1, member_of, values.double())[..., member_of]
 
 
 def _sample_mean(d: Tensor, sample_ids: Tensor, counted: Tensor) -> Tensor:
-    return _sample_sum(d, sample_ids) / _sample_sum(counted, sample_ids).clamp(min=1)
+    total, count = _sample_sum(torch.stack([d, counted.to(d.dtype)]), sample_ids)
+    return total / count.clamp(min=1)
 
 
 LEVELS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {

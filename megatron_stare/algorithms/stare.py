@@ -18,18 +18,15 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
+from megatron_stare.algorithms.settings import Settings
 from megatron_stare.ops.selection import global_top_k_with_threshold
 
 
-class StareConfig(BaseModel):
+class StareConfig(Settings):
     """The method's settings. Its defaults are the paper's for models up to 7B."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
 
     enabled: bool = True
     """False is plain GRPO: the gate stays off. Tokens are still ranked, for the metrics."""

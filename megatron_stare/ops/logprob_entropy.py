@@ -19,12 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from megatron_stare.ops.head_kernels import kernels_for
-from megatron_stare.ops.head_tiles import (
-    CHUNK_BYTES,
-    Tile,
-    blocks,
-    head_gradients,
-)
+from megatron_stare.ops.head_tiles import CHUNK_BYTES, Tile, blocks, head_gradients
 from megatron_stare.ops.partials import (
     RowTerms,
     VocabShard,

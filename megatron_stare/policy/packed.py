@@ -16,7 +16,7 @@ import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
-from megatron_stare.config import sample_multiple
+from megatron_stare.config import padded_length
 from megatron_stare.policy.attention import AttentionPlan, plan_attention
 from megatron_stare.policy.context import held_tokens
 from megatron_stare.policy.context_attention import ContextAttentionPlan, plan_context_attention
@@ -101,8 +101,7 @@ def pack(
         prompt_lengths: tokens of each sample that are its prompt, at least 1.
         pad_to_multiple: T is a multiple of this, which is one of `sample_multiple(cp_size)`.
     """
-    multiple = sample_multiple(cp_size)
-    lengths = [-(-len(sequence) // multiple) * multiple for sequence in sequences]
+    lengths = [padded_length(len(sequence), cp_size) for sequence in sequences]
     total = sum(lengths)
     if padding := -total % pad_to_multiple if total else pad_to_multiple:
         lengths.append(padding)
