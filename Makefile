@@ -4,7 +4,7 @@ VENV := .venv/bin
 # One thread per process: tests run worlds of several processes on few cores.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help setup demo demo-seeds test test-fast lint format clean
+.PHONY: help setup setup-sglang demo demo-seeds test test-fast lint format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -12,13 +12,17 @@ help:  ## this list
 setup:  ## make .venv with pinned packages (the others do it by themselves)
 	@tools/setup_env.sh
 
+setup-sglang: setup  ## make .venv-sglang, the environment of SGLang servers (6 GB)
+	@tools/setup_sglang_env.sh
+
 demo: setup  ## tiny_addition: SFT, GRPO, STARE, report; about 10 minutes on 2 cores
 	@$(VENV)/python examples/tiny_addition/demo.py
 
 demo-seeds: setup  ## the demo over three seeds, with the table of its claims
 	@$(VENV)/python examples/tiny_addition/demo.py --seeds 1 2 3
 
-test: setup  ## every test
+test: setup  ## every test; those of SGLang are skipped where its environment cannot be made
+	-@tools/setup_sglang_env.sh
 	$(TEST_ENV) $(VENV)/python -m pytest
 
 test-fast: setup  ## without the slow ones
@@ -35,4 +39,4 @@ format: setup  ## ruff's formatter and fixes
 	$(VENV)/ruff format .
 
 clean:  ## remove the environment and everything runs wrote
-	rm -rf .venv runs examples/*/out
+	rm -rf .venv .venv-sglang runs examples/*/out

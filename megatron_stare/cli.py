@@ -1,4 +1,4 @@
-"""The command line: `megatron-stare train | sft | eval | config | report`.
+"""The command line: `megatron-stare train | sft | eval | serve | config | report`.
 
 Exit codes: 0 done, 2 bad input (one clear line on standard error), 130 interrupted.
 """
@@ -63,6 +63,29 @@ def _eval(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _serve(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from megatron_stare.rollout.sglang.serve import ServeOptions, serve
+
+    serve(
+        ServeOptions(
+            model=arguments.model,
+            python=arguments.python,
+            servers=arguments.servers,
+            host=arguments.host,
+            port=arguments.port,
+            registry=arguments.registry,
+            dtype=arguments.dtype,
+            tensor=arguments.tensor,
+            num_gpus=torch.cuda.device_count(),
+            deadline_s=arguments.deadline_s,
+            extra=arguments.extra,
+        )
+    )
+    return 0
+
+
 def _config(arguments: argparse.Namespace) -> int:
     kind = KINDS[arguments.kind]
     print(to_yaml(load_config(kind, arguments.config, arguments.overrides)), end="")
@@ -88,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands, "train", _train, "reinforcement learning of a policy")
     _add_run(commands, "sft", _sft, "packed supervised fine-tuning")
     _add_run(commands, "eval", _eval, "avg@k and pass@k of a Hugging Face folder")
+    _add_serve(commands)
     show = _add_run(commands, "config", _config, "print the resolved config", keys_of=None)
     show.add_argument("--kind", choices=KINDS, default="train", help="what the config is for")
     report = commands.add_parser("report", help="figures and one HTML page comparing runs")
@@ -115,6 +139,32 @@ def _add_run(
     command.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides")
     command.set_defaults(run=run)
     return command
+
+
+def _add_serve(commands: argparse._SubParsersAction) -> None:
+    summary = "SGLang servers on this machine, until interrupted"
+    serve = commands.add_parser("serve", help=summary, description=summary)
+    serve.add_argument("model", type=Path, help="Hugging Face folder")
+    serve.add_argument("--servers", type=int, default=1, help="how many (default: 1)")
+    serve.add_argument(
+        "--registry",
+        type=Path,
+        default=Path("runs/servers"),
+        help="folder to announce them in, and for their logs (default: runs/servers)",
+    )
+    serve.add_argument("--host", default="127.0.0.1", help="to listen on (default: 127.0.0.1)")
+    serve.add_argument("--port", type=int, default=0, help="of the first; 0 takes free ones")
+    serve.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
+    serve.add_argument("--tensor", type=int, default=1, help="GPUs per server (default: 1)")
+    serve.add_argument(
+        "--python",
+        type=Path,
+        default=Path(".venv-sglang/bin/python"),
+        help="of the servers' environment (default: .venv-sglang/bin/python)",
+    )
+    serve.add_argument("--deadline-s", type=float, default=600.0, help="seconds to come up")
+    serve.add_argument("extra", nargs="*", help="after --: arguments of SGLang's launcher")
+    serve.set_defaults(run=_serve)
 
 
 def _key_table(kind: type[BaseModel]) -> str:

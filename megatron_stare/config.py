@@ -8,6 +8,7 @@ names the key, the value and what was expected. Checks that need the model's sha
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -143,13 +144,48 @@ class SamplingConfig(Section):
     """Length limit of a response."""
 
 
+class ServersConfig(Section):
+    """SGLang servers, for engine `sglang`."""
+
+    urls: tuple[str, ...] = ()
+    """Their URLs, such as http://127.0.0.1:30000; each must answer at the start."""
+    registry: Path | None = None
+    """Or the folder in which `megatron-stare serve` announces them; read again at every sync."""
+    weights_dir: Path | None = None
+    """Folder that trainer and servers share, for weights; None is `sync` in the run's folder."""
+    max_requests: int = Field(default=256, ge=1)
+    """Requests under way at one server; more wait here."""
+    max_attempts: int = Field(default=3, ge=1)
+    """Servers that a sample is asked of before it is given up."""
+    request_deadline_s: float = Field(default=3600.0, gt=0)
+    """Seconds for one sample on one server."""
+    sync_deadline_s: float = Field(default=600.0, gt=0)
+    """Seconds for a server to load weights; one that does not is left out until the next."""
+    health_deadline_s: float = Field(default=30.0, gt=0)
+    """Seconds for a server that failed to show that it generates."""
+    start_deadline_s: float = Field(default=300.0, gt=0)
+    """Seconds to wait for servers at the start."""
+
+    @model_validator(mode="after")
+    def _urls_are_urls(self) -> ServersConfig:
+        for url in self.urls:
+            if not re.fullmatch(r"https?://[^/]+", url):
+                raise ValueError(
+                    f"urls has {url!r}, expected scheme, host and port: http://HOST:PORT"
+                )
+        if self.urls and self.registry is not None:
+            raise ValueError(f"urls and registry={self.registry}: give one of them")
+        return self
+
+
 class RolloutConfig(SamplingConfig):
     """Generation of the training batch."""
 
-    engine: Literal["embedded", "replay"] = "embedded"
-    """`embedded`: transformers in this process; `replay`: recorded samples."""
+    engine: Literal["embedded", "replay", "sglang"] = "embedded"
+    """`embedded`: transformers in this process; `replay`: recorded samples; `sglang`: servers."""
     replay_path: Path | None = None
     """JSONL of recorded samples, for `replay`."""
+    servers: ServersConfig = ServersConfig()
     prompts_per_step: int = Field(default=64, ge=1)
     """Groups in a training batch."""
     samples_per_prompt: int = Field(default=8, ge=1)
@@ -167,6 +203,17 @@ class RolloutConfig(SamplingConfig):
             raise ValueError(
                 f"engine={self.engine!r} with replay_path={self.replay_path}: "
                 "replay_path belongs to engine 'replay', and it needs one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sglang_has_servers(self) -> RolloutConfig:
+        has_servers = bool(self.servers.urls) or self.servers.registry is not None
+        if (self.engine == "sglang") != has_servers:
+            raise ValueError(
+                f"engine={self.engine!r} with servers.urls={list(self.servers.urls)}, "
+                f"servers.registry={self.servers.registry}: servers belong to engine 'sglang', "
+                "and it needs urls or a registry"
             )
         return self
 

@@ -21,6 +21,7 @@ from megatron_stare.rollout.embedded import EmbeddedEngine
 from megatron_stare.rollout.engine import Engine
 from megatron_stare.rollout.replay import ReplayEngine
 from megatron_stare.rollout.sampler import Rollout, Sampler
+from megatron_stare.rollout.sglang.engine import SGLangEngine
 from megatron_stare.session import World
 from megatron_stare.types import Prompt
 
@@ -105,6 +106,14 @@ def _build_engine(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, world
     if config.rollout.replay_path is not None:
         return ReplayEngine(
             config.rollout.replay_path, tokenizer, vocab_size=world.shape.vocab_size
+        )
+    if config.rollout.engine == "sglang":
+        return SGLangEngine(
+            config.rollout.servers,
+            config.model.path,
+            tokenizer,
+            weights_dir=config.rollout.servers.weights_dir or config.run.dir / "sync",
+            report=world.loggers.message,
         )
     return EmbeddedEngine(
         config.model.path,

@@ -1,0 +1,201 @@
+"""One SGLang server over HTTP: what it is asked, and what counts as an answer.
+
+The contract is that of SGLang 0.5.23. Token ids go out and come in; no text is ever exchanged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import httpx
+
+from megatron_stare.config import SamplingConfig
+from megatron_stare.errors import UserError
+
+_CONNECT_TIMEOUT_S = 10.0
+_KEEP_ALIVE_S = 4.0
+"""Shorter than the 5 s after which a server closes an idle connection: no request meets the end."""
+
+
+class ServerFailure(Exception):
+    """A server did not answer as it should. Another one may, or the same one later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A response: `logprobs` in nats, one a token; NaN where the server's was not finite."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: Literal["stop", "length", "aborted"]
+
+
+class Server:
+    """A server and the state the engine keeps of it.
+
+    num_running  requests under way
+    is_routable  whether it may get requests: it has the engine's weights, and answers
+    problem      why it is not routable
+    """
+
+    def __init__(self, url: str, *, max_requests: int) -> None:
+        self.url = url
+        self.num_running = 0
+        self.is_routable = False
+        self.problem = "it has not been given weights"
+        self._client = httpx.AsyncClient(
+            base_url=url,
+            # The dispatcher bounds requests; control calls come on top.
+            limits=httpx.Limits(
+                max_connections=None,
+                max_keepalive_connections=max_requests,
+                keepalive_expiry=_KEEP_ALIVE_S,
+            ),
+            timeout=httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S),
+            trust_env=False,  # A proxy of the environment is not for the cluster's own network.
+        )
+
+    async def generate(
+        self,
+        request_id: str,
+        token_ids: Sequence[int],
+        parameters: Mapping[str, Any],
+        *,
+        version: int,
+        deadline_s: float,
+    ) -> Generation:
+        """Continue a prompt under weights `version`; `parameters` as of `sampling_parameters`.
+
+        Raises:
+            ServerFailure: no answer in time, not a valid one, or one of other weights.
+            UserError: the server refuses the request.
+        """
+        body = {
+            "rid": request_id,
+            "input_ids": list(token_ids),
+            "sampling_params": dict(parameters),
+            "return_logprob": True,
+            "logprob_start_len": -1,
+            "top_logprobs_num": 0,
+            "return_text_in_logprobs": False,
+            "stream": False,
+        }
+        answer = await self.call("POST", "/generate", body, deadline_s=deadline_s)
+        try:
+            return _parse_generation(answer, version)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise ServerFailure(f"not an answer of /generate ({error!r})") from None
+
+    async def call(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, deadline_s: float
+    ) -> Any:
+        """The JSON that the server answers, None where it answers nothing.
+
+        Raises:
+            ServerFailure: no answer in time, an error of the server's, or no JSON.
+            UserError: the server calls the request wrong (HTTP 4xx).
+        """
+        try:
+            async with asyncio.timeout(deadline_s):
+                response = await self._client.request(method, path, json=body)
+        except TimeoutError:
+            raise ServerFailure(f"no answer to {path} within {deadline_s:g} s") from None
+        except httpx.HTTPError as error:
+            cause = str(error) or type(error).__name__
+            raise ServerFailure(f"no answer to {path} ({cause})") from None
+        if response.is_client_error:
+            raise UserError(
+                f"{self.url}{path}: refused with status {response.status_code}: "
+                f"{response.text[:500]}"
+            )
+        if not response.is_success:
+            raise ServerFailure(f"{path}: status {response.status_code}: {response.text[:200]}")
+        try:
+            return response.json() if response.content else None
+        except ValueError:
+            raise ServerFailure(f"{path}: the answer is not JSON") from None
+
+    async def check_health(self, version: int | None, *, deadline_s: float) -> None:
+        """See that it generates, and, unless None, that it has weights `version`.
+
+        Raises:
+            ServerFailure: it does not, or has others.
+        """
+        await self.call("GET", "/health_generate", deadline_s=deadline_s)
+        info = await self.call("GET", "/model_info", deadline_s=deadline_s)
+        if version is not None:
+            _check_version(info["weight_version"], version)
+
+    async def abort(self, request_id: str, *, deadline_s: float) -> None:
+        """Stop a request; one that has ended is no error. Raises ServerFailure."""
+        await self.call("POST", "/abort_request", {"rid": request_id}, deadline_s=deadline_s)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+
+def sampling_parameters(
+    sampling: SamplingConfig, stop_ids: Sequence[int], *, seed: int
+) -> dict[str, Any]:
+    """Every parameter that shapes the distribution or the length, so that no server's default does.
+
+    Defaults come from the model's generation_config.json and from the server's own arguments, and
+    apply to each parameter that a request leaves out. `seed`, 63 bits, is heeded by servers with
+    deterministic inference only.
+    """
+    return {
+        "max_new_tokens": sampling.max_response_tokens,
+        "min_new_tokens": 0,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k or -1,
+        "min_p": 0.0,
+        "frequency_penalty": 0.0,
+        "presence_penalty": 0.0,
+        "repetition_penalty": 1.0,
+        "logit_bias": None,
+        "stop": None,
+        "stop_regex": None,
+        "stop_token_ids": list(stop_ids),
+        "ignore_eos": False,
+        "no_stop_trim": True,
+        "n": 1,
+        "beam_width": None,
+        "sampling_seed": seed,
+    }
+
+
+def _parse_generation(answer: Any, version: int) -> Generation:
+    meta = answer["meta_info"]
+    token_ids = tuple(answer["output_ids"])
+    logprobs = meta["output_token_logprobs"]
+    if tuple(token for _, token, *_ in logprobs) != token_ids:
+        raise ServerFailure("log-probs are not those of the tokens")
+    finish = meta["finish_reason"]
+    if token_ids:
+        for span in meta["weight_versions"]:
+            _check_version(span["version"], version)
+    return Generation(
+        token_ids=token_ids,
+        logprobs=tuple(math.nan if value is None else float(value) for value, *_ in logprobs),
+        finish_reason=_finish_reason(finish),
+    )
+
+
+def _finish_reason(finish: Mapping[str, Any]) -> Literal["stop", "length", "aborted"]:
+    if finish["type"] == "abort":
+        return "aborted"
+    if finish["type"] == "stop" and not isinstance(finish["matched"], int):
+        # No stop strings are ever sent: the server says here that its logits are broken.
+        raise ServerFailure(f"generation stopped at {finish['matched']!r}, expected a stop token")
+    return finish["type"]
+
+
+def _check_version(found: str, expected: int) -> None:
+    if found != str(expected):
+        raise ServerFailure(f"has weights of version {found!r}, expected '{expected}'")

@@ -1,0 +1,136 @@
+"""The SGLang engine: any number of servers, spoken to over HTTP by this process alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from megatron_stare.config import SamplingConfig, ServersConfig
+from megatron_stare.errors import UserError
+from megatron_stare.rollout.randomness import derive_seed
+from megatron_stare.rollout.sglang.client import sampling_parameters
+from megatron_stare.rollout.sglang.disk_sync import DiskSync
+from megatron_stare.rollout.sglang.dispatch import Answered, Dispatcher, Request
+from megatron_stare.rollout.sglang.pool import ServerPool
+from megatron_stare.rollout.stop_tokens import stop_token_ids
+from megatron_stare.types import Prompt, Sample
+from megatron_stare.weights.hf_config import read_hf_config
+
+
+class SGLangEngine:
+    """Generates on servers that hold a model of the shape of `folder`'s config.json.
+
+    A server gets requests from the `update_weights` that it took part in, and none after it failed
+    one, until it is seen to generate under the same weights. Samples that no server answers never
+    come. `report` is told of servers that fail, come back, or differ in their weights.
+
+    Raises UserError where the servers do not answer, or serve another kind of model.
+    """
+
+    weight_version: int
+
+    def __init__(
+        self,
+        config: ServersConfig,
+        folder: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        weights_dir: Path,
+        report: Callable[[str], None],
+    ) -> None:
+        self._config = config
+        self._tokenizer = tokenizer
+        self._shape = read_hf_config(folder)
+        self._stop_ids = stop_token_ids(folder, tokenizer)
+        self._sync = DiskSync(folder, self._shape, weights_dir)
+        self._report = report
+        self._pool = ServerPool(config, model_type=self._shape.raw["model_type"], report=report)
+        self._runner = asyncio.Runner()
+        self.weight_version = -1
+        try:
+            self._runner.run(self._pool.connect())
+        except BaseException:
+            self.close()
+            raise
+
+    def generate(
+        self, prompts: Sequence[Prompt], num_samples: int, sampling: SamplingConfig, *, seed: int
+    ) -> Iterator[Sample]:
+        """See `Engine`. Log-probs are of the whole distribution at the temperature.
+
+        A sample is a function of its seed on servers with deterministic inference only.
+
+        Raises:
+            UserError: a prompt has a token outside the vocabulary, a server refuses a request, or
+                no server is left.
+        """
+        self._check_token_ids(prompts)
+        dispatcher = Dispatcher(
+            [
+                Request(prompt, index, self._parameters(sampling, seed, prompt, index))
+                for prompt in prompts
+                for index in range(num_samples)
+            ],
+            self._pool,
+            version=self.weight_version,
+            config=self._config,
+            report=self._report,
+        )
+        try:
+            while (answered := self._runner.run(dispatcher.next())) is not None:
+                yield self._sample(answered)
+        finally:
+            self._runner.run(dispatcher.cancel())
+
+    def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """See `Engine`. Servers that do not take the weights get no requests.
+
+        Raises:
+            UserError: no server took them, or the folder cannot be written.
+        """
+        dtype = getattr(torch, self._pool.dtype)
+        folder, checksums = self._sync.write(tensors, version, dtype)
+        self._runner.run(self._pool.load(folder, version, checksums))
+        self._sync.keep_only(folder)
+        self.weight_version = version
+
+    def close(self) -> None:
+        """Close the connections. The servers go on, and may be used again."""
+        self._runner.run(self._pool.close())
+        self._runner.close()
+        self._sync.keep_only(None)
+
+    def _parameters(self, sampling: SamplingConfig, seed: int, prompt: Prompt, index: int) -> dict:
+        return sampling_parameters(
+            sampling, self._stop_ids, seed=derive_seed(seed, prompt.uid, index)
+        )
+
+    def _check_token_ids(self, prompts: Sequence[Prompt]) -> None:
+        """An id outside the vocabulary ends a server, so it is refused here."""
+        for prompt in prompts:
+            largest = max(prompt.token_ids)
+            if largest >= self._shape.vocab_size or min(prompt.token_ids) < 0:
+                raise UserError(
+                    f"prompt {prompt.row}: token ids {min(prompt.token_ids)} to {largest}, "
+                    f"expected 0 to {self._shape.vocab_size - 1}, the model's vocabulary"
+                )
+
+    def _sample(self, answered: Answered) -> Sample:
+        prompt, generation = answered.request.prompt, answered.generation
+        token_ids = list(generation.token_ids)
+        return Sample(
+            prompt=prompt,
+            index=answered.request.index,
+            text=str(self._tokenizer.decode(token_ids, skip_special_tokens=True)),
+            token_ids=generation.token_ids,
+            logprobs=generation.logprobs,
+            loss_mask=(True,) * len(token_ids),
+            finish_reason=generation.finish_reason,
+            weight_version=self.weight_version,
+            seconds=answered.seconds,
+        )
