@@ -80,7 +80,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             tensor=arguments.tensor,
             num_gpus=torch.cuda.device_count(),
             deadline_s=arguments.deadline_s,
-            extra=arguments.extra,
+            extra=arguments.sglang,
         )
     )
     return 0
@@ -163,7 +163,13 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
         help="of the servers' environment (default: .venv-sglang/bin/python)",
     )
     serve.add_argument("--deadline-s", type=float, default=600.0, help="seconds to come up")
-    serve.add_argument("extra", nargs="*", help="after --: arguments of SGLang's launcher")
+    serve.add_argument(
+        "--sglang",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="ARGUMENT",
+        help="everything behind it is for SGLang's own launcher",
+    )
     serve.set_defaults(run=_serve)
 
 

@@ -7,12 +7,8 @@ trainer   compares the checksums, and removes older folders
 
 from __future__ import annotations
 
-import hashlib
-import re
 import shutil
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,46 +16,11 @@ import torch
 from torch import Tensor
 
 from megatron_stare.errors import UserError
+from megatron_stare.rollout.sglang.checksums import Checksums, Hashing
 from megatron_stare.rollout.sglang.client import Server
 from megatron_stare.weights.hf_config import ModelShape
 from megatron_stare.weights.names import model_entries
 from megatron_stare.weights.save import save_hf_folder
-
-_SHARE = 8
-"""After the first time, one tensor in so many is hashed here; each has its turn."""
-_FUSED = (
-    (re.compile(r"\.self_attn\.[qkv]_proj\."), ".self_attn.qkv_proj."),
-    (re.compile(r"\.mlp\.(gate|up)_proj\."), ".mlp.gate_up_proj."),
-)
-"""Tensors that a server keeps one after the other in one, in the order they are streamed."""
-_EXPERT = re.compile(r"\.mlp\.experts\.")
-"""Tensors that a server keeps in a layout of its own."""
-
-
-@dataclass(slots=True)
-class Checksums:
-    """Of tensors as a server names and keeps them, computed the way a server on a CPU does.
-
-    The first 8 bytes of SHA-256 over a tensor's bytes. On GPUs servers use a hash of their own.
-    """
-
-    hashes: dict[str, Any] = field(default_factory=dict)
-
-    def add(self, name: str, tensor: Tensor) -> None:
-        """Add a tensor by its Hugging Face name; parts of a fused one in their order."""
-        content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        self.hashes.setdefault(server_name(name), hashlib.sha256()).update(content.numpy())
-
-    def differing(self, found: Mapping[str, str]) -> list[str]:
-        """Names whose checksum a server does not have."""
-        return [n for n, h in self.hashes.items() if found.get(n) != h.hexdigest()[:16]]
-
-
-def server_name(name: str) -> str:
-    """The server's name of the tensor that holds this one."""
-    for part, whole in _FUSED:
-        name = part.sub(whole, name)
-    return name
 
 
 class DiskSync:
@@ -70,6 +31,7 @@ class DiskSync:
         self._expected = {
             name: size for entry in model_entries(shape).values() for name, size in entry.hf.items()
         }
+        self._hashing = Hashing(self._expected)
         self._dir = weights_dir.resolve()
         self._has_hashed_all = False
         self._written: list[Path] = []
@@ -85,13 +47,12 @@ class DiskSync:
             ValueError: a name or a shape is not the network's, or a tensor is missing.
             UserError: the folder cannot be written.
         """
-        checksums = Checksums()
-        share = version if self._has_hashed_all else None
+        checksums = self._hashing.checksums(version if self._has_hashed_all else None)
         folder = self._dir / f"version_{version:06d}"
         self._written.append(folder)
         try:
             save_hf_folder(
-                _hashed(_checked(tensors, self._expected), dtype, checksums, share),
+                _hashed(_checked(tensors, self._expected), dtype, checksums),
                 source=self._model_folder,
                 destination=folder,
                 dtype=dtype,
@@ -164,15 +125,10 @@ def _checked(
 
 
 def _hashed(
-    tensors: Iterable[tuple[str, Tensor]],
-    dtype: torch.dtype,
-    checksums: Checksums,
-    share: int | None,
+    tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype, checksums: Checksums
 ) -> Iterator[tuple[str, Tensor]]:
-    """The same tensors in the servers' dtype; hashes those whose turn it is, or all."""
+    """The same tensors in the servers' dtype, entered into checksums."""
     for name, tensor in tensors:
         stored = tensor.to(dtype)
-        turn = zlib.crc32(server_name(name).encode()) % _SHARE
-        if not _EXPERT.search(name) and (share is None or turn == share % _SHARE):
-            checksums.add(name, stored)
+        checksums.add(name, stored)
         yield name, stored

@@ -7,15 +7,16 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from megatron_stare.config import ServersConfig
 from megatron_stare.errors import UserError
+from megatron_stare.rollout.sglang.checksums import Checksums
 from megatron_stare.rollout.sglang.client import Server, ServerFailure
-from megatron_stare.rollout.sglang.disk_sync import Checksums, load_weights
+from megatron_stare.rollout.sglang.disk_sync import load_weights
 from megatron_stare.rollout.sglang.registry import registered_urls
 
 _POLL_S = 1.0
+_DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,13 @@ class ServerPool:
                 f"{server.url}: serves a model of type {info['model_type']!r} "
                 f"({info['model_path']}), expected {self._model_type!r} as in model.path"
             )
-        return _kind(await server.call("GET", "/server_info", deadline_s=deadline_s))
+        info = await server.call("GET", "/server_info", deadline_s=deadline_s)
+        if info["dtype"] not in _DTYPES:
+            raise UserError(
+                f"{server.url}: was started with --dtype {info['dtype']}, expected one of "
+                f"{', '.join(_DTYPES)}: weights are sent in it"
+            )
+        return _Kind(info["dtype"], info["device"], info["tp_size"])
 
     async def _load_one(self, server: Server, folder: Path, version: int) -> dict[str, str] | None:
         try:
@@ -171,7 +178,3 @@ class ServerPool:
     def _leave_out(self, server: Server, problem: str) -> None:
         server.problem = problem
         self._report(f"{server.url}: out until the next weights: {problem}")
-
-
-def _kind(info: Mapping[str, Any]) -> _Kind:
-    return _Kind(info["dtype"], info["device"], info["tp_size"])

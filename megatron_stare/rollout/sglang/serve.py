@@ -78,7 +78,8 @@ def serve(options: ServeOptions) -> None:
     Raises:
         UserError: bad options, or a server did not come up.
     """
-    with _termination_as_interrupt(), running_servers(options) as servers:
+    told_to_end = contextlib.suppress(KeyboardInterrupt)
+    with told_to_end, _termination_as_interrupt(), running_servers(options) as servers:
         for server in servers:
             print(f"{server.url}\tpid {server.process.pid}\tlog {server.log}", flush=True)
         while any(not server.has_ended for server in servers):

@@ -1,0 +1,68 @@
+"""`megatron-stare train` with two real servers, found by their registrations."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from tests.e2e.programs import make_workspace, metrics_of, run_command, succeed
+from tests.sglang.servers import needs_servers
+
+pytestmark = needs_servers
+
+SGLANG = (
+    *("rollout.engine=sglang", "rollout.replay_path=null", "rollout.dynamic_sampling=false"),
+    *("rollout.max_response_tokens=24", "train.steps=3"),
+)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    return make_workspace(tmp_path_factory.mktemp("train"))
+
+
+@pytest.fixture(scope="module")
+def steps(session_servers, workspace):
+    """The metrics of a run: the servers have other weights when it starts."""
+    session_servers.start()
+    succeed(
+        *("train", workspace / "train.yaml", *SGLANG),
+        f"rollout.servers.registry={session_servers.registry}",
+        f"eval.data.path={workspace}/prompts.jsonl",
+        "eval.max_response_tokens=8",
+    )
+    return metrics_of(workspace / "run")
+
+
+def test_every_step_trains_on_what_the_servers_sampled(steps):
+    assert len(steps) == 4
+    for metrics in steps[1:]:
+        assert metrics["rollout/completed"] == 4
+        assert metrics["rollout/failed"] == metrics["rollout/aborted"] == 0
+        for name in ("entropy/mean", "loss/policy", "time/generate_s", "time/sync_s"):
+            assert math.isfinite(metrics[name]), name
+
+
+def test_servers_and_trainer_agree_on_logprobs_in_every_step(steps):
+    """Each step's samples come from the weights that the step before left behind."""
+    for metrics in steps[1:]:
+        assert metrics["mismatch/max"] < 1e-3
+
+
+def test_held_out_problems_are_evaluated_on_the_servers(steps):
+    assert "eval/avg_at_k" in steps[0]
+    assert "eval/avg_at_k" in steps[-1]
+
+
+def test_no_weights_are_left_behind(steps, workspace):
+    assert list((workspace / "run/sync").iterdir()) == []
+
+
+def test_a_run_without_an_answering_server_ends_with_one_line(workspace, tmp_path):
+    done = run_command(
+        *("train", workspace / "train.yaml", *SGLANG, f"run.dir={tmp_path}"),
+        *('rollout.servers.urls=["http://127.0.0.1:9"]', "rollout.servers.start_deadline_s=1"),
+    )
+    assert done.returncode == 2
+    assert "http://127.0.0.1:9: no SGLang server answered" in done.stderr.splitlines()[-1]

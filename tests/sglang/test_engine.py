@@ -1,0 +1,218 @@
+"""The engine on two real servers: exact tokens, exact log-probs, nothing left to defaults."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from contextlib import contextmanager
+
+import httpx
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from megatron_stare.config import SamplingConfig, ServersConfig
+from megatron_stare.data.tokenizer import load_tokenizer
+from megatron_stare.errors import UserError
+from megatron_stare.rollout.sglang.client import sampling_parameters
+from megatron_stare.rollout.sglang.engine import SGLangEngine
+from megatron_stare.types import Prompt
+from tests.models import EOS_ID, VOCAB_SIZE, hf_tensors, make_hf_folder
+from tests.sglang.servers import PYTHON, needs_servers
+
+pytestmark = needs_servers
+
+# Bytes that are no text: a trip through a string would change them.
+PROMPTS = [
+    Prompt(f"p{i}", f"file:{i}", "", (200, 255, 13 + i, 254, *range(40, 40 + 3 * i)), "")
+    for i in range(6)
+]
+FEATURES = {
+    "json_schema", "regex", "ebnf", "structural_tag", "custom_params", "watermark",
+    "stream_interval", "skip_special_tokens", "spaces_between_special_tokens",
+}  # fmt: skip
+"""Fields of the server's that constrain or watermark text, or are about text and streams."""
+
+
+@contextmanager
+def open_engine(servers, folder, tmp_path, urls=None, **config):
+    messages: list[str] = []
+    engine = SGLangEngine(
+        ServersConfig(urls=tuple(urls or servers.urls), **config),
+        folder,
+        load_tokenizer(folder),
+        weights_dir=tmp_path / "weights",
+        report=messages.append,
+    )
+    try:
+        yield engine, messages
+    finally:
+        engine.close()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Other weights of the servers' network, as a trainer would push them."""
+    return make_hf_folder(tmp_path_factory.mktemp("trained") / "model", "qwen3", seed=2)
+
+
+def test_tokens_and_logprobs_are_those_of_the_new_weights(servers, trained, tmp_path):
+    sampling = SamplingConfig(temperature=0.8, max_response_tokens=24)
+    with open_engine(servers, trained, tmp_path) as (engine, messages):
+        engine.update_weights(hf_tensors(trained).items(), 7)
+        samples = list(engine.generate(PROMPTS, 4, sampling, seed=0))
+    assert {(s.prompt.uid, s.index) for s in samples} == {
+        (p.uid, i) for p in PROMPTS for i in range(4)
+    }
+    assert len(samples) == 24
+    assert messages == []
+    network = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.float32)
+    for sample in samples:
+        assert sample.weight_version == 7
+        assert sample.seconds > 0
+        expected = transformers_logprobs(network, sample, temperature=0.8)
+        torch.testing.assert_close(torch.tensor(sample.logprobs), expected, atol=1e-4, rtol=0)
+
+
+def test_truncated_sampling_keeps_the_logprobs_of_the_whole_distribution(
+    servers, trained, tmp_path
+):
+    sampling = SamplingConfig(top_k=3, top_p=0.9, max_response_tokens=8)
+    with open_engine(servers, trained, tmp_path) as (engine, _):
+        engine.update_weights(hf_tensors(trained).items(), 1)
+        samples = list(engine.generate(PROMPTS[:2], 8, sampling, seed=0))
+    network = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.float32)
+    for sample in samples:
+        expected = transformers_logprobs(network, sample, temperature=1.0)
+        torch.testing.assert_close(torch.tensor(sample.logprobs), expected, atol=1e-4, rtol=0)
+        assert max(transformers_ranks(network, sample)) < 3
+
+
+def test_responses_end_at_a_stop_token_or_at_the_limit(servers, trained, tmp_path):
+    sampling = SamplingConfig(temperature=1.5, max_response_tokens=200)
+    with open_engine(servers, trained, tmp_path) as (engine, _):
+        engine.update_weights(hf_tensors(trained).items(), 1)
+        samples = list(engine.generate(PROMPTS[:4], 8, sampling, seed=0))
+    assert {sample.finish_reason for sample in samples} == {"stop", "length"}
+    for sample in samples:
+        *body, last = sample.token_ids
+        assert EOS_ID not in body
+        assert (last == EOS_ID) == (sample.finish_reason == "stop")
+        assert sample.finish_reason == "stop" or len(sample.token_ids) == 200
+
+
+def test_no_default_of_the_server_applies(servers, trained, tmp_path):
+    """They are such that samples would be alike, short, repeated, or all of one token."""
+    sampling = SamplingConfig(max_response_tokens=6)
+    with open_engine(servers, trained, tmp_path) as (engine, _):
+        engine.update_weights(hf_tensors(trained).items(), 1)
+        samples = list(engine.generate(PROMPTS[:1], 256, sampling, seed=0))
+    assert len({sample.token_ids[0] for sample in samples}) > 40
+    assert sum(65 in sample.token_ids for sample in samples) < 60
+    network = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.float32)
+    logits = network(torch.tensor([PROMPTS[0].token_ids])).logits[0, -1]
+    logprobs = logits.log_softmax(-1)
+    entropy = -(logprobs.exp() * logprobs).sum().item()
+    surprisals = torch.tensor([-sample.logprobs[0] for sample in samples])
+    error = surprisals.std().item() / 16
+    assert abs(surprisals.mean().item() - entropy) < 4 * error
+
+
+def test_every_sampling_parameter_that_a_server_knows_is_sent():
+    asked = (
+        "import json, msgspec; from sglang.srt.sampling.sampling_params import SamplingParams as S;"
+        "print(json.dumps([f.name for f in msgspec.structs.fields(S)]))"
+    )
+    done = subprocess.run([PYTHON, "-c", asked], capture_output=True, text=True, check=True)
+    known = json.loads(done.stdout.splitlines()[-1])
+    # Behind the parameters come fields that the server fills in by itself.
+    known = set(known[: known.index("stop_strs")])
+    sent = sampling_parameters(SamplingConfig(), [EOS_ID], seed=1).keys()
+    assert known - FEATURES == sent
+
+
+def test_the_servers_share_the_work(servers, trained, tmp_path):
+    before = num_generated(servers)
+    with open_engine(servers, trained, tmp_path) as (engine, _):
+        engine.update_weights(hf_tensors(trained).items(), 1)
+        sampling = SamplingConfig(max_response_tokens=16)
+        assert len(list(engine.generate(PROMPTS, 8, sampling, seed=0))) == 48
+    after = num_generated(servers)
+    shares = [after[log] - before[log] for log in before]
+    assert sum(shares) == 48
+    assert min(shares) > 12
+
+
+def test_no_more_requests_than_allowed_are_under_way(servers, trained, tmp_path):
+    with open_engine(servers, trained, tmp_path, max_requests=2) as (engine, messages):
+        engine.update_weights(hf_tensors(trained).items(), 1)
+        sampling = SamplingConfig(max_response_tokens=4)
+        assert len(list(engine.generate(PROMPTS, 4, sampling, seed=0))) == 24
+        assert messages == []
+
+
+@pytest.mark.parametrize("token", [VOCAB_SIZE, -1])
+def test_a_token_outside_the_vocabulary_is_refused_before_it_is_sent(
+    servers, trained, tmp_path, token
+):
+    before = num_generated(servers)
+    with open_engine(servers, trained, tmp_path) as (engine, _):
+        engine.update_weights(hf_tensors(trained).items(), 1)
+        bad = Prompt("bad", "file:3", "", (5, token), "")
+        with pytest.raises(UserError, match=rf"file:3: .* expected 0 to {VOCAB_SIZE - 1}"):
+            next(engine.generate([PROMPTS[0], bad], 1, SamplingConfig(), seed=0))
+    assert num_generated(servers) == before
+
+
+def test_a_prompt_too_long_for_the_server_is_an_error_that_says_so(servers, trained, tmp_path):
+    with open_engine(servers, trained, tmp_path) as (engine, _):
+        engine.update_weights(hf_tensors(trained).items(), 1)
+        long = Prompt("long", "file:9", "", (5,) * 600, "")
+        with pytest.raises(UserError, match="refused with status 400"):
+            next(engine.generate([long], 1, SamplingConfig(max_response_tokens=4), seed=0))
+
+
+def test_closing_the_iterator_stops_what_runs_on_the_servers(servers, trained, tmp_path):
+    with open_engine(servers, trained, tmp_path) as (engine, _):
+        engine.update_weights(hf_tensors(trained).items(), 1)
+        samples = engine.generate(PROMPTS, 8, SamplingConfig(max_response_tokens=480), seed=0)
+        next(samples)
+        samples.close()
+        for url in servers.urls:
+            wait_until_idle(url)
+        again = engine.generate(PROMPTS[:1], 2, SamplingConfig(max_response_tokens=4), seed=1)
+        assert len(list(again)) == 2
+
+
+def transformers_logprobs(network, sample, temperature):
+    start = len(sample.prompt.token_ids)
+    ids = torch.tensor([[*sample.prompt.token_ids, *sample.token_ids]])
+    with torch.no_grad():
+        logprobs = (network(ids).logits[0, start - 1 : -1] / temperature).log_softmax(-1)
+    return logprobs.gather(-1, ids[0, start:, None])[:, 0]
+
+
+def transformers_ranks(network, sample):
+    """How many tokens were likelier than each that was drawn."""
+    start = len(sample.prompt.token_ids)
+    ids = torch.tensor([[*sample.prompt.token_ids, *sample.token_ids]])
+    with torch.no_grad():
+        logits = network(ids).logits[0, start - 1 : -1]
+    return (logits > logits.gather(-1, ids[0, start:, None])).sum(-1).tolist()
+
+
+def num_generated(servers):
+    """Requests that each server's log shows."""
+    return {
+        log.name: log.read_text().count("POST /generate HTTP")
+        for log in servers.registry.glob("*.log")
+    }
+
+
+def wait_until_idle(url, timeout_s=20):
+    """A server empties its cache only when nothing runs."""
+    deadline = time.monotonic() + timeout_s
+    while httpx.post(f"{url}/flush_cache", timeout=10).status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
