@@ -26,7 +26,6 @@ needs_servers = [
 """`pytestmark` of the modules that use them."""
 UNWANTED = {
     "max_new_tokens": 3,
-    "min_new_tokens": 2,
     "temperature": 0.01,
     "top_p": 0.1,
     "top_k": 1,
@@ -36,7 +35,6 @@ UNWANTED = {
     "repetition_penalty": 1.9,
     "stop_token_ids": [65],
     "ignore_eos": True,
-    "n": 2,
     "logit_bias": {"65": 90.0},
 }
 """Defaults that the servers apply to every parameter that a request leaves out."""

@@ -67,9 +67,9 @@ def test_a_server_whose_weights_differ_gets_no_requests(servers, model, tmp_path
 def test_a_wrong_tensor_is_refused_before_it_reaches_a_server(servers, model, tmp_path):
     tensors = hf_tensors(model)
     with open_engine(servers, model, tmp_path) as (engine, _):
-        with pytest.raises(ValueError, match="'model.norm.wait' is not a parameter"):
+        with pytest.raises(ValueError, match=r"'model\.norm\.wait' is not a parameter"):
             engine.update_weights([*tensors.items(), ("model.norm.wait", torch.ones(48))], 1)
-        with pytest.raises(ValueError, match=r"'model.norm.weight' has shape \[47\]"):
+        with pytest.raises(ValueError, match=r"'model\.norm\.weight' has shape \[47\]"):
             engine.update_weights((tensors | {"model.norm.weight": torch.ones(47)}).items(), 1)
         with pytest.raises(ValueError, match="wrote the tensors"):
             engine.update_weights(list(tensors.items())[1:], 1)
