@@ -40,7 +40,7 @@ def test_every_step_trains_on_what_the_servers_sampled(steps):
     for metrics in steps[1:]:
         assert metrics["rollout/completed"] == 4
         assert metrics["rollout/failed"] == metrics["rollout/aborted"] == 0
-        for name in ("entropy/mean", "loss/policy", "time/generate_s", "time/sync_s"):
+        for name in ("entropy/mean", "loss/total", "time/generate_s", "time/sync_s"):
             assert math.isfinite(metrics[name]), name
 
 

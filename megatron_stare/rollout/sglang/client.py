@@ -37,14 +37,12 @@ class Generation:
 class Server:
     """A server and the state the engine keeps of it.
 
-    num_running  requests under way
     is_routable  whether it may get requests: it has the engine's weights, and answers
     problem      why it is not routable
     """
 
     def __init__(self, url: str, *, max_requests: int) -> None:
         self.url = url
-        self.num_running = 0
         self.is_routable = False
         self.problem = "it has not been given weights"
         self._client = httpx.AsyncClient(

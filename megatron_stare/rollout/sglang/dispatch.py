@@ -10,10 +10,12 @@ A server that fails a request gets no more until it is seen to generate under th
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
+from uuid import uuid4
 
 from megatron_stare.config import ServersConfig
 from megatron_stare.errors import UserError
@@ -77,9 +79,9 @@ class Dispatcher:
         self._outcomes: asyncio.Queue[Answered | _Failed | Exception | None] = asyncio.Queue()
         self._tasks: dict[asyncio.Task[None], tuple[Server, str | None]] = {}
         """Running tasks, each with its server and the id of its request, if it has one."""
+        self._num_running: Counter[Server] = Counter()
         self._num_owed = 0
         """Outcomes that running tasks will put into the queue."""
-        self._num_sent = 0
 
     async def next(self) -> Answered | None:
         """The next answer, in the order they arrive; None after the last.
@@ -124,27 +126,27 @@ class Dispatcher:
             free = [
                 server
                 for server in self._pool.servers
-                if server.is_routable and server.num_running < self._config.max_requests
+                if server.is_routable and self._num_running[server] < self._config.max_requests
             ]
             if not free:
                 return
-            server = min(free, key=lambda server: server.num_running)
+            server = min(free, key=lambda server: self._num_running[server])
             request = self._waiting.popleft()
-            # Servers match ids by their beginning, so none may begin another: a fixed width.
-            self._num_sent += 1
-            request_id = f"{request.prompt.uid}:{request.index}:{self._num_sent:010d}"
-            server.num_running += 1
-            self._start(self._ask(request, server, request_id), server, request_id)
+            # Unique, also beside what a server has not yet dropped. Of a fixed width behind the
+            # sample's name: servers match ids by their beginning, so none may begin another.
+            request_id = f"{request.prompt.uid}:{request.index}:{uuid4().hex}"
+            self._num_running[server] += 1
+            self._start(partial(self._ask, request, server, request_id), server, request_id)
 
     def _start(
         self,
-        work: Coroutine[Any, Any, Answered | _Failed | None],
+        work: Callable[[], Awaitable[Answered | _Failed | None]],
         server: Server,
         request_id: str | None = None,
     ) -> None:
         async def deliver() -> None:
             try:
-                self._outcomes.put_nowait(await work)
+                self._outcomes.put_nowait(await work())
             except Exception as error:
                 self._outcomes.put_nowait(error)
 
@@ -167,7 +169,7 @@ class Dispatcher:
         except ServerFailure as failure:
             return _Failed(request, server, str(failure))
         finally:
-            server.num_running -= 1
+            self._num_running[server] -= 1
         return Answered(request, generation, clock() - start)
 
     def _take_back(self, failed: _Failed) -> None:
@@ -176,7 +178,7 @@ class Dispatcher:
         if server.is_routable:
             server.is_routable, server.problem = False, failed.reason
             self._report(f"{server.url}: {failed.reason}; its requests go to other servers")
-            self._start(self._examine(server), server)
+            self._start(partial(self._examine, server), server)
         again = replace(request, attempts=request.attempts + 1)
         if again.attempts < self._config.max_attempts:
             self._waiting.appendleft(again)

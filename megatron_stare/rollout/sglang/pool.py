@@ -122,16 +122,15 @@ class ServerPool:
                 await self._add(url)
 
     async def _add(self, url: str) -> None:
-        server = Server(url, max_requests=self._config.max_requests)
+        server = self._servers[url] = Server(url, max_requests=self._config.max_requests)
         try:
             kind = await self._examine(server)
         except ServerFailure:
-            await server.close()
+            await self._servers.pop(url).close()
             return
         if self._kind is not None and kind != self._kind:
             raise UserError(f"{url}: {kind}, expected servers of one kind, {self._kind}")
         self._kind = kind
-        self._servers[url] = server
 
     async def _examine(self, server: Server) -> _Kind:
         deadline_s = self._config.health_deadline_s

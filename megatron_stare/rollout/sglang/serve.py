@@ -14,7 +14,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -64,7 +64,7 @@ class RunningServer:
     process: subprocess.Popen[bytes]
     url: str
     log: Path
-    registration: Path | None = field(default=None)
+    registration: Path | None = None
 
     @property
     def has_ended(self) -> bool:
