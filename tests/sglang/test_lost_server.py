@@ -56,9 +56,7 @@ def test_the_other_server_finishes_what_a_killed_one_had_begun(servers, model, t
         assert_complete(list(engine.generate(PROMPTS, 1, LONG, seed=1)), 1)
 
 
-def test_serve_ends_its_servers_and_a_run_that_needs_them_says_so(
-    session_servers, model, tmp_path
-):
+def test_serve_ends_its_servers_and_a_run_that_needs_them_says_so(session_servers, model, tmp_path):
     """After the test before there is one, which saves the time of a start."""
     pids = session_servers.pids
     with open_engine(session_servers, model, tmp_path) as (engine, _):
