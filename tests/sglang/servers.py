@@ -18,6 +18,7 @@ from tests.e2e.programs import REPO
 PYTHON = REPO / ".venv-sglang/bin/python"
 needs_servers = [
     pytest.mark.slow,
+    pytest.mark.timeout(600),  # The first test waits for the servers, minutes on a busy machine.
     pytest.mark.skipif(
         not (REPO / ".venv-sglang/.setup-stamp").exists(),
         reason="no .venv-sglang: `make setup-sglang` was not run, or could not make it",
