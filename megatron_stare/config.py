@@ -163,6 +163,9 @@ class ServersConfig(Section):
     """Seconds for a server to load weights; one that does not is left out until the next."""
     health_deadline_s: float = Field(default=30.0, gt=0)
     """Seconds for a server that failed to show that it generates."""
+    stall_deadline_s: float = Field(default=3600.0, gt=0)
+    """Seconds without a sample from any server until what is awaited is sent again, and as many
+    until the run stops."""
     start_deadline_s: float = Field(default=300.0, gt=0)
     """Seconds to wait for servers at the start."""
 
@@ -194,8 +197,38 @@ class RolloutConfig(SamplingConfig):
     """Drop groups whose verdicts are all equal and draw more prompts (DAPO)."""
     max_rounds: int = Field(default=10, ge=1)
     """Generation rounds per step before dynamic sampling gives up."""
+    oversampling: float = Field(default=1.0, ge=1, le=2)
+    """Groups under way over groups missing: the first that are whole fill the batch, and the rest
+    is stopped."""
+    partial_rollouts: bool = False
+    """Responses that are stopped go on in the next step, under its weights; engine `sglang`."""
+    one_step_off: bool = False
+    """Generate the next batch while this one is trained on: its weights are one step older."""
+    max_staleness: int = Field(default=1, ge=1)
+    """Steps by which a token may be older than the weights that it trains; a batch waits for
+    partial rollouts that would become older."""
     max_batch_sequences: int = Field(default=512, ge=1)
     """Sequences that the embedded engine generates together."""
+
+    @property
+    def is_off_policy(self) -> bool:
+        """Whether tokens may be older than the weights that they train."""
+        return self.partial_rollouts or self.one_step_off
+
+    @model_validator(mode="after")
+    def _partial_rollouts_can_go_on(self) -> RolloutConfig:
+        if self.partial_rollouts and (self.engine != "sglang" or self.oversampling == 1):
+            raise ValueError(
+                f"partial_rollouts=true with engine={self.engine!r}, oversampling="
+                f"{self.oversampling:g}: needs engine 'sglang', and oversampling > 1 for there to "
+                "be responses that are stopped"
+            )
+        if self.partial_rollouts and self.one_step_off and self.max_staleness == 1:
+            raise ValueError(
+                "partial_rollouts=true with one_step_off=true and max_staleness=1: one step off "
+                "takes that one, expected max_staleness of at least 2"
+            )
+        return self
 
     @model_validator(mode="after")
     def _replay_has_a_path(self) -> RolloutConfig:
@@ -359,6 +392,17 @@ class TrainConfig(Section):
     def needs_prepass(self) -> bool:
         """Whether log-probs of the policy before the update are needed before the update."""
         return self.stare.surprisal == "policy" or self.train.updates_per_step > 1
+
+    @model_validator(mode="after")
+    def _older_tokens_are_corrected(self) -> TrainConfig:
+        """Say which correction `auto` is."""
+        correction = self.algorithm.correction
+        if correction.kind == "auto":
+            kind = "tis" if self.rollout.is_off_policy else "none"
+            chosen = correction.model_copy(update={"kind": kind})
+            algorithm = self.algorithm.model_copy(update={"correction": chosen})
+            object.__setattr__(self, "algorithm", algorithm)  # Frozen, for everyone after this.
+        return self
 
     @model_validator(mode="after")
     def _fields_fit_together(self) -> TrainConfig:

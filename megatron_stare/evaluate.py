@@ -52,10 +52,10 @@ def evaluate(
         seed=derive_seed(seed, "eval"),
         on_progress=on_progress,
     )
-    if unanswered := [*answers.failed, *answers.aborted]:
+    if answers.unanswered:
         raise RuntimeError(
-            f"evaluation: {len(unanswered)} prompts were not answered in full, "
-            f"the first is {unanswered[0].row}"
+            f"evaluation: {len(answers.unanswered)} prompts were not answered in full, "
+            f"the first is {answers.unanswered[0].row}"
         )
     metrics = {
         "eval/avg_at_k": _average_verdict(answers.groups),

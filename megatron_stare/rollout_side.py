@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -13,6 +13,7 @@ from megatron_stare.config import TrainConfig
 from megatron_stare.data.prompts import PromptSet
 from megatron_stare.data.tokenizer import check_vocabulary, load_tokenizer
 from megatron_stare.evaluate import evaluate
+from megatron_stare.launch.background import Background
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.observe.console import Advance
 from megatron_stare.rewards.scorer import Scorer
@@ -28,25 +29,27 @@ from megatron_stare.types import Prompt
 
 @dataclass(slots=True)
 class RolloutSide:
-    """Engine and verifiers, and what they work on. `held_out` is empty where none is given."""
+    """Engine and verifiers, and what they work on. `held_out` is empty where none is given.
+
+    Engine and verifiers do one thing at a time: from `start_collecting` to `collect` nothing else.
+    """
 
     config: TrainConfig
     engine: Engine
     scorer: Scorer
-    prompts: PromptSet
+    sampler: Sampler
     held_out: list[Prompt]
+    background: Background[Rollout] = field(default_factory=Background)
+
+    def start_collecting(self, step: int) -> None:
+        """Begin with the groups of a step, in another thread; `collect` then waits for them."""
+        self.background.start(lambda: self.sampler.collect(step))
 
     def collect(self, step: int, on_progress: Advance) -> Rollout:
         """The groups of a step, generated and judged."""
-        sampler = Sampler(
-            self.prompts,
-            self.engine,
-            self.scorer,
-            self.config.rollout,
-            seed=self.config.run.seed,
-            on_progress=on_progress,
-        )
-        return sampler.collect(step)
+        if self.background.is_used:
+            return self.background.result()
+        return self.sampler.collect(step, on_progress)
 
     def evaluate(self, on_progress: Advance) -> dict[str, float]:
         """Held-out metrics of the weights in the engine."""
@@ -65,7 +68,8 @@ class RolloutSide:
         dump_samples(path, rollout.groups, advantages, rollout.filtered)
 
     def close(self) -> None:
-        """Stop the engine and the verifiers."""
+        """Stop the engine and the verifiers, and what they work on."""
+        self.background.stop(self.sampler.cancel)
         self.engine.close()
         self.scorer.close()
 
@@ -99,7 +103,8 @@ def _build(config: TrainConfig, world: World) -> RolloutSide:
         held_out = problems.all()
     scorer = Scorer(config.reward, max_response_tokens=config.rollout.max_response_tokens)
     engine = _build_engine(config, tokenizer, world)
-    return RolloutSide(config, engine, scorer, prompts, held_out)
+    sampler = Sampler(prompts, engine, scorer, config.rollout, seed=config.run.seed)
+    return RolloutSide(config, engine, scorer, sampler, held_out)
 
 
 def _build_engine(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, world: World) -> Engine:

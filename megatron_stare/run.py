@@ -46,10 +46,16 @@ class Run:
         config = self.config.rollout
         num_samples = config.prompts_per_step * config.samples_per_prompt
         # How many rounds dynamic sampling takes is known when they are over.
-        total = None if config.dynamic_sampling else num_samples
+        is_known = not (config.dynamic_sampling or config.one_step_off)
+        total = num_samples if is_known else None
         with self.session.phase("generate", total) as advance:
             batch = from_rank_zero(generate)
         return batch, rollout
+
+    def start_collecting(self, step: int) -> None:
+        """Begin with a step's batch, under the weights in the engine; `collect` waits for it."""
+        if self.rollout_side is not None:
+            self.rollout_side.start_collecting(step)
 
     def plan(self, batch: RolloutBatch) -> Share:
         """This rank's share of the batch, update by update."""
@@ -112,7 +118,10 @@ class Run:
         """Log the step's metrics and dump its samples; `advantages` per sample, `[B]`."""
         if rollout is None:
             return
-        self.session.loggers.log(step, {**rollout.metrics, **metrics})
+        rate = rollout.metrics["rollout/generated_tokens"] / rollout.seconds
+        self.session.loggers.log(
+            step, {**rollout.metrics, **metrics, "perf/rollout_tokens_per_s": rate}
+        )
         if self.config.log.dump_samples:
             assert self.rollout_side is not None
             self.rollout_side.dump(step, rollout, advantages.tolist())

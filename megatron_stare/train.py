@@ -1,4 +1,8 @@
-"""The synchronous loop: a batch of rollouts, one STARE step, new weights to the engine."""
+"""The training loops: a batch of rollouts, one STARE step, new weights to the engine.
+
+in turn         collect 1, learn 1, push 1, collect 2, ...
+one step off    collect 2 while learning 1, push 1, collect 3 while learning 2, push 2, ...
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from megatron_stare.algorithms.stare import StareDecision
 from megatron_stare.config import TrainConfig
 from megatron_stare.data.packing import Share
 from megatron_stare.policy.step import TokenScores, UpdateResult
+from megatron_stare.rollout.sampler import Rollout
 from megatron_stare.run import Run, open_run
 from megatron_stare.step_metrics import token_metrics, update_metrics
 from megatron_stare.token_terms import (
@@ -32,22 +37,47 @@ def train(config: TrainConfig) -> None:
     with open_run(config) as run:
         run.push_weights(version=0)
         run.evaluate(step=0)
-        for step in range(1, config.train.steps + 1):
-            train_step(run, step)
-            if _is_due(step, config.eval.every, config.train.steps):
-                run.evaluate(step)
-            if config.train.save_every and step % config.train.save_every == 0:
-                run.session.save(step, f"step_{step:06d}")
+        if config.rollout.one_step_off:
+            _train_one_step_off(run)
+        else:
+            _train_in_turn(run)
         run.session.save(config.train.steps, "final")
 
 
-def train_step(run: Run, step: int) -> None:
-    """One step, from prompts to new weights in the engine."""
-    batch, rollout = run.collect(step)
-    learned = learn(run, batch)
+def _train_in_turn(run: Run) -> None:
+    for step in range(1, run.config.train.steps + 1):
+        batch, rollout = run.collect(step)
+        learned = learn(run, batch)
+        run.push_weights(version=step)
+        _record(run, step, batch, rollout, learned)
+        _evaluate_if_due(run, step)
+        _save_if_due(run, step)
+
+
+def _train_one_step_off(run: Run) -> None:
+    """Every batch but the first was sampled under the weights before those that it trains."""
+    last = run.config.train.steps
+    run.start_collecting(1)
+    for step in range(1, last + 1):
+        batch, rollout = run.collect(step)
+        # Between two batches the engine is idle: the time for new weights, and for evaluation.
+        if step > 1:
+            run.push_weights(version=step - 1)
+            _evaluate_if_due(run, step - 1)
+        if step < last:
+            run.start_collecting(step + 1)
+        learned = learn(run, batch)
+        _record(run, step, batch, rollout, learned)
+        _save_if_due(run, step)
+    run.push_weights(version=last)
+    _evaluate_if_due(run, last)
+
+
+def _record(
+    run: Run, step: int, batch: RolloutBatch, rollout: Rollout | None, learned: Learned
+) -> None:
     if not learned.decision.entropy_is_finite:
         run.session.loggers.message(f"step {step}: entropy is not finite; gate, w and m are held")
-    run.push_weights(version=step)
     metrics = {
         **token_metrics(
             learned.scores, learned.ranked, learned.decision, run.session.policy.groups.dp
@@ -104,5 +134,13 @@ def learn(run: Run, batch: RolloutBatch) -> Learned:
     return Learned(share, advantages, scores, ranked, overlap, decision, updates)
 
 
-def _is_due(step: int, every: int, last: int) -> bool:
-    return step == last or (every > 0 and step % every == 0)
+def _evaluate_if_due(run: Run, step: int) -> None:
+    every = run.config.eval.every
+    if step == run.config.train.steps or (every > 0 and step % every == 0):
+        run.evaluate(step)
+
+
+def _save_if_due(run: Run, step: int) -> None:
+    every = run.config.train.save_every
+    if every > 0 and step % every == 0:
+        run.session.save(step, f"step_{step:06d}")

@@ -38,10 +38,11 @@ class Prompt:
 class Sample:
     """One response of an engine to a prompt.
 
-    `token_ids`, `logprobs` and `loss_mask` have one entry per response token; `logprobs` (nats) are
-    the engine's own, of the sampled token under the sampling temperature. `loss_mask` is False on
-    tokens the policy did not choose (tool output). The end-of-sequence token, when sampled, is part
-    of the response.
+    `token_ids`, `logprobs`, `loss_mask` and `weight_versions` have one entry per response token.
+    `logprobs` (nats) are the engine's own, of the sampled token under the sampling temperature and
+    the weights of that version. `loss_mask` is False on tokens the policy did not choose (tool
+    output). The end-of-sequence token, when sampled, is part of the response. A sample that is
+    `aborted` was stopped before its end, perhaps before its first token.
     """
 
     prompt: Prompt
@@ -51,7 +52,7 @@ class Sample:
     logprobs: tuple[float, ...]
     loss_mask: tuple[bool, ...]
     finish_reason: FinishReason
-    weight_version: int
+    weight_versions: tuple[int, ...]
     seconds: float
 
 

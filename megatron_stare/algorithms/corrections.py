@@ -32,14 +32,12 @@ from megatron_stare.algorithms.settings import Settings
 
 
 class CorrectionConfig(Settings):
-    """How samples of a distribution that is not the policy's are weighed.
+    """How samples of a distribution that is not the policy's are weighed."""
 
-    Off by default: the embedded engine samples with the very weights that are trained.
-    """
-
-    kind: Literal["none", "tis", "icepop", "mis"] = "none"
+    kind: Literal["auto", "none", "tis", "icepop", "mis"] = "auto"
     """What becomes of policy / engine ratios: `tis` truncates those outside the band to its bounds,
-    `icepop` drops their tokens, `mis` drops them and gives all others the weight 1."""
+    `icepop` drops their tokens, `mis` drops them and gives all others the weight 1. `auto` is `tis`
+    where tokens may be older than the weights that they train, else `none`."""
     level: Literal["token", "sequence", "geometric"] = "token"
     """Whose ratio: of each token; the product over its sample; or the geometric mean over it."""
     low: float | None = Field(default=None, ge=0, le=1)
@@ -55,9 +53,10 @@ class CorrectionConfig(Settings):
 
     @model_validator(mode="after")
     def _is_used(self) -> CorrectionConfig:
-        if self.kind == "none" and (self.level, self.low, self.high) != ("token", None, None):
+        is_one = self.kind in CORRECTIONS
+        if not is_one and (self.level, self.low, self.high) != ("token", None, None):
             raise ValueError(
-                f"kind='none' with level={self.level!r}, low={self.low}, high={self.high}: "
+                f"kind={self.kind!r} with level={self.level!r}, low={self.low}, high={self.high}: "
                 "these belong to a correction, set its kind"
             )
         return self

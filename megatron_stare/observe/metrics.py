@@ -78,6 +78,14 @@ METRICS: dict[str, Metric] = {
     "rollout/filtered": Metric("count", "Prompts whose group was dropped: no learning signal."),
     "rollout/failed": Metric("count", "Prompts that the engine could not answer."),
     "rollout/aborted": Metric("count", "Prompts stopped because the batch was already full."),
+    "rollout/carried": Metric(
+        "count", "Prompts whose group goes on in the next step: partial rollouts, or surplus."
+    ),
+    "rollout/staleness_mean": Metric(
+        "steps", "Mean age of the batch's tokens: weights trained, minus weights that sampled."
+    ),
+    "rollout/staleness_max": Metric("steps", "Age of the oldest of them."),
+    "rollout/generated_tokens": Metric("tokens", "Response tokens that this step generated."),
     "rollout/rounds": Metric("count", "Generation rounds that dynamic sampling took."),
     "rollout/response_tokens_mean": Metric("tokens", "Mean response length."),
     "rollout/response_tokens_p95": Metric("tokens", "95th percentile of the response length."),
@@ -119,6 +127,9 @@ METRICS: dict[str, Metric] = {
         "seconds", "The phases of the step together; evaluation is not among them."
     ),
     "perf/tokens_per_s": Metric("tokens/s", "Prompt and response tokens of the batch per second."),
+    "perf/rollout_tokens_per_s": Metric(
+        "tokens/s", "Response tokens generated, per second that collecting the batch took."
+    ),
     "eval/avg_at_k": Metric("share", "Mean verdict over k samples per problem."),
     "eval/pass_at_{k}": Metric("share", "Chance that one of k samples is correct (unbiased)."),
     "eval/response_tokens_mean": Metric("tokens", "Mean response length."),

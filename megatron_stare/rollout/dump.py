@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,9 @@ def _record(
         "failure": reward.failure,
         "advantage": advantage,
         "finish_reason": sample.finish_reason,
-        "weight_version": sample.weight_version,
+        "weight_versions": [
+            [version, len(list(run))] for version, run in groupby(sample.weight_versions)
+        ],
         "seconds": sample.seconds,
         "reward_seconds": reward.seconds,
         "token_ids": sample.token_ids,

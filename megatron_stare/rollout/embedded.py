@@ -13,17 +13,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 
 from megatron_stare.config import SamplingConfig
 from megatron_stare.rollout.decoding import ATTENTION, Decoded, decode, register_attention
+from megatron_stare.rollout.engine import Request
 from megatron_stare.rollout.randomness import token_uniforms
 from megatron_stare.rollout.stop_tokens import stop_token_ids
-from megatron_stare.types import Prompt, Sample
+from megatron_stare.types import Sample
 from megatron_stare.weights.fused_experts import named_as_in_files
 from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.load import check_tensors
 from megatron_stare.weights.names import model_entries
 from megatron_stare.weights.safetensors_folder import open_tensors
-
-_Request = tuple[Prompt, int]
-"""A prompt, and the index of one of its samples."""
 
 
 class EmbeddedEngine:
@@ -50,18 +48,29 @@ class EmbeddedEngine:
         self._max_batch_sequences = max_batch_sequences
         self._device = device
         self._model = _build_model(folder, device, dtype)
+        self._is_interrupted = False
         self.weight_version = -1
 
     def generate(
-        self, prompts: Sequence[Prompt], num_samples: int, sampling: SamplingConfig, *, seed: int
+        self, requests: Sequence[Request], sampling: SamplingConfig, *, seed: int
     ) -> Iterator[Sample]:
-        """See `Engine`. Log-probs are those `draw_tokens` gives: with top_p or top_k truncated."""
+        """See `Engine`. Log-probs are those `draw_tokens` gives: with top_p or top_k truncated.
+
+        Samples are begun here, never continued.
+        """
+        self._is_interrupted = False
         # Prompts of like length together: less padding.
-        ordered = sorted(prompts, key=lambda prompt: len(prompt.token_ids))
-        requests = [(prompt, index) for prompt in ordered for index in range(num_samples)]
-        for start in range(0, len(requests), self._max_batch_sequences):
-            batch = requests[start : start + self._max_batch_sequences]
-            yield from self._generate_batch(batch, sampling, seed)
+        ordered = sorted(requests, key=lambda request: len(request.prompt.token_ids))
+        for start in range(0, len(ordered), self._max_batch_sequences):
+            batch = ordered[start : start + self._max_batch_sequences]
+            for sample in self._generate_batch(batch, sampling, seed):
+                if self._is_interrupted:
+                    return
+                yield sample
+
+    def interrupt(self) -> None:
+        """See `Engine`."""
+        self._is_interrupted = True
 
     @torch.no_grad()
     def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
@@ -98,21 +107,23 @@ class EmbeddedEngine:
         """Nothing outlives the object."""
 
     def _generate_batch(
-        self, requests: Sequence[_Request], sampling: SamplingConfig, seed: int
+        self, requests: Sequence[Request], sampling: SamplingConfig, seed: int
     ) -> Iterator[Sample]:
         start = time.perf_counter()
-        prompts = list({prompt.uid: prompt for prompt, _ in requests}.values())
+        prompts = list({request.prompt.uid: request.prompt for request in requests}.values())
         row_of = {prompt.uid: row for row, prompt in enumerate(prompts)}
         uniforms = np.stack(
             [
-                token_uniforms(seed, prompt.uid, index, sampling.max_response_tokens)
-                for prompt, index in requests
+                token_uniforms(
+                    seed, request.prompt.uid, request.index, sampling.max_response_tokens
+                )
+                for request in requests
             ]
         )
         for decoded in decode(
             self._model,
             [prompt.token_ids for prompt in prompts],
-            [row_of[prompt.uid] for prompt, _ in requests],
+            [row_of[request.prompt.uid] for request in requests],
             torch.from_numpy(uniforms).to(self._device),
             sampling,
             self._stop_ids,
@@ -120,17 +131,16 @@ class EmbeddedEngine:
             seconds = time.perf_counter() - start
             yield self._sample(requests[decoded.sequence], decoded, seconds)
 
-    def _sample(self, request: _Request, decoded: Decoded, seconds: float) -> Sample:
-        prompt, index = request
+    def _sample(self, request: Request, decoded: Decoded, seconds: float) -> Sample:
         return Sample(
-            prompt=prompt,
-            index=index,
+            prompt=request.prompt,
+            index=request.index,
             text=str(self._tokenizer.decode(list(decoded.token_ids), skip_special_tokens=True)),
             token_ids=decoded.token_ids,
             logprobs=decoded.logprobs,
             loss_mask=(True,) * len(decoded.token_ids),
             finish_reason="stop" if decoded.is_stopped else "length",
-            weight_version=self.weight_version,
+            weight_versions=(self.weight_version,) * len(decoded.token_ids),
             seconds=seconds,
         )
 

@@ -1,8 +1,9 @@
-"""What a rollout engine promises: prompts in, samples out as they finish, weights in between."""
+"""What a rollout engine promises: requests in, samples out as they finish, weights in between."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
@@ -11,23 +12,40 @@ from megatron_stare.config import SamplingConfig
 from megatron_stare.types import Prompt, Sample
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A sample that an engine is asked for; to be continued where `begun` is its first part."""
+
+    prompt: Prompt
+    index: int
+    begun: Sample | None = None
+
+
 class Engine(Protocol):
     """Generates samples under the weights it was last given.
 
-    weight_version  step whose update produced those weights; every sample carries it
+    weight_version  step whose update produced those weights; every token carries it
     """
 
     weight_version: int
 
     def generate(
-        self, prompts: Sequence[Prompt], num_samples: int, sampling: SamplingConfig, *, seed: int
+        self, requests: Sequence[Request], sampling: SamplingConfig, *, seed: int
     ) -> Iterator[Sample]:
-        """Yield `num_samples` samples of each prompt as they finish, in any order.
+        """Yield the sample of each request, whole with what was begun, in any order.
 
-        A pair of prompt and index, 0 to num_samples - 1, comes at most once. One that never comes
-        could not be answered; one stopped from outside comes with finish reason `aborted`. Closing
-        the iterator drops what is still running. A sample's randomness depends on `seed`, the
-        prompt's uid and the index alone.
+        A pair of prompt and index comes at most once. One that never comes could not be answered;
+        one stopped from outside comes with finish reason `aborted`. Closing the iterator drops what
+        is still running. A sample's randomness depends on `seed`, the prompt's uid and the index
+        alone.
+        """
+        ...
+
+    def interrupt(self) -> None:
+        """Stop what `generate` runs; may be called from another thread, and more than once.
+
+        Samples that were running still come, `aborted`, with the tokens they have, from an engine
+        that can continue them; from others they do not come.
         """
         ...
 

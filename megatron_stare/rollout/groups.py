@@ -1,14 +1,59 @@
-"""From prompts to groups: generate, collect by prompt, score."""
+"""From prompts to groups: samples are collected by prompt, and whole groups are scored."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from megatron_stare.config import SamplingConfig
 from megatron_stare.rewards.scorer import Scorer
-from megatron_stare.rollout.engine import Engine
+from megatron_stare.rollout.engine import Engine, Request
 from megatron_stare.types import Group, Prompt, Sample
+
+
+@dataclass(slots=True)
+class GrowingGroup:
+    """A prompt and its samples so far, by index, of the `size` it is to have."""
+
+    prompt: Prompt
+    size: int
+    samples: dict[int, Sample] = field(default_factory=dict)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every sample is there and finished."""
+        return len(self.samples) == self.size and not self.was_stopped
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether a sample was stopped before its end."""
+        return any(sample.finish_reason == "aborted" for sample in self.samples.values())
+
+    @property
+    def oldest_version(self) -> int | None:
+        """Of the weights that any of its tokens was sampled under; None without tokens."""
+        versions = (min(s.weight_versions) for s in self.samples.values() if s.weight_versions)
+        return min(versions, default=None)
+
+    def requests(self) -> list[Request]:
+        """What it takes to make it whole."""
+        begun = {index: self.samples.get(index) for index in range(self.size)}
+        return [
+            Request(self.prompt, index, sample)
+            for index, sample in begun.items()
+            if sample is None or sample.finish_reason == "aborted"
+        ]
+
+    def take(self, sample: Sample) -> None:
+        """Put a sample in its place; RuntimeError where it was not asked for, or came before."""
+        before = self.samples.get(sample.index)
+        is_new = before is None or before.finish_reason == "aborted"
+        if sample.index not in range(self.size) or not is_new:
+            raise RuntimeError(
+                f"the engine gave sample {sample.index} of prompt {self.prompt.uid} "
+                "twice, or unasked"
+            )
+        self.samples[sample.index] = sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +61,7 @@ class Answers:
     """What became of the prompts given to an engine: each is in one list, in the order given."""
 
     groups: list[Group]
-    failed: list[Prompt]
-    aborted: list[Prompt]
+    unanswered: list[Prompt]
 
 
 def generate_groups(
@@ -32,41 +76,29 @@ def generate_groups(
 ) -> Answers:
     """Ask an engine for `num_samples` samples of each prompt, and score those of full groups.
 
-    A prompt with an aborted sample is aborted, one with a missing sample failed.
-
     Args:
         on_progress: called with 1 for every sample that arrives.
 
     Raises:
         RuntimeError: a sample came twice, or was not asked for.
     """
-    samples: dict[str, dict[int, Sample]] = {prompt.uid: {} for prompt in prompts}
-    for sample in engine.generate(prompts, num_samples, sampling, seed=seed):
-        siblings = samples.get(sample.prompt.uid)
-        if siblings is None or sample.index in siblings or sample.index not in range(num_samples):
-            raise RuntimeError(
-                f"the engine gave sample {sample.index} of prompt {sample.prompt.uid} "
-                "twice, or unasked"
-            )
-        siblings[sample.index] = sample
+    growing = {prompt.uid: GrowingGroup(prompt, num_samples) for prompt in prompts}
+    requests = [request for group in growing.values() for request in group.requests()]
+    for sample in engine.generate(requests, sampling, seed=seed):
+        growing[sample.prompt.uid].take(sample)
         if on_progress is not None:
             on_progress(1)
-
-    answered, failed, aborted = [], [], []
-    for prompt in prompts:
-        siblings = samples[prompt.uid]
-        if any(sample.finish_reason == "aborted" for sample in siblings.values()):
-            aborted.append(prompt)
-        elif len(siblings) < num_samples:
-            failed.append(prompt)
-        else:
-            answered.append(tuple(siblings[index] for index in range(num_samples)))
-    return Answers(_score(scorer, answered), failed, aborted)
+    return Answers(
+        score_groups(scorer, [group for group in growing.values() if group.is_whole]),
+        [group.prompt for group in growing.values() if not group.is_whole],
+    )
 
 
-def _score(scorer: Scorer, answered: Sequence[tuple[Sample, ...]]) -> list[Group]:
-    rewards = iter(scorer.score([sample for samples in answered for sample in samples]))
+def score_groups(scorer: Scorer, whole: Sequence[GrowingGroup]) -> list[Group]:
+    """Groups with their rewards; all samples are judged together."""
+    samples = [tuple(group.samples[index] for index in range(group.size)) for group in whole]
+    rewards = iter(scorer.score([sample for siblings in samples for sample in siblings]))
     return [
-        Group(samples[0].prompt, samples, tuple(next(rewards) for _ in samples))
-        for samples in answered
+        Group(group.prompt, siblings, tuple(next(rewards) for _ in siblings))
+        for group, siblings in zip(whole, samples, strict=True)
     ]

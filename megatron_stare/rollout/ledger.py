@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal, get_args
 
 from megatron_stare.types import Prompt
 
-Ending = Literal["completed", "filtered", "failed", "aborted"]
+Ending = Literal["completed", "filtered", "failed", "aborted", "carried"]
 """completed: its group is in the batch; filtered: its group was dropped; failed: the engine did not
-answer in full; aborted: its generation was stopped."""
+answer in full; aborted: its generation was stopped; carried: it goes on in the next step."""
 
 
 class Ledger:
@@ -27,6 +27,10 @@ class Ledger:
     def __len__(self) -> int:
         """Prompts drawn."""
         return len(self._endings)
+
+    def __iter__(self) -> Iterator[str]:
+        """Uids, in the order they were drawn."""
+        return iter(self._endings)
 
     def draw(self, prompts: Iterable[Prompt]) -> None:
         """Enter prompts; RuntimeError where a uid was drawn before."""

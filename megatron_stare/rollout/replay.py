@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.config import SamplingConfig
 from megatron_stare.errors import UserError
+from megatron_stare.rollout.engine import Request
 from megatron_stare.rollout.recording import Recording, read_recordings
 from megatron_stare.types import Prompt, Sample
 
@@ -32,25 +34,35 @@ class ReplayEngine:
         self._recordings = read_recordings(path, tokenizer, vocab_size=vocab_size)
         self._served: Counter[str] = Counter()
         self._served_before: Counter[str] = Counter()
+        self._is_interrupted = False
         self.weight_version = -1
 
     def generate(
-        self, prompts: Sequence[Prompt], num_samples: int, sampling: SamplingConfig, *, seed: int
+        self, requests: Sequence[Request], sampling: SamplingConfig, *, seed: int
     ) -> Iterator[Sample]:
-        """See `Engine`.
+        """See `Engine`. Samples are begun here, never continued.
 
         Raises:
-            UserError: fewer than `num_samples` recorded of a prompt, or one over the length limit.
+            UserError: fewer recorded of a prompt than are asked for, or one over the length limit.
         """
-        for prompt in prompts:
-            for index, recording in enumerate(self._take(prompt, num_samples)):
+        self._is_interrupted = False
+        for _, group in groupby(requests, key=lambda request: request.prompt.uid):
+            siblings = list(group)
+            recordings = self._take(siblings[0].prompt, len(siblings))
+            for request, recording in zip(siblings, recordings, strict=False):
                 if len(recording.token_ids) > sampling.max_response_tokens:
                     raise UserError(
-                        f"{self._path}: a response to {prompt.row} has "
+                        f"{self._path}: a response to {request.prompt.row} has "
                         f"{len(recording.token_ids)} tokens, expected at most "
                         f"max_response_tokens={sampling.max_response_tokens}"
                     )
-                yield self._sample(prompt, index, recording)
+                if self._is_interrupted:
+                    return
+                yield self._sample(request, recording)
+
+    def interrupt(self) -> None:
+        """See `Engine`."""
+        self._is_interrupted = True
 
     def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Count the version; every recorded sample may be served again."""
@@ -76,15 +88,15 @@ class ReplayEngine:
         self._served[prompt.text] += num_samples
         return [recordings[i % len(recordings)] for i in range(start, start + num_samples)]
 
-    def _sample(self, prompt: Prompt, index: int, recording: Recording) -> Sample:
+    def _sample(self, request: Request, recording: Recording) -> Sample:
         return Sample(
-            prompt=prompt,
-            index=index,
+            prompt=request.prompt,
+            index=request.index,
             text=recording.text,
             token_ids=recording.token_ids,
             logprobs=recording.logprobs,
             loss_mask=recording.loss_mask,
             finish_reason=recording.finish_reason,
-            weight_version=self.weight_version,
+            weight_versions=(self.weight_version,) * len(recording.token_ids),
             seconds=recording.seconds,
         )

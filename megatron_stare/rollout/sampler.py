@@ -1,14 +1,21 @@
 """The groups of a training step: dynamic sampling over rounds of generation.
 
 A round draws prompts, generates, scores, and keeps the groups with a learning signal; rounds go on
-until the batch is full. Every prompt drawn ends as exactly one of completed, filtered, failed,
-aborted, and the books are checked (`Ledger`).
+until the batch is full. Every prompt ends as exactly one of completed, filtered, failed, aborted,
+or goes on in the next step, and the books are checked (`Ledger`).
+
+    oversampling       a round draws more prompts than are missing, and is interrupted as soon as
+                       the batch is full
+    partial_rollouts   what was interrupted goes on in the next step, under its weights, where the
+                       response stands; the batch waits for groups that would become too old
 """
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from megatron_stare.algorithms.filters import has_signal
 from megatron_stare.config import RolloutConfig
@@ -16,11 +23,15 @@ from megatron_stare.data.prompts import PromptSet
 from megatron_stare.errors import UserError
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.engine import Engine
-from megatron_stare.rollout.groups import generate_groups
-from megatron_stare.rollout.ledger import Ledger
+from megatron_stare.rollout.filling import Filling
+from megatron_stare.rollout.groups import GrowingGroup, score_groups
 from megatron_stare.rollout.randomness import derive_seed
-from megatron_stare.rollout.statistics import count_solved, group_statistics
-from megatron_stare.types import Group
+from megatron_stare.rollout.statistics import (
+    count_solved,
+    group_statistics,
+    staleness_statistics,
+)
+from megatron_stare.types import Group, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,27 +41,23 @@ class Rollout:
     groups    the batch, exactly `prompts_per_step`, in the order their prompts were drawn
     filtered  groups that were generated and scored, and are not in the batch
     metrics   `rollout/*` and `reward/*`
+    seconds   from the first draw to the last verdict
     """
 
     groups: list[Group]
     filtered: list[Group]
     metrics: dict[str, float]
+    seconds: float
 
 
-@dataclass(slots=True)
-class _Filling:
-    """A batch being filled."""
-
-    ledger: Ledger = field(default_factory=Ledger)
-    kept: list[Group] = field(default_factory=list)
-    filtered: list[Group] = field(default_factory=list)
+class Cancelled(Exception):
+    """Collecting was given up from outside."""
 
 
 class Sampler:
-    """Fills batches from a prompt set, an engine and a scorer.
+    """Fills batches from a prompt set, an engine and a scorer, one step after the other.
 
-    `seed` is the run's; generation in a step is seeded by (seed, step, round). `on_progress` is
-    called with the number of samples that arrived since the call before.
+    `seed` is the run's; generation in a step is seeded by (seed, step, round).
     """
 
     def __init__(
@@ -61,67 +68,125 @@ class Sampler:
         config: RolloutConfig,
         *,
         seed: int,
-        on_progress: Callable[[int], None] | None = None,
     ) -> None:
         self._prompts = prompts
         self._engine = engine
         self._scorer = scorer
         self._config = config
         self._seed = seed
-        self._on_progress = on_progress
+        self._is_cancelled = False
+        self._carried: list[GrowingGroup | Group] = []
+        """From the step before, in the order they were drawn."""
 
-    def collect(self, step: int) -> Rollout:
-        """Generate until `prompts_per_step` groups are kept; a surplus is dropped, the last first.
+    def collect(self, step: int, on_progress: Callable[[int], None] = lambda _: None) -> Rollout:
+        """Generate until `prompts_per_step` groups are kept, the first drawn of those there are.
+
+        Args:
+            on_progress: called with the number of samples finished since the call before.
 
         Raises:
             UserError: the batch is not full after `max_rounds` rounds.
+            Cancelled: `cancel` was called.
         """
-        filling = _Filling()
+        start = time.perf_counter()
+        filling = Filling(self._carried)
         for round_number in range(1, self._config.max_rounds + 1):
-            self._play_round(filling, derive_seed(self._seed, step, round_number))
-            if len(filling.kept) >= self._config.prompts_per_step:
-                return self._finish(filling, round_number)
+            filling.draw(self._prompts.draw(self._num_to_draw(filling)), self._group_size)
+            seed = derive_seed(self._seed, step, round_number)
+            self._play_round(filling, step, seed, on_progress)
+            if len(filling.kept) >= self._size:
+                return self._finish(filling, step, round_number, time.perf_counter() - start)
         raise UserError(f"step {step}: {self._why_not_full(filling)}")
 
-    def _play_round(self, filling: _Filling, seed: int) -> None:
-        config, ledger = self._config, filling.ledger
-        prompts = self._prompts.draw(
-            num_to_draw(config.prompts_per_step, len(filling.kept), len(ledger))
-        )
-        ledger.draw(prompts)
-        answers = generate_groups(
-            self._engine,
-            self._scorer,
-            prompts,
-            config.samples_per_prompt,
-            config,
-            seed=seed,
-            on_progress=self._on_progress,
-        )
-        ledger.end(answers.failed, "failed")
-        ledger.end(answers.aborted, "aborted")
-        for group in answers.groups:
-            (filling.kept if self._is_kept(group) else filling.filtered).append(group)
+    def cancel(self) -> None:
+        """Have `collect`, in another thread, stop as soon as it can."""
+        self._is_cancelled = True
+        self._engine.interrupt()
 
-    def _is_kept(self, group: Group) -> bool:
-        verdicts = [reward.correct for reward in group.rewards]
-        return not self._config.dynamic_sampling or has_signal(verdicts)
+    @property
+    def _size(self) -> int:
+        return self._config.prompts_per_step
 
-    def _finish(self, filling: _Filling, num_rounds: int) -> Rollout:
-        size = self._config.prompts_per_step
-        groups, surplus = filling.kept[:size], filling.kept[size:]
-        filtered = filling.filtered + surplus
+    @property
+    def _group_size(self) -> int:
+        return self._config.samples_per_prompt
+
+    def _num_to_draw(self, filling: Filling) -> int:
+        """As many as bring what is under way to what is missing; carried groups stay below a batch.
+
+        Kept and growing groups are two batches at most, of which this step takes one.
+        """
+        config = self._config
+        needed = num_to_generate(self._size, len(filling.kept), filling.num_judged)
+        wanted = math.ceil(needed * config.oversampling)
+        room = 2 * self._size - len(filling.kept)
+        return max(min(wanted, room) - len(filling.growing), 0)
+
+    def _play_round(
+        self, filling: Filling, step: int, seed: int, on_progress: Callable[[int], None]
+    ) -> None:
+        is_interrupted = False
+        for sample in self._engine.generate(filling.requests(), self._config, seed=seed):
+            filling.take(sample)
+            if sample.finish_reason != "aborted":
+                on_progress(1)
+            if not is_interrupted and self._may_end(filling, sample, step):
+                is_interrupted = True
+                self._engine.interrupt()
+        if self._is_cancelled:
+            raise Cancelled
+        self._judge(filling)
+        if not (is_interrupted and self._config.partial_rollouts):
+            filling.give_up_growing(is_interrupted)
+
+    def _may_end(self, filling: Filling, sample: Sample, step: int) -> bool:
+        """Whether to stop what runs: the batch is full, or cannot become so in this round."""
+        if self._is_cancelled:
+            return True
+        group = filling.growing[sample.prompt.uid]
+        if self._config.oversampling == 1 or not group.is_whole:
+            return False
+        missing = self._size - len(filling.kept)
+        if filling.num_whole >= missing:
+            self._judge(filling)
+        if len(filling.kept) >= self._size:
+            return not any(self._is_due(group, step) for group in filling.growing.values())
+        is_hopeless = len(filling.kept) + len(filling.growing) < self._size
+        return is_hopeless and self._config.partial_rollouts
+
+    def _is_due(self, group: GrowingGroup, step: int) -> bool:
+        """Whether a group would be too old in the next step."""
+        version = group.oldest_version
+        return version is not None and step - version > self._config.max_staleness
+
+    def _judge(self, filling: Filling) -> None:
+        for group in score_groups(self._scorer, filling.take_whole()):
+            verdicts = [reward.correct for reward in group.rewards]
+            if not self._config.dynamic_sampling or has_signal(verdicts):
+                filling.kept.append(group)
+            else:
+                filling.filtered.append(group)
+
+    def _finish(self, filling: Filling, step: int, num_rounds: int, seconds: float) -> Rollout:
+        groups, surplus = filling.split_kept(self._size)
+        self._carried = []
+        if self._config.partial_rollouts:
+            self._carried = filling.in_order_drawn([*surplus, *filling.growing.values()])
+        else:
+            filling.filtered += surplus
         filling.ledger.end((group.prompt for group in groups), "completed")
-        filling.ledger.end((group.prompt for group in filtered), "filtered")
-        endings = filling.ledger.close()
+        filling.ledger.end((group.prompt for group in filling.filtered), "filtered")
+        filling.ledger.end((group.prompt for group in self._carried), "carried")
         metrics = {
-            **{f"rollout/{ending}": float(count) for ending, count in endings.items()},
+            **{f"rollout/{ending}": float(n) for ending, n in filling.ledger.close().items()},
             "rollout/rounds": float(num_rounds),
-            **group_statistics(groups + filtered),
+            "rollout/generated_tokens": float(filling.num_tokens),
+            **group_statistics(groups + filling.filtered),
+            **staleness_statistics(groups, step),
         }
-        return Rollout(groups, filtered, metrics)
+        return Rollout(groups, filling.filtered, metrics, seconds)
 
-    def _why_not_full(self, filling: _Filling) -> str:
+    def _why_not_full(self, filling: Filling) -> str:
         config, num_drawn = self._config, len(filling.ledger)
         generated = filling.kept + filling.filtered
         num_all, num_none = count_solved(generated)
@@ -135,12 +200,12 @@ class Sampler:
         )
 
 
-def num_to_draw(size: int, num_kept: int, num_drawn: int) -> int:
-    """Prompts of the next round: those missing over the share kept so far, at most a batch of them.
+def num_to_generate(size: int, num_kept: int, num_judged: int) -> int:
+    """Groups of the next round: those missing over the share kept so far, at most a batch of them.
 
-    Before the first group is kept there is no share to go by, and a whole batch is drawn.
+    Before the first group is kept there is no share to go by, and it is a whole batch.
     """
     if num_kept == 0:
         return size
-    expected = -(-(size - num_kept) * num_drawn // num_kept)
+    expected = -(-max(size - num_kept, 0) * num_judged // num_kept)
     return min(size, expected)

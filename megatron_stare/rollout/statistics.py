@@ -37,6 +37,21 @@ def length_statistics(prefix: str, groups: Sequence[Group]) -> dict[str, float]:
     }
 
 
+def staleness_statistics(groups: Sequence[Group], step: int) -> dict[str, float]:
+    """`rollout/staleness_*` of the tokens that a step trains on, in steps.
+
+    0 where a token was sampled under the weights that the step starts from.
+    """
+    versions = np.concatenate(
+        [sample.weight_versions for group in groups for sample in group.samples]
+    )
+    staleness = step - 1 - versions
+    return {
+        "rollout/staleness_mean": float(staleness.mean()),
+        "rollout/staleness_max": float(staleness.max()),
+    }
+
+
 def count_solved(groups: Sequence[Group]) -> tuple[int, int]:
     """How many groups have only correct samples, and how many have none."""
     verdicts = [[reward.correct for reward in group.rewards] for group in groups]

@@ -14,6 +14,7 @@ from megatron_stare.rollout.sglang.disk_sync import DiskSync
 from megatron_stare.rollout.sglang.pool import ServerPool
 from megatron_stare.weights.hf_config import read_hf_config
 from tests.models import hf_tensors, make_hf_folder
+from tests.requests_of import requests_of
 from tests.sglang.servers import needs_servers
 from tests.sglang.test_engine import PROMPTS, open_engine
 
@@ -75,7 +76,7 @@ def test_a_wrong_tensor_is_refused_before_it_reaches_a_server(servers, model, tm
             engine.update_weights(list(tensors.items())[1:], 1)
         engine.update_weights(tensors.items(), 2)
         sampling = SamplingConfig(max_response_tokens=4)
-        assert len(list(engine.generate(PROMPTS[:1], 2, sampling, seed=0))) == 2
+        assert len(list(engine.generate(requests_of(PROMPTS[:1], 2), sampling, seed=0))) == 2
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_that_names_it(servers, model, tmp_path):

@@ -19,6 +19,7 @@ from megatron_stare.rollout.sglang.client import sampling_parameters
 from megatron_stare.rollout.sglang.engine import SGLangEngine
 from megatron_stare.types import Prompt
 from tests.models import EOS_ID, VOCAB_SIZE, hf_tensors, make_hf_folder
+from tests.requests_of import requests_of
 from tests.sglang.servers import PYTHON, needs_servers
 
 pytestmark = needs_servers
@@ -61,7 +62,7 @@ def test_tokens_and_logprobs_are_those_of_the_new_weights(servers, trained, tmp_
     sampling = SamplingConfig(temperature=0.8, max_response_tokens=24)
     with open_engine(servers, trained, tmp_path) as (engine, messages):
         engine.update_weights(hf_tensors(trained).items(), 7)
-        samples = list(engine.generate(PROMPTS, 4, sampling, seed=0))
+        samples = list(engine.generate(requests_of(PROMPTS, 4), sampling, seed=0))
     assert {(s.prompt.uid, s.index) for s in samples} == {
         (p.uid, i) for p in PROMPTS for i in range(4)
     }
@@ -69,7 +70,7 @@ def test_tokens_and_logprobs_are_those_of_the_new_weights(servers, trained, tmp_
     assert messages == []
     network = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.float32)
     for sample in samples:
-        assert sample.weight_version == 7
+        assert sample.weight_versions == (7,) * len(sample.token_ids)
         assert sample.seconds > 0
         expected = transformers_logprobs(network, sample, temperature=0.8)
         torch.testing.assert_close(torch.tensor(sample.logprobs), expected, atol=1e-4, rtol=0)
@@ -81,7 +82,7 @@ def test_truncated_sampling_keeps_the_logprobs_of_the_whole_distribution(
     sampling = SamplingConfig(top_k=3, top_p=0.9, max_response_tokens=8)
     with open_engine(servers, trained, tmp_path) as (engine, _):
         engine.update_weights(hf_tensors(trained).items(), 1)
-        samples = list(engine.generate(PROMPTS[:2], 8, sampling, seed=0))
+        samples = list(engine.generate(requests_of(PROMPTS[:2], 8), sampling, seed=0))
     network = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.float32)
     for sample in samples:
         expected = transformers_logprobs(network, sample, temperature=1.0)
@@ -93,7 +94,7 @@ def test_responses_end_at_a_stop_token_or_at_the_limit(servers, trained, tmp_pat
     sampling = SamplingConfig(temperature=1.5, max_response_tokens=200)
     with open_engine(servers, trained, tmp_path) as (engine, _):
         engine.update_weights(hf_tensors(trained).items(), 1)
-        samples = list(engine.generate(PROMPTS[:4], 8, sampling, seed=0))
+        samples = list(engine.generate(requests_of(PROMPTS[:4], 8), sampling, seed=0))
     assert {sample.finish_reason for sample in samples} == {"stop", "length"}
     for sample in samples:
         *body, last = sample.token_ids
@@ -107,7 +108,7 @@ def test_no_default_of_the_server_applies(servers, trained, tmp_path):
     sampling = SamplingConfig(max_response_tokens=6)
     with open_engine(servers, trained, tmp_path) as (engine, _):
         engine.update_weights(hf_tensors(trained).items(), 1)
-        samples = list(engine.generate(PROMPTS[:1], 256, sampling, seed=0))
+        samples = list(engine.generate(requests_of(PROMPTS[:1], 256), sampling, seed=0))
     assert len({sample.token_ids[0] for sample in samples}) > 40
     assert sum(65 in sample.token_ids for sample in samples) < 60
     network = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.float32)
@@ -128,7 +129,7 @@ def test_every_sampling_parameter_that_a_server_knows_is_sent():
     known = json.loads(done.stdout.splitlines()[-1])
     # Behind the parameters come fields that the server fills in by itself.
     known = set(known[: known.index("stop_strs")])
-    sent = sampling_parameters(SamplingConfig(), [EOS_ID], seed=1).keys()
+    sent = sampling_parameters(SamplingConfig(), [EOS_ID], max_new_tokens=9, seed=1).keys()
     assert known - FEATURES == sent
 
 
@@ -137,7 +138,7 @@ def test_the_servers_share_the_work(servers, trained, tmp_path):
     with open_engine(servers, trained, tmp_path) as (engine, _):
         engine.update_weights(hf_tensors(trained).items(), 1)
         sampling = SamplingConfig(max_response_tokens=16)
-        assert len(list(engine.generate(PROMPTS, 8, sampling, seed=0))) == 48
+        assert len(list(engine.generate(requests_of(PROMPTS, 8), sampling, seed=0))) == 48
     after = num_generated(servers)
     shares = [after[log] - before[log] for log in before]
     assert sum(shares) == 48
@@ -148,7 +149,7 @@ def test_no_more_requests_than_allowed_are_under_way(servers, trained, tmp_path)
     with open_engine(servers, trained, tmp_path, max_requests=2) as (engine, messages):
         engine.update_weights(hf_tensors(trained).items(), 1)
         sampling = SamplingConfig(max_response_tokens=4)
-        assert len(list(engine.generate(PROMPTS, 4, sampling, seed=0))) == 24
+        assert len(list(engine.generate(requests_of(PROMPTS, 4), sampling, seed=0))) == 24
         assert messages == []
 
 
@@ -170,18 +171,26 @@ def test_a_prompt_too_long_for_the_server_is_an_error_that_says_so(servers, trai
         engine.update_weights(hf_tensors(trained).items(), 1)
         long = Prompt("long", "file:9", "", (5,) * 600, "")
         with pytest.raises(UserError, match="refused with status 400"):
-            next(engine.generate([long], 1, SamplingConfig(max_response_tokens=4), seed=0))
+            next(
+                engine.generate(
+                    requests_of([long], 1), SamplingConfig(max_response_tokens=4), seed=0
+                )
+            )
 
 
 def test_closing_the_iterator_stops_what_runs_on_the_servers(servers, trained, tmp_path):
     with open_engine(servers, trained, tmp_path) as (engine, _):
         engine.update_weights(hf_tensors(trained).items(), 1)
-        samples = engine.generate(PROMPTS, 8, SamplingConfig(max_response_tokens=480), seed=0)
+        samples = engine.generate(
+            requests_of(PROMPTS, 8), SamplingConfig(max_response_tokens=480), seed=0
+        )
         next(samples)
         samples.close()
         for url in servers.urls:
             wait_until_idle(url)
-        again = engine.generate(PROMPTS[:1], 2, SamplingConfig(max_response_tokens=4), seed=1)
+        again = engine.generate(
+            requests_of(PROMPTS[:1], 2), SamplingConfig(max_response_tokens=4), seed=1
+        )
         assert len(list(again)) == 2
 
 

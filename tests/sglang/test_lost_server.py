@@ -10,6 +10,7 @@ import pytest
 from megatron_stare.config import SamplingConfig
 from megatron_stare.errors import UserError
 from tests.models import hf_tensors
+from tests.requests_of import requests_of
 from tests.sglang.servers import is_alive, needs_servers
 from tests.sglang.test_engine import PROMPTS, open_engine
 
@@ -26,7 +27,7 @@ def test_a_silent_server_loses_its_requests_to_the_other(servers, model, tmp_pat
         os.kill(pid, signal.SIGSTOP)
         try:
             sampling = SamplingConfig(max_response_tokens=8)
-            samples = list(engine.generate(PROMPTS, 2, sampling, seed=0))
+            samples = list(engine.generate(requests_of(PROMPTS, 2), sampling, seed=0))
         finally:
             os.kill(pid, signal.SIGCONT)
         assert_complete(samples, 2)
@@ -35,14 +36,14 @@ def test_a_silent_server_loses_its_requests_to_the_other(servers, model, tmp_pat
             f"{url}: out until the next weights: no answer to /health_generate within 2 s",
         ]
         engine.update_weights(hf_tensors(model).items(), 2)
-        assert_complete(list(engine.generate(PROMPTS, 2, sampling, seed=1)), 2)
+        assert_complete(list(engine.generate(requests_of(PROMPTS, 2), sampling, seed=1)), 2)
         assert len(messages) == 2
 
 
 def test_the_other_server_finishes_what_a_killed_one_had_begun(servers, model, tmp_path):
     with open_engine(servers, model, tmp_path) as (engine, messages):
         engine.update_weights(hf_tensors(model).items(), 1)
-        generating = engine.generate(PROMPTS, 8, LONG, seed=0)
+        generating = engine.generate(requests_of(PROMPTS, 8), LONG, seed=0)
         samples = [next(generating)]
         url = servers.kill_one()
         samples += generating
@@ -53,7 +54,7 @@ def test_the_other_server_finishes_what_a_killed_one_had_begun(servers, model, t
 
         engine.update_weights(hf_tensors(model).items(), 2)
         assert f"{url}: out until the next weights: did not take weights 2" in messages[-1]
-        assert_complete(list(engine.generate(PROMPTS, 1, LONG, seed=1)), 1)
+        assert_complete(list(engine.generate(requests_of(PROMPTS, 1), LONG, seed=1)), 1)
 
 
 def test_serve_ends_its_servers_and_a_run_that_needs_them_says_so(session_servers, model, tmp_path):
@@ -61,7 +62,7 @@ def test_serve_ends_its_servers_and_a_run_that_needs_them_says_so(session_server
     pids = session_servers.pids
     with open_engine(session_servers, model, tmp_path) as (engine, _):
         engine.update_weights(hf_tensors(model).items(), 1)
-        assert_complete(list(engine.generate(PROMPTS, 1, LONG, seed=0)), 1)
+        assert_complete(list(engine.generate(requests_of(PROMPTS, 1), LONG, seed=0)), 1)
         printed = session_servers.stop()
         assert session_servers.pids == {}
         for url, pid in pids.items():
@@ -69,7 +70,7 @@ def test_serve_ends_its_servers_and_a_run_that_needs_them_says_so(session_server
             assert not is_alive(pid)
         gone = "|".join(pids)
         with pytest.raises(UserError, match=f"no SGLang server is left to generate: .*({gone})"):
-            list(engine.generate(PROMPTS, 1, LONG, seed=0))
+            list(engine.generate(requests_of(PROMPTS, 1), LONG, seed=0))
 
 
 def assert_complete(samples, num_samples):

@@ -138,7 +138,7 @@ class Server:
 
 
 def sampling_parameters(
-    sampling: SamplingConfig, stop_ids: Sequence[int], *, seed: int
+    sampling: SamplingConfig, stop_ids: Sequence[int], *, max_new_tokens: int, seed: int
 ) -> dict[str, Any]:
     """Every parameter that shapes the distribution or the length, so that no server's default does.
 
@@ -147,7 +147,7 @@ def sampling_parameters(
     deterministic inference only.
     """
     return {
-        "max_new_tokens": sampling.max_response_tokens,
+        "max_new_tokens": max_new_tokens,
         "min_new_tokens": 0,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,

@@ -5,6 +5,7 @@
        +---- fewer than max_attempts ---------+--> given up
 
 A server that fails a request gets no more until it is seen to generate under the right weights.
+Everything here runs in one event loop, and goes on whether or not somebody waits for an answer.
 """
 
 from __future__ import annotations
@@ -13,30 +14,35 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 from uuid import uuid4
 
 from megatron_stare.config import ServersConfig
 from megatron_stare.errors import UserError
+from megatron_stare.rollout.engine import Request
 from megatron_stare.rollout.sglang.client import Generation, Server, ServerFailure
 from megatron_stare.rollout.sglang.pool import ServerPool
-from megatron_stare.types import Prompt
+
+_ABORT_EVERY_S = 1.0
+"""An abort that overtakes its request does nothing, so it is repeated."""
+_NUM_NAMED = 8
+"""Requests that a message names; of more it says how many."""
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """A sample to be generated: `parameters` as the server takes them, `attempts` so far."""
+class Attempt:
+    """A request on its way: `parameters` as the server takes them, `number` of attempts before."""
 
-    prompt: Prompt
-    index: int
+    request: Request
+    token_ids: tuple[int, ...]
     parameters: dict[str, Any]
-    attempts: int = 0
+    number: int = 0
 
     @property
     def name(self) -> str:
         """Of the sample, for messages."""
-        return f"sample {self.index} of prompt {self.prompt.uid} ({self.prompt.row})"
+        prompt = self.request.prompt
+        return f"sample {self.request.index} of prompt {prompt.uid} ({prompt.row})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,141 +55,157 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
-class _Failed:
-    request: Request
+class _Ask:
+    """An attempt under way at a server; `since` in the event loop's seconds."""
+
+    attempt: Attempt
     server: Server
-    reason: str
+    request_id: str
+    since: float
 
 
 class Dispatcher:
     """The requests of one call, on servers of a pool that have weights `version`.
 
-    `next` gives the answers one by one; `cancel` stops what still runs. Requests that are given up
-    never come. `report` is told of servers that fail and of requests that are given up.
+    `start` sends them, `next` gives the answers one by one, `interrupt` has what is running come as
+    it stands, `cancel` stops everything. Requests that are given up never come. `report` is told of
+    servers that fail and of requests that are given up.
     """
 
     def __init__(
         self,
-        requests: Iterable[Request],
+        attempts: Iterable[Attempt],
         pool: ServerPool,
         *,
         version: int,
         config: ServersConfig,
         report: Callable[[str], None],
     ) -> None:
-        self._waiting = deque(requests)
+        self._waiting = deque(attempts)
         self._pool = pool
         self._version = version
         self._config = config
         self._report = report
-        self._outcomes: asyncio.Queue[Answered | _Failed | Exception | None] = asyncio.Queue()
-        self._tasks: dict[asyncio.Task[None], tuple[Server, str | None]] = {}
-        """Running tasks, each with its server and the id of its request, if it has one."""
-        self._num_running: Counter[Server] = Counter()
-        self._num_owed = 0
-        """Outcomes that running tasks will put into the queue."""
+        self._asks: dict[asyncio.Task[None], _Ask] = {}
+        self._chores: set[asyncio.Task[None]] = set()
+        """Tasks that look after servers."""
+        self._arrived: asyncio.Queue[Answered | Exception | None] = asyncio.Queue()
+        self._is_interrupted = False
+
+    async def start(self) -> None:
+        """Send what there is room for."""
+        self._go_on()
 
     async def next(self) -> Answered | None:
         """The next answer, in the order they arrive; None after the last.
 
         Raises:
-            UserError: a server refuses a request, or no server is left.
+            UserError: a server refuses a request, no server is left, or nothing has come for
+                `stall_deadline_s`, twice, though everything was sent again.
         """
-        while True:
-            self._send()
-            if self._num_owed == 0:
-                if self._waiting:
-                    raise UserError(self._pool.explain())
-                return None
-            outcome = await self._outcomes.get()
-            self._num_owed -= 1
-            if isinstance(outcome, Answered):
-                return outcome
-            if isinstance(outcome, Exception):
-                raise outcome
-            if isinstance(outcome, _Failed):
-                self._take_back(outcome)
+        for is_last_try in (False, True):
+            try:
+                async with asyncio.timeout(self._config.stall_deadline_s):
+                    arrived = await self._arrived.get()
+            except TimeoutError:
+                stalled = self._explain_stall()
+                if is_last_try:
+                    raise UserError(stalled) from None
+                self._report(f"{stalled}; all of it is sent again")
+                self._send_again()
+            else:
+                if isinstance(arrived, Exception):
+                    raise arrived
+                return arrived
+        return None
+
+    async def interrupt(self) -> None:
+        """Drop what waits, and have servers stop what runs: it arrives as it stands."""
+        if not self._is_interrupted:
+            self._is_interrupted = True
+            self._waiting.clear()
+            if self._asks:
+                self._chores.add(self._begin(self._abort_until_idle()))
 
     async def cancel(self) -> None:
         """Drop every request, here and on the servers."""
+        self._is_interrupted = True
         self._waiting.clear()
-        running = dict(self._tasks)
-        for task in running:
+        asks, tasks = list(self._asks.values()), [*self._asks, *self._chores]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-        await asyncio.gather(
-            *(
-                server.abort(request_id, deadline_s=self._config.health_deadline_s)
-                for server, request_id in running.values()
-                if request_id is not None and server.is_routable
-            ),
-            return_exceptions=True,
-        )
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._abort(asks)
 
-    def _send(self) -> None:
-        """Send waiting requests as far as there is room on routable servers."""
-        while self._waiting:
-            free = [
-                server
-                for server in self._pool.servers
-                if server.is_routable and self._num_running[server] < self._config.max_requests
-            ]
-            if not free:
-                return
-            server = min(free, key=lambda server: self._num_running[server])
-            request = self._waiting.popleft()
-            # Unique, also beside what a server has not yet dropped. Of a fixed width behind the
-            # sample's name: servers match ids by their beginning, so none may begin another.
+    def _go_on(self) -> None:
+        """Send waiting requests as far as there is room; tell of the end when it has come."""
+        while self._waiting and (server := self._least_busy()) is not None:
+            attempt = self._waiting.popleft()
+            request = attempt.request
+            # Never twice, also beside what a server has not yet dropped.
             request_id = f"{request.prompt.uid}:{request.index}:{uuid4().hex}"
-            self._num_running[server] += 1
-            self._start(partial(self._ask, request, server, request_id), server, request_id)
+            ask = _Ask(attempt, server, request_id, asyncio.get_running_loop().time())
+            self._asks[self._begin(self._ask(ask))] = ask
+        if not (self._asks or self._chores):
+            error = UserError(self._pool.explain()) if self._waiting else None
+            self._waiting.clear()
+            self._arrived.put_nowait(error)
 
-    def _start(
-        self,
-        work: Callable[[], Awaitable[Answered | _Failed | None]],
-        server: Server,
-        request_id: str | None = None,
-    ) -> None:
-        async def deliver() -> None:
+    def _least_busy(self) -> Server | None:
+        num_asks = Counter(ask.server for ask in self._asks.values())
+        limit = self._config.max_requests
+        free = [s for s in self._pool.servers if s.is_routable and num_asks[s] < limit]
+        return min(free, key=lambda server: num_asks[server], default=None)
+
+    def _begin(self, action: Awaitable[None]) -> asyncio.Task[None]:
+        async def act() -> None:
             try:
-                self._outcomes.put_nowait(await work())
+                await action
             except Exception as error:
-                self._outcomes.put_nowait(error)
+                self._arrived.put_nowait(error)
 
-        self._num_owed += 1
-        task = asyncio.create_task(deliver())
-        self._tasks[task] = (server, request_id)
-        task.add_done_callback(self._tasks.pop)
+        task = asyncio.create_task(act())
+        task.add_done_callback(self._settle)
+        return task
 
-    async def _ask(self, request: Request, server: Server, request_id: str) -> Answered | _Failed:
-        clock = asyncio.get_running_loop().time
-        start = clock()
+    def _settle(self, task: asyncio.Task[None]) -> None:
+        self._asks.pop(task, None)
+        self._chores.discard(task)
+        if not task.cancelled():
+            self._go_on()
+
+    async def _ask(self, ask: _Ask) -> None:
         try:
-            generation = await server.generate(
-                request_id,
-                request.prompt.token_ids,
-                request.parameters,
+            generation = await ask.server.generate(
+                ask.request_id,
+                ask.attempt.token_ids,
+                ask.attempt.parameters,
                 version=self._version,
                 deadline_s=self._config.request_deadline_s,
             )
         except ServerFailure as failure:
-            return _Failed(request, server, str(failure))
-        finally:
-            self._num_running[server] -= 1
-        return Answered(request, generation, clock() - start)
+            self._suspect(ask.server, str(failure))
+            self._take_back(ask.attempt)
+        else:
+            seconds = asyncio.get_running_loop().time() - ask.since
+            self._arrived.put_nowait(Answered(ask.attempt.request, generation, seconds))
 
-    def _take_back(self, failed: _Failed) -> None:
-        """Have a failed request wait again, before the others, and look at its server."""
-        server, request = failed.server, failed.request
+    def _suspect(self, server: Server, reason: str) -> None:
+        """Send a server nothing more until it was seen to generate."""
         if server.is_routable:
-            server.is_routable, server.problem = False, failed.reason
-            self._report(f"{server.url}: {failed.reason}; its requests go to other servers")
-            self._start(partial(self._examine, server), server)
-        again = replace(request, attempts=request.attempts + 1)
-        if again.attempts < self._config.max_attempts:
+            server.is_routable, server.problem = False, reason
+            self._report(f"{server.url}: {reason}; its requests go to other servers")
+            self._chores.add(self._begin(self._examine(server)))
+
+    def _take_back(self, attempt: Attempt) -> None:
+        """Have a failed request wait again, before the others."""
+        again = replace(attempt, number=attempt.number + 1)
+        if self._is_interrupted:
+            return
+        if again.number < self._config.max_attempts:
             self._waiting.appendleft(again)
         else:
-            self._report(f"{request.name}: given up after {again.attempts} servers failed it")
+            self._report(f"{attempt.name}: given up after {again.number} servers failed it")
 
     async def _examine(self, server: Server) -> None:
         try:
@@ -194,3 +216,36 @@ class Dispatcher:
         else:
             server.is_routable = True
             self._report(f"{server.url}: generates; it takes requests again")
+
+    async def _abort_until_idle(self) -> None:
+        while self._asks:
+            await self._abort(list(self._asks.values()))
+            await asyncio.wait(list(self._asks), timeout=_ABORT_EVERY_S)
+
+    async def _abort(self, asks: Iterable[_Ask]) -> None:
+        deadline_s = self._config.health_deadline_s
+        aborts = (ask.server.abort(ask.request_id, deadline_s=deadline_s) for ask in asks)
+        await asyncio.gather(*aborts, return_exceptions=True)
+
+    def _send_again(self) -> None:
+        """Give up on every answer that is awaited, and have its request wait again."""
+        asks, self._asks = self._asks, {}
+        for task, ask in asks.items():
+            task.cancel()
+            self._suspect(ask.server, "nothing comes from it")
+            self._take_back(ask.attempt)
+        self._chores.add(self._begin(self._abort(asks.values())))
+
+    def _explain_stall(self) -> str:
+        now = asyncio.get_running_loop().time()
+        places = [
+            f"{ask.attempt.name} at {ask.server.url} since {now - ask.since:.0f} s"
+            for ask in self._asks.values()
+        ]
+        places += [f"{attempt.name} not sent" for attempt in self._waiting]
+        named, more = places[:_NUM_NAMED], len(places) - _NUM_NAMED
+        return (
+            f"no sample came for rollout.servers.stall_deadline_s="
+            f"{self._config.stall_deadline_s:g} s; waiting for {', '.join(named)}"
+            + (f" and {more} more" if more > 0 else "")
+        )

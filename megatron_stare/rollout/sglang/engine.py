@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,13 +11,15 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.config import SamplingConfig, ServersConfig
 from megatron_stare.errors import UserError
+from megatron_stare.rollout.engine import Request
 from megatron_stare.rollout.randomness import derive_seed
 from megatron_stare.rollout.sglang.client import sampling_parameters
 from megatron_stare.rollout.sglang.disk_sync import DiskSync
-from megatron_stare.rollout.sglang.dispatch import Answered, Dispatcher, Request
+from megatron_stare.rollout.sglang.dispatch import Answered, Attempt, Dispatcher
+from megatron_stare.rollout.sglang.event_loop import EventLoop
 from megatron_stare.rollout.sglang.pool import ServerPool
 from megatron_stare.rollout.stop_tokens import stop_token_ids
-from megatron_stare.types import Prompt, Sample
+from megatron_stare.types import Sample
 from megatron_stare.weights.hf_config import read_hf_config
 
 
@@ -50,42 +51,47 @@ class SGLangEngine:
         self._sync = DiskSync(folder, self._shape, weights_dir)
         self._report = report
         self._pool = ServerPool(config, model_type=self._shape.raw["model_type"], report=report)
-        self._runner = asyncio.Runner()
+        self._event_loop = EventLoop()
+        self._dispatcher: Dispatcher | None = None
         self.weight_version = -1
         try:
-            self._runner.run(self._pool.connect())
+            self._event_loop.run(self._pool.connect())
         except BaseException:
             self.close()
             raise
 
     def generate(
-        self, prompts: Sequence[Prompt], num_samples: int, sampling: SamplingConfig, *, seed: int
+        self, requests: Sequence[Request], sampling: SamplingConfig, *, seed: int
     ) -> Iterator[Sample]:
         """See `Engine`. Log-probs are of the whole distribution at the temperature.
 
         A sample is a function of its seed on servers with deterministic inference only.
 
         Raises:
-            UserError: a prompt has a token outside the vocabulary, a server refuses a request, or
-                no server is left.
+            UserError: a prompt has a token outside the vocabulary, a server refuses a request, no
+                server is left, or nothing comes from any.
         """
-        self._check_token_ids(prompts)
+        self._check_token_ids(requests)
         dispatcher = Dispatcher(
-            [
-                Request(prompt, index, self._parameters(sampling, seed, prompt, index))
-                for prompt in prompts
-                for index in range(num_samples)
-            ],
+            [self._attempt(request, sampling, seed) for request in requests],
             self._pool,
             version=self.weight_version,
             config=self._config,
             report=self._report,
         )
+        self._event_loop.run(dispatcher.start())
+        self._dispatcher = dispatcher
         try:
-            while (answered := self._runner.run(dispatcher.next())) is not None:
+            while (answered := self._event_loop.run(dispatcher.next())) is not None:
                 yield self._sample(answered)
         finally:
-            self._runner.run(dispatcher.cancel())
+            self._dispatcher = None
+            self._event_loop.run(dispatcher.cancel())
+
+    def interrupt(self) -> None:
+        """See `Engine`: what was sent to a server comes, with the tokens it has."""
+        if (dispatcher := self._dispatcher) is not None:
+            self._event_loop.run(dispatcher.interrupt())
 
     def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See `Engine`. Servers that do not take the weights get no requests.
@@ -95,24 +101,33 @@ class SGLangEngine:
         """
         dtype = getattr(torch, self._pool.dtype)
         folder, checksums = self._sync.write(tensors, version, dtype)
-        self._runner.run(self._pool.load(folder, version, checksums))
+        self._event_loop.run(self._pool.load(folder, version, checksums))
         self._sync.keep_only(folder)
         self.weight_version = version
 
     def close(self) -> None:
         """Close the connections. The servers go on, and may be used again."""
-        self._runner.run(self._pool.close())
-        self._runner.close()
+        self._event_loop.run(self._pool.close())
+        self._event_loop.close()
         self._sync.keep_only(None)
 
-    def _parameters(self, sampling: SamplingConfig, seed: int, prompt: Prompt, index: int) -> dict:
-        return sampling_parameters(
-            sampling, self._stop_ids, seed=derive_seed(seed, prompt.uid, index)
+    def _attempt(self, request: Request, sampling: SamplingConfig, seed: int) -> Attempt:
+        prompt, begun = request.prompt, request.begun
+        token_ids = () if begun is None else begun.token_ids
+        return Attempt(
+            request,
+            prompt.token_ids + token_ids,
+            sampling_parameters(
+                sampling,
+                self._stop_ids,
+                max_new_tokens=sampling.max_response_tokens - len(token_ids),
+                seed=derive_seed(seed, prompt.uid, request.index),
+            ),
         )
 
-    def _check_token_ids(self, prompts: Sequence[Prompt]) -> None:
+    def _check_token_ids(self, requests: Sequence[Request]) -> None:
         """An id outside the vocabulary ends a server, so it is refused here."""
-        for prompt in prompts:
+        for prompt in {request.prompt.uid: request.prompt for request in requests}.values():
             largest = max(prompt.token_ids)
             if largest >= self._shape.vocab_size or min(prompt.token_ids) < 0:
                 raise UserError(
@@ -121,16 +136,20 @@ class SGLangEngine:
                 )
 
     def _sample(self, answered: Answered) -> Sample:
-        prompt, generation = answered.request.prompt, answered.generation
-        token_ids = list(generation.token_ids)
+        request, generation = answered.request, answered.generation
+        token_ids, logprobs = generation.token_ids, generation.logprobs
+        versions, seconds = (self.weight_version,) * len(token_ids), answered.seconds
+        if (begun := request.begun) is not None:
+            token_ids, logprobs = begun.token_ids + token_ids, begun.logprobs + logprobs
+            versions, seconds = begun.weight_versions + versions, begun.seconds + seconds
         return Sample(
-            prompt=prompt,
-            index=answered.request.index,
-            text=str(self._tokenizer.decode(token_ids, skip_special_tokens=True)),
-            token_ids=generation.token_ids,
-            logprobs=generation.logprobs,
+            prompt=request.prompt,
+            index=request.index,
+            text=str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True)),
+            token_ids=token_ids,
+            logprobs=logprobs,
             loss_mask=(True,) * len(token_ids),
             finish_reason=generation.finish_reason,
-            weight_version=self.weight_version,
-            seconds=answered.seconds,
+            weight_versions=versions,
+            seconds=seconds,
         )

@@ -68,7 +68,7 @@ def test_golden_decoupled_loss():
 
 def test_the_config_offers_what_the_tables_hold():
     fields = CorrectionConfig.model_fields
-    assert set(get_args(fields["kind"].annotation)) == {"none", *CORRECTIONS}
+    assert set(get_args(fields["kind"].annotation)) == {"auto", "none", *CORRECTIONS}
     assert set(get_args(fields["level"].annotation)) == set(LEVELS)
 
 
@@ -143,11 +143,11 @@ def test_a_broken_policy_does_not_pass_for_an_on_policy_one(kind):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"high": 3.0}, r"kind='none' with level='token', low=None, high=3\.0: .*set its kind"),
-        ({"level": "sequence"}, r"kind='none' with level='sequence'"),
+        ({"high": 3.0}, r"kind='auto' with level='token', low=None, high=3\.0: .*set its kind"),
+        ({"level": "sequence"}, r"kind='auto' with level='sequence'"),
         ({"kind": "tis", "low": 1.5}, r"less than or equal to 1"),
         ({"kind": "tis", "high": 0.9}, r"greater than or equal to 1"),
-        ({"kind": "mask"}, r"'none', 'tis', 'icepop' or 'mis'"),
+        ({"kind": "mask"}, r"'auto', 'none', 'tis', 'icepop' or 'mis'"),
     ],
 )
 def test_a_band_belongs_to_a_correction_and_holds_the_ratio_one(settings, message):

@@ -5,7 +5,7 @@ import pytest
 from megatron_stare.observe.metrics import GROUPS, METRICS, find_metric, glossary
 from tests.unit.observe.synthetic import eval_metrics, train_metrics
 
-UNITS = {"nats", "tokens", "seconds", "share", "count", "tokens/s", "1"}
+UNITS = {"nats", "tokens", "seconds", "steps", "share", "count", "tokens/s", "1"}
 
 
 def test_every_metric_has_a_known_unit_a_sentence_and_a_described_group():

@@ -24,7 +24,7 @@ def make_samples(pairs: Sequence[tuple[str, str]], *, num_tokens: int = 3) -> li
             logprobs=(0.0,) * num_tokens,
             loss_mask=(True,) * num_tokens,
             finish_reason="stop",
-            weight_version=0,
+            weight_versions=(0,) * num_tokens,
             seconds=0.0,
         )
         for index, (response, answer) in enumerate(pairs)

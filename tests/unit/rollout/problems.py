@@ -19,13 +19,13 @@ def make_prompt(text: str, *, answer: str = "yes", uid: str | None = None) -> Pr
 
 
 def make_sample(prompt: Prompt, index: int, text: str, **fields) -> Sample:
-    token_ids = (*TOKENIZER.encode(text), EOS_ID)
+    token_ids = fields.get("token_ids", (*TOKENIZER.encode(text), EOS_ID))
     settings = {
         "token_ids": token_ids,
         "logprobs": (-0.5,) * len(token_ids),
         "loss_mask": (True,) * len(token_ids),
         "finish_reason": "stop",
-        "weight_version": 3,
+        "weight_versions": (3,) * len(token_ids),
         "seconds": 0.25,
     }
     return Sample(prompt, index, text, **(settings | fields))

@@ -11,6 +11,7 @@ from megatron_stare.rollout.dump import dump_samples
 from megatron_stare.rollout.replay import ReplayEngine
 from megatron_stare.types import Group, Reward
 from tests.models import VOCAB_SIZE
+from tests.requests_of import requests_of
 from tests.unit.rollout.problems import TOKENIZER, make_group, make_prompt, make_sample
 
 KEPT, DROPPED = make_group(make_prompt("kept"), [1, 0]), make_group(make_prompt("dropped"), [0, 0])
@@ -40,7 +41,7 @@ def test_every_sample_is_a_line(tmp_path):
         "reward": 1,
         "failure": None,
         "finish_reason": "stop",
-        "weight_version": 3,
+        "weight_versions": [[3, 4]],
         "seconds": 0.25,
         "reward_seconds": 0.0,
         "token_ids": list(KEPT.samples[0].token_ids),
@@ -68,7 +69,7 @@ def test_a_dump_can_be_replayed(tmp_path):
 
     engine = ReplayEngine(tmp_path / "dump.jsonl", TOKENIZER, vocab_size=VOCAB_SIZE)
     engine.update_weights([], version=3)
-    first, second = engine.generate([prompt], 2, SamplingConfig(), seed=0)
+    first, second = engine.generate(requests_of([prompt], 2), SamplingConfig(), seed=0)
 
     assert first == samples[0]
     assert math.isnan(second.logprobs[1])

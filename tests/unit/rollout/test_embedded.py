@@ -8,6 +8,7 @@ from megatron_stare.config import SamplingConfig
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.embedded import EmbeddedEngine
 from tests.models import EOS_ID, VOCAB_SIZE, hf_tensors, make_hf_folder
+from tests.requests_of import requests_of
 from tests.unit.rollout.problems import TOKENIZER, make_prompt
 
 PROMPTS = [make_prompt(text) for text in ("2 + 2 = ", "a", "What is the capital of France?", "12")]
@@ -27,7 +28,7 @@ def make_engine(folder, *, max_batch_sequences: int = 64) -> EmbeddedEngine:
 
 
 def generate(engine, prompts=PROMPTS, num_samples=3, sampling=SAMPLING, seed=1) -> dict:
-    samples = list(engine.generate(prompts, num_samples, sampling, seed=seed))
+    samples = list(engine.generate(requests_of(prompts, num_samples), sampling, seed=seed))
     by_key = {(sample.prompt.uid, sample.index): sample for sample in samples}
     assert len(by_key) == len(samples), "a sample came twice"
     return by_key
@@ -131,7 +132,7 @@ def test_new_weights_change_the_samples_and_the_version(tmp_path, folder, sample
     engine.update_weights(hf_tensors(other).items(), version=7)
     updated = generate(engine, num_samples=8)
     assert engine.weight_version == 7
-    assert {sample.weight_version for sample in updated.values()} == {7}
+    assert {v for sample in updated.values() for v in sample.weight_versions} == {7}
     assert token_ids(updated) != token_ids(samples)
     assert token_ids(updated) == token_ids(generate(make_engine(other), num_samples=8))
 
@@ -163,7 +164,7 @@ def test_the_engine_leaves_torch_as_it_found_it(folder):
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    for _ in make_engine(folder).generate(PROMPTS, 1, SAMPLING, seed=1):
+    for _ in make_engine(folder).generate(requests_of(PROMPTS, 1), SAMPLING, seed=1):
         assert not torch.is_inference_mode_enabled(), "a consumer must be able to train"
     torch.testing.assert_close(torch.rand(4), expected)
 

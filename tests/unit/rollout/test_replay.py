@@ -10,6 +10,7 @@ from megatron_stare.config import SamplingConfig
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.replay import ReplayEngine
 from tests.models import EOS_ID, VOCAB_SIZE
+from tests.requests_of import requests_of
 from tests.unit.rollout.problems import TOKENIZER, make_prompt, write_jsonl
 
 SAMPLING = SamplingConfig(max_response_tokens=20)
@@ -24,7 +25,7 @@ def make_engine(folder, rows) -> ReplayEngine:
 
 
 def texts(engine, num_samples, prompt=PROMPT):
-    return [s.text for s in engine.generate([prompt], num_samples, SAMPLING, seed=0)]
+    return [s.text for s in engine.generate(requests_of([prompt], num_samples), SAMPLING, seed=0)]
 
 
 def rows(*responses, prompt="2+2="):
@@ -33,18 +34,18 @@ def rows(*responses, prompt="2+2="):
 
 def test_a_text_becomes_tokens_with_an_end_and_unknown_logprobs(tmp_path):
     engine = make_engine(tmp_path, rows("four"))
-    (sample,) = engine.generate([PROMPT], 1, SAMPLING, seed=0)
+    (sample,) = engine.generate(requests_of([PROMPT], 1), SAMPLING, seed=0)
     assert sample.prompt is PROMPT
     assert sample.token_ids == (*TOKENIZER.encode("four"), EOS_ID)
     assert all(math.isnan(value) for value in sample.logprobs)
     assert len(sample.logprobs) == len(sample.loss_mask) == 5
     assert all(sample.loss_mask)
-    assert (sample.finish_reason, sample.weight_version) == ("stop", 0)
+    assert (sample.finish_reason, set(sample.weight_versions)) == ("stop", {0})
 
 
 def test_a_truncated_text_has_no_end(tmp_path):
     engine = make_engine(tmp_path, [{**rows("four")[0], "finish_reason": "length"}])
-    (sample,) = engine.generate([PROMPT], 1, SAMPLING, seed=0)
+    (sample,) = engine.generate(requests_of([PROMPT], 1), SAMPLING, seed=0)
     assert sample.token_ids == tuple(TOKENIZER.encode("four"))
     assert sample.finish_reason == "length"
 
@@ -56,7 +57,7 @@ def test_recorded_tokens_are_never_tokenized_again(tmp_path):
         "logprobs": [-1.5, None, -0.25],
         "loss_mask": [True, False, True],
     }
-    (sample,) = make_engine(tmp_path, [row]).generate([PROMPT], 1, SAMPLING, seed=0)
+    (sample,) = make_engine(tmp_path, [row]).generate(requests_of([PROMPT], 1), SAMPLING, seed=0)
     assert sample.token_ids == (5, 6, EOS_ID)
     assert sample.loss_mask == (True, False, True)
     assert sample.logprobs[::2] == (-1.5, -0.25)
@@ -66,7 +67,7 @@ def test_recorded_tokens_are_never_tokenized_again(tmp_path):
 def test_samples_are_found_by_the_prompts_text(tmp_path):
     engine = make_engine(tmp_path, rows("a1") + rows("b1", prompt="other") + rows("a2"))
     prompts = [make_prompt("other"), PROMPT]
-    samples = list(engine.generate(prompts, 1, SAMPLING, seed=0))
+    samples = list(engine.generate(requests_of(prompts, 1), SAMPLING, seed=0))
     assert [(s.prompt.uid, s.index, s.text) for s in samples] == [
         ("other", 0, "b1"),
         ("2+2=", 0, "a1"),

@@ -10,7 +10,7 @@ from megatron_stare.errors import UserError
 from megatron_stare.observe.metrics import find_metric
 from megatron_stare.rollout.groups import generate_groups
 from megatron_stare.rollout.replay import ReplayEngine
-from megatron_stare.rollout.sampler import Sampler, num_to_draw
+from megatron_stare.rollout.sampler import Sampler, num_to_generate
 from megatron_stare.types import Sample
 from tests.models import VOCAB_SIZE
 from tests.unit.rollout.problems import TOKENIZER, make_prompt, make_prompt_set, write_jsonl
@@ -116,7 +116,7 @@ def test_every_metric_is_in_the_glossary(tmp_path, scorer):
     ],
 )
 def test_a_round_draws_what_is_missing_over_the_share_kept(size, num_kept, num_drawn, expected):
-    assert num_to_draw(size, num_kept, num_drawn) == expected
+    assert num_to_generate(size, num_kept, num_drawn) == expected
 
 
 def test_giving_up_says_what_was_seen_and_what_to_change(tmp_path, scorer):
@@ -154,8 +154,8 @@ def test_a_recording_serves_again_at_the_next_step(tmp_path, scorer):
 class UnreliableEngine(ReplayEngine):
     """Loses or stops samples of the prompts named so."""
 
-    def generate(self, prompts, num_samples, sampling, *, seed) -> Iterator[Sample]:
-        for sample in super().generate(prompts, num_samples, sampling, seed=seed):
+    def generate(self, requests, sampling, *, seed) -> Iterator[Sample]:
+        for sample in super().generate(requests, sampling, seed=seed):
             if sample.prompt.text.startswith("lost") and sample.index == 1:
                 continue
             if sample.prompt.text.startswith("stopped") and sample.index == 0:
@@ -173,8 +173,8 @@ def test_prompts_that_are_not_answered_are_counted_and_replaced(tmp_path, scorer
 
 
 class RepeatingEngine(ReplayEngine):
-    def generate(self, prompts, num_samples, sampling, *, seed) -> Iterator[Sample]:
-        for sample in super().generate(prompts, num_samples, sampling, seed=seed):
+    def generate(self, requests, sampling, *, seed) -> Iterator[Sample]:
+        for sample in super().generate(requests, sampling, seed=seed):
             yield sample
             yield sample
 
@@ -189,9 +189,9 @@ def test_no_sample_is_used_twice(tmp_path, scorer):
 class SeedRecorder(ReplayEngine):
     seeds: list[int]
 
-    def generate(self, prompts, num_samples, sampling, *, seed) -> Iterator[Sample]:
+    def generate(self, requests, sampling, *, seed) -> Iterator[Sample]:
         self.seeds.append(seed)
-        return super().generate(prompts, num_samples, sampling, seed=seed)
+        return super().generate(requests, sampling, seed=seed)
 
 
 def test_every_round_of_every_step_has_its_own_seed(tmp_path, scorer):
@@ -215,6 +215,5 @@ def test_progress_counts_samples(tmp_path, scorer):
         scorer,
         make_config(tmp_path, prompts_per_step=1),
         seed=1,
-        on_progress=arrived.append,
-    ).collect(1)
+    ).collect(1, arrived.append)
     assert sum(arrived) == 4

@@ -73,7 +73,7 @@ def test_urls_and_a_registry_exclude_each_other():
 
 
 def test_a_whole_distribution_is_asked_for_in_the_servers_words():
-    sent = sampling_parameters(SamplingConfig(top_k=0), [5, 7], seed=2**63 - 1)
+    sent = sampling_parameters(SamplingConfig(top_k=0), [5, 7], max_new_tokens=9, seed=2**63 - 1)
     assert sent["top_k"] == -1
     assert sent["stop_token_ids"] == [5, 7]
     assert sent["sampling_seed"] == 2**63 - 1

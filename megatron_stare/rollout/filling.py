@@ -1,0 +1,83 @@
+"""A batch being filled: which groups grow, which are kept or filtered, and their books."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from megatron_stare.rollout.engine import Request
+from megatron_stare.rollout.groups import GrowingGroup
+from megatron_stare.rollout.ledger import Ledger
+from megatron_stare.types import Group, Prompt, Sample
+
+
+class Filling:
+    """The groups of a step, from those that the step before carried over.
+
+    growing      by uid, under way or waiting to go on
+    kept         with a learning signal
+    filtered     generated and scored, and not for the batch
+    num_tokens   response tokens that this step generated
+    """
+
+    def __init__(self, carried: Sequence[GrowingGroup | Group]) -> None:
+        self.ledger = Ledger()
+        self.growing = {g.prompt.uid: g for g in carried if isinstance(g, GrowingGroup)}
+        self.kept = [group for group in carried if isinstance(group, Group)]
+        self.filtered: list[Group] = []
+        self.num_tokens = 0
+        self.ledger.draw(group.prompt for group in carried)
+
+    @property
+    def num_judged(self) -> int:
+        """Prompts that are done with, whether or not they have a group."""
+        return len(self.ledger) - len(self.growing)
+
+    @property
+    def num_whole(self) -> int:
+        """Groups that wait to be judged."""
+        return sum(group.is_whole for group in self.growing.values())
+
+    def draw(self, prompts: Sequence[Prompt], group_size: int) -> None:
+        """Enter new prompts."""
+        self.ledger.draw(prompts)
+        self.growing |= {prompt.uid: GrowingGroup(prompt, group_size) for prompt in prompts}
+
+    def requests(self) -> list[Request]:
+        """What it takes to make every group whole, those carried over first."""
+        return [request for group in self.growing.values() for request in group.requests()]
+
+    def take(self, sample: Sample) -> None:
+        """Put a sample into its group; RuntimeError where it was not asked for, or came before."""
+        if sample.prompt.uid not in self.growing:
+            raise RuntimeError(
+                f"the engine gave sample {sample.index} of prompt {sample.prompt.uid} "
+                "twice, or unasked"
+            )
+        group = self.growing[sample.prompt.uid]
+        begun = group.samples.get(sample.index)
+        group.take(sample)
+        self.num_tokens += len(sample.token_ids) - (0 if begun is None else len(begun.token_ids))
+
+    def take_whole(self) -> list[GrowingGroup]:
+        """Remove the whole groups from those that grow, in the order they were drawn."""
+        whole = [group for group in self.growing.values() if group.is_whole]
+        for group in whole:
+            del self.growing[group.prompt.uid]
+        return whole
+
+    def give_up_growing(self, is_interrupted: bool) -> None:
+        """End what grows: as failed where the engine did not answer, as aborted if stopped."""
+        for group in self.growing.values():
+            was_stopped = is_interrupted or group.was_stopped
+            self.ledger.end([group.prompt], "aborted" if was_stopped else "failed")
+        self.growing.clear()
+
+    def split_kept(self, size: int) -> tuple[list[Group], list[Group]]:
+        """The batch of that size, and the surplus: the last drawn."""
+        ordered = self.in_order_drawn(self.kept)
+        return ordered[:size], ordered[size:]
+
+    def in_order_drawn[T: GrowingGroup | Group](self, groups: Sequence[T]) -> list[T]:
+        """The same groups, in the order their prompts entered this step."""
+        places = {uid: place for place, uid in enumerate(self.ledger)}
+        return sorted(groups, key=lambda group: places[group.prompt.uid])
