@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +53,7 @@ class EmbeddedEngine:
 
     def generate(
         self, requests: Sequence[Request], sampling: SamplingConfig, *, seed: int
-    ) -> Iterator[Sample]:
+    ) -> Generator[Sample, None, None]:
         """See `Engine`. Log-probs are those `draw_tokens` gives: with top_p or top_k truncated.
 
         Samples are begun here, never continued.
@@ -108,7 +108,7 @@ class EmbeddedEngine:
 
     def _generate_batch(
         self, requests: Sequence[Request], sampling: SamplingConfig, seed: int
-    ) -> Iterator[Sample]:
+    ) -> Generator[Sample, None, None]:
         start = time.perf_counter()
         prompts = list({request.prompt.uid: request.prompt for request in requests}.values())
         row_of = {prompt.uid: row for row, prompt in enumerate(prompts)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,7 +31,7 @@ class Engine(Protocol):
 
     def generate(
         self, requests: Sequence[Request], sampling: SamplingConfig, *, seed: int
-    ) -> Iterator[Sample]:
+    ) -> Generator[Sample, None, None]:
         """Yield the sample of each request, whole with what was begun, in any order.
 
         A pair of prompt and index comes at most once. One that never comes could not be answered;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class ReplayEngine:
 
     def generate(
         self, requests: Sequence[Request], sampling: SamplingConfig, *, seed: int
-    ) -> Iterator[Sample]:
+    ) -> Generator[Sample, None, None]:
         """See `Engine`. Samples are begun here, never continued.
 
         Raises:

@@ -11,6 +11,12 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """Other weights of the servers' network, as a trainer would push them."""
+    return make_hf_folder(tmp_path_factory.mktemp("trained") / "model", "qwen3", seed=2)
+
+
+@pytest.fixture(scope="session")
 def session_servers(model):
     """The same two for all tests, where a test did not end them."""
     servers = TwoServers(model, model.parent / "registry")

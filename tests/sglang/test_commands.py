@@ -66,3 +66,44 @@ def test_a_run_without_an_answering_server_ends_with_one_line(workspace, tmp_pat
     )
     assert done.returncode == 2
     assert "http://127.0.0.1:9: no SGLang server answered" in done.stderr.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def older_steps(session_servers, tmp_path_factory):
+    """The metrics of a run one step off, whose responses may go on two steps later."""
+    session_servers.start()
+    workspace = make_workspace(tmp_path_factory.mktemp("older"))
+    succeed(
+        *("train", workspace / "train.yaml", *SGLANG),
+        *(
+            "train.steps=6",
+            *("rollout.max_response_tokens=100", "reward.overlong_buffer_tokens=90"),
+            "train.max_tokens_per_micro_batch=400",
+        ),
+        *("rollout.one_step_off=true", "rollout.partial_rollouts=true"),
+        *("rollout.oversampling=2", "rollout.max_staleness=3"),
+        f"rollout.servers.registry={session_servers.registry}",
+    )
+    return metrics_of(workspace / "run")
+
+
+def test_responses_go_on_in_later_steps_and_none_is_lost(older_steps):
+    carried = [metrics["rollout/carried"] for metrics in older_steps]
+    assert max(carried) > 0
+    for metrics in older_steps:
+        assert metrics["rollout/completed"] == 4
+        assert metrics["rollout/failed"] == metrics["rollout/aborted"] == 0
+
+
+def test_staleness_is_measured_and_bounded(older_steps):
+    oldest = [metrics["rollout/staleness_max"] for metrics in older_steps]
+    assert oldest[:2] == [0, 1]
+    assert 2 <= max(oldest) <= 3
+
+
+def test_older_tokens_are_corrected(older_steps):
+    """One step old, the log-probs of the engine are not those of the policy."""
+    assert older_steps[0]["mismatch/max"] < 1e-3
+    for metrics in older_steps[1:]:
+        assert metrics["mismatch/max"] > 1e-3
+        assert math.isfinite(metrics["loss/total"])

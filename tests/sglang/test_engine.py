@@ -18,7 +18,7 @@ from megatron_stare.errors import UserError
 from megatron_stare.rollout.sglang.client import sampling_parameters
 from megatron_stare.rollout.sglang.engine import SGLangEngine
 from megatron_stare.types import Prompt
-from tests.models import EOS_ID, VOCAB_SIZE, hf_tensors, make_hf_folder
+from tests.models import EOS_ID, VOCAB_SIZE, hf_tensors
 from tests.requests_of import requests_of
 from tests.sglang.servers import PYTHON, needs_servers
 
@@ -50,12 +50,6 @@ def open_engine(servers, folder, tmp_path, urls=None, **config):
         yield engine, messages
     finally:
         engine.close()
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Other weights of the servers' network, as a trainer would push them."""
-    return make_hf_folder(tmp_path_factory.mktemp("trained") / "model", "qwen3", seed=2)
 
 
 def test_tokens_and_logprobs_are_those_of_the_new_weights(servers, trained, tmp_path):
@@ -162,7 +156,7 @@ def test_a_token_outside_the_vocabulary_is_refused_before_it_is_sent(
         engine.update_weights(hf_tensors(trained).items(), 1)
         bad = Prompt("bad", "file:3", "", (5, token), "")
         with pytest.raises(UserError, match=rf"file:3: .* expected 0 to {VOCAB_SIZE - 1}"):
-            next(engine.generate([PROMPTS[0], bad], 1, SamplingConfig(), seed=0))
+            next(engine.generate(requests_of([PROMPTS[0], bad], 1), SamplingConfig(), seed=0))
     assert num_generated(servers) == before
 
 

@@ -218,9 +218,9 @@ class Dispatcher:
             self._report(f"{server.url}: generates; it takes requests again")
 
     async def _abort_until_idle(self) -> None:
-        while self._asks:
-            await self._abort(list(self._asks.values()))
-            await asyncio.wait(list(self._asks), timeout=_ABORT_EVERY_S)
+        while asks := dict(self._asks):
+            await self._abort(asks.values())
+            await asyncio.wait(asks, timeout=_ABORT_EVERY_S)
 
     async def _abort(self, asks: Iterable[_Ask]) -> None:
         deadline_s = self._config.health_deadline_s

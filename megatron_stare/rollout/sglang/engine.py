@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -62,7 +62,7 @@ class SGLangEngine:
 
     def generate(
         self, requests: Sequence[Request], sampling: SamplingConfig, *, seed: int
-    ) -> Iterator[Sample]:
+    ) -> Generator[Sample, None, None]:
         """See `Engine`. Log-probs are of the whole distribution at the temperature.
 
         A sample is a function of its seed on servers with deterministic inference only.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import pytest
 from pydantic import ValidationError
@@ -33,7 +33,7 @@ class TickingEngine:
 
     def generate(
         self, requests: Sequence[Request], sampling: SamplingConfig, *, seed: int
-    ) -> Iterator[Sample]:
+    ) -> Generator[Sample, None, None]:
         self._is_interrupted = False
         self.asked.append([(r.prompt.text, r.index, num_begun(r)) for r in requests])
         running = list(requests)

@@ -1,6 +1,6 @@
 """Dynamic sampling and its books. Verdicts are scripted through recorded responses."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
 
 import pytest
@@ -154,7 +154,7 @@ def test_a_recording_serves_again_at_the_next_step(tmp_path, scorer):
 class UnreliableEngine(ReplayEngine):
     """Loses or stops samples of the prompts named so."""
 
-    def generate(self, requests, sampling, *, seed) -> Iterator[Sample]:
+    def generate(self, requests, sampling, *, seed) -> Generator[Sample, None, None]:
         for sample in super().generate(requests, sampling, seed=seed):
             if sample.prompt.text.startswith("lost") and sample.index == 1:
                 continue
@@ -173,7 +173,7 @@ def test_prompts_that_are_not_answered_are_counted_and_replaced(tmp_path, scorer
 
 
 class RepeatingEngine(ReplayEngine):
-    def generate(self, requests, sampling, *, seed) -> Iterator[Sample]:
+    def generate(self, requests, sampling, *, seed) -> Generator[Sample, None, None]:
         for sample in super().generate(requests, sampling, seed=seed):
             yield sample
             yield sample
@@ -189,7 +189,7 @@ def test_no_sample_is_used_twice(tmp_path, scorer):
 class SeedRecorder(ReplayEngine):
     seeds: list[int]
 
-    def generate(self, requests, sampling, *, seed) -> Iterator[Sample]:
+    def generate(self, requests, sampling, *, seed) -> Generator[Sample, None, None]:
         self.seeds.append(seed)
         return super().generate(requests, sampling, seed=seed)
 
