@@ -37,7 +37,7 @@ def score(scorer: Scorer, pairs: list[tuple[str, str]]) -> list[Reward]:
     """Rewards of (response, answer) pairs."""
     return scorer.score(
         [
-            Sample(Prompt("", "", "", (), answer), 0, response, (), (), (), "stop", 0, 0.0)
+            Sample(Prompt("", "", "", (), answer), 0, response, (), (), (), "stop", (), 0.0)
             for response, answer in pairs
         ]
     )
