@@ -22,7 +22,7 @@ from torch import Tensor
 
 from megatron_stare.ops.partials import RowTerms, d_logits_, empty_partial, merge, partial_of
 
-CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 512 << 20}
+CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 512 << 20}
 
 
 class Tile(NamedTuple):
@@ -64,9 +64,10 @@ def head_partial(
     """
     partial = empty_partial(local_targets)
     for rows in blocks(len(hidden), tile.rows if len(columns) else len(hidden)):
+        hidden_rows = _operand(hidden[rows])
         parts = [
             partial_of(
-                _matmul(hidden[rows], columns[span].t()).div_(temperature[rows, None]),
+                _matmul(hidden_rows, _operand(columns[span]).t()).div_(temperature[rows, None]),
                 local_targets[rows] - span.start,
             )
             for span in blocks(len(columns), tile.columns)
@@ -101,14 +102,20 @@ def head_gradients(
         Rows, and their part of d_hidden over these columns, float32 `[c, h]`.
     """
     for rows in blocks(len(hidden), tile.rows):
-        d_hidden = torch.zeros(hidden[rows].shape, dtype=torch.float32, device=hidden.device)
+        hidden_rows = _operand(hidden[rows])
+        d_hidden = torch.zeros_like(hidden_rows, dtype=torch.float32)
         for span in blocks(len(columns), tile.columns):
-            gradient = d_logits(
-                hidden[rows], columns[span], local_targets[rows] - span.start, terms[rows]
-            )
-            _add_matmul(d_hidden, gradient, columns[span])
-            _add_matmul(d_columns[span], gradient.t(), hidden[rows])
+            tile_columns = _operand(columns[span])
+            local = local_targets[rows] - span.start
+            gradient = d_logits(hidden_rows, tile_columns, local, terms[rows])
+            _add_matmul(d_hidden, gradient, tile_columns)
+            _add_matmul(d_columns[span], gradient.t(), hidden_rows)
         yield rows, d_hidden
+
+
+def _operand(values: Tensor) -> Tensor:
+    """On CPU in float32, here once for all products of a tile; on GPUs as it is."""
+    return values if values.is_cuda else values.float()
 
 
 def _matmul(a: Tensor, b: Tensor) -> Tensor:

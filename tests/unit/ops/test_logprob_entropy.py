@@ -50,11 +50,11 @@ def test_chunks_change_nothing(chunk_size):
 
 
 def test_tiles_of_the_vocabulary_change_nothing():
-    """2500 columns are three tiles, the last one cut short; 2100 tokens are three too."""
-    assert Tile.for_head(8, torch.device("cpu")) == (960, 960)
-    case = random_head(2100, 8, 2500, 2400)
-    expected = dense_logprob_entropy(*case, vocab_size=2400)
-    for got, want in zip(run(*case, "linear", vocab_size=2400), expected, strict=True):
+    """3100 columns are three tiles, the last one cut short; 2900 tokens are three too."""
+    assert Tile.for_head(8, torch.device("cpu")) == (1408, 1408)
+    case = random_head(2900, 8, 3100, 3000)
+    expected = dense_logprob_entropy(*case, vocab_size=3000)
+    for got, want in zip(run(*case, "linear", vocab_size=3000), expected, strict=True):
         assert_near(got, want, 1e-4)
 
 
