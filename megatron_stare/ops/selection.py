@@ -150,9 +150,7 @@ def _locate(bins: Tensor, k: int, group: dist.ProcessGroup | None) -> _Found:
 
 def _kth_smallest(places: Tensor, k: int, group: dist.ProcessGroup | None) -> int:
     """The k-th smallest place over the group, k from 1; one all-gather a round."""
-    if k < len(places):  # the others are beyond it on this rank alone
-        places = places.topk(k, largest=False, sorted=False).values
-    places = places.sort().values
+    places = _smallest(places, k)  # the others are beyond it on this rank alone
     start, end = 0, len(places)  # the k-th place is not outside places[start:end] of any rank
     for _ in range(_MAX_ROUNDS):
         starts, ends, shown = _gather(_show(places, start, end), group).split((1, 1, _NUM_SHOWN), 1)
@@ -168,6 +166,15 @@ def _kth_smallest(places: Tensor, k: int, group: dist.ProcessGroup | None) -> in
         if num_below:
             start = int(torch.searchsorted(places, shown[num_below - 1]))
     raise ValueError("cannot rank values: token ids are not unique")
+
+
+def _smallest(places: Tensor, k: int) -> Tensor:
+    """The k smallest or all, in order. Ties with ascending ids, the bulk of them, are in order."""
+    if not (places[1:] < places[:-1]).any():
+        return places[:k]
+    if k < len(places):
+        places = places.topk(k, largest=False, sorted=False).values
+    return places.sort().values
 
 
 def _shown_ends(starts: Tensor, ends: Tensor) -> Tensor:
