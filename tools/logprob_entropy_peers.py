@@ -38,6 +38,7 @@ class Peer:
     materialises_logits: bool = False
     package: str | None = None
     needs_cuda: bool = False
+    sharded_needs_cuda: bool = False
     one_rank_only: bool = False
     only_16_bit: bool = False
 
@@ -47,6 +48,8 @@ class Peer:
             return f"package {self.package} is not installed"
         if self.needs_cuda and device.type != "cuda":
             return "CUDA only"
+        if self.sharded_needs_cuda and tp_size > 1 and device.type != "cuda":
+            return "CUDA only for a sharded vocabulary"
         if self.one_rank_only and tp_size > 1:
             return "not made for a sharded vocabulary"
         if self.only_16_bit and dtype == torch.float32:
@@ -159,7 +162,7 @@ PEERS = (
     ),
     Peer("Megatron-Core + entropy", megatron_and_entropy, materialises_logits=True),
     Peer("torch linear_cross_entropy", torch_chunked, one_rank_only=True),
-    Peer("Liger scaled CE", liger, package="liger_kernel"),
+    Peer("Liger scaled CE", liger, package="liger_kernel", sharded_needs_cuda=True),
     Peer(
         "cut-cross-entropy",
         cut_cross_entropy,
