@@ -24,7 +24,7 @@ from torch import Tensor
 from megatron_stare.weights.hf_config import ModelShape
 from megatron_stare.weights.names import model_entries
 
-FAMILIES = ("qwen2", "qwen3", "llama", "qwen3_moe")
+FAMILIES = ("qwen2", "qwen3", "llama", "mistral", "qwen3_moe")
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -47,6 +47,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "qwen3 tied": {"family": "qwen3", "tied": True},
     "llama": {"family": "llama", "attention_bias": True, "mlp_bias": True},
     "llama tied": {"family": "llama", "tied": True, "rope_parameters": LLAMA3_ROPE},
+    "mistral": {"family": "mistral"},
     "qwen3_moe": {"family": "qwen3_moe"},
     "qwen3_moe tied": {"family": "qwen3_moe", "tied": True, "norm_topk_prob": False},
 }
@@ -109,6 +110,8 @@ def tiny_config(
     }
     if family == "qwen3_moe":
         settings |= EXPERTS
+    if family == "mistral":
+        settings |= {"sliding_window": None}
     return transformers.AutoConfig.for_model(family, **(settings | overrides))
 
 

@@ -17,8 +17,8 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from megatron_stare.config import ParallelConfig
 from megatron_stare.errors import UserError
 
-Family = Literal["qwen2", "qwen3", "llama", "qwen3_moe"]
-FAMILIES: tuple[Family, ...] = ("qwen2", "qwen3", "llama", "qwen3_moe")
+Family = Literal["qwen2", "qwen3", "llama", "mistral", "qwen3_moe"]
+FAMILIES: tuple[Family, ...] = ("qwen2", "qwen3", "llama", "mistral", "qwen3_moe")
 """Values of `model_type` that are understood; each has a table in `weights/names.py`."""
 
 _ROPE_KEYS: dict[str, tuple[set[str], set[str]]] = {
@@ -158,6 +158,18 @@ class _MoeHfConfig(_HfConfig):
     mlp_only_layers: list[int] | None = Field(None, max_length=0)
 
 
+class _MistralHfConfig(_HfConfig):
+    """Mistral's own defaults: a `config.json` without `sliding_window` has one."""
+
+    num_key_value_heads: int | None = Field(8, ge=1)
+    sliding_window: int | None = 4096
+    attention_bias: Literal[False] = False
+
+
+_CONFIGS: dict[str, type[_HfConfig]] = {"qwen3_moe": _MoeHfConfig, "mistral": _MistralHfConfig}
+"""What reads the `config.json` of a family, where it is not `_HfConfig`."""
+
+
 def read_hf_config(folder: Path) -> ModelShape:
     """Read `folder/config.json`.
 
@@ -174,8 +186,7 @@ def read_hf_config(folder: Path) -> ModelShape:
             f"expected one of {', '.join(FAMILIES)}"
         )
     try:
-        is_moe = raw["model_type"] == "qwen3_moe"
-        config = (_MoeHfConfig if is_moe else _HfConfig).model_validate(raw)
+        config = _CONFIGS.get(raw["model_type"], _HfConfig).model_validate(raw)
     except ValidationError as error:
         raise UserError(f"{path}: {_explain(error)}") from None
     return _shape(config, raw, path)
@@ -191,6 +202,11 @@ def _shape(config: _HfConfig, raw: dict[str, Any], path: Path) -> ModelShape:
     if family != "llama" and config.use_sliding_window:
         raise UserError(
             f"{path}: use_sliding_window=true is not supported; expected full attention"
+        )
+    if isinstance(config, _MistralHfConfig) and config.sliding_window is not None:
+        raise UserError(
+            f"{path}: sliding_window={config.sliding_window} is not supported; "
+            "expected null (full attention)"
         )
     moe = _moe(config, path) if isinstance(config, _MoeHfConfig) else None
     theta, scaling = _rope(config, path)

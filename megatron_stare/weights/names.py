@@ -139,6 +139,7 @@ TABLES: dict[Family, Table] = {
     "qwen2": Table(EMBEDDING, (*ATTENTION, *QKV_BIAS, *GATED_MLP), HEAD),
     "qwen3": Table(EMBEDDING, (*ATTENTION, *QKV_BIAS, *O_BIAS, *QK_NORM, *GATED_MLP), HEAD),
     "llama": Table(EMBEDDING, (*ATTENTION, *QKV_BIAS, *O_BIAS, *GATED_MLP, *MLP_BIAS), HEAD),
+    "mistral": Table(EMBEDDING, (*ATTENTION, *GATED_MLP), HEAD),
     "qwen3_moe": Table(
         EMBEDDING, (*ATTENTION, *QKV_BIAS, *O_BIAS, *QK_NORM, *ROUTER), HEAD, EXPERT
     ),

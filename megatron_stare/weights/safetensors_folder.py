@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -15,8 +16,13 @@ from megatron_stare.errors import UserError
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-DTYPES = ("F64", "F32", "F16", "BF16")
-"""Safetensors codes of the dtypes that weights may be stored in."""
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+"""The dtypes that weights may be stored in, by their code in safetensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +32,7 @@ class LazyTensor:
     name: str
     file: Path
     shape: tuple[int, ...]
+    dtype: torch.dtype
     content: Any
     """The safetensors slice, which keeps its file mapped."""
 
@@ -91,4 +98,5 @@ def _lazy(name: str, path: Path, content: Any) -> LazyTensor:
         raise UserError(
             f"{path}: {name} has dtype {content.get_dtype()}; expected one of {', '.join(DTYPES)}"
         )
-    return LazyTensor(name, path, tuple(content.get_shape()), content)
+    dtype = DTYPES[content.get_dtype()]
+    return LazyTensor(name, path, tuple(content.get_shape()), dtype, content)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from megatron_stare.errors import UserError
+from megatron_stare.weights.folders import replacing
 from megatron_stare.weights.hf_config import ModelShape, read_hf_config
 from megatron_stare.weights.names import model_entries
 from megatron_stare.weights.safetensors_folder import INDEX_FILE, SINGLE_FILE
@@ -71,45 +70,14 @@ def save_hf_folder(
     if destination.exists() and not overwrite:
         raise UserError(f"{destination}: exists; expected a path to create")
     shape = read_hf_config(source)
-    with _replacing(destination) as folder:
-        _copy_files(source, folder)
-        _write_config(shape, folder, dtype)
+    with replacing(destination) as folder:
+        copy_files(source, folder)
+        write_config(shape, folder, dtype)
         _write_weights(tensors, shape, dtype, _Shards(folder, max_shard_bytes))
 
 
-@contextmanager
-def _replacing(destination: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `destination` if the block succeeds."""
-    partial = destination.with_name(f".{destination.name}.partial")
-    previous = destination.with_name(f".{destination.name}.previous")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        for path in partial.rglob("*"):
-            _flush(path)
-        _flush(partial)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    shutil.rmtree(previous, ignore_errors=True)
-    if destination.exists():
-        destination.rename(previous)
-    partial.rename(destination)
-    _flush(destination.parent)
-    shutil.rmtree(previous, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file's content or a folder's entries are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _copy_files(source: Path, folder: Path) -> None:
+def copy_files(source: Path, folder: Path) -> None:
+    """Tokenizer, chat template and generation config."""
     for name in COPIED_FILES:
         if (source / name).is_dir():
             shutil.copytree(source / name, folder / name)
@@ -117,7 +85,8 @@ def _copy_files(source: Path, folder: Path) -> None:
             shutil.copyfile(source / name, folder / name)
 
 
-def _write_config(shape: ModelShape, folder: Path, dtype: torch.dtype) -> None:
+def write_config(shape: ModelShape, folder: Path, dtype: torch.dtype) -> None:
+    """The `config.json` of weights stored in `dtype`."""
     config = {key: value for key, value in shape.raw.items() if key != "torch_dtype"}
     config |= {"dtype": str(dtype).removeprefix("torch."), "tie_word_embeddings": shape.tied}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

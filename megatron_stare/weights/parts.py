@@ -1,0 +1,117 @@
+"""A long job in parts: several at a time within a bound of memory, each done once.
+
+A journal in the folder being built says which parts are done, so that the job goes on where it was
+stopped, by whatever.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Condition
+from typing import Any
+
+from megatron_stare.errors import UserError
+
+JOURNAL_FILE = ".progress.jsonl"
+
+
+class Budget:
+    """Bytes that threads share; one that wants more than is left waits."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self._left = num_bytes
+        self._changed = Condition()
+
+    @contextmanager
+    def hold(self, num_bytes: int) -> Iterator[None]:
+        """Take bytes, no more than the whole budget, for the block."""
+        with self._changed:
+            self._changed.wait_for(lambda: num_bytes <= self._left)
+            self._left -= num_bytes
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += num_bytes
+                self._changed.notify_all()
+
+
+class Journal:
+    """The results of the parts that are done, on disk.
+
+    Another job, as its description says, starts from nothing: `results` is empty then, and what
+    the folder holds besides is of no use.
+
+    Raises:
+        UserError: another process has it open.
+    """
+
+    def __init__(self, folder: Path, job: dict[str, Any]) -> None:
+        self._file = (folder / JOURNAL_FILE).open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise UserError(f"{folder}: another process is writing it") from None
+        self.results: dict[int, Any] = {}
+        self._file.seek(0)
+        lines = list(_whole_lines(self._file.read()))
+        if lines[:1] == [job]:
+            self.results = dict(lines[1:])
+        self._file.truncate(0)
+        for line in (job, *self.results.items()):
+            self._append(line)
+
+    def add(self, number: int, result: Any) -> None:
+        """Note that a part is done and on disk."""
+        self.results[number] = result
+        self._append((number, result))
+
+    def close(self) -> None:
+        """Let go of the journal, which stays."""
+        self._file.close()
+
+    def _append(self, line: Any) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+
+def _whole_lines(text: str) -> Iterator[Any]:
+    """What the lines hold, up to one that was being written when the process ended."""
+    for line in text.splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return
+
+
+def run_parts[P](
+    parts: Sequence[P],
+    work: Callable[[int, P], Any],
+    journal: Journal,
+    *,
+    threads: int,
+    on_done: Callable[[P], None],
+) -> None:
+    """Call `work(number, part)` for the parts that the journal lacks, and note the results, JSON.
+
+    The first failure, or an interrupt, ends it when the parts under way have ended.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        left = {
+            pool.submit(work, number, part): number
+            for number, part in enumerate(parts)
+            if number not in journal.results
+        }
+        try:
+            for future in as_completed(left):
+                journal.add(left[future], future.result())
+                on_done(parts[left[future]])
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
