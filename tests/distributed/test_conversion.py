@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from megatron_stare.config import ModelConfig, ParallelConfig
 from megatron_stare.weights.conversion import run_conversion
@@ -59,8 +61,10 @@ def stored_dtype(folder: Path) -> torch.dtype:
     return next(iter(hf_tensors(folder).values())).dtype
 
 
-def loads_in_megatron(rank: int, folders: list[Path], parallel: ParallelConfig) -> None:
-    """Every parameter that Megatron loads is the one that the Hugging Face folder has."""
+def loads_and_saves(
+    rank: int, folders: list[Path], parallel: ParallelConfig, out: Path | None
+) -> None:
+    """Megatron loads what was converted, parameter by parameter as Hugging Face has it."""
     from megatron_stare.policy.groups import build_groups
     from megatron_stare.policy.model import named_parameters
     from megatron_stare.policy.model_checkpoint import load_model
@@ -72,7 +76,6 @@ def loads_in_megatron(rank: int, folders: list[Path], parallel: ParallelConfig) 
             for parameter in chunk.parameters():
                 torch.nn.init.constant_(parameter, torch.nan)
         load_model(chunks, converted(folder))
-        expected = hf_tensors(folder)
         exported = export_hf_tensors(
             named_parameters(chunks),
             read_hf_config(folder),
@@ -80,15 +83,76 @@ def loads_in_megatron(rank: int, folders: list[Path], parallel: ParallelConfig) 
             pp_group=groups.pp,
             ep_group=groups.ep,
         )
+        expected = hf_tensors(folder)
         names = []
         for name, tensor in exported:
             assert torch.equal(tensor, expected[name].to(tensor.dtype)), (folder.name, name)
             names.append(name)
         assert sorted(names) == sorted(expected)
+        if out is not None:
+            save(chunks, out / folder.name, rank)
+
+
+def save(chunks, folder: Path, rank: int) -> None:
+    """By `dist_checkpointing.save`; its own file writer wants a package that needs no other test."""
+    from megatron.core import dist_checkpointing
+    from megatron.core.dist_checkpointing.strategies import torch as strategies
+
+    class PlainWriter(strategies.TorchDistSaveShardedStrategy):
+        def save(self, sharded_state_dict, checkpoint_dir):
+            state, _, _ = strategies._replace_state_dict_keys_with_sharded_keys(
+                sharded_state_dict, True
+            )
+            torch.distributed.checkpoint.save(
+                strategies.mcore_to_pyt_state_dict(state),
+                storage_writer=strategies.FileSystemWriter(checkpoint_dir),
+                planner=strategies.MCoreSavePlanner(
+                    dedup_replicated_tensors=False,
+                    flatten_state_dict=False,
+                    flatten_sharded_tensors=False,
+                ),
+            )
+
+    if rank == 0:
+        folder.mkdir()
+    torch.distributed.barrier()
+    model = {number: chunk.sharded_state_dict() for number, chunk in enumerate(chunks)}
+    dist_checkpointing.save(model, str(folder), PlainWriter())
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_megatron_loads_a_converted_checkpoint_in_any_layout(folders, layout):
+def test_to_megatron_through_any_layout_and_back_changes_no_bit(folders, tmp_path, layout):
     parallel = LAYOUTS[layout]
     here = fit(folders, parallel)
-    run_world(parallel.replica, loads_in_megatron, here, parallel)
+    run_world(parallel.replica, loads_and_saves, here, parallel, tmp_path)
+    for folder in here:
+        back = tmp_path / f"{folder.name}-hf"
+        dtype = stored_dtype(folder)
+        run_conversion(MegatronToHf(tmp_path / folder.name, hf=folder, dtype=dtype), back)
+        expected, found = hf_tensors(folder), hf_tensors(back)
+        assert found.keys() == expected.keys()
+        for name, tensor in found.items():
+            assert tensor.dtype == dtype
+            assert torch.equal(tensor, expected[name]), (folder.name, name)
+
+
+def test_a_converted_checkpoint_has_the_keys_that_megatron_writes(folders, tmp_path):
+    """Tensors with shape and dtype, and the objects beside them."""
+    run_world(1, loads_and_saves, folders, ParallelConfig(), tmp_path)
+    for folder in folders:
+        ours, theirs = (index_of(path) for path in (converted(folder), tmp_path / folder.name))
+        if stored_dtype(folder) == torch.float16:
+            # The policy computes in one of the two others.
+            ours = {key: value and (value[0], torch.float32) for key, value in ours.items()}
+        assert ours == theirs, folder.name
+
+
+def index_of(checkpoint: Path) -> dict[str, tuple | None]:
+    """Shape and dtype of every tensor; None for what is not a tensor."""
+    stored = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    return {
+        key: (tuple(value.size), value.properties.dtype)
+        if isinstance(value, TensorStorageMetadata)
+        else None
+        for key, value in stored.items()
+    }
