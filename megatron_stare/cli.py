@@ -1,6 +1,7 @@
-"""The command line: `megatron-stare train | sft | eval | serve | config | report`.
+"""The command line: `megatron-stare train | sft | eval | serve | convert | verify | ...`.
 
-Exit codes: 0 done, 2 bad input (one clear line on standard error), 130 interrupted.
+Exit codes: 0 done, 1 `verify` found a difference, 2 bad input (one clear line on standard error),
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from megatron_stare import __version__
+from megatron_stare.cli_weights import add_convert, add_verify
 from megatron_stare.config import EvalConfig, SftConfig, TrainConfig
 from megatron_stare.config_io import describe, load_config, to_yaml
 from megatron_stare.errors import ReportedUserError, UserError
@@ -112,6 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands, "sft", _sft, "packed supervised fine-tuning")
     _add_run(commands, "eval", _eval, "avg@k and pass@k of a Hugging Face folder")
     _add_serve(commands)
+    add_convert(commands)
+    add_verify(commands)
     show = _add_run(commands, "config", _config, "print the resolved config", keys_of=None)
     show.add_argument("--kind", choices=KINDS, default="train", help="what the config is for")
     report = commands.add_parser("report", help="figures and one HTML page comparing runs")

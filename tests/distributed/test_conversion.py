@@ -94,7 +94,7 @@ def loads_and_saves(
 
 
 def save(chunks, folder: Path, rank: int) -> None:
-    """By `dist_checkpointing.save`; its own file writer wants a package that needs no other test."""
+    """By `dist_checkpointing.save`, with torch's file writer: Megatron's own wants psutil."""
     from megatron.core import dist_checkpointing
     from megatron.core.dist_checkpointing.strategies import torch as strategies
 
