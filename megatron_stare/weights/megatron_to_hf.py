@@ -99,7 +99,9 @@ def check_checkpoint(checkpoint: Checkpoint, entries: Iterable[Entry]) -> None:
         if place.key not in checkpoint.tensors:
             raise UserError(f"{folder}: config.json expects {place.key}, missing in the checkpoint")
         found = tuple(checkpoint.tensors[place.key].size)
-        if not _fits(found, entry, place):
+        if isinstance(entry.layout, VocabParallel):
+            found = _without_padding(found, entry, place, checkpoint)
+        if found != place.global_shape:
             raise UserError(
                 f"{folder}: {place.key} has shape {list(found)}, "
                 f"expected {list(place.global_shape)} by config.json"
@@ -109,9 +111,13 @@ def check_checkpoint(checkpoint: Checkpoint, entries: Iterable[Entry]) -> None:
         raise UserError(f"{folder}: config.json's network has no {unknown[0]}")
 
 
-def _fits(found: tuple[int, ...], entry: Entry, place: Place) -> bool:
-    if not isinstance(entry.layout, VocabParallel):
-        return found == place.global_shape
-    # Rows are padded to a multiple of the tensor-parallel size, which divides the KV heads.
+def _without_padding(
+    found: tuple[int, ...], entry: Entry, place: Place, checkpoint: Checkpoint
+) -> tuple[int, ...]:
+    """Without the zero rows that fill the vocabulary up to a multiple of a tensor-parallel size."""
     rows, true_rows = found[0], place.shape[0]
-    return found[1:] == place.shape[1:] and 0 <= rows - true_rows < entry.shape.num_kv_heads
+    sizes = range(1, entry.shape.num_kv_heads + 1)
+    if rows <= true_rows or rows not in {-(-true_rows // size) * size for size in sizes}:
+        return found
+    padding = checkpoint.read_part(place.key, (true_rows, 0), (rows - true_rows, found[1]))
+    return found if padding.any() else (true_rows, *found[1:])

@@ -14,6 +14,7 @@ import io
 import json
 import os
 import pickle
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -156,6 +157,7 @@ class Checkpoint:
         except (OSError, EOFError, ValueError, AttributeError, pickle.UnpicklingError) as error:
             raise UserError(f"{folder / INDEX_FILE}: damaged ({error})") from None
         self._reader.set_up_storage_reader(self._metadata, is_coordinator=True)
+        _check_files(folder, self._metadata.storage_data.values())
 
     @cached_property
     def tensors(self) -> Mapping[str, TensorStorageMetadata]:
@@ -177,18 +179,22 @@ class Checkpoint:
         Raises:
             UserError: a file is missing or damaged.
         """
-        stored = self.tensors[place.key]
-        destination = torch.empty(place.sizes, dtype=stored.properties.dtype)
-        wanted = [_chunk_metadata(place.offsets, place.sizes)]
-        items = create_read_items_for_chunk_list(place.key, stored, wanted)
-        if sum(item.lengths.numel() for item in items) != place.num_elements:
-            raise UserError(f"{self.folder}: {place.key} is not whole: chunks are missing")
+        return self.read_part(place.key, place.offsets, place.sizes).view(place.shape)
+
+    def read_part(self, key: str, offsets: Sequence[int], sizes: Sequence[int]) -> Tensor:
+        """Any part of a stored tensor, as `read`."""
+        stored = self.tensors[key]
+        destination = torch.empty(tuple(sizes), dtype=stored.properties.dtype)
+        wanted = [_chunk_metadata(offsets, sizes)]
+        items = create_read_items_for_chunk_list(key, stored, wanted)
+        if sum(item.lengths.numel() for item in items) != destination.numel():
+            raise UserError(f"{self.folder}: {key} is not whole: chunks are missing")
         try:
             self._reader.read_data(LoadPlan(items), _Into(destination))
         except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
             reason = str(error).partition("\n")[0]
-            raise UserError(f"{self.folder}: {place.key} cannot be read ({reason})") from None
-        return destination.view(place.shape)
+            raise UserError(f"{self.folder}: {key} cannot be read ({reason})") from None
+        return destination
 
 
 class _Into(DefaultLoadPlanner):
@@ -213,3 +219,14 @@ def _check_format(path: Path) -> None:
         raise UserError(f"{path}: malformed; expected what Megatron-Core writes") from None
     if found != FORMAT["sharded_backend"]:
         raise UserError(f"{path}: sharded_backend={found!r}, expected 'torch_dist'")
+
+
+def _check_files(folder: Path, extents: Iterable[_StorageInfo]) -> None:
+    ends: dict[str, int] = defaultdict(int)
+    for info in extents:
+        ends[info.relative_path] = max(ends[info.relative_path], info.offset + info.length)
+    for name, end in ends.items():
+        if not (folder / name).exists():
+            raise UserError(f"{folder / name}: no such file, but {INDEX_FILE} lists it")
+        if (size := (folder / name).stat().st_size) < end:
+            raise UserError(f"{folder / name}: cut short at {size} bytes, expected {end}")
