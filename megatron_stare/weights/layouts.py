@@ -91,7 +91,7 @@ class RowParallel:
 
     def merge(self, shards: Sequence[Tensor], shape: ModelShape) -> list[Tensor]:
         """`P x [out, in/P]` to `[out, in]`."""
-        return [torch.cat(list(shards), dim=1)]
+        return [_joined(shards, dim=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class GateUp:
     def merge(self, shards: Sequence[Tensor], shape: ModelShape) -> list[Tensor]:
         """`P x [2 * ffn/P, *]` to two of `[ffn, *]`."""
         gates, ups = zip(*(shard.chunk(2) for shard in shards), strict=True)
-        return [torch.cat(gates), torch.cat(ups)]
+        return [_joined(gates), _joined(ups)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ class VocabParallel:
 
     def merge(self, shards: Sequence[Tensor], shape: ModelShape) -> list[Tensor]:
         """`P x [ceil(V/P), h]` to `[V, h]`."""
-        return [torch.cat(list(shards))[: shape.vocab_size]]
+        return [_joined(shards)[: shape.vocab_size]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class GroupedQkv:
     def merge(self, shards: Sequence[Tensor], shape: ModelShape) -> list[Tensor]:
         """`P x [(heads + 2g) * d / P, *]` to `[heads * d, *]`, `[g * d, *]`, `[g * d, *]`."""
         query_rows = shape.num_heads // shape.num_kv_heads * shape.head_dim
-        by_group = torch.cat(list(shards)).unflatten(0, (shape.num_kv_heads, -1))
+        by_group = _joined(shards).unflatten(0, (shape.num_kv_heads, -1))
         parts = by_group.split([query_rows, shape.head_dim, shape.head_dim], dim=1)
         return [part.flatten(0, 1) for part in parts]
 
@@ -188,6 +188,11 @@ def _part(size: int, tp_rank: int, tp_size: int) -> slice:
     """The rank's contiguous part of a dimension."""
     part = size // tp_size
     return slice(tp_rank * part, (tp_rank + 1) * part)
+
+
+def _joined(shards: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """The shards of all ranks as one; that of a single rank is not copied."""
+    return shards[0] if len(shards) == 1 else torch.cat(list(shards), dim=dim)
 
 
 def _stacked(shapes: Sequence[Shape], tp_size: int) -> Shape:

@@ -4,8 +4,8 @@
     .metadata          every key: shape, dtype, its chunks, and the file, offset and length of each
     __{n}_0.distcp     chunks, each as `torch.save` writes it, one after the other
 
-torch's own writer keeps a tensor of every key in memory and cannot go on with half a checkpoint;
-its files are as simple as this. Reading is torch's own.
+torch's own writer keeps a tensor of every key in memory and cannot go on with half a checkpoint,
+and its reader copies what could be mapped; the files are as simple as this.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint.filesystem import (
     CURRENT_DCP_VERSION,
     FileSystemReader,
@@ -38,8 +39,9 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
-from torch.distributed.checkpoint.planner import LoadPlan
+from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+from torch.distributed.checkpoint.utils import _create_file_view
 
 from megatron_stare.errors import UserError
 from megatron_stare.weights.folders import flush
@@ -50,6 +52,8 @@ FORMAT = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
 COMMON_STATE = "common_state/shard_0_1"
 """What Megatron stores beside tensors: nothing, for a model alone."""
 
+ALIGNMENT = 64
+"""Bytes; that of the data in what `torch.save` writes."""
 Extent = tuple[int, int]
 """Offset and length in a file, bytes."""
 
@@ -64,15 +68,21 @@ def write_chunks(path: Path, chunks: Iterable[Tensor]) -> list[Extent]:
     extents: list[Extent] = []
     with path.open("wb") as stream:
         for chunk in chunks:
+            stream.write(bytes(-stream.tell() % ALIGNMENT))
             start = stream.tell()
-            # `torch.save` would write all of the storage that a chunk is a view of.
-            alone = chunk.untyped_storage().nbytes() == chunk.nbytes and chunk.is_contiguous()
-            torch.save(chunk if alone else chunk.contiguous().clone(), stream)
+            torch.save(_alone(chunk.contiguous()), stream)
             extents.append((start, stream.tell() - start))
             del chunk
         stream.flush()
         os.fsync(stream.fileno())
     return extents
+
+
+def _alone(chunk: Tensor) -> Tensor:
+    """The same memory as a storage of its own: `torch.save` writes whole storages."""
+    start = chunk.storage_offset() * chunk.itemsize
+    storage = chunk.untyped_storage()[start : start + chunk.nbytes]
+    return torch.empty(0, dtype=chunk.dtype).set_(storage, 0, chunk.shape, chunk.stride())
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +161,10 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         _check_format(folder / FORMAT_FILE)
-        self._reader = FileSystemReader(folder)
         try:
-            self._metadata = self._reader.read_metadata()
+            self._metadata = FileSystemReader(folder).read_metadata()
         except (OSError, EOFError, ValueError, AttributeError, pickle.UnpicklingError) as error:
             raise UserError(f"{folder / INDEX_FILE}: damaged ({error})") from None
-        self._reader.set_up_storage_reader(self._metadata, is_coordinator=True)
         _check_files(folder, self._metadata.storage_data.values())
 
     @cached_property
@@ -172,9 +180,9 @@ class Checkpoint:
         return [self.folder / name for name in sorted(names)]
 
     def read(self, place: Place) -> Tensor:
-        """The parameter at a place, put together from however many chunks it was stored in.
+        """The parameter at a place: mapped, if it was stored in one chunk, or put together.
 
-        Memory: the parameter, and one chunk.
+        Memory: the parameter, or none.
 
         Raises:
             UserError: a file is missing or damaged.
@@ -183,29 +191,39 @@ class Checkpoint:
 
     def read_part(self, key: str, offsets: Sequence[int], sizes: Sequence[int]) -> Tensor:
         """Any part of a stored tensor, as `read`."""
-        stored = self.tensors[key]
-        destination = torch.empty(tuple(sizes), dtype=stored.properties.dtype)
-        wanted = [_chunk_metadata(offsets, sizes)]
-        items = create_read_items_for_chunk_list(key, stored, wanted)
-        if sum(item.lengths.numel() for item in items) != destination.numel():
+        stored, wanted = self.tensors[key], _chunk_metadata(offsets, sizes)
+        items = create_read_items_for_chunk_list(key, stored, [wanted])
+        if sum(item.lengths.numel() for item in items) != wanted.sizes.numel():
             raise UserError(f"{self.folder}: {key} is not whole: chunks are missing")
         try:
-            self._reader.read_data(LoadPlan(items), _Into(destination))
+            if len(items) == 1:
+                return self._mapped(items[0])
+            whole = torch.empty(wanted.sizes, dtype=stored.properties.dtype)
+            for item in items:
+                part = narrow_tensor_by_index(whole, item.dest_offsets, item.lengths)
+                part.copy_(self._mapped(item))
         except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
             reason = str(error).partition("\n")[0]
             raise UserError(f"{self.folder}: {key} cannot be read ({reason})") from None
-        return destination
+        return whole
 
-
-class _Into(DefaultLoadPlanner):
-    """Reads into one tensor."""
-
-    def __init__(self, destination: Tensor) -> None:
-        super().__init__()
-        self._destination = destination
-
-    def lookup_tensor(self, index: MetadataIndex) -> Tensor:
-        return self._destination
+    def _mapped(self, item: ReadItem) -> Tensor:
+        """What is wanted of a chunk; nothing is read until it is used."""
+        info = self._metadata.storage_data[item.storage_index]
+        path = self.folder / info.relative_path
+        with path.open("rb") as stream, FakeTensorMode():
+            view = cast(IO[bytes], _create_file_view(stream, info.offset, info.length))
+            # Without its data, but with the place where it stands.
+            chunk = torch.load(view, weights_only=True)
+        start = info.offset + chunk.untyped_storage()._checkpoint_offset
+        file = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
+        end = start + chunk.untyped_storage().nbytes()
+        storage = cast(torch.UntypedStorage, file[start:end])
+        if start % chunk.itemsize:
+            storage = storage.clone()
+        tensor = torch.empty(0, dtype=chunk.dtype)
+        tensor.set_(storage, chunk.storage_offset(), chunk.shape, chunk.stride())
+        return narrow_tensor_by_index(tensor, item.storage_offsets, item.lengths)
 
 
 def _check_format(path: Path) -> None:
