@@ -6,8 +6,10 @@ Makes a Qwen2-shaped Hugging Face folder of random bfloat16 weights, then in eve
 with `cp -r`, flushed to disk as conversion is, and converts it there and back, each in a process of
 its own and in changing order. Prints a Markdown table of medians.
 
+    cp      as it is, which has the kernel copy from file to file
+    cp rw   with --reflink=never, which reads and writes, as a program must that looks at the bytes
     GB/s    bytes of the weights by wall time, without the start of Python
-    of cp   the speed as a share of that of `cp` in the same round, median
+    of cp   the speed as a share of that of the two in the same round, median
     CPU s   user and system time
     memory  most anonymous memory above that at the start (mapped files are the page cache's),
             sampled every 5 ms; the bound is twice the largest parameter and the bytes of a part
@@ -47,6 +49,7 @@ CONFIG = {
     "tie_word_embeddings": False,
     "dtype": "bfloat16",
 }
+COPIES = {"cp": ["cp", "-r"], "cp rw": ["cp", "-r", "--reflink=never"]}
 LAYER_BYTES = 93.6e6
 EMBEDDING_BYTES = 2 * 466.7e6
 
@@ -91,9 +94,11 @@ def largest_parameter(folder: Path) -> int:
 def one_round(folder: Path, number: int) -> dict[str, dict[str, float]]:
     """Seconds and memory of each way to move the bytes; `cp` comes first, second or last."""
     order = ["to-megatron", "to-hf"]
-    order.insert(number % 3, "cp")
-    results = {name: copy(folder) if name == "cp" else in_a_process(folder, name) for name in order}
-    for name in ("copy", "megatron", "back"):
+    order[number % 3 : number % 3] = COPIES
+    results = {
+        name: copy(folder, name) if name in COPIES else in_a_process(folder, name) for name in order
+    }
+    for name in ("megatron", "back"):
         shutil.rmtree(folder / name)
     return results
 
@@ -104,12 +109,14 @@ def in_a_process(folder: Path, direction: str) -> dict[str, float]:
     return json.loads(output.splitlines()[-1])
 
 
-def copy(folder: Path) -> dict[str, float]:
+def copy(folder: Path, name: str) -> dict[str, float]:
     start, cpu = time.perf_counter(), cpu_seconds(resource.RUSAGE_CHILDREN)
-    subprocess.run(["cp", "-r", str(folder / "hf"), str(folder / "copy")], check=True)
+    subprocess.run([*COPIES[name], str(folder / "hf"), str(folder / "copy")], check=True)
     subprocess.run(["sync", *map(str, (folder / "copy").iterdir())], check=True)
+    seconds = time.perf_counter() - start
     cpu = cpu_seconds(resource.RUSAGE_CHILDREN) - cpu
-    return {"seconds": time.perf_counter() - start, "cpu": cpu}
+    shutil.rmtree(folder / "copy")
+    return {"seconds": seconds, "cpu": cpu}
 
 
 def convert(folder: Path, direction: str) -> dict[str, float]:
@@ -161,14 +168,19 @@ def _anonymous_bytes() -> int:
 def report(rounds: list[dict[str, dict[str, float]]], size: int, largest: int) -> None:
     bound = 2 * largest + PART_BYTES
     print(f"{size / 1e9:.2f} GB of weights, the largest parameter {largest / 1e6:.0f} MB\n")
-    print("| | GB/s | of `cp` | CPU s | memory MB | bound MB |\n|---|---|---|---|---|---|")
-    for name in ("cp", "to-megatron", "to-hf"):
+    print("| | GB/s | of `cp` | of `cp rw` | CPU s | memory MB | bound MB |")
+    print("|---|---|---|---|---|---|---|")
+    for name in (*COPIES, "to-megatron", "to-hf"):
         speed = size / statistics.median(one[name]["seconds"] for one in rounds) / 1e9
-        share = statistics.median(one["cp"]["seconds"] / one[name]["seconds"] for one in rounds)
+        shares = [
+            statistics.median(one[other]["seconds"] / one[name]["seconds"] for one in rounds)
+            for other in COPIES
+        ]
         cpu = statistics.median(one[name]["cpu"] for one in rounds)
         memory = max(one[name].get("bytes", 0) for one in rounds)
         cells = (f"{memory / 1e6:.0f}", f"{bound / 1e6:.0f}") if memory else ("", "")
-        print(f"| {name} | {speed:.2f} | {share:.0%} | {cpu:.1f} | {' | '.join(cells)} |")
+        cells = (*(f"{share:.0%}" for share in shares), f"{cpu:.1f}", *cells)
+        print(f"| {name} | {speed:.2f} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from typing import IO, Any, cast
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint.filesystem import (
     CURRENT_DCP_VERSION,
@@ -211,10 +210,10 @@ class Checkpoint:
         """What is wanted of a chunk; nothing is read until it is used."""
         info = self._metadata.storage_data[item.storage_index]
         path = self.folder / info.relative_path
-        with path.open("rb") as stream, FakeTensorMode():
+        with path.open("rb") as stream:
             view = cast(IO[bytes], _create_file_view(stream, info.offset, info.length))
             # Without its data, but with the place where it stands.
-            chunk = torch.load(view, weights_only=True)
+            chunk = torch.load(view, map_location="meta", weights_only=True)
         start = info.offset + chunk.untyped_storage()._checkpoint_offset
         file = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
         end = start + chunk.untyped_storage().nbytes()

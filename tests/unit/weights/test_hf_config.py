@@ -121,6 +121,47 @@ def test_what_transformers_writes(tmp_path, family):
     assert not shape.mlp_bias
 
 
+MISTRAL_7B_V03 = {
+    "architectures": ["MistralForCausalLM"],
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 32768,
+    "model_type": "mistral",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 1000000.0,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 32768,
+}
+
+
+def test_published_mistral(tmp_path):
+    shape = read_hf_config(write(tmp_path, MISTRAL_7B_V03))
+    assert (shape.family, shape.head_dim, shape.num_kv_heads) == ("mistral", 128, 8)
+    biases = shape.qkv_bias, shape.o_bias, shape.mlp_bias
+    assert not any((*biases, shape.qk_norm))
+
+
+@pytest.mark.parametrize("window", [{"sliding_window": 4096}, {}], ids=["said", "by default"])
+def test_a_mistral_with_a_window_is_refused(tmp_path, window):
+    config = {key: MISTRAL_7B_V03[key] for key in MISTRAL_7B_V03 if key != "sliding_window"}
+    with pytest.raises(UserError, match=r"sliding_window=4096 is not supported; expected null"):
+        read_hf_config(write(tmp_path, config | window))
+
+
+def test_distilled_deepseek_is_a_qwen2(tmp_path):
+    """As published: explicit defaults, and `use_mrope`, which means nothing without images."""
+    published = QWEN25_32B | {"use_mrope": False, "bos_token_id": 151646, "eos_token_id": 151643}
+    distilled = read_hf_config(write(tmp_path, published))
+    assert distilled.qkv_bias
+    assert distilled.num_layers == 64
+
+
 def test_biases_that_a_config_can_switch_on(tmp_path):
     llama = read_hf_config(tiny(tmp_path, "llama", attention_bias=True, mlp_bias=True))
     assert llama.qkv_bias

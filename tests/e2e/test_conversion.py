@@ -1,0 +1,81 @@
+"""`convert` and `verify` as a user runs them."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.e2e.programs import REPO, run_command, succeed
+from tests.models import edit_json, hf_tensors, make_hf_folder
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A Hugging Face folder, and what the command makes of it."""
+    folder = tmp_path_factory.mktemp("convert")
+    make_hf_folder(folder / "hf", "qwen3", tied=True)
+    printed = succeed("convert", "hf-to-megatron", folder / "hf", folder / "megatron")
+    assert "megatron: 34 parameters, 0.00 GB in" in printed
+    return folder
+
+
+def test_verify_computes_the_log_probs_of_both(model):
+    printed = succeed("verify", model / "hf", model / "megatron")
+    assert "tensors: 46 of 46 bit-identical" in printed
+    worst = float(printed.partition("the worst is ")[2].split()[0])
+    assert 0 <= worst < 1e-5
+
+
+def test_verify_tells_the_worst_tensor_and_exits_1(model, tmp_path):
+    succeed("convert", "hf-to-megatron", model / "hf", tmp_path / "half", "--dtype", "bfloat16")
+    arguments = ("verify", model / "hf", tmp_path / "half", "--tensors-only")
+    done = run_command(*arguments)
+    assert done.returncode == 1, done.stderr
+    assert "tensors: 0 of 46 bit-identical" in done.stdout
+    assert "float32" in done.stdout
+    assert "bfloat16" in done.stdout
+    succeed(*arguments, "--tolerance", "0.01")
+
+
+def test_a_dry_run_lists_what_maps_to_what_and_writes_nothing(model, tmp_path):
+    arguments = ("hf-to-megatron", model / "hf", tmp_path / "out", "--dry-run")
+    lines = succeed("convert", *arguments).splitlines()
+    assert len(lines) == 34
+    assert lines[2] == (
+        "decoder.layers.self_attention.linear_qkv.weight[0]  [128, 48] float32  <->  "
+        "model.layers.0.self_attn.q_proj.weight, model.layers.0.self_attn.k_proj.weight, "
+        "model.layers.0.self_attn.v_proj.weight"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_scripts_are_the_commands(model, tmp_path):
+    for script, source, out in (
+        ("convert_hf_to_megatron.py", model / "hf", tmp_path / "megatron"),
+        ("convert_megatron_to_hf.py", tmp_path / "megatron", tmp_path / "hf"),
+    ):
+        command = [sys.executable, REPO / "tools" / script, source, out]
+        subprocess.run(command, check=True, cwd=REPO, env={"PYTHONPATH": str(REPO)})
+    assert hf_tensors(tmp_path / "hf").keys() == hf_tensors(model / "hf").keys()
+
+
+def test_what_is_wrong_is_one_line_and_exit_code_2(model, tmp_path):
+    def refused(*arguments) -> str:
+        done = run_command("convert", *arguments)
+        assert done.returncode == 2
+        [message] = done.stderr.splitlines()
+        return message
+
+    assert "megatron: exists; expected" in refused(
+        "hf-to-megatron", model / "hf", model / "megatron"
+    )
+    assert "metadata.json: no such file; expected a checkpoint" in refused(
+        "megatron-to-hf", model / "hf", tmp_path / "out"
+    )
+    make_hf_folder(tmp_path / "wrong", "qwen3", tied=True)
+    edit_json(tmp_path / "wrong/config.json", num_key_value_heads=8)
+    assert "k_proj.weight has shape [32, 48], expected [64, 48]" in refused(
+        "hf-to-megatron", tmp_path / "wrong", tmp_path / "out"
+    )
