@@ -15,7 +15,7 @@ from torch import Tensor
 
 from megatron_stare.errors import UserError
 from megatron_stare.launch.topology import init_process_group, read_topology
-from megatron_stare.observe.console import Progress, open_console, print_line, print_table
+from megatron_stare.observe.console import Progress, open_console, print_line
 from megatron_stare.weights.compare import Difference, ModelFolder, compare_tensors, open_model
 
 SHOWN = 5
@@ -67,15 +67,17 @@ def _verify_tensors(a: ModelFolder, b: ModelFolder, tolerance: float, console: C
     identical = sum(difference.is_identical for difference in differences)
     print_line(console, f"tensors: {identical} of {len(differences)} bit-identical")
     worst = [d for d in sorted(differences, key=_badness) if not d.is_identical][:SHOWN]
-    if worst:
-        rows = [_row(difference) for difference in worst]
-        print_table(console, ("worst tensors", "A", "B", "largest difference", "relative"), rows)
+    for difference in worst:
+        print_line(console, _line(difference))
     return all(d.relative <= tolerance if tolerance else d.is_identical for d in differences)
 
 
-def _row(difference: Difference) -> tuple[str, ...]:
-    dtypes = (str(dtype).removeprefix("torch.") for dtype in difference.dtypes)
-    return difference.name, *dtypes, f"{difference.largest:.3g}", f"{difference.relative:.3g}"
+def _line(difference: Difference) -> str:
+    a, b = (str(dtype).removeprefix("torch.") for dtype in difference.dtypes)
+    return (
+        f"  {difference.name} ({a} and {b}): {difference.largest:.3g} apart at most, "
+        f"{difference.relative:.3g} of its largest entry"
+    )
 
 
 def _badness(difference: Difference) -> float:
