@@ -29,6 +29,8 @@ from typing import Any
 import torch
 
 _MEGATRON_MODULES = (
+    "megatron.core.dist_checkpointing.strategies.fully_parallel",
+    "megatron.core.dist_checkpointing.strategies.state_dict_saver",
     "megatron.core.distributed",
     "megatron.core.models.gpt.gpt_layer_specs",
     "megatron.core.models.mimo.model.base",
@@ -42,6 +44,7 @@ _NOTICES = (
     "torch.utils.cpp_extension",
     "megatron.core.models.gpt.gpt_model",
     "megatron.core.distributed.distributed_data_parallel",
+    "megatron.core.dist_checkpointing.strategies.torch",
 )
 
 

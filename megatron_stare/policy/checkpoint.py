@@ -1,0 +1,166 @@
+"""A policy's whole state on disk, in Megatron-Core's torch_dist format.
+
+    decoder.layers.mlp.linear_fc1.weight, ...   the model under Megatron's own keys
+    optimizer.state.exp_avg.<model key>, ...    the optimizer, tensor by tensor like the model
+    updates, rng                                the schedule's position; random states of each rank
+
+Tensors are stored whole, whatever ranks they were gathered from, so that any other layout can load
+them. Random states are those of a rank, and are loaded by the same number of ranks only.
+
+A save has three parts, so that training may go on during the second:
+
+    begin_save     collective: says who writes what, and copies it
+    write          no communication, in any thread
+    finish         collective: writes the index; the folder can be loaded from then on
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.mapping import ShardedObject
+from megatron.core.dist_checkpointing.strategies import filesystem_async
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
+from megatron.core.tensor_parallel import get_cuda_rng_tracker
+from megatron.core.tensor_parallel.random import CudaRNGStatesTracker
+from megatron.core.transformer.module import MegatronModule
+from torch.distributed.checkpoint.filesystem import (
+    SerializationFormat,
+    _StorageWriterTransforms,
+    _write_item,
+)
+from torch.distributed.checkpoint.planner import WriteItem
+from torch.distributed.checkpoint.storage import WriteResult
+
+from megatron_stare.policy.optimizer_state import (
+    describe_for_loading,
+    describe_for_saving,
+    load_state,
+)
+from megatron_stare.policy.platform import quietly
+from megatron_stare.policy.step import Policy
+
+
+class PolicyWrite:
+    """A save under way: `write` once, then `finish` on every rank."""
+
+    def __init__(self, request: AsyncRequest) -> None:
+        self._request = request
+
+    def write(self) -> None:
+        """Write this rank's files, and have them reach the disk.
+
+        Raises:
+            OSError: they could not be written; `finish` must not be called then.
+        """
+        if self._request.preload_fn is None:
+            return  # Other ranks write all that this one holds.
+        written = {
+            number: _write_file(Path(path), key, [*blobs, *tensors])
+            for number, (path, key, (blobs, tensors)) in enumerate(self._request.preload_fn())
+        }
+        _, _, results = self._request.async_fn_args
+        results.put(written)
+
+    def finish(self) -> None:
+        """Write the index. Collective, when every rank's `write` has returned."""
+        for function in self._request.finalize_fns:
+            function()
+
+
+def _write_file(path: Path, key: str, items: Sequence[tuple[WriteItem, Any]]) -> list[WriteResult]:
+    """What torch's `FileSystemWriter` does, in the calling thread."""
+    with path.open("wb") as file:
+        results = [
+            _write_item(
+                _StorageWriterTransforms(), file, data, item, key, SerializationFormat.TORCH_SAVE
+            )
+            for item, data in items
+        ]
+        file.flush()
+        os.fsync(file.fileno())
+    return results
+
+
+def begin_save(policy: Policy, folder: Path) -> PolicyWrite:
+    """Copy what is to be written into `folder`, which is empty. Collective."""
+    # It is written from a thread: a queue of the process itself will do for the results.
+    filesystem_async._results_queue = queue.Queue()  # pyright: ignore[reportAttributeAccessIssue]
+    model = _model_state(policy)
+    with quietly():
+        request = dist_checkpointing.save(
+            {
+                "model": model,
+                "optimizer": describe_for_saving(policy.optimizer, model),
+                "rng": _rng_object(_rng_state()),
+                "updates": policy.scheduler.num_steps,
+            },
+            str(folder),
+            async_sharded_save=True,
+            async_strategy="mcore",
+        )
+    assert isinstance(request, AsyncRequest)
+    return PolicyWrite(request)
+
+
+def load_policy(policy: Policy, folder: Path, *, is_same_world: bool) -> None:
+    """Take over a saved state, of any layout. Collective.
+
+    Learning rate, weight decay and the like stay those of the policy's own config. Random states
+    are loaded where `is_same_world`: with as many ranks as saved them.
+    """
+    model = _model_state(policy)
+    wanted = {"model": model, "optimizer": describe_for_loading(policy.optimizer, model)}
+    if is_same_world:
+        wanted["rng"] = _rng_object(None)
+    with quietly():
+        # Of the ranks that share a tensor, those without a part of its moments do not ask for them.
+        state = dist_checkpointing.load(wanted, str(folder), validate_access_integrity=False)
+    state = cast(dict[str, Any], state)
+    for number, chunk in enumerate(policy.model):
+        chunk.module.load_state_dict(state["model"][number])
+    load_state(policy.optimizer, state["optimizer"], num_updates=state["updates"])
+    policy.scheduler.num_steps = state["updates"]
+    policy.scheduler.step(increment=0)
+    if is_same_world:
+        _set_rng_state(state["rng"])
+
+
+def _model_state(policy: Policy) -> dict[Any, Any]:
+    """This rank's parameters, and their places in those of the whole network, by model chunk."""
+    metadata = {"singleton_local_shards": False, "dp_cp_group": policy.groups.dp_cp}
+    return {
+        number: cast(MegatronModule, chunk.module).sharded_state_dict(metadata=metadata)
+        for number, chunk in enumerate(policy.model)
+    }
+
+
+def _rng_object(state: dict[str, Any] | None) -> ShardedObject:
+    return ShardedObject("rng", state, (dist.get_world_size(),), (dist.get_rank(),))
+
+
+def _rng_state() -> dict[str, Any]:
+    on_gpu = torch.cuda.is_available()
+    return {
+        "cpu": torch.get_rng_state(),
+        "gpu": torch.cuda.get_rng_state() if on_gpu else None,
+        "tracker": _rng_tracker().get_states(),
+    }
+
+
+def _set_rng_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["gpu"])
+    _rng_tracker().set_states(state["tracker"])
+
+
+def _rng_tracker() -> CudaRNGStatesTracker:
+    return cast(CudaRNGStatesTracker, get_cuda_rng_tracker())

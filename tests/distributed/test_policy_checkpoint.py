@@ -1,0 +1,188 @@
+"""A policy saved by one layout goes on in the same one bit for bit, and in others to rounding.
+
+Adam's epsilon is large: its sign-like step would blow rounding up where gradients are tiny.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it has to be)
+from megatron_stare.config import ModelConfig, OptimConfig, ParallelConfig, sample_multiple
+from megatron_stare.data.packing import plan_share
+from megatron_stare.objective import SupervisedObjective
+from megatron_stare.policy.build import build_policy
+from megatron_stare.policy.checkpoint import begin_save, load_policy
+from megatron_stare.policy.flops import sample_cost
+from megatron_stare.policy.groups import build_groups
+from megatron_stare.policy.step import Policy
+from megatron_stare.types import TokenBatch
+from megatron_stare.weights.hf_config import read_hf_config
+from tests.models import NETWORKS, VOCAB_SIZE, make_hf_folder
+from tests.policies import assert_close_relative
+from tests.worlds import run_world
+
+pytestmark = pytest.mark.slow
+
+TP2 = (2, {"tensor": 2, "sequence": True})
+PP2 = (2, {"pipeline": 2})
+PP2_INTERLEAVED = (2, {"pipeline": 2, "virtual_pipeline": 2})
+DP2 = (2, {})
+CP2 = (2, {"context": 2})
+EP2 = (2, {"expert": 2})
+ALONE = (1, {})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Loss of each update on every rank, and the weights after the last."""
+
+    losses: list[float]
+    weights: dict[str, Tensor]
+
+
+def batch_of(number: int) -> TokenBatch:
+    """Eight ragged samples, another eight for every number."""
+    generator = torch.Generator().manual_seed(number)
+    prompts = torch.randint(1, 6, (8,), generator=generator)
+    responses = torch.randint(2, 40, (8,), generator=generator)
+    num_tokens = int(prompts.sum() + responses.sum())
+    return TokenBatch(
+        token_ids=torch.randint(VOCAB_SIZE, (num_tokens,), generator=generator),
+        prompt_lengths=prompts,
+        response_lengths=responses,
+        loss_mask=torch.ones(int(responses.sum()), dtype=torch.bool),
+    )
+
+
+def open_policy(folder: Path, parallel: dict) -> Policy:
+    layout = ParallelConfig(**parallel)
+    return build_policy(
+        read_hf_config(folder),
+        build_groups(layout),
+        model=ModelConfig(path=folder),
+        parallel=layout,
+        optim=OptimConfig(lr=1e-2, decay="linear", eps=1e-3, weight_decay=0.1),
+        num_updates=10,
+        temperature=1.0,
+        seed=1,
+        device=torch.device("cpu"),
+    )
+
+
+def take_updates(policy: Policy, numbers: range) -> Outcome:
+    groups, losses = policy.groups, []
+    for batch in map(batch_of, numbers):
+        share = plan_share(
+            batch,
+            [list(range(len(batch)))],
+            dp_rank=groups.dp.rank(),
+            dp_size=groups.dp.size(),
+            max_tokens=128,
+            cost=sample_cost(policy.shape),
+            sample_multiple=sample_multiple(groups.cp.size()),
+        )
+        num_tokens = len(batch.loss_mask)
+        objective = SupervisedObjective(torch.full((num_tokens,), 1 / num_tokens))
+        losses.append(policy.update(batch, share.micro_batches, objective).loss)
+    return Outcome(losses, {name: tensor.clone() for name, tensor in policy.hf_tensors()})
+
+
+def save_after(
+    rank: int, num_updates: int, folder: Path, parallel: dict, saved: Path
+) -> tuple[Outcome, Outcome]:
+    """What was saved, and how training went on while it was written."""
+    policy = open_policy(folder, parallel)
+    at_save = take_updates(policy, range(num_updates))
+    if rank == 0:
+        saved.mkdir()
+    dist.barrier()
+    save = begin_save(policy, saved)
+    after = take_updates(policy, range(num_updates, num_updates + 2))
+    save.write()
+    dist.barrier()
+    save.finish()
+    return at_save, after
+
+
+def go_on_after(
+    rank: int, num_updates: int, folder: Path, parallel: dict, saved: Path, is_same_world: bool
+) -> tuple[Outcome, Outcome]:
+    """What was loaded, into a policy that was elsewhere, and how training went on."""
+    policy = open_policy(folder, parallel)
+    take_updates(policy, range(7, 8))
+    load_policy(policy, saved, is_same_world=is_same_world)
+    loaded = take_updates(policy, range(0))
+    return loaded, take_updates(policy, range(num_updates, num_updates + 2))
+
+
+def save_and_go_on(
+    folder: Path, saved: Path, before: tuple, after: tuple, num_updates: int = 2
+) -> tuple[tuple[Outcome, Outcome], tuple[Outcome, Outcome]]:
+    """Outcomes of rank 0 of a world that saved, and of one that loaded."""
+    (world, parallel), (new_world, new_parallel) = before, after
+    expected = run_world(world, save_after, num_updates, folder, parallel, saved)[0]
+    found = run_world(
+        *(new_world, go_on_after, num_updates, folder, new_parallel, saved, new_world == world)
+    )[0]
+    return expected, found
+
+
+def assert_identical(found: Outcome, expected: Outcome) -> None:
+    assert found.losses == expected.losses
+    assert found.weights.keys() == expected.weights.keys()
+    for name, tensor in expected.weights.items():
+        assert torch.equal(found.weights[name], tensor), name
+
+
+@pytest.mark.parametrize(
+    ("network", "layout"),
+    [
+        ("qwen2", ALONE),
+        ("qwen3 tied", DP2),
+        ("llama", TP2),
+        ("qwen3 tied", PP2),
+        ("qwen2", PP2_INTERLEAVED),
+        ("llama", CP2),
+        ("qwen3_moe", EP2),
+    ],
+    ids=str,
+)
+def test_the_same_layout_goes_on_bit_for_bit(network, layout, tmp_path):
+    folder = make_hf_folder(tmp_path / "model", **NETWORKS[network])
+    expected, found = save_and_go_on(folder, tmp_path / "saved", layout, layout)
+    assert_identical(found[0], Outcome([], expected[0].weights))
+    assert_identical(found[1], expected[1])
+
+
+@pytest.mark.parametrize(
+    ("network", "before", "after"),
+    [
+        ("qwen2", TP2, PP2),
+        ("qwen3 tied", PP2_INTERLEAVED, TP2),
+        ("qwen3 tied", ALONE, PP2),
+        ("llama", DP2, (4, {"tensor": 2, "sequence": True})),
+        ("llama", CP2, ALONE),
+        ("qwen3_moe", EP2, PP2),
+        ("qwen3_moe", (2, {}), TP2),
+    ],
+    ids=str,
+)
+def test_another_layout_goes_on_to_rounding(network, before, after, tmp_path):
+    folder = make_hf_folder(tmp_path / "model", **NETWORKS[network])
+    expected, found = save_and_go_on(folder, tmp_path / "saved", before, after)
+    assert_identical(found[0], Outcome([], expected[0].weights))
+    assert found[1].losses == pytest.approx(expected[1].losses, abs=1e-5)
+    assert_close_relative(found[1].weights, expected[1].weights, 1e-5)
+
+
+def test_a_policy_that_has_learned_nothing_yet_is_saved_like_any_other(tmp_path):
+    folder = make_hf_folder(tmp_path / "model", **NETWORKS["qwen2"])
+    expected, found = save_and_go_on(folder, tmp_path / "saved", DP2, DP2, num_updates=0)
+    assert_identical(found[1], expected[1])
