@@ -1,7 +1,7 @@
 """The command line: `megatron-stare train | sft | eval | serve | convert | verify | ...`.
 
 Exit codes: 0 done, 1 `verify` found a difference, 2 bad input (one clear line on standard error),
-130 interrupted.
+75 stopped by SIGTERM or SIGUSR1 and saved, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from megatron_stare import __version__
 from megatron_stare.cli_weights import add_convert, add_verify
 from megatron_stare.config import EvalConfig, SftConfig, TrainConfig
 from megatron_stare.config_io import describe, load_config, to_yaml
-from megatron_stare.errors import ReportedUserError, UserError
+from megatron_stare.errors import ReportedUserError, Stopped, UserError
+from megatron_stare.launch.signals import STOPPED
 
 KINDS: dict[str, type[BaseModel]] = {"train": TrainConfig, "sft": SftConfig, "eval": EvalConfig}
 
@@ -35,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"megatron-stare: error: {error}", file=sys.stderr)
         return 2
+    except Stopped:
+        return STOPPED
     except KeyboardInterrupt:
         print("megatron-stare: interrupted", file=sys.stderr)
         return 130

@@ -33,6 +33,14 @@ class RunConfig(Section):
     """Seed of data order, sampling and initialisation."""
 
 
+class ResumableRunConfig(RunConfig):
+    """Identity of a run that saves where it stands."""
+
+    resume: Literal["auto", "never", "must"] = "auto"
+    """`auto` goes on from the newest checkpoint in `dir` if there is one; `must` needs one; `never`
+    refuses a folder that has one."""
+
+
 class ModelConfig(Section):
     """The policy network."""
 
@@ -372,10 +380,27 @@ class LogConfig(Section):
     """Write every sample to samples/step_N.jsonl."""
 
 
+class CheckpointConfig(Section):
+    """What a run needs to go on where it stopped, in `checkpoints/` of its folder."""
+
+    every: int = Field(default=20, ge=0)
+    """Steps between checkpoints, and one at the end; 0 saves only when told to stop."""
+    keep_last: int = Field(default=2, ge=1)
+    """Newest checkpoints that are kept."""
+    keep_every: int = Field(default=0, ge=0)
+    """Checkpoints of every so many steps are kept as well; 0 keeps none of them."""
+    asynchronous: bool = True
+    """Write while training goes on."""
+    verify: bool = True
+    """Read a checkpoint's files for their checksums before it is used; sizes are always checked."""
+    grace_s: float = Field(default=120.0, gt=0)
+    """Seconds from SIGTERM or SIGUSR1 until the process ends even if it has not saved."""
+
+
 class TrainConfig(Section):
     """`megatron-stare train`: reinforcement learning of a policy."""
 
-    run: RunConfig = RunConfig()
+    run: ResumableRunConfig = ResumableRunConfig()
     model: ModelConfig
     parallel: ParallelConfig = ParallelConfig()
     data: DataConfig
@@ -385,6 +410,7 @@ class TrainConfig(Section):
     stare: StareConfig = StareConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainSection = TrainSection()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalSection = EvalSection()
     log: LogConfig = LogConfig()
 

@@ -5,5 +5,9 @@ class UserError(Exception):
     """Bad input. The message names the key or file, the value found, and what was expected."""
 
 
+class Stopped(Exception):
+    """A run was asked to stop, and everything it needs to go on is saved."""
+
+
 class ReportedUserError(UserError):
     """A `UserError` that another rank prints."""

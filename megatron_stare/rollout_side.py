@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -21,7 +22,7 @@ from megatron_stare.rollout.dump import dump_samples
 from megatron_stare.rollout.embedded import EmbeddedEngine
 from megatron_stare.rollout.engine import Engine
 from megatron_stare.rollout.replay import ReplayEngine
-from megatron_stare.rollout.sampler import Rollout, Sampler
+from megatron_stare.rollout.sampler import Rollout, Sampler, rollout_from_plain, rollout_to_plain
 from megatron_stare.rollout.sglang.engine import SGLangEngine
 from megatron_stare.session import World
 from megatron_stare.types import Prompt
@@ -40,16 +41,38 @@ class RolloutSide:
     sampler: Sampler
     held_out: list[Prompt]
     background: Background[Rollout] = field(default_factory=Background)
+    pending: Rollout | None = None
+    """Collected before a checkpoint, and not trained on there."""
 
     def start_collecting(self, step: int) -> None:
         """Begin with the groups of a step, in another thread; `collect` then waits for them."""
         self.background.start(lambda: self.sampler.collect(step))
 
     def collect(self, step: int, on_progress: Advance) -> Rollout:
-        """The groups of a step, generated and judged."""
+        """The groups of a step, generated and judged.
+
+        Raises:
+            Cancelled: as asked for; the sampler stands where it stood before the step.
+        """
+        if self.pending is not None:
+            rollout, self.pending = self.pending, None
+            return rollout
         if self.background.is_used:
             return self.background.result()
         return self.sampler.collect(step, on_progress)
+
+    def state_dict(self, pending: Rollout | None) -> dict[str, Any]:
+        """What the next step begins with, as plain values; `pending` is the step's own rollout."""
+        return {
+            "sampler": self.sampler.state_dict(),
+            "pending": None if pending is None else rollout_to_plain(pending),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state; UserError where the data is not the same."""
+        self.sampler.load_state_dict(state["sampler"])
+        if state["pending"] is not None:
+            self.pending = rollout_from_plain(state["pending"])
 
     def evaluate(self, on_progress: Advance) -> dict[str, float]:
         """Held-out metrics of the weights in the engine."""

@@ -5,26 +5,44 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, NoReturn
 
+import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from megatron_stare.algorithms.stare import StareController
+from megatron_stare.checkpoint.resume import Resumed, network_of
+from megatron_stare.checkpoint.saver import Saver
 from megatron_stare.config import TrainConfig
 from megatron_stare.data.packing import Share, split_updates
+from megatron_stare.errors import Stopped
 from megatron_stare.launch.rank_zero import from_rank_zero
+from megatron_stare.launch.signals import StopRequest, stop_requests
 from megatron_stare.objective import PolicyObjective, TokenTerms
+from megatron_stare.policy.checkpoint import load_policy
 from megatron_stare.policy.step import TokenScores, UpdateResult
-from megatron_stare.rollout.sampler import Rollout
+from megatron_stare.rollout.sampler import Cancelled, Rollout
 from megatron_stare.rollout_side import RolloutSide, open_rollout_side
-from megatron_stare.session import Session, check_positions, open_session, open_world
+from megatron_stare.session import (
+    Session,
+    World,
+    check_positions,
+    open_session,
+    open_world,
+)
 from megatron_stare.types import RolloutBatch
+
+_PACKAGES = ("megatron-stare", "megatron-core", "torch", "transformers")
 
 
 @dataclass(slots=True)
 class Run:
     """The parts of a reinforcement run.
 
-    `rollout_side` is None off rank 0; `starting_weights` is None without a KL penalty.
+    `rollout_side` is None off rank 0; `starting_weights` is None without a KL penalty. `step` is
+    that of the last checkpoint; where `has_pending`, the next rollout comes from there.
     """
 
     config: TrainConfig
@@ -32,15 +50,26 @@ class Run:
     controller: StareController
     rollout_side: RolloutSide | None
     starting_weights: dict[str, Tensor] | None
+    saver: Saver
+    stop: StopRequest
+    step: int = 0
+    has_pending: bool = False
 
     def collect(self, step: int) -> tuple[RolloutBatch, Rollout | None]:
-        """The step's batch, on every rank, and on rank 0 the rollout it is made of."""
+        """The step's batch, on every rank, and on rank 0 the rollout it is made of.
+
+        Raises:
+            Stopped: asked to stop, rank 0 has given up generation; the step before is saved.
+        """
         rollout: Rollout | None = None
 
-        def generate() -> RolloutBatch:
+        def generate() -> RolloutBatch | None:
             nonlocal rollout
             assert self.rollout_side is not None
-            rollout = self.rollout_side.collect(step, advance)
+            try:
+                rollout = self.rollout_side.collect(step, advance)
+            except Cancelled:
+                return None
             return RolloutBatch.from_groups(rollout.groups)
 
         config = self.config.rollout
@@ -50,6 +79,9 @@ class Run:
         total = num_samples if is_known else None
         with self.session.phase("generate", total) as advance:
             batch = from_rank_zero(generate)
+        self.has_pending = False
+        if batch is None:
+            self._save_and_stop(step - 1)
         return batch, rollout
 
     def start_collecting(self, step: int) -> None:
@@ -114,6 +146,80 @@ class Run:
             step, {**metrics, "time/eval_s": self.session.take_seconds("eval")}
         )
 
+    def save_if_due(self, step: int, pending: Rollout | None = None) -> None:
+        """Save a run whose last update was that of `step`, as often as the config says.
+
+        Args:
+            pending: a rollout that is collected but not trained on, on rank 0.
+
+        Raises:
+            Stopped: any rank was asked to stop; the run is saved.
+        """
+        must_stop = self._on_any_rank(self.stop.is_set)
+        if not self._on_any_rank(not self.saver.is_written):
+            self.saver.finish()
+        if must_stop:
+            self._save_and_stop(step, pending)
+        every = self.config.checkpoint.every
+        if (
+            every > 0
+            and step > self.step
+            and (step % every == 0 or step == self.config.train.steps)
+        ):
+            self._save(step, pending)
+
+    def _save_and_stop(self, step: int, pending: Rollout | None = None) -> NoReturn:
+        if step > self.step:
+            self._save(step, pending)
+        self.saver.finish()
+        self.session.loggers.message(f"asked to stop: stopped after step {step}")
+        raise Stopped
+
+    def _save(self, step: int, pending: Rollout | None) -> None:
+        self.step = step
+        state: dict[str, Any] = {}
+        if self.rollout_side is not None:
+            state = {
+                "session": self.session.state_dict(),
+                "controller": self.controller.state_dict(),
+                "rollout_side": self.rollout_side.state_dict(pending),
+            }
+        with self.session.phase("checkpoint"):
+            self.saver.save(step, self.session.policy, state)
+
+    def resume(self, resumed: Resumed) -> None:
+        """Stand where the saved run stood.
+
+        Raises:
+            UserError: the data is not the same.
+        """
+        checkpoint, state = resumed.checkpoint, resumed.state
+        self.step = checkpoint.step
+        self.has_pending = state["rollout_side"]["pending"] is not None
+        self.session.load_state_dict(state["session"])
+        self.controller.load_state_dict(state["controller"])
+
+        def load_rollout_side() -> None:
+            assert self.rollout_side is not None
+            self.rollout_side.load_state_dict(state["rollout_side"])
+
+        from_rank_zero(load_rollout_side)
+        load_policy(
+            self.session.policy,
+            checkpoint.folder,
+            is_same_world=checkpoint.manifest["world_size"] == self.session.topology.world_size,
+        )
+        changes = "".join(f"\n    {line}" for line in resumed.changes)
+        self.session.loggers.message(
+            f"going on after step {self.step}, from {checkpoint.folder}"
+            + (f"; changed in the config:{changes}" if changes else "")
+        )
+
+    def _on_any_rank(self, condition: bool) -> bool:
+        flag = torch.tensor(int(condition), device=self.session.topology.device)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        return bool(flag)
+
     def record(self, step: int, rollout: Rollout | None, advantages: Tensor, metrics) -> None:
         """Log the step's metrics and dump its samples; `advantages` per sample, `[B]`."""
         if rollout is None:
@@ -129,8 +235,16 @@ class Run:
 
 @contextmanager
 def open_run(config: TrainConfig) -> Iterator[Run]:
-    """Open everything a run needs, in an order that meets bad input before GPU time."""
-    with open_world(config) as world, open_rollout_side(config, world) as rollout_side:
+    """Open everything a run needs, in an order that meets bad input before GPU time.
+
+    A run that goes on from a checkpoint stands where that was made. What is being written at the
+    end is finished, unless the end is an error.
+    """
+    with (
+        stop_requests(config.checkpoint.grace_s) as stop,
+        open_world(config) as world,
+        open_rollout_side(config, world) as rollout_side,
+    ):
         check_positions(
             world.shape,
             "data.max_prompt_tokens + rollout.max_response_tokens",
@@ -148,4 +262,27 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
             starting_weights = {
                 name: p.detach().clone() for name, p in session.policy.named_parameters()
             }
-        yield Run(config, session, StareController(config.stare), rollout_side, starting_weights)
+        saver = _open_saver(config, world)
+        controller = StareController(config.stare)
+        run = Run(config, session, controller, rollout_side, starting_weights, saver, stop)
+        if world.resumed is not None:
+            run.resume(world.resumed)
+        if rollout_side is not None:
+            stop.when_set(rollout_side.sampler.cancel)
+        try:
+            yield run
+            saver.finish()
+        finally:
+            saver.close()
+
+
+def _open_saver(config: TrainConfig, world: World) -> Saver:
+    description = {
+        "world_size": world.topology.world_size,
+        "versions": {name: version(name) for name in _PACKAGES},
+        "model": network_of(world.shape),
+        "config": config.model_dump(mode="json"),
+    }
+    return Saver(
+        config.run.dir / "checkpoints", config.checkpoint, description, world.loggers.message
+    )

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from megatron_stare.checkpoint.lock import run_lock
+from megatron_stare.checkpoint.resume import Resumed, network_of, resume
 from megatron_stare.config import SftConfig, TrainConfig, sample_multiple
 from megatron_stare.config_io import to_yaml
 from megatron_stare.data.packing import Share, plan_share
 from megatron_stare.errors import UserError
+from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.launch.topology import (
     Topology,
     check_world_size,
     init_process_group,
     read_topology,
 )
-from megatron_stare.observe.console import Advance
-from megatron_stare.observe.loggers import Loggers, open_loggers
+from megatron_stare.observe.console import Advance, open_console, print_line
+from megatron_stare.observe.loggers import Loggers, LogPosition, open_loggers
 from megatron_stare.policy.build import build_policy
 from megatron_stare.policy.flops import sample_cost
 from megatron_stare.policy.groups import ParallelGroups, build_groups, destroy_groups
@@ -39,6 +44,7 @@ class World:
     shape: ModelShape
     groups: ParallelGroups
     loggers: Loggers
+    resumed: Resumed | None
 
 
 @dataclass(slots=True)
@@ -105,6 +111,14 @@ class Session:
                 )
         return result
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a run goes on with, as plain values."""
+        return {"bad_updates": self._bad_updates, "loggers": self.loggers.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state; the loggers have been opened with theirs."""
+        self._bad_updates = state["bad_updates"]
+
     def save(self, step: int, name: str) -> None:
         """Write the policy after a step as a Hugging Face folder, `hf/NAME` in the run's folder."""
         with self.phase("save"):
@@ -132,20 +146,53 @@ def open_world(config: TrainConfig | SftConfig) -> Iterator[World]:
     shape.check_parallel(config.parallel)
     check_world_size(topology, config.parallel)
     init_process_group(topology)
+    resolved = config.model_dump(mode="json")
     try:
         groups = build_groups(config.parallel)
-        with open_loggers(
-            config.log,
-            config.run.dir,
-            resolved_config=config.model_dump(mode="json"),
-            rank=topology.rank,
-        ) as loggers:
-            if topology.rank == 0:
-                (config.run.dir / "config.yaml").write_text(to_yaml(config))
-            yield World(topology, shape, groups, loggers)
+        with _locked(config.run.dir):
+            resumed = _resume(config, resolved, shape, topology.rank)
+            with open_loggers(
+                config.log,
+                config.run.dir,
+                resolved_config=resolved,
+                rank=topology.rank,
+                position=_log_position(config, resumed),
+            ) as loggers:
+                if topology.rank == 0:
+                    (config.run.dir / "config.yaml").write_text(to_yaml(config))
+                yield World(topology, shape, groups, loggers, resumed)
     finally:
         destroy_groups()
         dist.destroy_process_group()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the run's folder, by rank 0; UserError on every rank where another run does."""
+    with ExitStack() as stack:
+        from_rank_zero(lambda: stack.enter_context(run_lock(folder)))
+        yield
+
+
+def _resume(
+    config: TrainConfig | SftConfig, resolved: dict[str, Any], shape: ModelShape, rank: int
+) -> Resumed | None:
+    if not isinstance(config, TrainConfig):
+        return None
+    console = open_console(quiet=rank != 0)
+    return resume(
+        config.run.dir / "checkpoints",
+        resolved,
+        network_of(shape),
+        report=lambda text: print_line(console, text),
+    )
+
+
+def _log_position(config: TrainConfig | SftConfig, resumed: Resumed | None) -> LogPosition | None:
+    """Where the logs go on; a training run from the start begins them anew."""
+    if resumed is None:
+        return LogPosition(0, 0) if isinstance(config, TrainConfig) else None
+    return LogPosition(resumed.checkpoint.step, **resumed.state["session"]["loggers"])
 
 
 def check_positions(shape: ModelShape, keys: str, num_tokens: int) -> None:

@@ -33,10 +33,12 @@ def train(config: TrainConfig) -> None:
 
     Raises:
         UserError: bad input, or nothing left to learn from; before any GPU time where possible.
+        Stopped: the run was asked to stop, and is saved.
     """
     with open_run(config) as run:
-        run.push_weights(version=0)
-        run.evaluate(step=0)
+        run.push_weights(version=run.step)
+        if run.step == 0:
+            run.evaluate(step=0)
         if config.rollout.one_step_off:
             _train_one_step_off(run)
         else:
@@ -45,21 +47,24 @@ def train(config: TrainConfig) -> None:
 
 
 def _train_in_turn(run: Run) -> None:
-    for step in range(1, run.config.train.steps + 1):
+    for step in range(run.step + 1, run.config.train.steps + 1):
         batch, rollout = run.collect(step)
         learned = learn(run, batch)
         run.push_weights(version=step)
         _record(run, step, batch, rollout, learned)
         _evaluate_if_due(run, step)
-        _save_if_due(run, step)
+        _export_if_due(run, step)
+        run.save_if_due(step)
 
 
 def _train_one_step_off(run: Run) -> None:
     """Every batch but the first was sampled under the weights before those that it trains."""
-    last = run.config.train.steps
-    run.start_collecting(1)
-    for step in range(1, last + 1):
+    first, last = run.step + 1, run.config.train.steps
+    if first <= last and not run.has_pending:
+        run.start_collecting(first)
+    for step in range(first, last + 1):
         batch, rollout = run.collect(step)
+        run.save_if_due(step - 1, pending=rollout)
         # Between two batches the engine is idle: the time for new weights, and for evaluation.
         if step > 1:
             run.push_weights(version=step - 1)
@@ -68,9 +73,10 @@ def _train_one_step_off(run: Run) -> None:
             run.start_collecting(step + 1)
         learned = learn(run, batch)
         _record(run, step, batch, rollout, learned)
-        _save_if_due(run, step)
+        _export_if_due(run, step)
     run.push_weights(version=last)
     _evaluate_if_due(run, last)
+    run.save_if_due(last)
 
 
 def _record(
@@ -140,7 +146,7 @@ def _evaluate_if_due(run: Run, step: int) -> None:
         run.evaluate(step)
 
 
-def _save_if_due(run: Run, step: int) -> None:
+def _export_if_due(run: Run, step: int) -> None:
     every = run.config.train.save_every
     if every > 0 and step % every == 0:
         run.session.save(step, f"step_{step:06d}")

@@ -20,6 +20,11 @@ class Background[T]:
         """Whether work was started whose result is not taken."""
         return self._work is not None
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the result of what was started can be taken without waiting."""
+        return self._work is not None and self._work.done()
+
     def start(self, function: Callable[[], T]) -> None:
         """Begin; the result of what was started before must have been taken."""
         assert self._work is None

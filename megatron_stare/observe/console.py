@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -119,6 +120,10 @@ class ConsoleLogger:
         }
         if held_out:
             self._print(step, {"held out": ""} | held_out)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
 
     def close(self) -> None:
         """Nothing to release."""

@@ -20,6 +20,7 @@ import numpy as np
 from megatron_stare.errors import UserError
 
 FILE_NAME = "metrics.jsonl"
+CUT_FILE_NAME = "metrics.cut.jsonl"
 _NOT_METRICS = ("step", "unix_time_s")
 
 
@@ -48,9 +49,26 @@ class JsonlLogger:
         self._file.write(json.dumps(record, allow_nan=False) + "\n")
         self._file.flush()
 
+    def state_dict(self) -> dict[str, Any]:
+        """How many bytes were written so far."""
+        return {"metrics_bytes": self._file.tell()}
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def cut_back(run_dir: Path, size: int) -> None:
+    """Cut `metrics.jsonl` to its first `size` bytes; what goes is added to `metrics.cut.jsonl`."""
+    path = run_dir / FILE_NAME
+    if not path.exists() or path.stat().st_size <= size:
+        return
+    with path.open("rb+") as file:
+        file.seek(size)
+        rest = file.read()
+        with path.with_name(CUT_FILE_NAME).open("ab") as side:
+            side.write(rest[: rest.rfind(b"\n") + 1])
+        file.truncate(size)
 
 
 def read_metrics(run_dir: Path) -> History:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from megatron_stare.config import LogConfig
 from megatron_stare.errors import UserError
 from megatron_stare.observe.console import ConsoleLogger, Progress, open_console, print_line
-from megatron_stare.observe.history import JsonlLogger
+from megatron_stare.observe.history import JsonlLogger, cut_back
 from megatron_stare.observe.metrics import find_metric
 from megatron_stare.observe.run_folders import num_steps, target_entropy
 
@@ -24,9 +25,22 @@ class Logger(Protocol):
         """Record the metrics of a step; a step may be logged in several parts."""
         ...
 
+    def state_dict(self) -> dict[str, Any]:
+        """What it takes to go on in the same place, as plain values."""
+        ...
+
     def close(self) -> None:
         """Write out what is pending."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class LogPosition:
+    """Where a run goes on: after a step, which wrote so many bytes of metrics.jsonl."""
+
+    step: int
+    metrics_bytes: int
+    wandb_id: str | None = None
 
 
 class Loggers:
@@ -48,6 +62,10 @@ class Loggers:
         for logger in self._loggers:
             logger.log(step, metrics)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What it takes to go on in the same places, as plain values."""
+        return {k: v for logger in self._loggers for k, v in logger.state_dict().items()}
+
     def message(self, text: str) -> None:
         """Tell the person at the console."""
         print_line(self.console, text)
@@ -65,12 +83,17 @@ class Loggers:
 
 
 def open_loggers(
-    log: LogConfig, run_dir: Path, *, resolved_config: dict[str, Any], rank: int = 0
+    log: LogConfig,
+    run_dir: Path,
+    *,
+    resolved_config: dict[str, Any],
+    rank: int = 0,
+    position: LogPosition | None = None,
 ) -> Loggers:
     """Open the loggers of a run, in `run_dir`, which is made if need be.
 
     Global rank 0 speaks for the run: on other ranks the loggers check names and do nothing else.
-    An existing metrics.jsonl is continued.
+    An existing metrics.jsonl is continued, where it ends or at `position`.
 
     Raises:
         UserError: W&B is configured and cannot start.
@@ -80,12 +103,14 @@ def open_loggers(
     if rank != 0:
         return Loggers([], console, progress)
     run_dir.mkdir(parents=True, exist_ok=True)
+    if position is not None:
+        cut_back(run_dir, position.metrics_bytes)
     # W&B goes first: it alone can refuse, and then no file is left open.
     optional: list[Logger] = []
     if log.wandb_project is not None:
-        optional.append(WandbLogger(log.wandb_project, log.wandb_mode, run_dir, resolved_config))
+        optional.append(WandbLogger(log, run_dir, resolved_config, position))
     if log.tensorboard:
-        optional.append(TensorBoardLogger(run_dir, resolved_config))
+        optional.append(TensorBoardLogger(run_dir, resolved_config, position))
     lines = ConsoleLogger(
         console,
         target_entropy=target_entropy(resolved_config),
@@ -97,10 +122,14 @@ def open_loggers(
 class TensorBoardLogger:
     """Scalars and the resolved config, under `run_dir/tensorboard`."""
 
-    def __init__(self, run_dir: Path, resolved_config: dict[str, Any]) -> None:
+    def __init__(
+        self, run_dir: Path, resolved_config: dict[str, Any], position: LogPosition | None
+    ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(run_dir / "tensorboard")
+        # Steps behind a checkpoint come once more.
+        purge_step = None if position is None else position.step + 1
+        self._writer = SummaryWriter(run_dir / "tensorboard", purge_step=purge_step)
         text = yaml.safe_dump(resolved_config, sort_keys=False)
         self._writer.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()))
 
@@ -108,6 +137,10 @@ class TensorBoardLogger:
         """One scalar per metric."""
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: events carry their step."""
+        return {}
 
     def close(self) -> None:
         """Flush the events and close the file."""
@@ -118,30 +151,40 @@ class WandbLogger:
     """A Weights & Biases run named after the run folder, its files under `run_dir/wandb`."""
 
     def __init__(
-        self, project: str, mode: str, run_dir: Path, resolved_config: dict[str, Any]
+        self,
+        log: LogConfig,
+        run_dir: Path,
+        resolved_config: dict[str, Any],
+        position: LogPosition | None,
     ) -> None:
         import wandb
         from wandb.errors import Error
 
         try:
             self._run = wandb.init(
-                project=project,
+                project=log.wandb_project,
+                id=None if position is None else position.wandb_id,
+                resume="allow",
                 name=run_dir.name,
                 dir=run_dir,
-                mode="offline" if mode == "offline" else "online",
+                mode=log.wandb_mode,
                 config=resolved_config,
                 # Capturing the console would take the terminal away from the progress bars.
                 settings=wandb.Settings(silent=True, console="off"),
             )
         except Error as error:
             raise UserError(
-                f"log.wandb_project={project!r}: W&B did not start ({error}); "
+                f"log.wandb_project={log.wandb_project!r}: W&B did not start ({error}); "
                 "expected a login, or log.wandb_mode=offline"
             ) from None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Metrics under their own names; parts of a step are merged."""
         self._run.log(dict(metrics), step=step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The id of the run, to go on in it."""
+        return {"wandb_id": self._run.id}
 
     def close(self) -> None:
         """Finish the run; in online mode, wait for the upload."""

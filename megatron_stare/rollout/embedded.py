@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,6 +103,13 @@ class EmbeddedEngine:
         check_tensors(tensors, entries, folder)
         names = (name for entry in entries for name in entry.hf)
         self.update_weights(((name, tensors[name][:]) for name in names), version)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: see `Engine`."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Engine`."""
 
     def close(self) -> None:
         """Nothing outlives the object."""

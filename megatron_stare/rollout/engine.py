@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -55,6 +55,14 @@ class Engine(Protocol):
         Raises:
             ValueError: a name or a shape is not the engine's model's, or a tensor is missing.
         """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What else its samples depend on, besides weights and requests, as plain values."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
         ...
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -70,6 +71,15 @@ class ReplayEngine:
             pass
         self._served_before = self._served.copy()
         self.weight_version = version
+
+    def state_dict(self) -> dict[str, Any]:
+        """How often each prompt's samples were served, and had been when weights came last."""
+        return {"served": dict(self._served), "served_before": dict(self._served_before)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Engine`."""
+        self._served = Counter(state["served"])
+        self._served_before = Counter(state["served_before"])
 
     def close(self) -> None:
         """Nothing outlives the object."""

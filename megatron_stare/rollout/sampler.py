@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 from megatron_stare.algorithms.filters import has_signal
 from megatron_stare.config import RolloutConfig
@@ -25,6 +26,7 @@ from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.engine import Engine
 from megatron_stare.rollout.filling import Filling
 from megatron_stare.rollout.groups import GrowingGroup, score_groups
+from megatron_stare.rollout.plain import group_from_plain, group_to_plain
 from megatron_stare.rollout.randomness import derive_seed
 from megatron_stare.rollout.statistics import (
     count_solved,
@@ -48,6 +50,25 @@ class Rollout:
     filtered: list[Group]
     metrics: dict[str, float]
     seconds: float
+
+
+def rollout_to_plain(rollout: Rollout) -> dict[str, Any]:
+    """As plain values, for a checkpoint."""
+    return {
+        "groups": [group_to_plain(group) for group in rollout.groups],
+        "filtered": [group_to_plain(group) for group in rollout.filtered],
+        "metrics": rollout.metrics,
+        "seconds": rollout.seconds,
+    }
+
+
+def rollout_from_plain(plain: dict[str, Any]) -> Rollout:
+    """The rollout that `rollout_to_plain` was given."""
+    groups, filtered = (
+        [cast(Group, group_from_plain(group)) for group in plain[key]]
+        for key in ("groups", "filtered")
+    )
+    return Rollout(groups, filtered, plain["metrics"], plain["seconds"])
 
 
 class Cancelled(Exception):
@@ -75,6 +96,7 @@ class Sampler:
         self._config = config
         self._seed = seed
         self._is_cancelled = False
+        self._is_collecting = False
         self._carried: list[GrowingGroup | Group] = []
         """From the step before, in the order they were drawn."""
 
@@ -86,8 +108,33 @@ class Sampler:
 
         Raises:
             UserError: the batch is not full after `max_rounds` rounds.
-            Cancelled: `cancel` was called.
+            Cancelled: `cancel` was called; everything is as before the call.
         """
+        before = self.state_dict()
+        self._is_collecting = True
+        try:
+            return self._collect(step, on_progress)
+        except Cancelled:
+            self.load_state_dict(before)
+            raise
+        finally:
+            self._is_collecting = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next step begins with, as plain values."""
+        return {
+            "prompts": self._prompts.state_dict(),
+            "engine": self._engine.state_dict(),
+            "carried": [group_to_plain(group) for group in self._carried],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state; UserError where the data is not the same."""
+        self._prompts.load_state_dict(state["prompts"])
+        self._engine.load_state_dict(state["engine"])
+        self._carried = [group_from_plain(plain) for plain in state["carried"]]
+
+    def _collect(self, step: int, on_progress: Callable[[int], None]) -> Rollout:
         start = time.perf_counter()
         filling = Filling(self._carried)
         for round_number in range(1, self._config.max_rounds + 1):
@@ -99,9 +146,10 @@ class Sampler:
         raise UserError(f"step {step}: {self._why_not_full(filling)}")
 
     def cancel(self) -> None:
-        """Have `collect`, in another thread, stop as soon as it can."""
+        """Have `collect`, in another thread, stop as soon as it can, or at once when called."""
         self._is_cancelled = True
-        self._engine.interrupt()
+        if self._is_collecting:
+            self._engine.interrupt()
 
     @property
     def _size(self) -> int:
@@ -126,6 +174,8 @@ class Sampler:
         self, filling: Filling, step: int, seed: int, on_progress: Callable[[int], None]
     ) -> None:
         is_interrupted = False
+        if self._is_cancelled:
+            raise Cancelled
         for sample in self._engine.generate(filling.requests(), self._config, seed=seed):
             filling.take(sample)
             if sample.finish_reason != "aborted":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,6 +105,13 @@ class SGLangEngine:
         self._event_loop.run(self._pool.load(folder, version, checksums))
         self._sync.keep_only(folder)
         self.weight_version = version
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: see `Engine`."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Engine`."""
 
     def close(self) -> None:
         """Close the connections. The servers go on, and may be used again."""

@@ -1,0 +1,169 @@
+"""Folders of checkpoints, each complete or not there at all.
+
+    checkpoints/
+      step_000020/            a checkpoint
+        manifest.json         every other file with its size and CRC-32, and what made them
+        run_state.pt          data cursor, sampler, controller, ...: plain values
+        .metadata, *.distcp   the policy, in Megatron-Core's format
+      step_000030.unfinished/ being written, or left behind by a crash
+      latest                  name of the newest, for people and tools
+
+A checkpoint is written under its unfinished name, every file of it is made to reach the disk, and
+then the folder gets its own name: a crash at any moment leaves whole checkpoints only. What happens
+to them afterwards (a truncated file, a flipped bit), sizes and checksums tell.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+MANIFEST, LATEST, RUN_STATE = "manifest.json", "latest", "run_state.pt"
+_NAME = re.compile(r"step_(\d+)")
+_UNFINISHED = ".unfinished"
+_CHUNK_BYTES = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """What the manifest says of a file: against damage, not against forgery."""
+
+    size: int
+    crc32: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A complete checkpoint and its manifest."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        """After which it was made."""
+        return self.manifest["step"]
+
+    @property
+    def files(self) -> dict[str, FileRecord]:
+        """Every file but the manifest."""
+        return {name: FileRecord(**record) for name, record in self.manifest["files"].items()}
+
+
+def begin(root: Path, step: int) -> Path:
+    """An empty folder to write a step's checkpoint into; leftovers of crashes are removed."""
+    root.mkdir(parents=True, exist_ok=True)
+    for leftover in root.glob(f"*{_UNFINISHED}"):
+        shutil.rmtree(leftover)
+    folder = root / f"step_{step:06d}{_UNFINISHED}"
+    folder.mkdir()
+    return folder
+
+
+def commit(
+    folder: Path, manifest: Mapping[str, Any], files: Mapping[str, FileRecord]
+) -> Checkpoint:
+    """Give a folder, whose files are all on the disk, its manifest, its name and the pointer."""
+    whole = {**manifest, "files": {name: asdict(files[name]) for name in sorted(files)}}
+    write_durably(folder / MANIFEST, json.dumps(whole, indent=1).encode())
+    _sync_folder(folder)
+    final = folder.with_name(folder.name.removesuffix(_UNFINISHED))
+    if final.exists():  # A damaged one, that the run has come past once more.
+        shutil.rmtree(final)
+    folder.rename(final)
+    _sync_folder(final.parent)
+    pointer = final.parent / LATEST
+    unfinished = pointer.with_name(LATEST + _UNFINISHED)
+    write_durably(unfinished, f"{final.name}\n".encode())
+    unfinished.replace(pointer)
+    _sync_folder(final.parent)
+    return Checkpoint(final, whole)
+
+
+def steps_of(root: Path) -> list[int]:
+    """Steps of which there is a folder, the newest first; `latest` is not asked."""
+    names = (_NAME.fullmatch(path.name) for path in root.glob("step_*"))
+    return sorted((int(name[1]) for name in names if name), reverse=True)
+
+
+def open_checkpoint(root: Path, step: int) -> Checkpoint:
+    """Read a step's manifest.
+
+    Raises:
+        ValueError: it is missing or malformed; the message says where.
+    """
+    path = root / f"step_{step:06d}" / MANIFEST
+    try:
+        checkpoint = Checkpoint(path.parent, json.loads(path.read_bytes()))
+        is_whole = checkpoint.step == step and bool(checkpoint.files)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from None
+    if not is_whole:
+        raise ValueError(f"{path}: not of step {step}")
+    return checkpoint
+
+
+def find_damage(checkpoint: Checkpoint, names: Iterable[str], *, checksums: bool) -> str | None:
+    """Which of these files is not as the manifest has it, and how; None if all are.
+
+    Args:
+        checksums: read the files; otherwise, their sizes are compared only.
+    """
+    for name in names:
+        path, expected = checkpoint.folder / name, checkpoint.files[name]
+        if not path.exists():
+            return f"{path}: missing"
+        size = path.stat().st_size
+        if size != expected.size:
+            return f"{path}: {size} bytes, the manifest has {expected.size}"
+        if checksums and record_of(path) != expected:
+            return f"{path}: its checksum is not that of the manifest"
+    return None
+
+
+def prune(root: Path, *, keep_last: int, keep_every: int) -> None:
+    """Remove checkpoints but the last ones, and those of every `keep_every`-th step (0: none)."""
+    for step in steps_of(root)[keep_last:]:
+        if keep_every == 0 or step % keep_every:
+            # Under another name first: half a checkpoint must not look like one.
+            folder = root / f"step_{step:06d}"
+            doomed = folder.with_name(folder.name + _UNFINISHED)
+            folder.rename(doomed)
+            shutil.rmtree(doomed)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file, and have it reach the disk."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def records_of(paths: Sequence[Path]) -> dict[str, FileRecord]:
+    """By file name."""
+    return {path.name: record_of(path) for path in paths}
+
+
+def record_of(path: Path) -> FileRecord:
+    """Size and checksum of a file, read in pieces."""
+    size = crc32 = 0
+    with path.open("rb") as file:
+        while piece := file.read(_CHUNK_BYTES):
+            size, crc32 = size + len(piece), zlib.crc32(piece, crc32)
+    return FileRecord(size, crc32)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,73 @@
+"""One run at a time in a folder: a lock file with the host and the process that holds it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from megatron_stare.errors import UserError
+
+LOCK = "lock"
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold a run's folder, which is made if need be; the lock of a dead process is taken over.
+
+    Whether a process of another host is alive cannot be known here: its lock stays.
+
+    Raises:
+        UserError: another run holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    own = f"{socket.gethostname()} {os.getpid()}\n"
+    while not _create(path, own):
+        _remove_if_stale(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _create(path: Path, content: str) -> bool:
+    """Whether the lock is ours: linked whole into place, so that nobody reads half of it."""
+    whole = path.with_name(f"{LOCK}.{content.split()[0]}.{os.getpid()}")
+    whole.write_text(content)
+    try:
+        os.link(whole, path)
+    except FileExistsError:
+        return False
+    finally:
+        whole.unlink()
+    return True
+
+
+def _remove_if_stale(path: Path) -> None:
+    try:
+        host, pid = path.read_text().split()
+    except FileNotFoundError:
+        return  # Just released.
+    except ValueError:
+        host, pid = "an unknown host", "?"
+    if host != socket.gethostname() or (pid.isdigit() and _is_alive(int(pid))):
+        raise UserError(
+            f"{path}: process {pid} on {host} runs in this folder; expected another run.dir, "
+            "or that it is over (then remove the file)"
+        )
+    path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    if pid == os.getpid():
+        return False  # Left by a process of the same number.
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,156 @@
+"""Which checkpoint a run goes on from, and whether its config may."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+
+from megatron_stare.checkpoint.folders import (
+    RUN_STATE,
+    Checkpoint,
+    find_damage,
+    open_checkpoint,
+    steps_of,
+)
+from megatron_stare.errors import UserError
+from megatron_stare.launch.rank_zero import from_rank_zero
+from megatron_stare.weights.hf_config import ModelShape
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """What a run goes on from.
+
+    changes  how its config differs from that of the run that saved, a line a key
+    state    plain values, from rank 0
+    """
+
+    checkpoint: Checkpoint
+    changes: list[str]
+    state: dict[str, Any]
+
+
+Resume = Literal["auto", "never", "must"]
+_FIXED = ("model.dtype", "run.seed", "rollout.samples_per_prompt", "data.max_prompt_tokens")
+"""Keys that a run keeps. What data it reads is known by the digest of the rows."""
+_UNSAID = ("run.resume",)
+"""Keys whose change says nothing."""
+
+
+def resume(
+    root: Path,
+    config: Mapping[str, Any],
+    model: Mapping[str, Any],
+    report: Callable[[str], None],
+) -> Resumed | None:
+    """What to go on from, as the config says; None for a run from the start. Collective.
+
+    Args:
+        config: resolved, as plain values.
+        model: the shape of the network, as plain values.
+
+    Raises:
+        UserError: as `find_checkpoint` and `check_config`.
+    """
+    checkpoint = find_checkpoint(
+        root, config["run"]["resume"], checksums=config["checkpoint"]["verify"], report=report
+    )
+    if checkpoint is None:
+        return None
+    changes = check_config(checkpoint, config, model)
+    state = torch.load(checkpoint.folder / RUN_STATE, weights_only=True)
+    return Resumed(checkpoint, changes, state)
+
+
+def find_checkpoint(
+    root: Path, resume: Resume, *, checksums: bool, report: Callable[[str], None]
+) -> Checkpoint | None:
+    """The newest checkpoint that is whole, or None for a run from the start. Collective.
+
+    Damaged ones are reported; the ranks share the reading.
+
+    Raises:
+        UserError: there is none with `must`, there is one with `never`, or all are damaged.
+    """
+    steps = from_rank_zero(lambda: steps_of(root))
+    if steps and resume == "never":
+        raise UserError(
+            f"{root}: has a checkpoint of step {steps[0]}, and run.resume=never; "
+            "expected another run.dir, or run.resume=auto"
+        )
+    for step in steps:
+        damage = _damage_on_any_rank(root, step, checksums)
+        if damage is None:
+            return open_checkpoint(root, step)
+        report(f"checkpoint of step {step} is damaged: {damage}")
+    if steps:
+        raise UserError(
+            f"{root}: none of {len(steps)} checkpoints is whole (see above); expected one to go on "
+            "from, or another run.dir"
+        )
+    if resume == "must":
+        raise UserError(f"{root}: no checkpoint, and run.resume=must; expected one to go on from")
+    return None
+
+
+def network_of(shape: ModelShape) -> dict[str, Any]:
+    """What a checkpoint knows of the network, as plain values."""
+    return {name: value for name, value in asdict(shape).items() if name != "raw"}
+
+
+def _damage_on_any_rank(root: Path, step: int, checksums: bool) -> str | None:
+    rank, size = dist.get_rank(), dist.get_world_size()
+    try:
+        checkpoint = open_checkpoint(root, step)
+        damage = find_damage(checkpoint, sorted(checkpoint.files)[rank::size], checksums=checksums)
+    except ValueError as error:
+        damage = str(error)
+    found: list[str | None] = [None] * size
+    dist.all_gather_object(found, damage)
+    return next((damage for damage in found if damage is not None), None)
+
+
+def check_config(
+    checkpoint: Checkpoint, config: Mapping[str, Any], model: Mapping[str, Any]
+) -> list[str]:
+    """How the config differs from the checkpoint's, a line a key.
+
+    Args:
+        config: resolved, as plain values.
+        model: the shape of the network, as plain values.
+
+    Raises:
+        UserError: in a way that the run cannot go on with.
+    """
+    before = dict(_leaves(checkpoint.manifest["config"]))
+    now = dict(_leaves(config))
+    changed = {
+        key: (before.get(key), now.get(key))
+        for key in (*before, *(now.keys() - before.keys()))
+        if before.get(key) != now.get(key) and key not in _UNSAID
+    }
+    refused = {key: change for key, change in changed.items() if key in _FIXED}
+    saved_model = dict(_leaves(checkpoint.manifest["model"]))
+    for key, value in _leaves(model):
+        if saved_model.get(key) != value:
+            refused[f"{config['model']['path']}: {key}"] = (saved_model.get(key), value)
+    if refused:
+        found = "; ".join(f"{key} was {old}, is {new}" for key, (old, new) in refused.items())
+        raise UserError(
+            f"{checkpoint.folder}: cannot go on from here: {found}; expected the same, or "
+            "another run.dir"
+        )
+    return [f"{key}: {old} -> {new}" for key, (old, new) in sorted(changed.items())]
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

@@ -1,0 +1,133 @@
+"""Writing checkpoints while training goes on; one at a time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from megatron_stare.checkpoint.folders import (
+    RUN_STATE,
+    FileRecord,
+    begin,
+    commit,
+    prune,
+    records_of,
+)
+from megatron_stare.config import CheckpointConfig
+from megatron_stare.errors import UserError
+from megatron_stare.launch.background import Background
+from megatron_stare.launch.rank_zero import from_rank_zero
+from megatron_stare.policy.checkpoint import PolicyWrite, begin_save
+from megatron_stare.policy.step import Policy
+
+Written = dict[str, FileRecord] | str
+"""Files that a rank wrote, or why it could not."""
+
+
+class Saver:
+    """Saves into `root`; every method is collective.
+
+    Args:
+        description: what every manifest says: config, layout, versions.
+        report: tells the person at the console.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        config: CheckpointConfig,
+        description: Mapping[str, Any],
+        report: Callable[[str], None],
+    ) -> None:
+        self._root = root
+        self._config = config
+        self._description = description
+        self._report = report
+        self._background: Background[Written] = Background()
+        self._step = 0
+        self._folder = root
+        self._policy_write: PolicyWrite | None = None
+
+    @property
+    def is_written(self) -> bool:
+        """Whether this rank has nothing left to write."""
+        return not self._background.is_used or self._background.is_done
+
+    def save(self, step: int, policy: Policy, run_state: dict[str, Any]) -> None:
+        """Begin with the checkpoint of a step; returns when all of it is copied.
+
+        Args:
+            run_state: plain values of rank 0, which are not changed from here on.
+        """
+        self.finish()
+        self._step = step
+        self._folder = from_rank_zero(lambda: begin(self._root, step))
+        write = begin_save(policy, self._folder)
+        self._policy_write = write
+        self._background.start(lambda: self._write(write, run_state))
+        if not self._config.asynchronous:
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for what is being written, and make a checkpoint of it.
+
+        One that cannot be written is reported and given up: those before it stay.
+        """
+        if self._policy_write is None:
+            return
+        outcomes: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(outcomes, self._background.result())
+        write, self._policy_write = self._policy_write, None
+        problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
+        if problems:
+            self._give_up(problems[0])
+            return
+        write.finish()
+        files = {name: record for outcome in outcomes for name, record in outcome.items()}
+        try:
+            from_rank_zero(lambda: self._commit(files))
+        except UserError as error:
+            self._give_up(str(error))
+
+    def close(self) -> None:
+        """Leave what is being written unfinished, when the run has failed."""
+        self._background.stop(lambda: None)
+
+    def _write(self, write: PolicyWrite, run_state: dict[str, Any]) -> Written:
+        try:
+            write.write()
+            if dist.get_rank() == 0:
+                with (self._folder / RUN_STATE).open("wb") as file:
+                    torch.save(run_state, file)
+                    os.fsync(file.fileno())
+            return records_of(self._own_files())
+        except (OSError, RuntimeError) as error:  # torch.save has its own for a full disk.
+            return str(error)
+
+    def _own_files(self) -> list[Path]:
+        own = sorted(self._folder.glob(f"__{dist.get_rank()}_*"))
+        return own + [self._folder / RUN_STATE] * (dist.get_rank() == 0)
+
+    def _commit(self, files: Mapping[str, FileRecord]) -> None:
+        try:
+            index = [path for path in self._folder.iterdir() if path.name not in files]
+            for path in index:
+                with path.open("rb+") as file:
+                    os.fsync(file.fileno())
+            manifest = {"step": self._step, "saved_at_unix_s": time.time(), **self._description}
+            commit(self._folder, manifest, {**files, **records_of(index)})
+        except OSError as error:
+            raise UserError(str(error)) from None
+        prune(self._root, keep_last=self._config.keep_last, keep_every=self._config.keep_every)
+
+    def _give_up(self, problem: str) -> None:
+        self._report(f"no checkpoint of step {self._step}: {problem}; those before it stay")
+        if dist.get_rank() == 0:
+            shutil.rmtree(self._folder, ignore_errors=True)
