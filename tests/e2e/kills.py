@@ -1,0 +1,127 @@
+"""Runs that are killed again and again, at random moments and while they save.
+
+python -m tests.e2e.kills 30 [--seed N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.e2e.processes import Running
+from tests.e2e.programs import make_workspace, metrics_of
+from tests.models import hf_tensors
+
+STEPS = 6
+SETTINGS = (
+    *("checkpoint.every=2", "log.dump_samples=false", "rollout.max_rounds=1"),
+    *("stare.adaptive=true", "optim.decay=linear"),
+)
+
+
+def kill_repeatedly(workspace: Path, folder: Path, *, kills: int, seed: int) -> None:
+    """Kill a run so often, let it end, and compare it with one that was left in peace."""
+    rng = random.Random(seed)
+    # Enough that it does not come to its end before the last kill.
+    steps, killed = 4 * kills, folder / "killed"
+    settings = (f"train.steps={steps}", "checkpoint.every=1")
+    for number in range(kills):
+        with start(workspace, killed, *settings) as running:
+            moment = rng.choice([_starting, _stepping, _saving])(running, rng)
+            assert running.is_running, running.log.read_text()
+            running.kill()
+        print(f"kill {number + 1} of {kills}: {moment}, {running.num_lines()} steps", flush=True)
+    found = finish(workspace, killed, *settings)
+    assert_same_run(found, finish(workspace, folder / "whole", *settings), steps)
+
+
+def _starting(running: Running, rng: random.Random) -> str:
+    running.processes[0].join(rng.uniform(0, 2))
+    return "starting"
+
+
+def _stepping(running: Running, rng: random.Random) -> str:
+    text = running.log.read_text
+    num_steps = text().count("tok/s")
+    _wait(running, lambda: text().count("tok/s") > num_steps)
+    running.processes[0].join(rng.uniform(0, 0.2))
+    return "stepping"
+
+
+def _saving(running: Running, rng: random.Random) -> str:
+    before = _unfinished(running)
+    _wait(running, lambda: bool(_unfinished(running) - before))
+    running.processes[0].join(rng.uniform(0, 0.02))
+    return "saving"
+
+
+def _unfinished(running: Running) -> set[int]:
+    """Inodes of folders that are being written, or were left behind."""
+    root = running.run_dir / "checkpoints"
+    entries = os.scandir(root) if root.exists() else ()
+    return {entry.inode() for entry in entries if entry.name.endswith(".unfinished")}
+
+
+def _wait(running: Running, condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert running.is_running, running.log.read_text()
+        assert time.monotonic() < deadline, running.log.read_text()
+        time.sleep(0.001)
+
+
+def start(workspace: Path, run: Path, *overrides: str, processes: int = 1) -> Running:
+    """A run of the workspace's config, in the folder `run`."""
+    settings = (f"train.steps={STEPS}", *SETTINGS, *overrides)
+    return Running.start(run, workspace / "train.yaml", *settings, processes=processes)
+
+
+def finish(workspace: Path, run: Path, *overrides: str, processes: int = 1) -> Path:
+    """The same, to its end; returns its folder."""
+    with start(workspace, run, *overrides, processes=processes) as running:
+        assert running.wait() == 0, running.log.read_text()
+    return run
+
+
+def numbers_of(run: Path) -> list[dict[str, float]]:
+    """Metrics of each step, but not how long they took."""
+    return [
+        {k: v for k, v in step.items() if not k.startswith(("time/", "perf/"))}
+        for step in metrics_of(run)
+    ]
+
+
+def steps_logged(run: Path) -> list[int]:
+    """In the order of the file, with repetitions."""
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [line["step"] for line in lines if "stare/gate" in line or "rollout/rounds" in line]
+
+
+def assert_same_run(found: Path, expected: Path, steps: int = STEPS) -> None:
+    """Equal metrics, every step once, and weights equal to the bit."""
+    assert numbers_of(found) == numbers_of(expected)
+    assert steps_logged(found) == list(range(1, steps + 1))
+    weights = hf_tensors(expected / "hf" / "final")
+    for name, tensor in hf_tensors(found / "hf" / "final").items():
+        assert tensor.equal(weights[name]), name
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Kill a run again and again.")
+    parser.add_argument("kills", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = make_workspace(Path(folder) / "workspace")
+        kill_repeatedly(workspace, Path(folder), kills=arguments.kills, seed=arguments.seed)
+    print("the same metrics and the same weights as a run that was left in peace")
+
+
+if __name__ == "__main__":
+    main()

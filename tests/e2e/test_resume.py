@@ -1,0 +1,79 @@
+"""A run that is stopped or killed, and goes on, ends where one ends that never was."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.e2e.kills import assert_same_run, finish, kill_repeatedly, numbers_of, start
+from tests.e2e.programs import make_workspace
+
+pytestmark = pytest.mark.slow
+
+EMBEDDED = (
+    *("rollout.engine=embedded", "rollout.replay_path=null", "rollout.dynamic_sampling=false"),
+    *("rollout.max_response_tokens=40", "reward.overlong_buffer_tokens=40"),
+)
+ONE_STEP_OFF = (*EMBEDDED, "rollout.one_step_off=true")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    return make_workspace(tmp_path_factory.mktemp("resume"))
+
+
+@pytest.mark.parametrize(
+    ("processes", "overrides", "number", "signalled"),
+    [
+        (1, (), signal.SIGTERM, None),
+        (1, EMBEDDED, signal.SIGUSR1, None),
+        (2, ("checkpoint.every=0",), signal.SIGTERM, [1]),
+    ],
+    ids=["replayed samples", "generated samples", "dp2, a signal to rank 1 alone"],
+)
+def test_a_run_stopped_by_a_signal_goes_on_as_if_it_had_not_been(
+    workspace, tmp_path, processes, overrides, number, signalled
+):
+    expected = finish(workspace, tmp_path / "whole", *overrides, processes=processes)
+    stopped = tmp_path / "stopped"
+    with start(workspace, stopped, *overrides, processes=processes) as running:
+        running.wait_for_lines(3)
+        running.signal(number, signalled)
+        assert running.wait() == 75, running.log.read_text()
+    found = finish(workspace, stopped, "run.resume=must", *overrides, processes=processes)
+    assert_same_run(found, expected)
+
+
+def test_a_batch_that_was_collected_ahead_is_trained_on_after_a_crash(workspace, tmp_path):
+    expected = finish(workspace, tmp_path / "whole", *ONE_STEP_OFF)
+    killed = tmp_path / "killed"
+    with start(workspace, killed, *ONE_STEP_OFF) as running:
+        running.wait_for_lines(4)
+        running.kill()
+    found = finish(workspace, killed, "run.resume=must", *ONE_STEP_OFF)
+    assert_same_run(found, expected)
+
+
+def test_another_layout_goes_on_with_the_same_numbers(workspace, tmp_path):
+    tensor, pipeline = ("parallel.tensor=2",), ("parallel.pipeline=2",)
+    expected = finish(workspace, tmp_path / "whole", *tensor, processes=2)
+    moved = tmp_path / "moved"
+    with start(workspace, moved, *tensor, processes=2) as running:
+        running.wait_for_lines(3)
+        running.signal(signal.SIGTERM)
+        assert running.wait() == 75, running.log.read_text()
+    found = finish(workspace, moved, "run.resume=must", *pipeline, processes=2)
+    for step, reference in zip(numbers_of(found), numbers_of(expected), strict=True):
+        assert step.keys() == reference.keys()
+        for name, value in step.items():
+            if reference[name] is None or value is None:
+                assert value is reference[name], name
+            else:
+                assert value == pytest.approx(reference[name], rel=1e-4, abs=1e-5), name
+    assert "parallel.pipeline: 1 -> 2" in (found / "log.txt").read_text()
+
+
+def test_kills_at_random_moments_leave_no_trace(workspace, tmp_path):
+    """`python -m tests.e2e.kills 30` does it as often as one likes."""
+    kill_repeatedly(workspace, tmp_path, kills=6, seed=0)

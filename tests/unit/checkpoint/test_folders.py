@@ -1,0 +1,94 @@
+"""A checkpoint is complete or does not exist, and damage to it is seen."""
+
+from __future__ import annotations
+
+import pytest
+
+from megatron_stare.checkpoint.folders import (
+    LATEST,
+    MANIFEST,
+    begin,
+    commit,
+    find_damage,
+    open_checkpoint,
+    prune,
+    records_of,
+    steps_of,
+)
+
+
+def make(root, step, content=b"weights"):
+    folder = begin(root, step)
+    for name in ("a.distcp", "b.distcp"):
+        (folder / name).write_bytes(content)
+    return commit(folder, {"step": step}, records_of(list(folder.iterdir())))
+
+
+def damage_of(checkpoint, *, checksums=True):
+    return find_damage(checkpoint, checkpoint.files, checksums=checksums)
+
+
+def test_a_committed_checkpoint_is_whole_and_the_latest(tmp_path):
+    made = make(tmp_path, 10)
+    assert open_checkpoint(tmp_path, 10) == made
+    assert damage_of(made) is None
+    assert (tmp_path / LATEST).read_text() == "step_000010\n"
+    assert steps_of(tmp_path) == [10]
+
+
+def test_what_was_not_committed_does_not_exist_and_is_removed_by_the_next(tmp_path):
+    (begin(tmp_path, 10) / "a.distcp").write_bytes(b"half")
+    assert steps_of(tmp_path) == []
+    make(tmp_path, 20)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LATEST, "step_000020"]
+
+
+def test_the_newest_folder_counts_whatever_latest_says(tmp_path):
+    make(tmp_path, 10)
+    make(tmp_path, 20)
+    (tmp_path / LATEST).write_text("step_000099\n")
+    assert steps_of(tmp_path) == [20, 10]
+
+
+def test_a_step_that_is_made_once_more_replaces_its_checkpoint(tmp_path):
+    make(tmp_path, 10, b"before")
+    made = make(tmp_path, 10, b"afterwards")
+    assert damage_of(made) is None
+    assert (made.folder / "a.distcp").read_bytes() == b"afterwards"
+
+
+@pytest.mark.parametrize(
+    ("content", "said", "needs_checksums"),
+    [
+        (None, "a.distcp: missing", False),
+        (b"weigh", "a.distcp: 5 bytes, the manifest has 7", False),
+        (b"weightr", "a.distcp: its checksum is not that of the manifest", True),
+    ],
+    ids=["missing", "truncated", "a flipped bit"],
+)
+def test_damage_is_named(tmp_path, content, said, needs_checksums):
+    made = make(tmp_path, 10)
+    path = made.folder / "a.distcp"
+    path.unlink() if content is None else path.write_bytes(content)
+    assert (damage_of(made) or "").endswith(said)
+    assert (damage_of(made, checksums=False) is None) == needs_checksums
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b'{"step": 9, "files": {"a": {}}}'])
+def test_a_folder_without_its_manifest_is_no_checkpoint(tmp_path, content):
+    path = make(tmp_path, 10).folder / MANIFEST
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(ValueError, match="manifest"):
+        open_checkpoint(tmp_path, 10)
+
+
+@pytest.mark.parametrize(
+    ("keep_last", "keep_every", "kept"),
+    [(1, 0, [50]), (2, 0, [50, 40]), (2, 30, [50, 40, 30]), (9, 0, [50, 40, 30, 20, 10])],
+)
+def test_the_last_are_kept_and_every_so_many_steps(tmp_path, keep_last, keep_every, kept):
+    for step in (10, 20, 30, 40, 50):
+        make(tmp_path, step)
+    prune(tmp_path, keep_last=keep_last, keep_every=keep_every)
+    assert steps_of(tmp_path) == kept
+    assert len(list(tmp_path.iterdir())) == len(kept) + 1

@@ -1,0 +1,130 @@
+"""What a checkpoint costs: seconds that training is held up, and GB/s, against `cp` of the same.
+
+    python tools/bench_checkpoint.py [--parameters 60e6] [--rounds 3] [--folder FOLDER]
+
+One process with a float32 policy of random weights and Adam's two moments for each. Every round
+saves once synchronously and once asynchronously, then copies the folder with `cp` and makes the
+copy reach the disk, as a save does. Prints a Markdown table of medians.
+    held up  seconds until training may go on
+    written  seconds until the checkpoint is there, checksums and all
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from transformers import Qwen3Config
+
+from megatron_stare.checkpoint.saver import Saver
+from megatron_stare.config import CheckpointConfig, ModelConfig, OptimConfig, ParallelConfig
+from megatron_stare.launch.topology import init_process_group, read_topology
+from megatron_stare.policy.build import build_policy
+from megatron_stare.policy.groups import build_groups
+from megatron_stare.policy.step import Policy
+from megatron_stare.weights.hf_config import read_hf_config
+
+LAYERS, VOCAB = 12, 8192
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Save, asynchronously save, and copy.")
+    parser.add_argument("--parameters", type=float, default=60e6)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, default=None, help="on the disk to be measured")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    init_process_group(read_topology())
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        policy = make_policy(Path(folder) / "model", arguments.parameters)
+        rounds = [measure(policy, Path(folder)) for _ in range(arguments.rounds)]
+    dist.destroy_process_group()
+    medians = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
+    print("| | held up s | written s | GB/s |\n|---|---|---|---|")
+    for name in ("synchronous", "asynchronous", "cp"):
+        held_up, written = medians[f"{name} held up"], medians[f"{name} written"]
+        print(f"| {name} | {held_up:.2f} | {written:.2f} | {medians['GB'] / written:.2f} |")
+    ratio = medians["asynchronous held up"] / medians["synchronous held up"]
+    print(f"\n{medians['GB']:.2f} GB; held up, asynchronous / synchronous: {ratio:.2f}; ", end="")
+    for name in ("synchronous", "asynchronous"):
+        speed = medians["cp written"] / medians[f"{name} written"]
+        print(f"GB/s, {name} / cp: {speed:.2f}", end="\n" if name == "asynchronous" else "; ")
+
+
+def make_policy(folder: Path, num_parameters: float) -> Policy:
+    """Random, of about so many parameters."""
+    hidden = int((num_parameters / LAYERS / 14) ** 0.5) // 64 * 64
+    shape = Qwen3Config(
+        hidden_size=hidden,
+        intermediate_size=3 * hidden,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=hidden // 64,
+        num_key_value_heads=hidden // 64,
+        head_dim=64,
+        vocab_size=VOCAB,
+        architectures=["Qwen3ForCausalLM"],
+    )
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(shape.to_dict()))
+    return build_policy(
+        read_hf_config(folder),
+        build_groups(ParallelConfig()),
+        model=ModelConfig(path=folder, random_init=True),
+        parallel=ParallelConfig(),
+        optim=OptimConfig(),
+        num_updates=1,
+        temperature=1.0,
+        seed=1,
+        device=torch.device("cpu"),
+    )
+
+
+def measure(policy: Policy, folder: Path) -> dict[str, float]:
+    """Seconds of one round, and the gigabytes of a checkpoint."""
+    seconds: dict[str, float] = {}
+    for step, name in enumerate(("synchronous", "asynchronous"), start=1):
+        root = folder / name
+        config = CheckpointConfig(asynchronous=name == "asynchronous", keep_last=1)
+        saver = Saver(root, config, {}, print)
+        start = time.perf_counter()
+        saver.save(step, policy, {})
+        seconds[f"{name} held up"] = time.perf_counter() - start
+        saver.finish()
+        seconds[f"{name} written"] = time.perf_counter() - start
+        saver.close()
+    source = folder / "synchronous" / "step_000001"
+    copy = folder / "copy"
+    seconds["cp held up"] = seconds["cp written"] = timed(lambda: copy_durably(source, copy))
+    size = sum(path.stat().st_size for path in source.iterdir())
+    for written in (folder / "synchronous", folder / "asynchronous", copy):
+        shutil.rmtree(written)
+    return {**seconds, "GB": size / 1e9}
+
+
+def copy_durably(source: Path, copy: Path) -> None:
+    """`cp -r`, and every file of the copy on the disk."""
+    subprocess.run(["cp", "-r", str(source), str(copy)], check=True)
+    for path in copy.iterdir():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+
+
+def timed(function: Callable[[], None]) -> float:
+    """Seconds that it takes."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
