@@ -18,7 +18,9 @@ from torch import Tensor
 
 import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it has to be)
 from megatron_stare.algorithms.stare import StareController
+from megatron_stare.checkpoint.saver import Saver
 from megatron_stare.config import TrainConfig
+from megatron_stare.launch.signals import StopRequest
 from megatron_stare.launch.topology import Topology
 from megatron_stare.observe.console import Progress, open_console
 from megatron_stare.observe.loggers import Loggers
@@ -110,6 +112,7 @@ def _open_run(config: TrainConfig, groups: ParallelGroups) -> Run:
         read_hf_config(config.model.path),
         groups,
         Loggers([], console, Progress(console, bars=False)),
+        resumed=None,
     )
     session = open_session(
         config,
@@ -118,7 +121,8 @@ def _open_run(config: TrainConfig, groups: ParallelGroups) -> Run:
         temperature=config.rollout.temperature,
         max_tokens_per_micro_batch=config.train.max_tokens_per_micro_batch,
     )
-    return Run(config, session, StareController(config.stare), None, None)
+    saver = Saver(config.run.dir, config.checkpoint, {}, world.loggers.message)
+    return Run(config, session, StareController(config.stare), None, None, saver, StopRequest())
 
 
 def _rank_step(learned: Learned, policy: Policy) -> RankStep:

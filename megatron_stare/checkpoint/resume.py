@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,7 +101,8 @@ def find_checkpoint(
 
 def network_of(shape: ModelShape) -> dict[str, Any]:
     """What a checkpoint knows of the network, as plain values."""
-    return {name: value for name, value in asdict(shape).items() if name != "raw"}
+    network = {name: value for name, value in asdict(shape).items() if name != "raw"}
+    return json.loads(json.dumps(network))  # As a manifest gives it back.
 
 
 def _damage_on_any_rank(root: Path, step: int, checksums: bool) -> str | None:
@@ -135,8 +137,8 @@ def check_config(
         if before.get(key) != now.get(key) and key not in _UNSAID
     }
     refused = {key: change for key, change in changed.items() if key in _FIXED}
-    saved_model = dict(_leaves(checkpoint.manifest["model"]))
-    for key, value in _leaves(model):
+    saved_model = checkpoint.manifest["model"]
+    for key, value in model.items():
         if saved_model.get(key) != value:
             refused[f"{config['model']['path']}: {key}"] = (saved_model.get(key), value)
     if refused:

@@ -34,6 +34,7 @@ class Running:
         """`megatron-stare train CONFIG run.dir=RUN_DIR ...`, in a world of so many processes."""
         run_dir.mkdir(parents=True, exist_ok=True)
         log = run_dir / "log.txt"
+        log.touch()
         arguments = ["train", str(config), f"run.dir={run_dir}", *overrides]
         port = _free_port()
         started = [

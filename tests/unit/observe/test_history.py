@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from megatron_stare.errors import UserError
-from megatron_stare.observe.history import JsonlLogger, read_metrics
+from megatron_stare.observe.history import JsonlLogger, cut_back, read_metrics
 
 
 @pytest.fixture
@@ -94,3 +94,19 @@ def test_a_folder_without_metrics_is_refused(tmp_path, path):
     path.write_text("")
     with pytest.raises(UserError, match="holds no metrics"):
         read_metrics(tmp_path)
+
+
+def test_a_run_that_goes_on_has_every_step_once_and_what_was_cut_is_kept(tmp_path, path):
+    log(tmp_path, (1, {"reward/mean": 0.1}), (2, {"reward/mean": 0.2}))
+    logger = JsonlLogger(tmp_path)
+    position = logger.state_dict()["metrics_bytes"]
+    logger.log(3, {"reward/mean": 0.3})
+    logger.close()
+    with path.open("a") as file:
+        file.write('{"step": 4, "rew')
+    cut_back(tmp_path, position)
+    log(tmp_path, (3, {"reward/mean": 0.4}))
+    assert read_metrics(tmp_path)["reward/mean"].values.tolist() == [0.1, 0.2, 0.4]
+    assert len(path.read_text().splitlines()) == 3
+    (cut,) = (tmp_path / "metrics.cut.jsonl").read_text().splitlines()
+    assert json.loads(cut)["reward/mean"] == 0.3

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from megatron_stare.config import RolloutConfig, SamplingConfig, TrainConfig
 from megatron_stare.rollout.engine import Request
-from megatron_stare.rollout.sampler import Sampler
+from megatron_stare.rollout.sampler import Cancelled, Sampler, rollout_from_plain, rollout_to_plain
 from megatron_stare.types import Sample
 from tests.unit.rollout.problems import make_prompt_set
 
@@ -49,6 +51,12 @@ class TickingEngine:
 
     def interrupt(self) -> None:
         self._is_interrupted = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
 
     def _sample(self, request: Request, ticks: int) -> Sample:
         old = request.begun
@@ -214,3 +222,47 @@ def test_older_tokens_are_corrected_unless_told_otherwise(rollout, correction, k
         }
     )
     assert config.algorithm.correction.kind == kind
+
+
+TEXTS = ["6 5", "2 2", "3 4", "1 8", "2 1", "1 1", "7 3", "4 4"]
+
+
+def test_a_saved_sampler_goes_on_with_the_groups_it_carried(tmp_path, scorer):
+    """Whole ones and begun ones; the saved state is what a checkpoint can hold."""
+    training = Training(tmp_path, scorer, TEXTS, **PARTIAL)
+    training.step()
+    torch.save(training.sampler.state_dict(), tmp_path / "state.pt")
+    expected = [training.step(), training.step()]
+
+    resumed = Training(tmp_path, scorer, TEXTS, **PARTIAL)
+    resumed.sampler.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    resumed.rollouts, resumed.engine.weight_version = [expected[0]], 1
+    found = [resumed.step(), resumed.step()]
+    for rollout, reference in zip(found, expected, strict=True):
+        assert [group.samples for group in rollout.groups] == [
+            group.samples for group in reference.groups
+        ]
+
+
+def test_a_step_that_is_cancelled_leaves_everything_as_it_was(tmp_path, scorer):
+    """Even the groups that were growing: the next sampler begins with them where they stood."""
+    training = Training(tmp_path, scorer, TEXTS, **PARTIAL)
+    training.step()
+    before = training.sampler.state_dict()
+    stop = training.engine.generate
+
+    def generate(requests, sampling, *, seed):
+        for sample in stop(requests, sampling, seed=seed):
+            training.sampler.cancel()
+            yield sample
+
+    training.engine.generate = generate
+    with pytest.raises(Cancelled):
+        training.step()
+    assert training.sampler.state_dict() == before
+
+
+def test_a_rollout_is_the_same_after_a_checkpoint(tmp_path, scorer):
+    rollout = Training(tmp_path, scorer, TEXTS, oversampling=2).step()
+    torch.save(rollout_to_plain(rollout), tmp_path / "rollout.pt")
+    assert rollout_from_plain(torch.load(tmp_path / "rollout.pt", weights_only=True)) == rollout
