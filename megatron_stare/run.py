@@ -155,9 +155,10 @@ class Run:
         Raises:
             Stopped: any rank was asked to stop; the run is saved.
         """
-        must_stop = self._on_any_rank(self.stop.is_set)
-        if not self._on_any_rank(not self.saver.is_written):
-            self.saver.finish()
+        with self.session.phase("checkpoint"):
+            must_stop, is_writing = self._on_any_rank(self.stop.is_set, not self.saver.is_written)
+            if not is_writing:
+                self.saver.finish()
         if must_stop:
             self._save_and_stop(step, pending)
         every = self.config.checkpoint.every
@@ -215,10 +216,10 @@ class Run:
             + (f"; changed in the config:{changes}" if changes else "")
         )
 
-    def _on_any_rank(self, condition: bool) -> bool:
-        flag = torch.tensor(int(condition), device=self.session.topology.device)
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-        return bool(flag)
+    def _on_any_rank(self, *conditions: bool) -> list[bool]:
+        flags = torch.tensor(conditions, dtype=torch.int32, device=self.session.topology.device)
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        return flags.bool().tolist()
 
     def record(self, step: int, rollout: Rollout | None, advantages: Tensor, metrics) -> None:
         """Log the step's metrics and dump its samples; `advantages` per sample, `[B]`."""

@@ -123,9 +123,7 @@ METRICS: dict[str, Metric] = {
     "time/sync_s": Metric("seconds", "New weights to the engine."),
     "time/eval_s": Metric("seconds", "Held-out evaluation, logged with its results."),
     "time/save_s": Metric("seconds", "Writing the policy."),
-    "time/checkpoint_s": Metric(
-        "seconds", "Held up by the checkpoint of the step before, which is written meanwhile."
-    ),
+    "time/checkpoint_s": Metric("seconds", "Held up by a checkpoint, after the step before."),
     "time/step_s": Metric(
         "seconds", "The phases of the step together; evaluation is not among them."
     ),

@@ -53,6 +53,8 @@ class PolicyWrite:
 
     def __init__(self, request: AsyncRequest) -> None:
         self._request = request
+        # Copies on the host: from here on the tensors may change.
+        self._files = [] if request.preload_fn is None else request.preload_fn()
 
     def write(self) -> None:
         """Write this rank's files, and have them reach the disk.
@@ -60,14 +62,13 @@ class PolicyWrite:
         Raises:
             OSError: they could not be written; `finish` must not be called then.
         """
-        if self._request.preload_fn is None:
-            return  # Other ranks write all that this one holds.
         written = {
             number: _write_file(Path(path), key, [*blobs, *tensors])
-            for number, (path, key, (blobs, tensors)) in enumerate(self._request.preload_fn())
+            for number, (path, key, (blobs, tensors)) in enumerate(self._files)
         }
-        _, _, results = self._request.async_fn_args
-        results.put(written)
+        if written:
+            _, _, results = self._request.async_fn_args
+            results.put(written)
 
     def finish(self) -> None:
         """Write the index. Collective, when every rank's `write` has returned."""

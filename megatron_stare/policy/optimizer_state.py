@@ -51,14 +51,12 @@ def describe_for_saving(optimizer: MegatronOptimizer, model: Mapping[Any, Any]) 
         stretches = _stretches(part)
         for number, parameter in enumerate(_parameters(part)):
             owner = number % group.size()
-            whole = _put_together(parameter, stretches, group, owner)
-            if group.rank() == owner:
-                like = by_parameter[parameter]
-                # The last coordinate is that of data parallelism.
-                replica = (*cast(tuple[int, ...], like.replica_id)[:-1], 0)
-                for name, tensor in whole.items():
-                    entry = _like(like, name, tensor, replica_id=replica)
-                    described[part_number, number, name] = entry
+            like = by_parameter[parameter]
+            # The last coordinate is that of data parallelism.
+            replica = (*cast(tuple[int, ...], like.replica_id)[:-1], 0)
+            for name, tensor in _put_together(parameter, stretches, group, owner).items():
+                entry = _like(like, name, tensor, replica_id=replica)
+                described[part_number, number, name] = entry
     return described
 
 
@@ -141,7 +139,7 @@ def _put_together(
     group: dist.ProcessGroup,
     owner: int,
 ) -> dict[str, Tensor]:
-    """The whole state of a parameter on the rank `owner` of the group; of no use elsewhere."""
+    """The whole state of a parameter, on the host; on ranks but `owner`, nothing."""
     names = ["exp_avg", "exp_avg_sq"] + ["param"] * (parameter.dtype != torch.float32)
     whole = torch.zeros(len(names), parameter.numel(), device=parameter.device)
     if parameter in stretches:
@@ -149,7 +147,10 @@ def _put_together(
         for row, name in zip(whole, names, strict=True):
             row[stretch.span] = stretch.tensors[name]
     dist.reduce(whole, dst=dist.get_global_rank(group, owner), group=group)
-    return {name: row.view(parameter.shape) for name, row in zip(names, whole, strict=True)}
+    if group.rank() != owner:
+        return {}
+    shape = (len(names), *parameter.shape)
+    return dict(zip(names, whole.cpu().view(shape), strict=True))
 
 
 def _like(like: Described, name: str, tensor: Tensor, **changes: Any) -> Described:
