@@ -21,6 +21,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class Checkpoint:
 def begin(root: Path, step: int) -> Path:
     """An empty folder to write a step's checkpoint into; leftovers of crashes are removed."""
     root.mkdir(parents=True, exist_ok=True)
-    for leftover in root.glob(f"*{_UNFINISHED}"):
+    for leftover in root.glob(f"step_*{_UNFINISHED}"):
         shutil.rmtree(leftover)
     folder = root / f"step_{step:06d}{_UNFINISHED}"
     folder.mkdir()
@@ -73,17 +74,17 @@ def commit(
     """Give a folder, whose files are all on the disk, its manifest, its name and the pointer."""
     whole = {**manifest, "files": {name: asdict(files[name]) for name in sorted(files)}}
     write_durably(folder / MANIFEST, json.dumps(whole, indent=1).encode())
-    _sync_folder(folder)
+    _sync(folder)
     final = folder.with_name(folder.name.removesuffix(_UNFINISHED))
     if final.exists():  # A damaged one, that the run has come past once more.
         shutil.rmtree(final)
     folder.rename(final)
-    _sync_folder(final.parent)
+    _sync(final.parent)
     pointer = final.parent / LATEST
     unfinished = pointer.with_name(LATEST + _UNFINISHED)
     write_durably(unfinished, f"{final.name}\n".encode())
     unfinished.replace(pointer)
-    _sync_folder(final.parent)
+    _sync(final.parent)
     return Checkpoint(final, whole)
 
 
@@ -148,8 +149,13 @@ def write_durably(path: Path, content: bytes) -> None:
 
 
 def records_of(paths: Sequence[Path]) -> dict[str, FileRecord]:
-    """By file name."""
-    return {path.name: record_of(path) for path in paths}
+    """Have files reach the disk; their records by file name."""
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        # The disk writes while checksums are computed from memory.
+        synced = executor.submit(lambda: [_sync(path) for path in paths])
+        records = {path.name: record_of(path) for path in paths}
+        synced.result()
+    return records
 
 
 def record_of(path: Path) -> FileRecord:
@@ -161,8 +167,8 @@ def record_of(path: Path) -> FileRecord:
     return FileRecord(size, crc32)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)  # Enough for a folder, too.
     try:
         os.fsync(descriptor)
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -104,9 +103,7 @@ class Saver:
         try:
             write.write()
             if dist.get_rank() == 0:
-                with (self._folder / RUN_STATE).open("wb") as file:
-                    torch.save(run_state, file)
-                    os.fsync(file.fileno())
+                torch.save(run_state, self._folder / RUN_STATE)
             return records_of(self._own_files())
         except (OSError, RuntimeError) as error:  # torch.save has its own for a full disk.
             return str(error)
@@ -118,9 +115,6 @@ class Saver:
     def _commit(self, files: Mapping[str, FileRecord]) -> None:
         try:
             index = [path for path in self._folder.iterdir() if path.name not in files]
-            for path in index:
-                with path.open("rb+") as file:
-                    os.fsync(file.fileno())
             manifest = {"step": self._step, "saved_at_unix_s": time.time(), **self._description}
             commit(self._folder, manifest, {**files, **records_of(index)})
         except OSError as error:

@@ -16,9 +16,9 @@ A save has three parts, so that training may go on during the second:
 
 from __future__ import annotations
 
-import os
 import queue
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,7 +57,7 @@ class PolicyWrite:
         self._files = [] if request.preload_fn is None else request.preload_fn()
 
     def write(self) -> None:
-        """Write this rank's files, and have them reach the disk.
+        """Write this rank's files, which need not have reached the disk then.
 
         Raises:
             OSError: they could not be written; `finish` must not be called then.
@@ -78,16 +78,24 @@ class PolicyWrite:
 
 def _write_file(path: Path, key: str, items: Sequence[tuple[WriteItem, Any]]) -> list[WriteResult]:
     """What torch's `FileSystemWriter` does, in the calling thread."""
-    with path.open("wb") as file:
-        results = [
+    with path.open("wb") as file, _without_crc32():
+        return [
             _write_item(
                 _StorageWriterTransforms(), file, data, item, key, SerializationFormat.TORCH_SAVE
             )
             for item, data in items
         ]
-        file.flush()
-        os.fsync(file.fileno())
-    return results
+
+
+@contextmanager
+def _without_crc32() -> Iterator[None]:
+    """No checksum for each tensor, which nobody compares: the manifest has one for the file."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(before)
 
 
 def begin_save(policy: Policy, folder: Path) -> PolicyWrite:

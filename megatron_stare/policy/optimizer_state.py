@@ -140,17 +140,17 @@ def _put_together(
     owner: int,
 ) -> dict[str, Tensor]:
     """The whole state of a parameter, on the host; on ranks but `owner`, nothing."""
-    names = ["exp_avg", "exp_avg_sq"] + ["param"] * (parameter.dtype != torch.float32)
-    whole = torch.zeros(len(names), parameter.numel(), device=parameter.device)
-    if parameter in stretches:
-        stretch = stretches[parameter]
-        for row, name in zip(whole, names, strict=True):
-            row[stretch.span] = stretch.tensors[name]
-    dist.reduce(whole, dst=dist.get_global_rank(group, owner), group=group)
-    if group.rank() != owner:
-        return {}
-    shape = (len(names), *parameter.shape)
-    return dict(zip(names, whole.cpu().view(shape), strict=True))
+    whole: dict[str, Tensor] = {}
+    for name in ["exp_avg", "exp_avg_sq"] + ["param"] * (parameter.dtype != torch.float32):
+        # Each a tensor of its own: a part of a larger one would be copied again to be written.
+        tensor = torch.zeros(parameter.shape, device=parameter.device)
+        if parameter in stretches:
+            stretch = stretches[parameter]
+            tensor.view(-1)[stretch.span] = stretch.tensors[name]
+        dist.reduce(tensor, dst=dist.get_global_rank(group, owner), group=group)
+        if group.rank() == owner:
+            whole[name] = tensor.cpu()
+    return whole
 
 
 def _like(like: Described, name: str, tensor: Tensor, **changes: Any) -> Described:

@@ -38,6 +38,7 @@ def test_a_committed_checkpoint_is_whole_and_the_latest(tmp_path):
 
 def test_what_was_not_committed_does_not_exist_and_is_removed_by_the_next(tmp_path):
     (begin(tmp_path, 10) / "a.distcp").write_bytes(b"half")
+    (tmp_path / f"{LATEST}.unfinished").write_text("step_0000")
     assert steps_of(tmp_path) == []
     make(tmp_path, 20)
     assert sorted(path.name for path in tmp_path.iterdir()) == [LATEST, "step_000020"]
