@@ -47,6 +47,9 @@ from megatron_stare.policy.optimizer_state import (
 from megatron_stare.policy.platform import quietly
 from megatron_stare.policy.step import Policy
 
+_BUFFER_BYTES = 1 << 24
+"""torch writes a tensor in small pieces, of no whole number of pages."""
+
 
 class PolicyWrite:
     """A save under way: `write` once, then `finish` on every rank."""
@@ -78,7 +81,7 @@ class PolicyWrite:
 
 def _write_file(path: Path, key: str, items: Sequence[tuple[WriteItem, Any]]) -> list[WriteResult]:
     """What torch's `FileSystemWriter` does, in the calling thread."""
-    with path.open("wb") as file, _without_crc32():
+    with path.open("wb", buffering=_BUFFER_BYTES) as file, _without_crc32():
         return [
             _write_item(
                 _StorageWriterTransforms(), file, data, item, key, SerializationFormat.TORCH_SAVE

@@ -140,6 +140,9 @@ def _put_together(
     owner: int,
 ) -> dict[str, Tensor]:
     """The whole state of a parameter, on the host; on ranks but `owner`, nothing."""
+    if group.size() == 1:
+        held = stretches[parameter].tensors.items()
+        return {name: t.detach().to("cpu", copy=True).view(parameter.shape) for name, t in held}
     whole: dict[str, Tensor] = {}
     for name in ["exp_avg", "exp_avg_sq"] + ["param"] * (parameter.dtype != torch.float32):
         # Each a tensor of its own: a part of a larger one would be copied again to be written.

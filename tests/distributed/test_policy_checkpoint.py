@@ -61,12 +61,12 @@ def batch_of(number: int) -> TokenBatch:
     )
 
 
-def open_policy(folder: Path, parallel: dict) -> Policy:
+def open_policy(folder: Path, parallel: dict, dtype: str = "float32") -> Policy:
     layout = ParallelConfig(**parallel)
     return build_policy(
         read_hf_config(folder),
         build_groups(layout),
-        model=ModelConfig(path=folder),
+        model=ModelConfig.model_validate({"path": folder, "dtype": dtype}),
         parallel=layout,
         optim=OptimConfig(lr=1e-2, decay="linear", eps=1e-3, weight_decay=0.1),
         num_updates=10,
@@ -95,10 +95,10 @@ def take_updates(policy: Policy, numbers: range) -> Outcome:
 
 
 def save_after(
-    rank: int, num_updates: int, folder: Path, parallel: dict, saved: Path
+    rank: int, num_updates: int, folder: Path, parallel: dict, saved: Path, dtype: str = "float32"
 ) -> tuple[Outcome, Outcome]:
     """What was saved, and how training went on while it was written."""
-    policy = open_policy(folder, parallel)
+    policy = open_policy(folder, parallel, dtype)
     at_save = take_updates(policy, range(num_updates))
     if rank == 0:
         saved.mkdir()
@@ -112,10 +112,16 @@ def save_after(
 
 
 def go_on_after(
-    rank: int, num_updates: int, folder: Path, parallel: dict, saved: Path, is_same_world: bool
+    rank: int,
+    num_updates: int,
+    folder: Path,
+    parallel: dict,
+    saved: Path,
+    is_same_world: bool,
+    dtype: str = "float32",
 ) -> tuple[Outcome, Outcome]:
     """What was loaded, into a policy that was elsewhere, and how training went on."""
-    policy = open_policy(folder, parallel)
+    policy = open_policy(folder, parallel, dtype)
     take_updates(policy, range(7, 8))
     load_policy(policy, saved, is_same_world=is_same_world)
     loaded = take_updates(policy, range(0))
@@ -180,6 +186,14 @@ def test_another_layout_goes_on_to_rounding(network, before, after, tmp_path):
     assert_identical(found[0], Outcome([], expected[0].weights))
     assert found[1].losses == pytest.approx(expected[1].losses, abs=1e-5)
     assert_close_relative(found[1].weights, expected[1].weights, 1e-5)
+
+
+def test_in_bfloat16_the_float32_weights_behind_it_are_saved_too(tmp_path):
+    folder = make_hf_folder(tmp_path / "model", **NETWORKS["qwen3 tied"])
+    saved = tmp_path / "saved"
+    expected = run_world(2, save_after, 2, folder, {}, saved, "bfloat16")[0]
+    found = run_world(2, go_on_after, 2, folder, {}, saved, True, "bfloat16")[0]
+    assert_identical(found[1], expected[1])
 
 
 def test_a_policy_that_has_learned_nothing_yet_is_saved_like_any_other(tmp_path):
