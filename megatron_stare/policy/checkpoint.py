@@ -16,6 +16,7 @@ A save has three parts, so that training may go on during the second:
 
 from __future__ import annotations
 
+import io
 import queue
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -82,9 +83,10 @@ class PolicyWrite:
 def _write_file(path: Path, key: str, items: Sequence[tuple[WriteItem, Any]]) -> list[WriteResult]:
     """What torch's `FileSystemWriter` does, in the calling thread."""
     with path.open("wb", buffering=_BUFFER_BYTES) as file, _without_crc32():
+        stream = cast(io.IOBase, file)
         return [
             _write_item(
-                _StorageWriterTransforms(), file, data, item, key, SerializationFormat.TORCH_SAVE
+                _StorageWriterTransforms(), stream, data, item, key, SerializationFormat.TORCH_SAVE
             )
             for item, data in items
         ]
