@@ -12,7 +12,7 @@ help:  ## this list
 setup:  ## make .venv with pinned packages (the others do it by themselves)
 	@tools/setup_env.sh
 
-setup-sglang: setup  ## make .venv-sglang, the environment of SGLang servers (6 GB)
+setup-sglang: setup  ## make .venv-sglang and .venv-router, for SGLang's servers (6 GB)
 	@tools/setup_sglang_env.sh
 
 demo: setup  ## tiny_addition: SFT, GRPO, STARE, report; about 10 minutes on 2 cores
@@ -39,4 +39,4 @@ format: setup  ## ruff's formatter and fixes
 	$(VENV)/ruff format .
 
 clean:  ## remove the environment and everything runs wrote
-	rm -rf .venv .venv-sglang runs examples/*/out
+	rm -rf .venv .venv-sglang .venv-router runs examples/*/out

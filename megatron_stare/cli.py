@@ -85,6 +85,8 @@ def _serve(arguments: argparse.Namespace) -> int:
             tensor=arguments.tensor,
             num_gpus=torch.cuda.device_count(),
             deadline_s=arguments.deadline_s,
+            router_python=arguments.router_python if arguments.router else None,
+            api_key_env=arguments.api_key_env,
             extra=arguments.sglang,
         )
     )
@@ -168,6 +170,18 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
         type=Path,
         default=Path(".venv-sglang/bin/python"),
         help="of the servers' environment (default: .venv-sglang/bin/python)",
+    )
+    serve.add_argument("--router", action="store_true", help="start sglang-router too")
+    serve.add_argument(
+        "--router-python",
+        type=Path,
+        default=Path(".venv-router/bin/python"),
+        help="of the router's environment (default: .venv-router/bin/python)",
+    )
+    serve.add_argument(
+        "--api-key-env",
+        metavar="VARIABLE",
+        help="environment variable with the API key that servers and router shall ask for",
     )
     serve.add_argument("--deadline-s", type=float, default=600.0, help="seconds to come up")
     serve.add_argument(

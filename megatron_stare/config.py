@@ -159,8 +159,18 @@ class ServersConfig(Section):
     """Their URLs, such as http://127.0.0.1:30000; each must answer at the start."""
     registry: Path | None = None
     """Or the folder in which `megatron-stare serve` announces them; read again at every sync."""
+    transport: Literal["disk", "tensor", "distributed"] = "disk"
+    """Of weights: through `weights_dir`; through shared memory; by process groups."""
+    router: str | None = None
+    """URL of an sglang-router for requests; None takes the one in `registry`, if there is one."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the API key of servers and router."""
     weights_dir: Path | None = None
-    """Folder that trainer and servers share, for weights; None is `sync` in the run's folder."""
+    """Folder that trainer and servers share, for `disk`; None is `sync` in the run's folder."""
+    bucket_mib: float = Field(default=256, gt=0)
+    """Of weights sent at once by the other two; rank 0 holds two such buckets."""
+    sync_host: str | None = None
+    """Address of rank 0's machine that servers reach, for `distributed`; None is loopback."""
     max_requests: int = Field(default=256, ge=1)
     """Requests under way at one server; more wait here."""
     max_attempts: int = Field(default=3, ge=1)
@@ -169,21 +179,37 @@ class ServersConfig(Section):
     """Seconds for one sample on one server."""
     sync_deadline_s: float = Field(default=600.0, gt=0)
     """Seconds for a server to load weights; one that does not is left out until the next."""
+    health_every_s: float = Field(default=10.0, gt=0)
+    """Seconds that a server may be silent while requests run, before it has to show that it
+    generates."""
     health_deadline_s: float = Field(default=30.0, gt=0)
-    """Seconds for a server that failed to show that it generates."""
+    """Seconds for a server that failed, or was silent, to show that it generates."""
+    min_servers: int = Field(default=1, ge=1)
+    """Servers that every sync must find; the run waits `start_deadline_s` for them, then ends."""
+    restart_command: tuple[str, ...] | None = None
+    """Program and arguments, run once for each server that is left out; {url} is the server's."""
     stall_deadline_s: float = Field(default=3600.0, gt=0)
     """Seconds without a sample from any server until what is awaited is sent again, and as many
     until the run stops."""
     start_deadline_s: float = Field(default=300.0, gt=0)
-    """Seconds to wait for servers at the start."""
+    """Seconds to wait for servers, at the start and where too few are left at a sync."""
 
     @model_validator(mode="after")
     def _urls_are_urls(self) -> ServersConfig:
-        for url in self.urls:
+        named = [("urls has", url) for url in self.urls]
+        if self.router is not None:
+            named.append(("router is", self.router))
+        for name, url in named:
             if not re.fullmatch(r"https?://[^/]+", url):
                 raise ValueError(
-                    f"urls has {url!r}, expected scheme, host and port: http://HOST:PORT"
+                    f"{name} {url!r}, expected scheme, host and port: http://HOST:PORT"
                 )
+        if self.urls and self.min_servers > len(self.urls):
+            raise ValueError(
+                f"min_servers={self.min_servers}: expected at most the {len(self.urls)} of urls"
+            )
+        if self.restart_command is not None and not self.restart_command:
+            raise ValueError("restart_command=[]: expected a program and its arguments, or null")
         if self.urls and self.registry is not None:
             raise ValueError(f"urls and registry={self.registry}: give one of them")
         return self
@@ -215,6 +241,9 @@ class RolloutConfig(SamplingConfig):
     max_staleness: int = Field(default=1, ge=1)
     """Steps by which a token may be older than the weights that it trains; a batch waits for
     partial rollouts that would become older."""
+    colocated: bool = False
+    """Servers and trainer share GPUs, and take turns with their memory; servers must be started
+    with --enable-memory-saver."""
     max_batch_sequences: int = Field(default=512, ge=1)
     """Sequences that the embedded engine generates together."""
 
@@ -235,6 +264,15 @@ class RolloutConfig(SamplingConfig):
             raise ValueError(
                 "partial_rollouts=true with one_step_off=true and max_staleness=1: one step off "
                 "takes that one, expected max_staleness of at least 2"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _turns_can_be_taken(self) -> RolloutConfig:
+        if self.colocated and (self.engine != "sglang" or self.one_step_off):
+            raise ValueError(
+                f"colocated=true with engine={self.engine!r}, one_step_off={self.one_step_off}: "
+                "needs engine 'sglang', and generation and training in turn"
             )
         return self
 

@@ -49,7 +49,7 @@ class RolloutSide:
         self.background.start(lambda: self.sampler.collect(step))
 
     def collect(self, step: int, on_progress: Advance) -> Rollout:
-        """The groups of a step, generated and judged.
+        """The groups of a step, generated and judged; then the trainer may have the memory.
 
         Raises:
             Cancelled: as asked for; the sampler stands where it stood before the step.
@@ -59,7 +59,16 @@ class RolloutSide:
             return rollout
         if self.background.is_used:
             return self.background.result()
-        return self.sampler.collect(step, on_progress)
+        rollout = self.sampler.collect(step, on_progress)
+        if self.config.rollout.colocated:
+            assert isinstance(self.engine, SGLangEngine)
+            self.engine.give_up_memory()
+        return rollout
+
+    def take_memory_back(self) -> None:
+        """With `colocated`, between new weights and the next thing to generate."""
+        assert isinstance(self.engine, SGLangEngine)
+        self.engine.take_memory_back()
 
     def state_dict(self, pending: Rollout | None) -> dict[str, Any]:
         """What the next step begins with, as plain values; `pending` is the step's own rollout."""
@@ -136,13 +145,17 @@ def _build_engine(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, world
             config.rollout.replay_path, tokenizer, vocab_size=world.shape.vocab_size
         )
     if config.rollout.engine == "sglang":
-        return SGLangEngine(
+        engine = SGLangEngine(
             config.rollout.servers,
             config.model.path,
             tokenizer,
             weights_dir=config.rollout.servers.weights_dir or config.run.dir / "sync",
+            log_dir=config.run.dir,
             report=world.loggers.message,
         )
+        if config.rollout.colocated:
+            engine.give_up_memory()
+        return engine
     return EmbeddedEngine(
         config.model.path,
         tokenizer,

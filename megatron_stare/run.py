@@ -22,6 +22,7 @@ from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.launch.signals import StopRequest, stop_requests
 from megatron_stare.objective import PolicyObjective, TokenTerms
 from megatron_stare.policy.checkpoint import load_policy
+from megatron_stare.policy.memory import check_can_offload, offload, onload
 from megatron_stare.policy.step import TokenScores, UpdateResult
 from megatron_stare.rollout.sampler import Cancelled, Rollout
 from megatron_stare.rollout_side import RolloutSide, open_rollout_side
@@ -82,6 +83,8 @@ class Run:
         self.has_pending = False
         if batch is None:
             self._save_and_stop(step - 1)
+        if config.colocated:
+            onload(self.session.policy)
         return batch, rollout
 
     def start_collecting(self, step: int) -> None:
@@ -123,13 +126,29 @@ class Run:
         return results
 
     def push_weights(self, version: int) -> None:
-        """Stream the policy's weights, under their Hugging Face names, into the engine."""
+        """Stream the policy's weights, under their Hugging Face names, into the engine.
+
+        With `colocated` the policy then leaves its device until the next batch is collected.
+        """
         with self.session.phase("sync"):
             for_engine = self.session.policy.hf_tensors()
             if self.rollout_side is not None:
                 self.rollout_side.engine.update_weights(for_engine, version)
             for _ in for_engine:  # every rank takes part in gathering, rank 0 has consumed it
                 pass
+            if self.config.rollout.colocated:
+                self._make_room()
+
+    def _make_room(self) -> None:
+        """Leave the devices to the servers, once every rank has."""
+        offload(self.session.policy)
+        dist.barrier()
+
+        def take_memory_back() -> None:
+            assert self.rollout_side is not None
+            self.rollout_side.take_memory_back()
+
+        from_rank_zero(take_memory_back)
 
     def evaluate(self, step: int) -> None:
         """Held-out metrics of the weights in the engine; nothing where no problems are given."""
@@ -246,6 +265,8 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
         open_world(config) as world,
         open_rollout_side(config, world) as rollout_side,
     ):
+        if config.rollout.colocated:
+            check_can_offload(getattr(torch, config.model.dtype), world.topology.device)
         check_positions(
             world.shape,
             "data.max_prompt_tokens + rollout.max_response_tokens",

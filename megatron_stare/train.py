@@ -43,17 +43,16 @@ def train(config: TrainConfig) -> None:
             _train_one_step_off(run)
         else:
             _train_in_turn(run)
-        run.session.save(config.train.steps, "final")
 
 
 def _train_in_turn(run: Run) -> None:
     for step in range(run.step + 1, run.config.train.steps + 1):
         batch, rollout = run.collect(step)
         learned = learn(run, batch)
+        _export_if_due(run, step)
         run.push_weights(version=step)
         _record(run, step, batch, rollout, learned)
         _evaluate_if_due(run, step)
-        _export_if_due(run, step)
         run.save_if_due(step)
 
 
@@ -147,6 +146,8 @@ def _evaluate_if_due(run: Run, step: int) -> None:
 
 
 def _export_if_due(run: Run, step: int) -> None:
-    every = run.config.train.save_every
+    every, last = run.config.train.save_every, run.config.train.steps
     if every > 0 and step % every == 0:
         run.session.save(step, f"step_{step:06d}")
+    if step == last:
+        run.session.save(step, "final")

@@ -1,15 +1,10 @@
 #!/usr/bin/env bash
-# Makes .venv-sglang, the servers' own environment: Python 3.12 and the pinned packages of
-# constraints-sglang.txt; does nothing when it is up to date. Trainer and servers share no packages.
+# Makes the environments of SGLang's servers and router: Python 3.12 and the pinned packages of
+# constraints-sglang.txt in .venv-sglang, of constraints-router.txt in .venv-router. Does nothing
+# for one that is up to date. They share no packages with the trainer, nor with each other: with
+# SGLang beside it the router would import it, and torch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-
-venv=.venv-sglang
-stamp="$venv/.setup-stamp"
-want=$(cat constraints-sglang.txt .python-version "$0" | sha256sum)
-if [ -x "$venv/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then
-    exit 0
-fi
 
 find_uv() {
     if command -v uv >/dev/null 2>&1; then echo "uv"; return; fi
@@ -19,15 +14,26 @@ find_uv() {
     return 0
 }
 
+make_env() {
+    local name=$1 size=$2 venv=.venv-$1 constraints=constraints-$1.txt
+    local stamp="$venv/.setup-stamp" want
+    want=$(cat "$constraints" .python-version | sha256sum)
+    if [ -x "$venv/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then
+        return
+    fi
+    echo "setup: making $venv (${uv:-venv and pip}); about $size"
+    rm -f "$stamp"
+    if [ -n "$uv" ]; then
+        $uv venv --quiet --allow-existing --python 3.12 "$venv"
+        $uv pip install --quiet --python "$venv/bin/python" --no-deps -r "$constraints"
+    else
+        # The trainer's environment is there already, and has the right Python.
+        .venv/bin/python -m venv "$venv"
+        "$venv/bin/python" -m pip install --quiet --no-deps -r "$constraints"
+    fi
+    echo "$want" > "$stamp"
+}
+
 uv=$(find_uv)
-echo "setup: making $venv (${uv:-venv and pip}); about 6 GB, the first time takes a few minutes"
-rm -f "$stamp"
-if [ -n "$uv" ]; then
-    $uv venv --quiet --allow-existing --python 3.12 "$venv"
-    $uv pip install --quiet --python "$venv/bin/python" --no-deps -r constraints-sglang.txt
-else
-    # The trainer's environment is there already, and has the right Python.
-    .venv/bin/python -m venv "$venv"
-    "$venv/bin/python" -m pip install --quiet --no-deps -r constraints-sglang.txt
-fi
-echo "$want" > "$stamp"
+make_env router "110 MB"
+make_env sglang "6 GB; the first time takes a few minutes"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -60,6 +61,7 @@ def save_hf_folder(
 
     Raises:
         UserError: `destination` exists and is not to be overwritten.
+        OSError: the folder cannot be written.
         ValueError: `tensors` are not those of the network in `source`.
     """
     if not write:
@@ -126,7 +128,10 @@ class _Shards:
 
     def _write_pending(self) -> None:
         self.written.append(list(self.pending))
-        save_file(self.pending, self._part(len(self.written)), metadata={"format": "pt"})
+        try:
+            save_file(self.pending, self._part(len(self.written)), metadata={"format": "pt"})
+        except SafetensorError as error:  # What it makes of a disk that is full.
+            raise OSError(str(error)) from error
         self.pending.clear()
 
     def _part(self, number: int) -> Path:

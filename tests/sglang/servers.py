@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
+from megatron_stare.rollout.sglang.commands import ServeOptions, server_command, server_environment
+from megatron_stare.rollout.sglang.registry import register
 from tests.e2e.programs import REPO
 
 PYTHON = REPO / ".venv-sglang/bin/python"
+ROUTER_PYTHON = REPO / ".venv-router/bin/python"
 needs_servers = [
     pytest.mark.slow,
     pytest.mark.timeout(600),  # The first test waits for the servers, minutes on a busy machine.
     pytest.mark.skipif(
-        not (REPO / ".venv-sglang/.setup-stamp").exists(),
-        reason="no .venv-sglang: `make setup-sglang` was not run, or could not make it",
+        not all((REPO / f".venv-{name}/.setup-stamp").exists() for name in ("sglang", "router")),
+        reason="no .venv-sglang or .venv-router: `make setup-sglang` was not run, or failed",
     ),
 ]
 """`pytestmark` of the modules that use them."""
@@ -36,23 +43,30 @@ UNWANTED = {
     "repetition_penalty": 1.9,
     "stop_token_ids": [65],
     "ignore_eos": True,
-    "logit_bias": {"65": 90.0},
 }
 """Defaults that the servers apply to every parameter that a request leaves out."""
 
 
+EXTRA = ("--max-total-tokens", "16384", "--preferred-sampling-params", json.dumps(UNWANTED))
+"""For SGLang's launcher."""
+
+
 @dataclass(slots=True)
 class TwoServers:
-    """`megatron-stare serve --servers 2`; `pids` by URL of the servers that are announced."""
+    """`megatron-stare serve --servers 2 --router`; `pids` by URL of servers that are announced.
+
+    revived  servers that were started again beside `serve`
+    """
 
     model: Path
     registry: Path
     process: subprocess.Popen[str] | None = None
+    revived: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def pids(self) -> dict[str, int]:
         found = [json.loads(path.read_text()) for path in self.registry.glob("*.json")]
-        return {entry["url"]: entry["pid"] for entry in found}
+        return {entry["url"]: entry["pid"] for entry in found if entry["kind"] == "server"}
 
     @property
     def urls(self) -> list[str]:
@@ -63,12 +77,12 @@ class TwoServers:
         if self.process is not None and self.process.poll() is None and len(self.pids) == 2:
             return
         self.stop()
-        extra = ["--max-total-tokens", "16384", "--preferred-sampling-params", json.dumps(UNWANTED)]
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "megatron_stare.cli", "serve", str(self.model)),
                 *("--servers", "2", "--dtype", "float32", "--registry", str(self.registry)),
-                *("--python", str(PYTHON), "--sglang", *extra),
+                *("--router", "--python", str(PYTHON), "--router-python", str(ROUTER_PYTHON)),
+                *("--sglang", *EXTRA),
             ],
             cwd=REPO,
             stdout=subprocess.PIPE,
@@ -85,6 +99,10 @@ class TwoServers:
         """End `serve`, and with it the servers; what it printed."""
         if self.process is None:
             return ""
+        for process in self.revived:
+            process.kill()
+            process.wait()
+        self.revived.clear()
         self.process.send_signal(signal.SIGTERM)
         printed, _ = self.process.communicate(timeout=60)
         self.process = None
@@ -96,9 +114,52 @@ class TwoServers:
         os.kill(pid, signal.SIGKILL)
         return url
 
+    def revive(self, url: str) -> None:
+        """Start a server that was killed again, at its URL, with the weights of the beginning."""
+        host, port = urlsplit(url).netloc.split(":")
+        options = ServeOptions(
+            self.model,
+            PYTHON,
+            servers=1,
+            host=host,
+            port=int(port),
+            registry=self.registry,
+            dtype="float32",
+            tensor=1,
+            num_gpus=0,
+            deadline_s=270,
+            extra=EXTRA,
+        )
+        with (self.registry / f"{host}_{port}.log").open("ab") as log:
+            process = subprocess.Popen(
+                server_command(options, 0, int(port)),
+                env=os.environ | server_environment(options, 0),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.revived.append(process)
+        wait_until(lambda: is_up(url), timeout_s=270)
+        register(self.registry, url, pid=process.pid)
+
     def logs(self) -> str:
         """The ends of the servers' logs."""
         return "\n".join(path.read_text()[-3000:] for path in self.registry.glob("*.log"))
+
+
+def is_up(url: str) -> bool:
+    """Whether a server generates."""
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(f"{url}/health_generate", timeout=5).is_success
+    return False
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
+    """Return once it holds."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def is_alive(pid: int) -> bool:

@@ -17,6 +17,7 @@ from megatron_stare.config import SamplingConfig
 from megatron_stare.errors import UserError
 
 _CONNECT_TIMEOUT_S = 10.0
+_REFUSED_KEY = (401, 403)
 _KEEP_ALIVE_S = 4.0
 """Shorter than the 5 s after which a server closes an idle connection: no request meets the end."""
 
@@ -37,14 +38,20 @@ class Generation:
 class Server:
     """A server and the state the engine keeps of it.
 
-    is_routable  whether it may get requests: it has the engine's weights, and answers
-    problem      why it is not routable
+    max_requests  that may be under way at it
+    is_routable   whether it may get requests: it has the engine's weights, and answers
+    problem       why it is not routable
+    last_heard    when it last answered anything, in the event loop's seconds
     """
 
-    def __init__(self, url: str, *, max_requests: int) -> None:
+    def __init__(self, url: str, *, max_requests: int, api_key: str | None = None) -> None:
         self.url = url
+        self.max_requests = max_requests
         self.is_routable = False
         self.problem = "it has not been given weights"
+        self.last_heard = -math.inf
+        self._awaited: dict[asyncio.Timeout, str] = {}
+        """The wait for each response, with the reason to end it, if there is one."""
         self._client = httpx.AsyncClient(
             base_url=url,
             # The dispatcher bounds requests; control calls come on top.
@@ -53,6 +60,7 @@ class Server:
                 max_keepalive_connections=max_requests,
                 keepalive_expiry=_KEEP_ALIVE_S,
             ),
+            headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
             timeout=httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S),
             trust_env=False,  # A proxy of the environment is not for the cluster's own network.
         )
@@ -82,7 +90,7 @@ class Server:
             "return_text_in_logprobs": False,
             "stream": False,
         }
-        answer = await self.call("POST", "/generate", body, deadline_s=deadline_s)
+        answer = await self._ask(body, deadline_s)
         try:
             return _parse_generation(answer, version)
         except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -105,6 +113,12 @@ class Server:
         except httpx.HTTPError as error:
             cause = str(error) or type(error).__name__
             raise ServerFailure(f"no answer to {path} ({cause})") from None
+        self.last_heard = asyncio.get_running_loop().time()
+        if response.status_code in _REFUSED_KEY:
+            raise UserError(
+                f"{self.url}{path}: refused with status {response.status_code}; "
+                "rollout.servers.api_key_env: expected the variable with the API key of this server"
+            )
         if response.is_client_error:
             raise UserError(
                 f"{self.url}{path}: refused with status {response.status_code}: "
@@ -128,6 +142,12 @@ class Server:
         if version is not None:
             _check_version(info["weight_version"], version)
 
+    def give_up(self, reason: str) -> None:
+        """Have all responses that are awaited fail now, for a reason."""
+        for wait in self._awaited:
+            self._awaited[wait] = reason
+            wait.reschedule(asyncio.get_running_loop().time())
+
     async def abort(self, request_id: str, *, deadline_s: float) -> None:
         """Stop a request; one that has ended is no error. Raises ServerFailure."""
         await self.call("POST", "/abort_request", {"rid": request_id}, deadline_s=deadline_s)
@@ -135,6 +155,18 @@ class Server:
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+
+    async def _ask(self, body: Mapping[str, Any], deadline_s: float) -> Any:
+        """The answer of /generate; `give_up` ends the wait for it."""
+        wait = asyncio.timeout(None)
+        self._awaited[wait] = ""
+        try:
+            async with wait:
+                return await self.call("POST", "/generate", body, deadline_s=deadline_s)
+        except TimeoutError:
+            raise ServerFailure(self._awaited[wait]) from None
+        finally:
+            del self._awaited[wait]
 
 
 def sampling_parameters(

@@ -21,6 +21,7 @@ from megatron_stare.config import ServersConfig
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.engine import Request
 from megatron_stare.rollout.sglang.client import Generation, Server, ServerFailure
+from megatron_stare.rollout.sglang.health import HealthWatch
 from megatron_stare.rollout.sglang.pool import ServerPool
 
 _ABORT_EVERY_S = 1.0
@@ -91,9 +92,16 @@ class Dispatcher:
         """Tasks that look after servers."""
         self._arrived: asyncio.Queue[Answered | Exception | None] = asyncio.Queue()
         self._is_interrupted = False
+        self._watch = HealthWatch(
+            lambda: pool.watched,
+            self._lose,
+            every_s=config.health_every_s,
+            deadline_s=config.health_deadline_s,
+        )
 
     async def start(self) -> None:
         """Send what there is room for."""
+        self._watch.start()
         self._go_on()
 
     async def next(self) -> Answered | None:
@@ -130,6 +138,7 @@ class Dispatcher:
     async def cancel(self) -> None:
         """Drop every request, here and on the servers."""
         self._is_interrupted = True
+        self._watch.stop()
         self._waiting.clear()
         asks, tasks = list(self._asks.values()), [*self._asks, *self._chores]
         for task in tasks:
@@ -153,8 +162,7 @@ class Dispatcher:
 
     def _least_busy(self) -> Server | None:
         num_asks = Counter(ask.server for ask in self._asks.values())
-        limit = self._config.max_requests
-        free = [s for s in self._pool.servers if s.is_routable and num_asks[s] < limit]
+        free = [t for t in self._pool.targets if num_asks[t] < t.max_requests]
         return min(free, key=lambda server: num_asks[server], default=None)
 
     def _begin(self, action: Awaitable[None]) -> asyncio.Task[None]:
@@ -195,7 +203,13 @@ class Dispatcher:
         if server.is_routable:
             server.is_routable, server.problem = False, reason
             self._report(f"{server.url}: {reason}; its requests go to other servers")
-            self._chores.add(self._begin(self._examine(server)))
+            self._chores.add(self._begin(self._pool.examine(server, self._version)))
+
+    def _lose(self, server: Server, reason: str) -> None:
+        """Give up what runs on a server that has fallen silent, and what may run on it."""
+        self._suspect(server, reason)
+        for target in self._pool.leading_to(server):
+            target.give_up(reason)
 
     def _take_back(self, attempt: Attempt) -> None:
         """Have a failed request wait again, before the others."""
@@ -206,16 +220,6 @@ class Dispatcher:
             self._waiting.appendleft(again)
         else:
             self._report(f"{attempt.name}: given up after {again.number} servers failed it")
-
-    async def _examine(self, server: Server) -> None:
-        try:
-            await server.check_health(self._version, deadline_s=self._config.health_deadline_s)
-        except (ServerFailure, UserError) as error:
-            server.problem = str(error)
-            self._report(f"{server.url}: out until the next weights: {server.problem}")
-        else:
-            server.is_routable = True
-            self._report(f"{server.url}: generates; it takes requests again")
 
     async def _abort_until_idle(self) -> None:
         while asks := dict(self._asks):

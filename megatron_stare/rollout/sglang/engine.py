@@ -6,7 +6,6 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -15,10 +14,11 @@ from megatron_stare.errors import UserError
 from megatron_stare.rollout.engine import Request
 from megatron_stare.rollout.randomness import derive_seed
 from megatron_stare.rollout.sglang.client import sampling_parameters
-from megatron_stare.rollout.sglang.disk_sync import DiskSync
 from megatron_stare.rollout.sglang.dispatch import Answered, Attempt, Dispatcher
 from megatron_stare.rollout.sglang.event_loop import EventLoop
+from megatron_stare.rollout.sglang.memory import SharedMemory
 from megatron_stare.rollout.sglang.pool import ServerPool
+from megatron_stare.rollout.sglang.sync.weight_sync import WeightSync
 from megatron_stare.rollout.stop_tokens import stop_token_ids
 from megatron_stare.types import Sample
 from megatron_stare.weights.hf_config import read_hf_config
@@ -43,16 +43,26 @@ class SGLangEngine:
         tokenizer: PreTrainedTokenizerBase,
         *,
         weights_dir: Path,
+        log_dir: Path,
         report: Callable[[str], None],
     ) -> None:
         self._config = config
         self._tokenizer = tokenizer
         self._shape = read_hf_config(folder)
         self._stop_ids = stop_token_ids(folder, tokenizer)
-        self._sync = DiskSync(folder, self._shape, weights_dir)
         self._report = report
-        self._pool = ServerPool(config, model_type=self._shape.raw["model_type"], report=report)
+        self._pool = ServerPool(
+            config, model_type=self._shape.raw["model_type"], log_dir=log_dir, report=report
+        )
+        self._memory = SharedMemory(deadline_s=config.health_deadline_s)
         self._event_loop = EventLoop()
+        self._sync = WeightSync(
+            config,
+            self._pool,
+            folder,
+            weights_dir=weights_dir,
+            run=self._event_loop.run,
+        )
         self._dispatcher: Dispatcher | None = None
         self.weight_version = -1
         try:
@@ -98,12 +108,10 @@ class SGLangEngine:
         """See `Engine`. Servers that do not take the weights get no requests.
 
         Raises:
-            UserError: no server took them, or the folder cannot be written.
+            UserError: fewer than `min_servers` took them, or the folder for them cannot be written.
         """
-        dtype = getattr(torch, self._pool.dtype)
-        folder, checksums = self._sync.write(tensors, version, dtype)
-        self._event_loop.run(self._pool.load(folder, version, checksums))
-        self._sync.keep_only(folder)
+        self._event_loop.run(self._memory.take_weights())
+        self._sync.update(tensors, version)
         self.weight_version = version
 
     def state_dict(self) -> dict[str, Any]:
@@ -113,11 +121,24 @@ class SGLangEngine:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Engine`."""
 
+    def give_up_memory(self) -> None:
+        """Have the servers free their GPUs, until weights are updated and `take_memory_back`.
+
+        Raises UserError where one of them does not.
+        """
+        # Before the first weights none is routable, and all of them stand in the trainer's way.
+        servers = self._pool.servers if self.weight_version < 0 else self._pool.routable
+        self._event_loop.run(self._memory.give_up(servers))
+
+    def take_memory_back(self) -> None:
+        """After new weights: take what it needs to generate. Raises UserError as above."""
+        self._event_loop.run(self._memory.take_rest(self._pool.routable))
+
     def close(self) -> None:
         """Close the connections. The servers go on, and may be used again."""
+        self._sync.close()
         self._event_loop.run(self._pool.close())
         self._event_loop.close()
-        self._sync.keep_only(None)
 
     def _attempt(self, request: Request, sampling: SamplingConfig, seed: int) -> Attempt:
         prompt, begun = request.prompt, request.begun

@@ -1,26 +1,26 @@
-"""The servers of an engine: found, checked, given weights, compared."""
+"""The servers of an engine: found, seen to be of one kind, left out when they fail."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_stare.config import ServersConfig
 from megatron_stare.errors import UserError
-from megatron_stare.rollout.sglang.checksums import Checksums
+from megatron_stare.rollout.sglang.api_key import read_api_key
 from megatron_stare.rollout.sglang.client import Server, ServerFailure
-from megatron_stare.rollout.sglang.disk_sync import load_weights
 from megatron_stare.rollout.sglang.registry import registered_urls
+from megatron_stare.rollout.sglang.restart import Restarts
+from megatron_stare.rollout.sglang.routing import Routing
 
 _POLL_S = 1.0
 _DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
+class Kind:
     """What all servers of an engine have in common."""
 
     dtype: str
@@ -36,17 +36,30 @@ class _Kind:
 class ServerPool:
     """Servers by URL. `report` is told of those that are left out, and why.
 
-    With a registration folder, servers may come and go between syncs.
+    With a registration folder, servers may come and go between syncs. `log_dir` takes what restart
+    commands print.
+
+    Raises UserError where the environment lacks the API key.
     """
 
     def __init__(
-        self, config: ServersConfig, *, model_type: str, report: Callable[[str], None]
+        self,
+        config: ServersConfig,
+        *,
+        model_type: str,
+        log_dir: Path,
+        report: Callable[[str], None],
     ) -> None:
         self._config = config
         self._model_type = model_type
         self._report = report
+        self._api_key = read_api_key(config.api_key_env, option="rollout.servers.api_key_env")
+        self._routing = Routing(config, api_key=self._api_key, report=report)
+        self._restarts = Restarts(config.restart_command, log_dir)
         self._servers: dict[str, Server] = {}
-        self._kind: _Kind | None = None
+        self._absent: dict[str, str] = {}
+        """URLs where no server answers yet, with the problem."""
+        self._kind: Kind | None = None
 
     @property
     def servers(self) -> list[Server]:
@@ -54,85 +67,142 @@ class ServerPool:
         return list(self._servers.values())
 
     @property
-    def dtype(self) -> str:
-        """Of the servers' weights, `float32` or `bfloat16`; after `connect`."""
+    def routable(self) -> list[Server]:
+        """Those that have the engine's weights, and answer."""
+        return [server for server in self.servers if server.is_routable]
+
+    @property
+    def targets(self) -> list[Server]:
+        """Where requests go: to the router, where one works, else to each routable server."""
+        return self._routing.targets(self.routable)
+
+    @property
+    def watched(self) -> list[Server]:
+        """Everything that requests may be running on."""
+        return list({*self.routable, *self.targets})
+
+    @property
+    def kind(self) -> Kind:
+        """Of all servers; after `connect`."""
         assert self._kind is not None
-        return self._kind.dtype
+        return self._kind
+
+    def leading_to(self, server: Server) -> list[Server]:
+        """The targets whose requests may be running on a server."""
+        return list({server, *self._routing.targets([server])})
 
     async def connect(self) -> None:
-        """Wait for the servers: all of the given URLs, or the first in the folder.
+        """Wait for the servers: all of the given URLs, or `min_servers` in the folder.
 
         Raises:
             UserError: they do not answer in time, or are not of one kind with the trainer's model.
         """
+        num_expected = len(self._config.urls) or self._config.min_servers
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._config.start_deadline_s
         while True:
-            await self._refresh()
-            missing = [url for url in self._config.urls if url not in self._servers]
-            if self._servers and not missing:
+            await self._look()
+            if len(self._servers) >= num_expected:
                 return
             if clock() > deadline:
                 raise UserError(
-                    f"rollout.servers: {', '.join(missing) or self._config.registry}: no SGLang "
-                    f"server answered within start_deadline_s={self._config.start_deadline_s:g} s"
+                    f"rollout.servers: {self._explain_absent()} within start_deadline_s="
+                    f"{self._config.start_deadline_s:g} s; {len(self._servers)} of "
+                    f"{num_expected} answered"
                 )
             await asyncio.sleep(_POLL_S)
 
-    async def load(self, folder: Path, version: int, checksums: Checksums) -> None:
-        """Have every server load a folder; those that did, and compare well, are routable.
+    async def refresh(self) -> None:
+        """Before a sync: look for new servers, and wait until `min_servers` answer.
 
         Raises:
-            UserError: none did.
+            UserError: they do not in time, or a new one is of another kind.
         """
-        for server in self.servers:
-            server.is_routable = False
-        await self._refresh()
-        results = await asyncio.gather(
-            *(self._load_one(server, folder, version) for server in self.servers)
-        )
-        found = {
-            server: ranks
-            for server, ranks in zip(self.servers, results, strict=True)
-            if ranks is not None
-        }
-        self._compare(found, checksums)
-        if not any(server.is_routable for server in self.servers):
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._config.start_deadline_s
+        while True:
+            await self._look()
+            problems = await self._knock()
+            if len(self._servers) - len(problems) >= self._config.min_servers:
+                return
+            if clock() > deadline:
+                raise UserError(
+                    f"rollout.servers.min_servers={self._config.min_servers}: fewer SGLang servers "
+                    f"answered for start_deadline_s={self._config.start_deadline_s:g} s: "
+                    + _listed(self._absent | problems)
+                )
+            await asyncio.sleep(_POLL_S)
+
+    async def settle(self, version: int) -> None:
+        """After a sync: see that enough servers have the weights, and have the router use them.
+
+        Raises:
+            UserError: fewer than `min_servers` have them.
+        """
+        for server in self.routable:
+            self._restarts.forget(server.url)
+        if len(self.routable) < self._config.min_servers:
             raise UserError(f"weights {version}: {self.explain()}")
+        await self._routing.begin(self.routable)
+
+    async def examine(self, target: Server, version: int) -> None:
+        """See whether a target that failed works after all; leave out the server that does not."""
+        suspects = self.routable if target not in self.servers else [target]
+        await asyncio.gather(*(self._examine_one(server, version) for server in suspects))
+        await self._routing.update(self.routable)
 
     def explain(self) -> str:
-        """What is wrong with each server, where none is routable."""
-        problems = "; ".join(f"{server.url}: {server.problem}" for server in self.servers)
-        return f"no SGLang server is left to generate: {problems}"
+        """What is wrong with the servers that are not routable, where too few are."""
+        num_left = len(self.routable)
+        left = (
+            f"only {num_left} SGLang servers are left to generate, expected "
+            f"rollout.servers.min_servers={self._config.min_servers}"
+            if num_left
+            else "no SGLang server is left to generate"
+        )
+        out = {server.url: server.problem for server in self.servers if not server.is_routable}
+        return f"{left}: {_listed(out | self._absent)}"
+
+    def leave_out(self, server: Server, problem: str) -> None:
+        """Give a server no requests until it takes weights; have it restarted."""
+        server.is_routable, server.problem = False, problem
+        self._report(f"{server.url}: out until the next weights: {problem}")
+        self._restarts.begin(server.url)
 
     async def close(self) -> None:
         """Close the connections."""
         for server in self.servers:
             await server.close()
+        await self._routing.close()
 
-    async def _refresh(self) -> None:
+    async def _look(self) -> None:
         """Add servers that answer and are not known yet; forget those no longer registered."""
+        await self._routing.look()
         urls = list(self._config.urls)
         if self._config.registry is not None:
             urls = registered_urls(self._config.registry)
+        self._absent = {}
         for url in self._servers.keys() - set(urls):
             await self._servers.pop(url).close()
-        for url in urls:
-            if url not in self._servers:
-                await self._add(url)
+        await asyncio.gather(*(self._add(url) for url in urls if url not in self._servers))
 
     async def _add(self, url: str) -> None:
-        server = self._servers[url] = Server(url, max_requests=self._config.max_requests)
+        server = Server(url, max_requests=self._config.max_requests, api_key=self._api_key)
         try:
-            kind = await self._examine(server)
-        except ServerFailure:
-            await self._servers.pop(url).close()
+            kind = await self._identify(server)
+        except ServerFailure as failure:
+            self._absent[url] = str(failure)
+            await server.close()
             return
-        if self._kind is not None and kind != self._kind:
+        except UserError:
+            await server.close()
+            raise
+        self._servers[url] = server
+        self._kind = self._kind or kind
+        if kind != self._kind:
             raise UserError(f"{url}: {kind}, expected servers of one kind, {self._kind}")
-        self._kind = kind
 
-    async def _examine(self, server: Server) -> _Kind:
+    async def _identify(self, server: Server) -> Kind:
         deadline_s = self._config.health_deadline_s
         info = await server.call("GET", "/model_info", deadline_s=deadline_s)
         if info["model_type"] != self._model_type:
@@ -146,34 +216,46 @@ class ServerPool:
                 f"{server.url}: was started with --dtype {info['dtype']}, expected one of "
                 f"{', '.join(_DTYPES)}: weights are sent in it"
             )
-        return _Kind(info["dtype"], info["device"], info["tp_size"])
+        self._routing.check_defaults(server, info)
+        return Kind(info["dtype"], info["device"], info["tp_size"])
 
-    async def _load_one(self, server: Server, folder: Path, version: int) -> dict[str, str] | None:
+    async def _knock(self) -> dict[str, str]:
+        """Problems of servers that do not answer; waits for no more than are needed."""
+        deadline_s = self._config.health_deadline_s
+        problems: dict[str, str] = {}
+
+        async def knock(server: Server) -> None:
+            try:
+                await server.call("GET", "/model_info", deadline_s=deadline_s)
+            except ServerFailure as failure:
+                problems[server.url] = str(failure)
+
+        knocks = [asyncio.create_task(knock(server)) for server in self.servers]
+        for num_done, done in enumerate(asyncio.as_completed(knocks), start=1):
+            await done
+            if num_done - len(problems) >= self._config.min_servers:
+                break
+        for knock_ in knocks:
+            knock_.cancel()
+        return problems
+
+    async def _examine_one(self, server: Server, version: int) -> None:
         try:
-            return await load_weights(
-                server, folder, version, deadline_s=self._config.sync_deadline_s
-            )
+            await server.check_health(version, deadline_s=self._config.health_deadline_s)
         except (ServerFailure, UserError) as error:
-            self._leave_out(server, f"did not take weights {version}: {error}")
-            return None
-
-    def _compare(self, found: Mapping[Server, dict[str, str]], checksums: Checksums) -> None:
-        assert self._kind is not None
-        if self._kind.hashes_like_checksums:
-            for server, tensors in found.items():
-                self._judge(server, checksums.differing(tensors))
-            return
-        reference, _ = Counter(tuple(sorted(t.items())) for t in found.values()).most_common(1)[0]
-        for server, tensors in found.items():
-            self._judge(server, [n for n, checksum in reference if tensors.get(n) != checksum])
-
-    def _judge(self, server: Server, differing: list[str]) -> None:
-        if differing:
-            more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
-            self._leave_out(server, f"its {differing[0]}{more} is not what was sent")
+            self.leave_out(server, str(error))
         else:
-            server.is_routable = True
+            if not server.is_routable:
+                server.is_routable = True
+                self._report(f"{server.url}: generates; it takes requests again")
 
-    def _leave_out(self, server: Server, problem: str) -> None:
-        server.problem = problem
-        self._report(f"{server.url}: out until the next weights: {problem}")
+    def _explain_absent(self) -> str:
+        if self._absent:
+            return "; ".join(
+                f"{u}: no SGLang server answered ({p})" for u, p in self._absent.items()
+            )
+        return f"{self._config.registry}: too few SGLang servers are announced there"
+
+
+def _listed(problems: Mapping[str, str]) -> str:
+    return "; ".join(f"{url}: {problem}" for url, problem in problems.items()) or "none is known"

@@ -1,35 +1,44 @@
-"""The registration folder: a file for each server that is up, `HOST_PORT.json`, with its URL."""
+"""The registration folder: a file for each server or router that is up, `HOST_PORT.json`."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 from megatron_stare.errors import UserError
 
+Kind = Literal["server", "router"]
 
-def register(folder: Path, url: str, *, pid: int) -> Path:
-    """Announce a server that answers; returns the file, to be deleted when it is gone."""
+
+def register(folder: Path, url: str, *, pid: int, kind: Kind = "server") -> Path:
+    """Announce one that answers; returns the file, to be deleted when it is gone."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / (url.partition("://")[2].replace(":", "_") + ".json")
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"url": url, "pid": pid}) + "\n")
+    partial.write_text(json.dumps({"url": url, "pid": pid, "kind": kind}) + "\n")
     partial.rename(path)
     return path
 
 
-def registered_urls(folder: Path) -> list[str]:
-    """URLs of the servers announced in a folder, in the order of their files' names.
+def registered_urls(folder: Path, kind: Kind = "server") -> list[str]:
+    """URLs of those of a kind announced in a folder, in the order of their files' names.
 
     Raises:
         UserError: a file is not one that `register` writes.
     """
-    return [_read_url(path) for path in sorted(folder.glob("*.json"))]
+    entries = [_read(path) for path in sorted(folder.glob("*.json"))]
+    return [url for url, found in filter(None, entries) if found == kind]
 
 
-def _read_url(path: Path) -> str:
+def _read(path: Path) -> tuple[str, str] | None:
+    """None for one that was withdrawn just now."""
     try:
-        url = json.loads(path.read_text())["url"]
+        entry = json.loads(path.read_text())
+        return str(entry["url"]), str(entry["kind"])
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: not a server's registration, expected JSON with a url") from None
-    return str(url)
+        raise UserError(
+            f"{path}: not a server's registration, expected JSON with url and kind"
+        ) from None

@@ -194,6 +194,8 @@ def test_a_round_that_cannot_fill_the_batch_ends_for_new_prompts(tmp_path, score
         ({**SERVERS, "partial_rollouts": True}, "needs engine 'sglang', and oversampling > 1"),
         ({**SERVERS, **PARTIAL, "one_step_off": True}, "expected max_staleness of at least 2"),
         ({"oversampling": 2.5}, "less than or equal to 2"),
+        ({"colocated": True}, "colocated=true with engine='embedded'"),
+        ({**SERVERS, "colocated": True, "one_step_off": True}, "generation and training in turn"),
     ],
 )
 def test_settings_that_cannot_be_together_are_refused(settings, message):

@@ -10,17 +10,20 @@ from pydantic import ValidationError
 
 from megatron_stare.config import RolloutConfig, SamplingConfig, ServersConfig
 from megatron_stare.errors import UserError
-from megatron_stare.rollout.sglang.checksums import Hashing
 from megatron_stare.rollout.sglang.client import sampling_parameters
-from megatron_stare.rollout.sglang.cpu import sgl_kernel
-from megatron_stare.rollout.sglang.registry import register, registered_urls
-from megatron_stare.rollout.sglang.serve import (
+from megatron_stare.rollout.sglang.commands import (
     ServeOptions,
-    running_servers,
+    router_command,
     server_command,
     server_environment,
 )
+from megatron_stare.rollout.sglang.cpu import sgl_kernel
+from megatron_stare.rollout.sglang.registry import register, registered_urls
+from megatron_stare.rollout.sglang.restart import Restarts
+from megatron_stare.rollout.sglang.serve import running_servers
+from megatron_stare.rollout.sglang.sync.checksums import Hashing
 from tests.models import make_hf_folder
+from tests.sglang.servers import wait_until
 
 
 def options(model: Path, **changes) -> ServeOptions:
@@ -143,3 +146,49 @@ def test_servers_that_cannot_start_are_an_error_that_says_why(tmp_path, changes,
 def test_the_stand_in_for_cuda_kernels_refuses_to_compute():
     with pytest.raises(NotImplementedError, match="copy_all is a CUDA kernel"):
         sgl_kernel.copy_all(1, key=2)
+
+
+def test_a_router_is_found_beside_the_servers_it_is_registered_with(tmp_path):
+    register(tmp_path, "http://10.0.0.1:30000", pid=1)
+    register(tmp_path, "http://10.0.0.1:40000", pid=2, kind="router")
+    assert registered_urls(tmp_path) == ["http://10.0.0.1:30000"]
+    assert registered_urls(tmp_path, "router") == ["http://10.0.0.1:40000"]
+
+
+def test_the_router_listens_where_it_is_told_to_with_its_metrics_too(tmp_path):
+    command = router_command(options(tmp_path, router_python=Path("/bin/true")), 5000, 5001)
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    assert command[command.index("--prometheus-host") + 1] == "127.0.0.1"
+
+
+def test_no_command_line_has_the_key_in_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "secret")
+    keyed = options(tmp_path, router_python=Path("/bin/true"), api_key_env="SOME_KEY")
+    for command in (server_command(keyed, 0, 5000), router_command(keyed, 5000, 5001)):
+        assert "SOME_KEY" in command
+        assert "secret" not in " ".join(command)
+
+
+def test_a_key_that_is_not_in_the_environment_is_named(tmp_path):
+    model = make_hf_folder(tmp_path / "model", "qwen3")
+    with (
+        pytest.raises(UserError, match="--api-key-env: the environment has no NOT_THERE"),
+        running_servers(options(model, api_key_env="NOT_THERE")),
+    ):
+        pass
+
+
+def test_a_restart_command_runs_once_until_the_server_is_back(tmp_path):
+    restarts = Restarts(("sh", "-c", "echo $0", "{url}"), tmp_path)
+    log = tmp_path / "restart_127.0.0.1_1.log"
+    for _ in range(2):
+        restarts.begin("http://127.0.0.1:1")
+    wait_until(lambda: log.read_text() == "http://127.0.0.1:1\n")
+    restarts.forget("http://127.0.0.1:1")
+    restarts.begin("http://127.0.0.1:1")
+    wait_until(lambda: log.read_text().count("\n") == 2)
+
+
+def test_a_restart_command_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match="restart_command: cannot run '/not/there'"):
+        Restarts(("/not/there",), tmp_path).begin("http://127.0.0.1:1")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -44,37 +44,65 @@ class Hashing:
 
     def checksums(self, version: int | None) -> Checksums:
         """Of the server's tensors whose turn it is at a version, or of all; empty so far."""
-        chosen = {
-            whole: parts
-            for whole, parts in self._parts.items()
+        in_turn = {
+            whole
+            for whole in self._parts
             if version is None or zlib.crc32(whole.encode()) % _SHARE == version % _SHARE
         }
-        return Checksums({part: whole for whole in chosen for part in chosen[whole]}, chosen)
+        wholes = {whole: _Whole(self._parts[whole]) for whole in in_turn}
+        return Checksums(
+            {part: whole for whole in in_turn for part in self._parts[whole]},
+            wholes,
+            skipped=sorted(self._parts.keys() - in_turn),
+        )
+
+
+@dataclass(slots=True)
+class _Whole:
+    """A server's tensor, hashed part after part; a part that comes too early waits as a copy."""
+
+    parts: Sequence[str]
+    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
+    num_hashed: int = 0
+    early: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, name: str, tensor: Tensor) -> bool:
+        """Take a part; whether it was the last one missing."""
+        if name != self.parts[self.num_hashed]:
+            self.early[name] = tensor.clone()
+            return False
+        self._hash(name, tensor)
+        while self.num_hashed < len(self.parts) and self.parts[self.num_hashed] in self.early:
+            name = self.parts[self.num_hashed]
+            self._hash(name, self.early.pop(name))
+        return self.num_hashed == len(self.parts)
+
+    def _hash(self, name: str, tensor: Tensor) -> None:
+        padded = _padded(name, tensor.detach().cpu()).contiguous()
+        self.digest.update(padded.reshape(-1).view(torch.uint8).numpy())
+        self.num_hashed += 1
 
 
 @dataclass(slots=True)
 class Checksums:
-    """Filled tensor by tensor; holds the parts of a fused tensor until it has them all.
+    """Filled tensor by tensor.
 
     whole_of   the server's tensor of each one to be hashed
-    parts_of   and back, in order
+    skipped    the server's tensors whose turn it is not
     hashes     what a server with these weights reports
     """
 
     whole_of: Mapping[str, str]
-    parts_of: Mapping[str, list[str]]
+    _wholes: Mapping[str, _Whole]
+    skipped: Sequence[str]
     hashes: dict[str, str] = field(default_factory=dict)
-    _waiting: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Take a tensor in the servers' dtype."""
+        """Take a tensor in the servers' dtype; it may change afterwards."""
         whole = self.whole_of.get(name)
-        if whole is None:
-            return
-        self._waiting[name] = _padded(name, tensor.detach().cpu())
-        parts = self.parts_of[whole]
-        if all(part in self._waiting for part in parts):
-            self.hashes[whole] = _hash([self._waiting.pop(part) for part in parts])
+        if whole is not None and self._wholes[whole].add(name, tensor):
+            # A server reports the first 8 bytes of SHA-256 over the bytes of its tensor.
+            self.hashes[whole] = self._wholes[whole].digest.hexdigest()[:16]
 
     def differing(self, found: Mapping[str, str]) -> list[str]:
         """Names whose checksum a server does not have."""
@@ -94,15 +122,7 @@ def _place(name: str) -> int:
 
 def _padded(name: str, tensor: Tensor) -> Tensor:
     for names, dim, multiple in _PADDED:
-        if names.search(name):
-            after = -tensor.shape[dim] % multiple
+        after = -tensor.shape[dim] % multiple if names.search(name) else 0
+        if after:
             return F.pad(tensor, (0, 0) * (tensor.ndim - 1 - dim) + (0, after))
     return tensor
-
-
-def _hash(parts: list[Tensor]) -> str:
-    """The first 8 bytes of SHA-256 over the bytes of a server's tensor."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]

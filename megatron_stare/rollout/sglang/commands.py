@@ -1,0 +1,132 @@
+"""What `megatron-stare serve` is asked for, and the command lines that it comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_stare.errors import UserError
+from megatron_stare.rollout.sglang.api_key import read_api_key
+from megatron_stare.weights.hf_config import read_hf_config
+
+_CPU_STAND_INS = Path(__file__).parent / "cpu"
+_WITH_API_KEY = Path(__file__).parent / "with_api_key.py"
+_NO_TIMEOUT_S = 10**6
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What `megatron-stare serve` is asked for.
+
+    model            Hugging Face folder
+    python           of the environment that SGLang is installed in
+    servers          how many
+    host, port       to listen on; the i-th server on port + i, or on free ports where port is 0
+    registry         folder to announce them in; their logs are there too
+    dtype            of weights and activations
+    tensor           GPUs per server
+    num_gpus         of this machine; 0 starts servers on the CPU
+    deadline_s       seconds for a server to come up
+    router_python    of the environment of sglang-router, to start one too; None starts none
+    api_key_env      name of the environment variable with the API key that they shall ask for
+    extra            further arguments of SGLang's launcher
+    """
+
+    model: Path
+    python: Path
+    servers: int
+    host: str
+    port: int
+    registry: Path
+    dtype: str
+    tensor: int
+    num_gpus: int
+    deadline_s: float
+    router_python: Path | None = None
+    api_key_env: str | None = None
+    extra: Sequence[str] = ()
+
+
+def server_command(options: ServeOptions, number: int, port: int) -> list[str]:
+    """The command line of the server with this number; no API key is in it."""
+    on_cpu = ["--device", "cpu", "--sleep-on-idle"]
+    return [
+        *_run_module(options.python, "sglang.launch_server", options.api_key_env),
+        *("--model-path", str(options.model.resolve())),
+        *("--host", options.host, "--port", str(port)),
+        *("--dtype", options.dtype, "--tp-size", str(options.tensor)),
+        # Token ids in and out: no tokenizer that could end a response at a token of its own.
+        "--skip-tokenizer-init",
+        # Servers of one seed would draw the same samples of a prompt.
+        *("--random-seed", str(number + 1)),
+        *("--sampling-defaults", "openai"),
+        *(on_cpu if options.num_gpus == 0 else []),
+        *options.extra,
+    ]
+
+
+def router_command(options: ServeOptions, port: int, metrics_port: int) -> list[str]:
+    """The command line of the router; it starts without workers, the trainer names them.
+
+    Which servers work, and what is tried again, is the trainer's to say: the router's own retries,
+    circuit breaker and health checks are off.
+    """
+    assert options.router_python is not None
+    return [
+        *_run_module(options.router_python, "sglang_router.launch_router", options.api_key_env),
+        *("--host", options.host, "--port", str(port)),
+        *("--prometheus-host", options.host, "--prometheus-port", str(metrics_port)),
+        *("--policy", "cache_aware"),  # Samples of one prompt share a server's prefix cache.
+        *("--disable-retries", "--disable-circuit-breaker", "--disable-health-check"),
+        *("--request-timeout-secs", str(_NO_TIMEOUT_S), "--worker-startup-timeout-secs", "60"),
+        *("--shutdown-grace-period-secs", "1", "--log-level", "warn"),
+    ]
+
+
+def server_environment(options: ServeOptions, number: int) -> dict[str, str]:
+    """What the server with this number finds in its environment, besides this process's own."""
+    offline = {"HF_HUB_OFFLINE": "1"}
+    if options.num_gpus > 0:
+        gpus = range(number * options.tensor, (number + 1) * options.tensor)
+        return {**offline, "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
+    return {
+        **offline,
+        "SGLANG_USE_CPU_ENGINE": "1",
+        "PYTHONPATH": str(_CPU_STAND_INS),
+        "OMP_NUM_THREADS": "1",  # Servers side by side must not fight for cores.
+    }
+
+
+def check_options(options: ServeOptions) -> None:
+    """See that servers can be started so.
+
+    Raises:
+        UserError: they cannot.
+    """
+    read_hf_config(options.model)
+    read_api_key(options.api_key_env, option="--api-key-env")
+    if not options.python.exists():
+        raise UserError(
+            f"--python {options.python}: no such file, expected the Python of an environment with "
+            "SGLang; `make setup-sglang` makes .venv-sglang"
+        )
+    if options.router_python is not None and not options.router_python.exists():
+        raise UserError(
+            f"--router-python {options.router_python}: no such file, expected the Python of an "
+            "environment with sglang-router; `make setup-sglang` makes .venv-router"
+        )
+    if options.num_gpus == 0 and options.tensor > 1:
+        raise UserError(f"--tensor {options.tensor}: expected 1 on a CPU")
+    if options.num_gpus > 0 and options.servers * options.tensor > options.num_gpus:
+        raise UserError(
+            f"--servers {options.servers} x --tensor {options.tensor}: expected at most the "
+            f"{options.num_gpus} GPUs of this machine"
+        )
+
+
+def _run_module(python: Path, module: str, api_key_env: str | None) -> list[str]:
+    if api_key_env is None:
+        return [str(python), "-m", module]
+    # -P: the script's folder is not one to import from.
+    return [str(python), "-P", str(_WITH_API_KEY), api_key_env, module]

@@ -1,0 +1,1 @@
+"""Weights from the trainer to SGLang servers: one procedure, three transports."""

@@ -1,0 +1,175 @@
+"""Weights of a version to all servers, and the proof that they have them.
+
+    roll call -> pause -> the transport's work -> checksums -> continue -> comparison
+
+A server that fails on the way is left out, and the others are not kept waiting for longer than the
+deadline of a call. What differs, or failed, gets no requests until a sync succeeds with it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from megatron_stare.config import ServersConfig
+from megatron_stare.rollout.sglang.client import Server
+from megatron_stare.rollout.sglang.pool import Kind, ServerPool
+from megatron_stare.rollout.sglang.sync.checksums import Checksums, Hashing
+from megatron_stare.rollout.sglang.sync.disk import DiskTransport
+from megatron_stare.rollout.sglang.sync.distributed import DistributedTransport
+from megatron_stare.rollout.sglang.sync.recipients import Recipients, Run
+from megatron_stare.rollout.sglang.sync.tensor import TensorTransport
+from megatron_stare.rollout.sglang.sync.transport import Transport
+from megatron_stare.rollout.sglang.sync.weights import (
+    Weights,
+    checked,
+    largest_bytes,
+    network_shapes,
+)
+from megatron_stare.weights.hf_config import read_hf_config
+
+_MIB = 1 << 20
+
+
+class WeightSync:
+    """Syncs of the network in `model_folder` to the servers of a connected pool.
+
+    `run` runs coroutines on the loop of the servers' connections.
+    """
+
+    def __init__(
+        self,
+        config: ServersConfig,
+        pool: ServerPool,
+        model_folder: Path,
+        *,
+        weights_dir: Path,
+        run: Run,
+    ) -> None:
+        self._config = config
+        self._pool = pool
+        self._model_folder = model_folder
+        self._weights_dir = weights_dir
+        self._run = run
+        self._shapes = network_shapes(read_hf_config(model_folder))
+        self._hashing = Hashing(self._shapes)
+        self._transport: Transport | None = None
+        self._version = -1
+
+    def update(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> float:
+        """Give every server the weights; those that have them are routable.
+
+        Returns the seconds for which the servers were paused.
+
+        Raises:
+            ValueError: a name or a shape is not the network's, or a tensor is missing.
+            UserError: fewer than `min_servers` took them.
+        """
+        recipients = self._assemble()
+        transport = self._transport = self._transport or self._make_transport()
+        weights = self._weights(tensors, version, recipients)
+        try:
+            transport.send(weights, recipients)
+            found = self._run(recipients.checksums(weights.checksums.skipped))
+        finally:
+            self._run(recipients.resume())
+        self._version = version
+        differing = compare(found, weights.checksums, self._pool.kind)
+        for server in self._pool.servers:
+            self._judge(server, version, recipients, differing)
+        self._run(self._pool.settle(version))
+        return recipients.paused_s
+
+    def close(self) -> None:
+        """Release what the transport holds. The servers keep their weights."""
+        if self._transport is not None:
+            self._transport.close(self._run)
+
+    def _assemble(self) -> Recipients:
+        self._run(self._pool.refresh())
+        recipients = Recipients(
+            self._pool.servers,
+            last_version=self._version,
+            run=self._run,
+            deadline_s=self._config.sync_deadline_s,
+        )
+        self._run(recipients.call_the_roll(self._shapes, deadline_s=self._config.health_deadline_s))
+        for server in self._pool.servers:
+            server.is_routable = False
+        return recipients
+
+    def _weights(
+        self, tensors: Iterable[tuple[str, Tensor]], version: int, recipients: Recipients
+    ) -> Weights:
+        """What is sent, with checksums of a share of it where every server had all before."""
+        dtype = getattr(torch, self._pool.kind.dtype)
+        all_faithful = all(server in recipients.faithful for server in recipients.servers)
+        checksums = self._hashing.checksums(version if all_faithful else None)
+        if not self._pool.kind.hashes_like_checksums:
+            checksums = replace(checksums, whole_of={})
+        return Weights(
+            checked(tensors, self._shapes),
+            version,
+            dtype,
+            checksums,
+            largest_bytes(self._shapes, dtype),
+        )
+
+    def _make_transport(self) -> Transport:
+        config, kind = self._config, self._pool.kind
+        if config.transport == "disk":
+            return DiskTransport(self._model_folder, self._weights_dir)
+        if config.transport == "tensor":
+            return TensorTransport(
+                bucket_bytes=int(config.bucket_mib * _MIB),
+                num_ranks=kind.tensor_parallel,
+                server_device=kind.device,
+            )
+        return DistributedTransport(
+            bucket_bytes=int(config.bucket_mib * _MIB),
+            num_ranks=kind.tensor_parallel,
+            server_device=kind.device,
+            host=config.sync_host,
+            connect_s=config.health_deadline_s,
+        )
+
+    def _judge(
+        self,
+        server: Server,
+        version: int,
+        recipients: Recipients,
+        differing: Mapping[Server, list[str]],
+    ) -> None:
+        if server in recipients.lost:
+            reason = f"did not take weights {version}: {recipients.lost[server]}"
+            self._pool.leave_out(server, reason)
+        elif names := differing[server]:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            self._pool.leave_out(server, f"its {names[0]}{more} is not what was sent")
+        else:
+            server.is_routable = True
+
+
+def compare(
+    found: Mapping[Server, Mapping[str, str]], sent: Checksums, kind: Kind
+) -> dict[Server, list[str]]:
+    """Names of the tensors of each server that differ from what was sent.
+
+    Servers that hash in a way of their own are compared with what most of them have.
+    """
+    if kind.hashes_like_checksums:
+        return {server: sent.differing(hashes) for server, hashes in found.items()}
+    if not found:
+        return {}
+    reference, _ = Counter(tuple(sorted(hashes.items())) for hashes in found.values()).most_common(
+        1
+    )[0]
+    return {
+        server: [name for name, checksum in reference if hashes.get(name) != checksum]
+        for server, hashes in found.items()
+    }

@@ -1,0 +1,90 @@
+"""What a sync carries: every tensor of the network once, each checked before it goes anywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from megatron_stare.errors import UserError
+from megatron_stare.rollout.sglang.sync.checksums import Checksums
+from megatron_stare.weights.hf_config import ModelShape, read_hf_config
+from megatron_stare.weights.names import model_entries
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Of all tensors of a network, by Hugging Face name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The weights of a version on their way.
+
+    tensors    can be iterated over once; raises ValueError at a tensor that is not the network's
+    dtype      the servers'
+    checksums  are given every tensor in that dtype by who carries it
+    max_bytes  of the largest tensor in that dtype
+    """
+
+    tensors: Iterator[tuple[str, Tensor]]
+    version: int
+    dtype: torch.dtype
+    checksums: Checksums
+    max_bytes: int
+
+
+def network_shapes(shape: ModelShape) -> Shapes:
+    """Of every tensor, by Hugging Face name."""
+    entries = model_entries(shape).values()
+    return {name: tuple(size) for entry in entries for name, size in entry.hf.items()}
+
+
+def largest_bytes(shapes: Shapes, dtype: torch.dtype) -> int:
+    """Bytes of the largest tensor in a dtype."""
+    return max(math.prod(size) for size in shapes.values()) * dtype.itemsize
+
+
+def check_network(folder: Path, shapes: Shapes) -> None:
+    """See that the network of a server is this one, where its folder is on this machine.
+
+    Raises:
+        UserError: a tensor has another shape there, or only one of them has it.
+    """
+    if not (folder / "config.json").exists():
+        return
+    others = network_shapes(read_hf_config(folder))
+    differing = sorted(
+        name for name in shapes.keys() | others.keys() if shapes.get(name) != others.get(name)
+    )
+    if differing:
+        name = differing[0]
+        raise UserError(
+            f"serves another network ({folder}): {name} is {others.get(name)} there, "
+            f"expected {shapes.get(name)}"
+        )
+
+
+def checked(tensors: Iterable[tuple[str, Tensor]], shapes: Shapes) -> Iterator[tuple[str, Tensor]]:
+    """The same tensors, each seen to be the network's: one of a wrong shape would end a server.
+
+    Raises:
+        ValueError: a name or a shape is not the network's, a tensor comes twice, or one is missing
+            at the end.
+    """
+    missing = dict(shapes)
+    for name, tensor in tensors:
+        if name not in shapes:
+            raise ValueError(f"weight {name!r} is not a parameter of the servers' model")
+        if name not in missing:
+            raise ValueError(f"weight {name!r} comes twice")
+        if tuple(tensor.shape) != missing.pop(name):
+            raise ValueError(
+                f"weight {name!r} has shape {list(tensor.shape)}, "
+                f"the servers' has {list(shapes[name])}"
+            )
+        yield name, tensor
+    if missing:
+        raise ValueError(f"weights {sorted(missing)} are missing")

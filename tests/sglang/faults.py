@@ -1,0 +1,142 @@
+"""Ways in which servers, connections and trainers fail, for tests on real ones."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from megatron_stare.rollout.sglang.event_loop import EventLoop
+from tests.e2e.programs import REPO
+
+_BUFFER_BYTES = 65536
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """A process that is stopped: its port takes connections, and nothing answers."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def slowed(pid: int, *, stopped_s: float, running_s: float) -> Iterator[None]:
+    """A process that runs for a share of the time."""
+    ended = threading.Event()
+
+    def slow() -> None:
+        while not ended.is_set():
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(stopped_s)
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(running_s)
+
+    thread = threading.Thread(target=slow)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+class BreakingProxy:
+    """A TCP proxy before a server that resets connections in the middle of answers.
+
+    num_left  answers of /generate to break from now on, 0 at first; all others pass
+    """
+
+    def __init__(self, url: str) -> None:
+        host, port = url.removeprefix("http://").split(":")
+        self.num_left = 0
+        self._behind = (host, int(port))
+        self._loop = EventLoop()
+        self._connections: set[asyncio.Task[None]] = set()
+        self._listener = self._loop.run(asyncio.start_server(self._connect, host, 0))
+        self.url = f"http://{host}:{self._listener.sockets[0].getsockname()[1]}"
+
+    def close(self) -> None:
+        """Break every connection, and take no more."""
+        self._loop.run(self._end())
+        self._loop.close()
+
+    async def _end(self) -> None:
+        self._listener.close()
+        connections = list(self._connections)
+        for connection in connections:
+            connection.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
+
+    async def _connect(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        answers, server = await asyncio.open_connection(*self._behind)
+        tasks = [
+            asyncio.create_task(_pass(reader, server)),
+            asyncio.create_task(self._answer(answers, client)),
+        ]
+        self._connections.update(tasks)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        self._connections.difference_update(tasks)
+        server.close()
+        client.close()
+
+    async def _answer(self, answers: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        while data := await answers.read(_BUFFER_BYTES):
+            if self.num_left > 0 and b"output_ids" in data:
+                self.num_left -= 1
+                client.write(data[: len(data) // 2])
+                await client.drain()
+                _reset(client)
+                return
+            client.write(data)
+            await client.drain()
+
+
+async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(_BUFFER_BYTES):
+            writer.write(data)
+            await writer.drain()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Close with RST in place of FIN."""
+    lingering = struct.pack("ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, lingering)
+    writer.transport.abort()
+
+
+def start_trainer(*arguments: object, before: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """`tests/sglang/trainer.py` as a process of its own; `before` is what to run it under."""
+    return subprocess.Popen(
+        [*before, sys.executable, "-m", "tests.sglang.trainer", *map(str, arguments)],
+        cwd=REPO,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def on_small_disk(folder: Path, size: str) -> tuple[str, ...] | None:
+    """What to run a program under that finds a disk of this size at a folder; None if it cannot."""
+    under = (
+        *("unshare", "--user", "--map-root-user", "--mount", "sh", "-c"),
+        f'mount -t tmpfs -o size={size} none "{folder}" && exec "$@"',
+        "sh",
+    )
+    done = subprocess.run([*under, "true"], capture_output=True, check=False)
+    return under if done.returncode == 0 else None

@@ -1,0 +1,200 @@
+"""Servers, connections, disks and trainers that fail: no sample is lost, and none comes twice.
+
+From the mildest fault to those that cost a start of servers.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from megatron_stare.config import SamplingConfig
+from megatron_stare.errors import UserError
+from tests.models import hf_tensors
+from tests.requests_of import requests_of
+from tests.sglang.faults import BreakingProxy, frozen, on_small_disk, slowed, start_trainer
+from tests.sglang.servers import is_alive, is_up, needs_servers, wait_until
+from tests.sglang.test_engine import PROMPTS, num_generated, open_engine
+
+pytestmark = needs_servers
+
+LONG = SamplingConfig(temperature=0.3, max_response_tokens=300)
+SHORT = SamplingConfig(max_response_tokens=8)
+QUICK = {"health_every_s": 1.0, "health_deadline_s": 6.0}
+
+
+def test_a_slow_server_is_waited_for(servers, trained, tmp_path):
+    pid = next(iter(servers.pids.values()))
+    with open_engine(servers, trained, tmp_path, **QUICK) as (engine, messages):
+        engine.update_weights(hf_tensors(trained).items(), 1)
+        with slowed(pid, stopped_s=0.4, running_s=0.1):
+            assert_complete(engine.generate(requests_of(PROMPTS, 4), LONG, seed=0), 4, version=1)
+        assert messages == []
+
+
+def test_a_server_that_hangs_in_mid_answer_loses_its_requests_to_the_other(
+    servers, trained, tmp_path
+):
+    """The deadline of a request is an hour; the silence is noticed long before."""
+    url, pid = next(iter(servers.pids.items()))
+    with open_engine(servers, trained, tmp_path, **QUICK) as (engine, messages):
+        engine.update_weights(hf_tensors(trained).items(), 1)
+        generating = engine.generate(requests_of(PROMPTS, 8), LONG, seed=0)
+        samples = [next(generating)]
+        with frozen(pid):
+            samples += generating
+        assert_complete(samples, 8, version=1)
+        assert messages == [
+            f"{url}: no answer to /health_generate within 6 s; its requests go to other servers",
+            f"{url}: out until the next weights: no answer to /health_generate within 6 s",
+        ]
+        # It goes on where it was stopped, with requests that nobody waits for any more.
+        before = num_generated(servers)
+        assert_complete(engine.generate(requests_of(PROMPTS, 4), SHORT, seed=1), 4, version=1)
+        engine.update_weights(hf_tensors(trained).items(), 2)
+        assert_complete(engine.generate(requests_of(PROMPTS, 4), SHORT, seed=2), 4, version=2)
+        assert len(messages) == 2
+    after = num_generated(servers)
+    assert min(after[log] - before[log] for log in before) >= 8
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(servers, trained, tmp_path):
+    whole, broken = servers.urls
+    proxy = BreakingProxy(broken)
+    config = {"urls": [proxy.url, whole], "max_requests": 4}
+    with open_engine(servers, trained, tmp_path, **config) as (engine, messages):
+        engine.update_weights(hf_tensors(trained).items(), 1)
+        proxy.num_left = 4
+        samples = engine.generate(requests_of(PROMPTS, 4), SHORT, seed=0)
+        assert_complete(samples, 4, version=1)
+    proxy.close()
+    assert proxy.num_left == 0
+    assert messages[0].startswith(f"{proxy.url}: no answer to /generate")
+    assert messages[-1] == f"{proxy.url}: generates; it takes requests again"
+
+
+def test_a_full_disk_ends_the_run_with_one_line(servers, trained, tmp_path):
+    under = on_small_disk(tmp_path, "64k")
+    if under is None:
+        pytest.skip("this machine allows no mounts in a namespace of one's own")
+    trainer = start_trainer(trained, tmp_path, *servers.urls, before=under)
+    _, errors = trainer.communicate(timeout=120)
+    assert trainer.returncode == 1
+    last = errors.splitlines()[-1]
+    assert last.startswith("error: rollout.servers.weights_dir: cannot write")
+    assert "No space left on device" in last
+
+
+@pytest.mark.parametrize("moment", ["generating", "syncing"])
+def test_servers_of_a_killed_trainer_serve_the_next(servers, trained, tmp_path, moment):
+    """Killed in a sync, it dies between the pause, which a server has still to read, and the end"""
+    url, pid = next(iter(servers.pids.items()))
+    trainer = start_trainer(trained, tmp_path, *servers.urls)
+    wait_for_line(trainer, "syncing")
+    if moment == "syncing":
+        with frozen(pid):
+            wait_until(lambda: (tmp_path / "version_000050/config.json").exists())
+            time.sleep(1.0)
+            trainer.kill()
+        assert not is_up(url), "the trainer was to leave a server paused"
+    else:
+        wait_for_line(trainer, "generating")
+        trainer.kill()
+    trainer.communicate()
+    with open_engine(servers, trained, tmp_path, **QUICK) as (engine, messages):
+        engine.update_weights(hf_tensors(trained).items(), 2)
+        assert_complete(engine.generate(requests_of(PROMPTS, 4), SHORT, seed=0), 4, version=2)
+        assert messages == []
+
+
+def test_a_server_that_restarted_gives_nothing_until_it_has_the_weights(servers, trained, tmp_path):
+    """The engine does not see the restart: the server is there before and after."""
+    with open_engine(servers, trained, tmp_path, **QUICK) as (engine, messages):
+        engine.update_weights(hf_tensors(trained).items(), 1)
+        url = servers.kill_one()
+        servers.revive(url)
+        assert_complete(engine.generate(requests_of(PROMPTS, 4), SHORT, seed=0), 4, version=1)
+        assert messages == [
+            f"{url}: has weights of version 'default', expected '1'; "
+            "its requests go to other servers",
+            f"{url}: out until the next weights: has weights of version 'default', expected '1'",
+        ]
+        before = num_generated(servers)
+        engine.update_weights(hf_tensors(trained).items(), 2)
+        assert_complete(engine.generate(requests_of(PROMPTS, 4), SHORT, seed=1), 4, version=2)
+        assert len(messages) == 2
+    after = num_generated(servers)
+    assert min(after[log] - before[log] for log in before) >= 8
+
+
+def test_the_other_server_finishes_what_a_killed_one_had_begun(servers, trained, tmp_path):
+    config = {"restart_command": ("sh", "-c", "echo again, $0", "{url}"), "start_deadline_s": 1.5}
+    with open_engine(servers, trained, tmp_path, **config) as (engine, messages):
+        engine.update_weights(hf_tensors(trained).items(), 1)
+        generating = engine.generate(requests_of(PROMPTS, 8), LONG, seed=0)
+        samples = [next(generating)]
+        url = servers.kill_one()
+        samples += generating
+        assert_complete(samples, 8, version=1)
+        assert messages[0].startswith(f"{url}: ")
+        assert messages[0].endswith("its requests go to other servers")
+        assert messages[1].startswith(f"{url}: out until the next weights")
+
+        engine.update_weights(hf_tensors(trained).items(), 2)
+        assert f"{url}: out until the next weights: did not take weights 2" in messages[-1]
+        assert_complete(engine.generate(requests_of(PROMPTS, 1), SHORT, seed=1), 1, version=2)
+    (log,) = (tmp_path / "logs").iterdir()
+    assert log.name == f"restart_{url.removeprefix('http://').replace(':', '_')}.log"
+    assert log.read_text() == f"again, {url}\n"
+
+
+def test_too_few_servers_end_the_run_with_the_problem_of_each(session_servers, trained, tmp_path):
+    """The test before left one, and a URL where there is none."""
+    gone = "http://127.0.0.1:9"
+    (left,) = session_servers.pids
+    proxy = BreakingProxy(left)
+    config = {"urls": [left, proxy.url], "min_servers": 2, "start_deadline_s": 1.5}
+    with open_engine(session_servers, trained, tmp_path, **config) as (engine, _):
+        engine.update_weights(hf_tensors(trained).items(), 1)
+        proxy.close()
+        start = time.monotonic()
+        with pytest.raises(UserError, match=rf"min_servers=2: .*{proxy.url}: no answer") as error:
+            engine.update_weights(hf_tensors(trained).items(), 2)
+        assert time.monotonic() - start < 30
+        assert left not in str(error.value)
+    config = {"urls": [left, gone], "start_deadline_s": 1.5}
+    with (
+        pytest.raises(UserError, match=f"{gone}: no SGLang server answered .*; 1 of 2 answered"),
+        open_engine(session_servers, trained, tmp_path, **config),
+    ):
+        pass
+
+
+def test_without_any_server_the_run_ends_and_serve_ends_its_own(session_servers, trained, tmp_path):
+    pids = session_servers.pids
+    with open_engine(session_servers, trained, tmp_path) as (engine, _):
+        engine.update_weights(hf_tensors(trained).items(), 1)
+        generating = engine.generate(requests_of(PROMPTS, 8), LONG, seed=0)
+        next(generating)
+        printed = session_servers.stop()
+        gone = "|".join(pids)
+        with pytest.raises(UserError, match=f"no SGLang server is left to generate: .*({gone})"):
+            list(generating)
+    assert session_servers.pids == {}
+    for url, pid in pids.items():
+        assert f"{url}\tserver\tpid {pid}" in printed
+        assert not is_alive(pid)
+
+
+def assert_complete(samples, num_samples, *, version):
+    samples = list(samples)
+    expected = sorted((p.uid, i) for p in PROMPTS for i in range(num_samples))
+    assert sorted((s.prompt.uid, s.index) for s in samples) == expected
+    assert {sample.finish_reason for sample in samples} <= {"stop", "length"}
+    assert {v for sample in samples for v in sample.weight_versions} == {version}
+
+
+def wait_for_line(process, line):
+    while (found := process.stdout.readline()) != f"{line}\n":
+        assert found, process.stderr.read()

@@ -1,0 +1,285 @@
+"""Weights to real servers by every transport: all of them, only right ones, and in bounded time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+
+import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it has to be)
+from megatron_stare.config import ModelConfig, ParallelConfig, SamplingConfig
+from megatron_stare.errors import UserError
+from megatron_stare.policy.groups import build_groups
+from megatron_stare.policy.model import named_parameters
+from megatron_stare.rollout.sglang.serve import ServeOptions, server_command, server_environment
+from megatron_stare.weights.export import export_hf_tensors
+from megatron_stare.weights.hf_config import read_hf_config
+from tests.models import hf_tensors, make_hf_folder
+from tests.policies import load_policy
+from tests.requests_of import requests_of
+from tests.sglang.servers import PYTHON, needs_servers
+from tests.sglang.test_engine import PROMPTS, open_engine
+from tests.worlds import run_world
+
+pytestmark = needs_servers
+
+TRANSPORTS = ("disk", "tensor", "distributed")
+STREAMS = ("tensor", "distributed")
+SMALL = {"bucket_mib": 0.1}
+"""About six buckets."""
+FAST = {"sync_deadline_s": 5.0, "health_deadline_s": 4.0}
+
+
+class Urls:
+    """Servers for `open_engine` in another process."""
+
+    def __init__(self, urls):
+        self.urls = urls
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Other weights of the servers' network."""
+    return make_hf_folder(tmp_path_factory.mktemp("trained") / "model", "qwen3", seed=2)
+
+
+@pytest.fixture(scope="module")
+def wide_server(model, tmp_path_factory):
+    """The URL of a server of two tensor-parallel ranks."""
+    port, folder = 41000 + os.getpid() % 20000, tmp_path_factory.mktemp("wide")
+    options = ServeOptions(
+        model=model,
+        python=PYTHON,
+        servers=1,
+        host="127.0.0.1",
+        port=port,
+        registry=folder,
+        dtype="float32",
+        tensor=2,
+        num_gpus=0,
+        deadline_s=200.0,
+        extra=("--max-total-tokens", "4096"),
+    )
+    environment = server_environment(options, 0) | {
+        "SGLANG_CPU_OMP_THREADS_BIND": "0|1",
+        # What torch brings would be taken for a sign of GPUs.
+        "SGLANG_NCCL_SO_PATH": "/none",
+    }
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            server_command(options, 0, port),
+            env=os.environ | environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield wait_until_up(f"http://127.0.0.1:{port}", process, folder / "log")
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_servers_get_all_of_a_policys_weights(servers, trained, tmp_path, tensor):
+    results = run_world(tensor, push, tensor, servers.urls, trained, tmp_path, TRANSPORTS)
+    for transport in TRANSPORTS:
+        assert_generated_by(results[0][transport], trained)
+
+
+def test_a_tensor_parallel_server_gets_those_of_a_tensor_parallel_policy(
+    wide_server, trained, tmp_path
+):
+    results = run_world(2, push, 2, [wide_server], trained, tmp_path, STREAMS)
+    for transport in STREAMS:
+        assert_generated_by(results[0][transport], trained)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_wrong_tensor_is_refused_before_a_server_sees_it(servers, model, tmp_path, transport):
+    tensors = hf_tensors(model)
+    with open_engine(servers, model, tmp_path, transport=transport, **SMALL) as (engine, messages):
+        with pytest.raises(ValueError, match=r"'model\.norm\.wait' is not a parameter"):
+            engine.update_weights([*tensors.items(), ("model.norm.wait", torch.ones(48))], 1)
+        with pytest.raises(ValueError, match=r"'model\.norm\.weight' has shape \[47\]"):
+            engine.update_weights((tensors | {"model.norm.weight": torch.ones(47)}).items(), 1)
+        with pytest.raises(ValueError, match="are missing"):
+            engine.update_weights(list(tensors.items())[1:], 1)
+        engine.update_weights(tensors.items(), 2)
+        assert_generated_by(sample_from(engine), model)
+        assert messages == []
+
+
+def test_servers_of_other_sizes_are_left_out_and_live(servers, model, tmp_path):
+    narrow = make_hf_folder(tmp_path / "narrow", "qwen3", intermediate_size=64)
+    with (
+        open_engine(servers, narrow, tmp_path, transport="tensor") as (engine, _),
+        pytest.raises(UserError, match=r"serves another network .*mlp\.down_proj\.weight is"),
+    ):
+        engine.update_weights(hf_tensors(narrow).items(), 1)
+    with open_engine(servers, model, tmp_path, transport="tensor") as (engine, _):
+        engine.update_weights(hf_tensors(model).items(), 1)
+        assert_generated_by(sample_from(engine), model)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_nothing_of_a_transport_is_left_behind(servers, model, tmp_path, transport):
+    with open_engine(servers, model, tmp_path, transport=transport) as (engine, _):
+        engine.update_weights(hf_tensors(model).items(), 1)
+        engine.update_weights(hf_tensors(model).items(), 2)
+    assert not list(Path("/dev/shm").glob("megatron_stare_*"))
+    if transport == "disk":
+        assert not list((tmp_path / "weights").iterdir())
+    for url in servers.urls:
+        assert httpx.get(f"{url}/model_info").json()["weight_version"] == "2"
+
+
+@pytest.mark.parametrize("transport", STREAMS)
+def test_servers_whose_trainer_was_killed_between_begin_and_end_serve_the_next(
+    servers, trained, tmp_path, transport
+):
+    with pytest.raises(AssertionError, match="it died without a result"):
+        run_world(1, die_in_a_sync, servers.urls, trained, tmp_path, transport)
+    with open_engine(servers, trained, tmp_path, transport=transport, **SMALL, **FAST) as (
+        engine,
+        messages,
+    ):
+        engine.update_weights(hf_tensors(trained).items(), 1)
+        assert_generated_by(sample_from(engine), trained)
+        assert messages == []
+
+
+@pytest.mark.parametrize("transport", STREAMS)
+def test_a_server_that_falls_silent_in_a_sync_does_not_keep_the_other(
+    servers, trained, tmp_path, transport
+):
+    url, pid = next(iter(servers.pids.items()))
+    with open_engine(servers, trained, tmp_path, transport=transport, **SMALL, **FAST) as (
+        engine,
+        messages,
+    ):
+        engine.update_weights(hf_tensors(trained).items(), 1)
+        randomize(servers.urls)
+        try:
+            started = time.monotonic()
+            engine.update_weights(signalling(trained, pid, signal.SIGSTOP), 2)
+            assert time.monotonic() - started < 20
+            assert [message.partition(" did not take")[0] for message in messages] == [
+                f"{url}: out until the next weights:"
+            ]
+            assert_generated_by(sample_from(engine), trained)
+        finally:
+            os.killpg(pid, signal.SIGCONT)
+        wait_until_answering(url)
+        engine.update_weights(hf_tensors(trained).items(), 3)
+        assert len(messages) == 1
+        assert_generated_by(sample_from(engine), trained)
+
+
+@pytest.mark.parametrize(
+    ("transport", "message"),
+    [("tensor", "is not on loopback; expected"), ("distributed", "sync_host is not set")],
+)
+def test_servers_elsewhere_need_what_reaches_them(servers, trained, tmp_path, transport, message):
+    """Hexadecimal addresses are not recognised as this machine's own."""
+    urls = [url.replace("127.0.0.1", "0x7f000001") for url in servers.urls]
+    with (
+        open_engine(servers, trained, tmp_path, urls, transport=transport) as (engine, _),
+        pytest.raises(UserError, match=message),
+    ):
+        engine.update_weights(hf_tensors(trained).items(), 1)
+
+
+def push(rank, tensor, urls, folder, tmp_path, transports):
+    """Rank 0 pushes by each transport to servers with random weights; what they then generate."""
+    with exported(folder, tensor) as export:
+        samples = {}
+        for version, transport in enumerate(transports, start=1):
+            if rank > 0:
+                list(export())
+                continue
+            config = {"transport": transport, **SMALL}
+            with open_engine(Urls(urls), folder, tmp_path / transport, **config) as (engine, told):
+                randomize(urls)
+                engine.update_weights(export(), version)
+                samples[transport] = sample_from(engine)
+                assert told == []
+        return samples
+
+
+def die_in_a_sync(rank, urls, folder, tmp_path, transport):
+    with open_engine(Urls(urls), folder, tmp_path, transport=transport, **SMALL) as (engine, _):
+        engine.update_weights(signalling(folder, 0, signal.SIGKILL), 1)
+
+
+@contextmanager
+def exported(folder, tensor):
+    """A function that exports a policy with a folder's weights, split over a world."""
+    parallel = ParallelConfig(tensor=tensor)
+    groups, shape = build_groups(parallel), read_hf_config(folder)
+    model = load_policy(shape, ModelConfig(path=folder), parallel, groups)
+    parameters = named_parameters([chunk.module for chunk in model])
+    yield lambda: export_hf_tensors(
+        parameters, shape, tp_group=groups.tp, pp_group=groups.pp, ep_group=groups.ep
+    )
+
+
+def signalling(folder, pid, signum):
+    """A folder's tensors, in the middle of which a process group gets a signal; 0 is this one."""
+    tensors = list(hf_tensors(folder).items())
+    yield from tensors[: len(tensors) // 2]
+    os.kill(os.getpid(), signum) if pid == 0 else os.killpg(pid, signum)
+    yield from tensors[len(tensors) // 2 :]
+
+
+def sample_from(engine):
+    sampling = SamplingConfig(max_response_tokens=8)
+    return list(engine.generate(requests_of(PROMPTS[:3], 4), sampling, seed=0))
+
+
+def assert_generated_by(samples, folder):
+    from transformers import AutoModelForCausalLM
+
+    from tests.sglang.test_engine import transformers_logprobs
+
+    assert len(samples) == 12
+    network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for sample in samples:
+        expected = transformers_logprobs(network, sample, temperature=1.0)
+        torch.testing.assert_close(torch.tensor(sample.logprobs), expected, atol=1e-4, rtol=0)
+
+
+def randomize(urls):
+    """Have servers overwrite their weights, so that those sent are seen to arrive."""
+    for url in urls:
+        body = {"action": "reset_tensors"}
+        httpx.post(f"{url}/weights_checker", json=body, timeout=30).raise_for_status()
+
+
+def wait_until_answering(url, timeout_s=30):
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            httpx.get(f"{url}/model_info", timeout=2)
+            return
+        except httpx.HTTPError:
+            assert time.monotonic() < deadline
+
+
+def wait_until_up(url, process, log, timeout_s=400):
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            if httpx.get(f"{url}/health_generate", timeout=5).status_code == 200:
+                return url
+        except httpx.HTTPError:
+            pass
+        assert process.poll() is None, log.read_text()[-3000:]
+        assert time.monotonic() < deadline, log.read_text()[-3000:]
+        time.sleep(0.3)
