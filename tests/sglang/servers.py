@@ -142,6 +142,10 @@ class TwoServers:
         wait_until(lambda: is_up(url), timeout_s=270)
         register(self.registry, url, pid=process.pid)
 
+    def log_of(self, url: str) -> str:
+        """What a server has logged."""
+        return (self.registry / f"{urlsplit(url).netloc.replace(':', '_')}.log").read_text()
+
     def logs(self) -> str:
         """The ends of the servers' logs."""
         return "\n".join(path.read_text()[-3000:] for path in self.registry.glob("*.log"))

@@ -22,9 +22,7 @@ SHORT = SamplingConfig(max_response_tokens=8)
 def turns(servers) -> dict[str, list[str]]:
     """What each server's log shows of turns and weights, in order."""
     pattern = r"POST /(release|resume|update_weights|continue)_?\w* HTTP"
-    return {
-        log.name: re.findall(pattern, log.read_text()) for log in servers.registry.glob("*_*.log")
-    }
+    return {url: re.findall(pattern, servers.log_of(url)) for url in servers.urls}
 
 
 def test_weights_come_between_two_halves_of_the_memory(servers, trained, tmp_path):
@@ -41,8 +39,8 @@ def test_weights_come_between_two_halves_of_the_memory(servers, trained, tmp_pat
         engine.take_memory_back()  # There is nothing left to take: nobody is asked.
         assert messages == []
     turn = ["release", "resume", "update_weights", "continue", "resume"]
-    for name, seen in turns(servers).items():
-        assert seen[len(before[name]) :] == turn * 3
+    for url, seen in turns(servers).items():
+        assert seen[len(before[url]) :] == turn * 3
 
 
 def test_a_server_that_came_up_again_is_not_asked_for_what_it_has(servers, trained, tmp_path):
@@ -57,7 +55,7 @@ def test_a_server_that_came_up_again_is_not_asked_for_what_it_has(servers, train
         engine.update_weights(hf_tensors(trained).items(), 2)
         engine.take_memory_back()
         assert len(list(engine.generate(requests_of(PROMPTS, 2), SHORT, seed=0))) == 12
-    seen = {name: turns(servers)[name][len(before[name]) :] for name in before}
+    seen = {server: turns(servers)[server][len(log) :] for server, log in before.items()}
     assert sorted(turn.count("resume") for turn in seen.values()) == [0, 2]
     # It did give its memory up, in this test: leave it as it was.
     httpx.post(f"{url}/resume_memory_occupation", json={"tags": None}).raise_for_status()
@@ -73,6 +71,6 @@ def test_a_run_takes_turns(session_servers, tmp_path):
         *("rollout.colocated=true", f"rollout.servers.registry={session_servers.registry}"),
     )
     assert [metrics["rollout/completed"] for metrics in metrics_of(workspace / "run")] == [4, 4]
-    for name, seen in turns(session_servers).items():
+    for url, seen in turns(session_servers).items():
         turn = ["release", "resume", "update_weights", "continue", "resume"]
-        assert seen[len(before[name]) :] == turn * 3
+        assert seen[len(before[url]) :] == turn * 3
