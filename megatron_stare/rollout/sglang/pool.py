@@ -27,11 +27,6 @@ class Kind:
     device: str
     tensor_parallel: int
 
-    @property
-    def hashes_like_checksums(self) -> bool:
-        """Whether `Checksums` are computed as this kind computes its own."""
-        return self.device == "cpu" and self.tensor_parallel == 1
-
 
 class ServerPool:
     """Servers by URL. `report` is told of those that are left out, and why.
@@ -216,6 +211,12 @@ class ServerPool:
                 f"{server.url}: was started with --dtype {info['dtype']}, expected one of "
                 f"{', '.join(_DTYPES)}: weights are sent in it"
             )
+        for size in ("pp_size", "dp_size"):
+            if info[size] != 1:
+                raise UserError(
+                    f"{server.url}: was started with {size}={info[size]}, expected 1: start "
+                    "several servers, and split each by --tp-size alone"
+                )
         self._routing.check_defaults(server, info)
         return Kind(info["dtype"], info["device"], info["tp_size"])
 

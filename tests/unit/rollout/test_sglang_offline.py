@@ -1,11 +1,9 @@
 """What the SGLang engine does before it meets a server."""
 
-import hashlib
 import json
 from pathlib import Path
 
 import pytest
-import torch
 from pydantic import ValidationError
 
 from megatron_stare.config import RolloutConfig, SamplingConfig, ServersConfig
@@ -21,7 +19,6 @@ from megatron_stare.rollout.sglang.cpu import sgl_kernel
 from megatron_stare.rollout.sglang.registry import register, registered_urls
 from megatron_stare.rollout.sglang.restart import Restarts
 from megatron_stare.rollout.sglang.serve import running_servers
-from megatron_stare.rollout.sglang.sync.checksums import Hashing
 from tests.models import make_hf_folder
 from tests.sglang.servers import wait_until
 
@@ -81,34 +78,6 @@ def test_a_whole_distribution_is_asked_for_in_the_servers_words():
     assert sent["stop_token_ids"] == [5, 7]
     assert sent["sampling_seed"] == 2**63 - 1
     assert json.loads(json.dumps(sent)) == sent
-
-
-def test_checksums_are_of_fused_and_padded_tensors_in_any_order_of_arrival():
-    torch.manual_seed(0)
-    q, k, v = torch.randn(4, 8), torch.randn(2, 8), torch.randn(2, 8)
-    embedding, down = torch.randn(70, 8), torch.randn(8, 40)
-    layer = "model.layers.0"
-    tensors = {
-        f"{layer}.self_attn.v_proj.weight": v,
-        f"{layer}.mlp.down_proj.weight": down,
-        f"{layer}.self_attn.k_proj.weight": k,
-        "model.embed_tokens.weight": embedding,
-        f"{layer}.self_attn.q_proj.weight": q,
-    }
-    checksums = Hashing(reversed(tensors)).checksums(None)
-    for name, tensor in tensors.items():
-        checksums.add(name, tensor)
-    assert checksums.hashes == {
-        f"{layer}.self_attn.qkv_proj.weight": sha(torch.cat([q, k, v])),
-        "model.embed_tokens.weight": sha(torch.cat([embedding, torch.zeros(58, 8)])),
-        f"{layer}.mlp.down_proj.weight": sha(torch.cat([down, torch.zeros(8, 24)], dim=1)),
-    }
-    assert checksums.differing(checksums.hashes) == []
-    assert checksums.differing({}) == list(checksums.hashes)
-
-
-def sha(tensor):
-    return hashlib.sha256(tensor.numpy().tobytes()).hexdigest()[:16]
 
 
 def test_servers_on_gpus_get_their_own(tmp_path):

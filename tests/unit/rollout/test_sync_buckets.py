@@ -1,4 +1,4 @@
-"""Weights on their way to servers: buckets, checks, checksums, shared memory."""
+"""Weights on their way to servers: buckets, checks, shared memory."""
 
 import os
 import subprocess
@@ -10,7 +10,6 @@ import torch
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.sglang.sync.addresses import is_loopback
 from megatron_stare.rollout.sglang.sync.buckets import buffer_bytes, fill_buckets
-from megatron_stare.rollout.sglang.sync.checksums import Hashing
 from megatron_stare.rollout.sglang.sync.shared_memory import SharedBuffer
 from megatron_stare.rollout.sglang.sync.weights import checked, network_shapes
 from megatron_stare.weights.hf_config import read_hf_config
@@ -76,35 +75,6 @@ def test_a_tensor_that_comes_twice_is_refused(model):
     tensors = list(hf_tensors(model).items())
     with pytest.raises(ValueError, match="comes twice"):
         list(checked([*tensors, tensors[0]], network_shapes(read_hf_config(model))))
-
-
-def test_every_tensor_is_hashed_at_first_and_in_turn_later(model):
-    tensors = hf_tensors(model)
-    hashing = Hashing(tensors)
-    rounds = [hashing.checksums(version) for version in (None, *range(8))]
-    for checksums in rounds:
-        for name, tensor in tensors.items():
-            checksums.add(name, tensor)
-    first, *later = [checksums.hashes for checksums in rounds]
-    assert len(first) == 3 + 4 * 8  # embedding, norm, head; fused: 4 + 4 in each layer
-    assert set().union(*later) == set(first)
-    assert all(len(hashes) < len(first) / 2 for hashes in later)
-    for checksums in rounds[1:]:
-        assert checksums.hashes.items() <= first.items()
-        assert {*checksums.hashes, *checksums.skipped} == first.keys()
-
-
-def test_a_checksum_does_not_depend_on_the_order_of_its_parts(model):
-    tensors = list(hf_tensors(model).items())
-    found = []
-    for order in (tensors, tensors[::-1]):
-        checksums = Hashing(dict(tensors)).checksums(None)
-        for name, tensor in order:
-            buffer = tensor.clone()
-            checksums.add(name, buffer)
-            buffer.zero_()  # as a bucket that is filled again
-        found.append(checksums.hashes)
-    assert found[0] == found[1]
 
 
 def test_shared_memory_is_what_torch_opens_and_leaves_nothing_behind():

@@ -1,21 +1,19 @@
-"""Checksums of weights, computed here the way a server on a CPU computes those of its own.
+"""Checksums of weights, computed here the way servers compute those of their own.
 
-A server keeps some tensors one after the other in one: queries, keys and values; gate and up. It
-pads vocabularies and the channels of an MLP with zeros. Experts it keeps in a layout of its own:
-they are left out.
+A server keeps some tensors one after the other in one: queries, keys and values; gate and up.
+Experts it keeps in a layout of its own: they are left out.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from megatron_stare.rollout.sglang.sync.server_layout import ServerLayout
+from megatron_stare.rollout.sglang.sync.tensor_hashes import hash_on_cpu, hash_on_gpu
 
 _SHARE = 8
 """After the first time, one tensor in so many is hashed; each has its turn."""
@@ -25,88 +23,63 @@ _FUSED = (
 )
 _PARTS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 """In the order in which a server keeps them."""
-_PADDED = (
-    (re.compile(r"^(model\.embed_tokens|lm_head)\."), 0, 64),
-    (re.compile(r"\.mlp\.(gate|up)_proj\."), 0, 32),
-    (re.compile(r"\.mlp\.down_proj\.weight$"), 1, 32),
-)
-"""Names, the dimension that is padded, and to a multiple of what."""
 _EXPERT = re.compile(r"\.mlp\.experts\.")
 
 
-class Hashing:
-    """Which tensors make up each tensor of a server, by Hugging Face names."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self._parts: dict[str, list[str]] = {}
-        for name in sorted((n for n in names if not _EXPERT.search(n)), key=_place):
-            self._parts.setdefault(_server_name(name), []).append(name)
-
-    def checksums(self, version: int | None) -> Checksums:
-        """Of the server's tensors whose turn it is at a version, or of all; empty so far."""
-        in_turn = {
-            whole
-            for whole in self._parts
-            if version is None or zlib.crc32(whole.encode()) % _SHARE == version % _SHARE
-        }
-        wholes = {whole: _Whole(self._parts[whole]) for whole in in_turn}
-        return Checksums(
-            {part: whole for whole in in_turn for part in self._parts[whole]},
-            wholes,
-            skipped=sorted(self._parts.keys() - in_turn),
-        )
-
-
-@dataclass(slots=True)
-class _Whole:
-    """A server's tensor, hashed part after part; a part that comes too early waits as a copy."""
-
-    parts: Sequence[str]
-    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
-    num_hashed: int = 0
-    early: dict[str, Tensor] = field(default_factory=dict)
-
-    def add(self, name: str, tensor: Tensor) -> bool:
-        """Take a part; whether it was the last one missing."""
-        if name != self.parts[self.num_hashed]:
-            self.early[name] = tensor.clone()
-            return False
-        self._hash(name, tensor)
-        while self.num_hashed < len(self.parts) and self.parts[self.num_hashed] in self.early:
-            name = self.parts[self.num_hashed]
-            self._hash(name, self.early.pop(name))
-        return self.num_hashed == len(self.parts)
-
-    def _hash(self, name: str, tensor: Tensor) -> None:
-        padded = _padded(name, tensor.detach().cpu()).contiguous()
-        self.digest.update(padded.reshape(-1).view(torch.uint8).numpy())
-        self.num_hashed += 1
-
-
-@dataclass(slots=True)
 class Checksums:
-    """Filled tensor by tensor.
+    """Of the servers' tensors whose turn it is at a version, or of all; filled tensor by tensor.
 
-    whole_of   the server's tensor of each one to be hashed
-    skipped    the server's tensors whose turn it is not
-    hashes     what a server with these weights reports
+    skipped  names of the servers' tensors whose turn it is not
+    hashes   what servers with these weights report, by `checksum_key`
     """
 
-    whole_of: Mapping[str, str]
-    _wholes: Mapping[str, _Whole]
-    skipped: Sequence[str]
-    hashes: dict[str, str] = field(default_factory=dict)
+    def __init__(self, names: Iterable[str], layout: ServerLayout, version: int | None) -> None:
+        parts: dict[str, list[str]] = {}
+        for name in sorted((n for n in names if not _EXPERT.search(n)), key=_place):
+            parts.setdefault(_server_name(name), []).append(name)
+        in_turn = {
+            whole
+            for whole in parts
+            if version is None or zlib.crc32(whole.encode()) % _SHARE == version % _SHARE
+        }
+        self.skipped: Sequence[str] = sorted(parts.keys() - in_turn)
+        self.hashes: dict[str, str] = {}
+        self._layout = layout
+        self._parts = {whole: parts[whole] for whole in in_turn}
+        self._whole_of = {part: whole for whole in in_turn for part in parts[whole]}
+        self._waiting: dict[str, Tensor] = {}
+        """Copies of parts of which others are still to come."""
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Take a tensor in the servers' dtype; it may change afterwards."""
-        whole = self.whole_of.get(name)
-        if whole is not None and self._wholes[whole].add(name, tensor):
-            # A server reports the first 8 bytes of SHA-256 over the bytes of its tensor.
-            self.hashes[whole] = self._wholes[whole].digest.hexdigest()[:16]
+        whole = self._whole_of.get(name)
+        if whole is None:
+            return
+        parts = self._parts[whole]
+        if all(part == name or part in self._waiting for part in parts):
+            tensors = [tensor if part == name else self._waiting.pop(part) for part in parts]
+            self._hash(whole, tensors)
+        else:
+            self._waiting[name] = tensor.detach().clone()
 
     def differing(self, found: Mapping[str, str]) -> list[str]:
         """Names whose checksum a server does not have."""
         return [name for name, checksum in self.hashes.items() if found.get(name) != checksum]
+
+    def _hash(self, whole: str, tensors: Sequence[Tensor]) -> None:
+        layout, names = self._layout, self._parts[whole]
+        compute = hash_on_cpu if layout.device == "cpu" else hash_on_gpu
+        for rank in range(layout.num_ranks):
+            shards = [
+                layout.shard(name, tensor.detach(), rank)
+                for name, tensor in zip(names, tensors, strict=True)
+            ]
+            self.hashes[checksum_key(whole, rank)] = compute(shards)
+
+
+def checksum_key(name: str, rank: int) -> str:
+    """A name for a tensor of a tensor-parallel rank of a server."""
+    return f"{name} of rank {rank}"
 
 
 def _server_name(name: str) -> str:
@@ -118,11 +91,3 @@ def _server_name(name: str) -> str:
 def _place(name: str) -> int:
     """Of a part among the parts of its whole; 0 for others."""
     return next((place for place, part in enumerate(_PARTS) if f".{part}." in name), 0)
-
-
-def _padded(name: str, tensor: Tensor) -> Tensor:
-    for names, dim, multiple in _PADDED:
-        after = -tensor.shape[dim] % multiple if names.search(name) else 0
-        if after:
-            return F.pad(tensor, (0, 0) * (tensor.ndim - 1 - dim) + (0, after))
-    return tensor

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.sglang.client import Server, ServerFailure
+from megatron_stare.rollout.sglang.sync.checksums import checksum_key
 from megatron_stare.rollout.sglang.sync.weights import Shapes, check_network
 
 _FAREWELL_S = 2.0
@@ -100,11 +101,11 @@ class Recipients:
         self.paused_s = time.perf_counter() - self._paused_at
 
     async def checksums(self, skipped: Sequence[str]) -> dict[Server, dict[str, str]]:
-        """What each server says that it has, by rank and tensor name."""
+        """What each server says that it has, by `checksum_key`."""
         found = await self.post(
             "/weights_checker", action="checksum", skip_tensor_list=list(skipped)
         )
-        return {server: _by_name(answer["ranks"]) for server, answer in found.items()}
+        return {server: _by_key(answer["ranks"]) for server, answer in found.items()}
 
     def _leave_out(self, server: Server, reason: str) -> None:
         if server in self.servers:
@@ -118,11 +119,9 @@ async def bid_farewell(server: Server, path: str, **body: Any) -> None:
         await server.call("POST", path, body, deadline_s=_FAREWELL_S)
 
 
-def _by_name(ranks: Sequence[dict[str, Any]]) -> dict[str, str]:
-    if len(ranks) == 1:
-        return ranks[0]["checksums"]
+def _by_key(ranks: Sequence[dict[str, Any]]) -> dict[str, str]:
     return {
-        f"rank {rank}: {name}": checksum
-        for rank, info in enumerate(ranks)
+        checksum_key(name, info["parallelism_info"]["tp_rank"]): checksum
+        for info in ranks
         for name, checksum in info["checksums"].items()
     }

@@ -8,9 +8,7 @@ deadline of a call. What differs, or failed, gets no requests until a sync succe
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,11 +16,12 @@ from torch import Tensor
 
 from megatron_stare.config import ServersConfig
 from megatron_stare.rollout.sglang.client import Server
-from megatron_stare.rollout.sglang.pool import Kind, ServerPool
-from megatron_stare.rollout.sglang.sync.checksums import Checksums, Hashing
+from megatron_stare.rollout.sglang.pool import ServerPool
+from megatron_stare.rollout.sglang.sync.checksums import Checksums
 from megatron_stare.rollout.sglang.sync.disk import DiskTransport
 from megatron_stare.rollout.sglang.sync.distributed import DistributedTransport
 from megatron_stare.rollout.sglang.sync.recipients import Recipients, Run
+from megatron_stare.rollout.sglang.sync.server_layout import ServerLayout
 from megatron_stare.rollout.sglang.sync.tensor import TensorTransport
 from megatron_stare.rollout.sglang.sync.transport import Transport
 from megatron_stare.rollout.sglang.sync.weights import (
@@ -56,8 +55,8 @@ class WeightSync:
         self._model_folder = model_folder
         self._weights_dir = weights_dir
         self._run = run
-        self._shapes = network_shapes(read_hf_config(model_folder))
-        self._hashing = Hashing(self._shapes)
+        self._shape = read_hf_config(model_folder)
+        self._shapes = network_shapes(self._shape)
         self._transport: Transport | None = None
         self._version = -1
 
@@ -79,9 +78,8 @@ class WeightSync:
         finally:
             self._run(recipients.resume())
         self._version = version
-        differing = compare(found, weights.checksums, self._pool.kind)
         for server in self._pool.servers:
-            self._judge(server, version, recipients, differing)
+            self._judge(server, weights, recipients, found)
         self._run(self._pool.settle(version))
         return recipients.paused_s
 
@@ -107,11 +105,11 @@ class WeightSync:
         self, tensors: Iterable[tuple[str, Tensor]], version: int, recipients: Recipients
     ) -> Weights:
         """What is sent, with checksums of a share of it where every server had all before."""
-        dtype = getattr(torch, self._pool.kind.dtype)
+        kind = self._pool.kind
+        dtype = getattr(torch, kind.dtype)
+        layout = ServerLayout(kind.device, kind.tensor_parallel, self._shape.num_kv_heads)
         all_faithful = all(server in recipients.faithful for server in recipients.servers)
-        checksums = self._hashing.checksums(version if all_faithful else None)
-        if not self._pool.kind.hashes_like_checksums:
-            checksums = replace(checksums, whole_of={})
+        checksums = Checksums(self._shapes, layout, version if all_faithful else None)
         return Weights(
             checked(tensors, self._shapes),
             version,
@@ -141,35 +139,15 @@ class WeightSync:
     def _judge(
         self,
         server: Server,
-        version: int,
+        weights: Weights,
         recipients: Recipients,
-        differing: Mapping[Server, list[str]],
+        found: Mapping[Server, Mapping[str, str]],
     ) -> None:
         if server in recipients.lost:
-            reason = f"did not take weights {version}: {recipients.lost[server]}"
+            reason = f"did not take weights {weights.version}: {recipients.lost[server]}"
             self._pool.leave_out(server, reason)
-        elif names := differing[server]:
+        elif names := weights.checksums.differing(found[server]):
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             self._pool.leave_out(server, f"its {names[0]}{more} is not what was sent")
         else:
             server.is_routable = True
-
-
-def compare(
-    found: Mapping[Server, Mapping[str, str]], sent: Checksums, kind: Kind
-) -> dict[Server, list[str]]:
-    """Names of the tensors of each server that differ from what was sent.
-
-    Servers that hash in a way of their own are compared with what most of them have.
-    """
-    if kind.hashes_like_checksums:
-        return {server: sent.differing(hashes) for server, hashes in found.items()}
-    if not found:
-        return {}
-    reference, _ = Counter(tuple(sorted(hashes.items())) for hashes in found.values()).most_common(
-        1
-    )[0]
-    return {
-        server: [name for name, checksum in reference if hashes.get(name) != checksum]
-        for server, hashes in found.items()
-    }
