@@ -121,7 +121,7 @@ async def bid_farewell(server: Server, path: str, **body: Any) -> None:
 
 def _by_key(ranks: Sequence[dict[str, Any]]) -> dict[str, str]:
     return {
-        checksum_key(name, info["parallelism_info"]["tp_rank"]): checksum
+        checksum_key(name, info["parallelism_info"][0]["tp_rank"]): checksum
         for info in ranks
         for name, checksum in info["checksums"].items()
     }
