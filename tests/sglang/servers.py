@@ -55,13 +55,13 @@ EXTRA = ("--max-total-tokens", "16384", "--preferred-sampling-params", json.dump
 class TwoServers:
     """`megatron-stare serve --servers 2 --router`; `pids` by URL of servers that are announced.
 
-    revived  servers that were started again beside `serve`
+    revived  servers that were started again beside `serve`, by registration
     """
 
     model: Path
     registry: Path
     process: subprocess.Popen[str] | None = None
-    revived: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    revived: dict[Path, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
     def pids(self) -> dict[str, int]:
@@ -99,7 +99,8 @@ class TwoServers:
         """End `serve`, and with it the servers; what it printed."""
         if self.process is None:
             return ""
-        for process in self.revived:
+        for registration, process in self.revived.items():
+            registration.unlink()
             process.kill()
             process.wait()
         self.revived.clear()
@@ -138,9 +139,9 @@ class TwoServers:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.revived.append(process)
+        registration = register(self.registry, url, pid=process.pid)
+        self.revived[registration] = process
         wait_until(lambda: is_up(url), timeout_s=270)
-        register(self.registry, url, pid=process.pid)
 
     def log_of(self, url: str) -> str:
         """What a server has logged."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
-import socket
 import subprocess
 
 import httpx
@@ -14,6 +13,7 @@ import pytest
 from megatron_stare.config import SamplingConfig
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.sglang.commands import ServeOptions, router_command
+from megatron_stare.rollout.sglang.ports import free_ports
 from tests.models import hf_tensors
 from tests.requests_of import requests_of
 from tests.sglang.faults import frozen
@@ -29,7 +29,7 @@ class RouterProcess:
 
     def __init__(self, folder):
         self._folder = folder
-        self._port = free_port()
+        self._port, self._metrics_port = free_ports("127.0.0.1", 2)
         self.url = f"http://127.0.0.1:{self._port}"
         self.process = None
 
@@ -48,7 +48,7 @@ class RouterProcess:
             router_python=ROUTER_PYTHON,
         )
         with (self._folder / "router.log").open("ab") as log:
-            command = router_command(options, self._port, metrics_port=free_port())
+            command = router_command(options, self._port, self._metrics_port)
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         wait_until(self.is_up, timeout_s=60)
 
@@ -175,9 +175,3 @@ def test_defaults_that_a_router_lets_through_are_refused(servers, trained, route
         info = {"preferred_sampling_params": {"top_k": 1, "logit_bias": {"65": 90.0}}}
         with pytest.raises(UserError, match=r"--preferred-sampling-params for logit_bias"):
             routing.check_defaults(server, info)
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]

@@ -18,7 +18,12 @@ from megatron_stare.config import ModelConfig, ParallelConfig, SamplingConfig
 from megatron_stare.errors import UserError
 from megatron_stare.policy.groups import build_groups
 from megatron_stare.policy.model import named_parameters
-from megatron_stare.rollout.sglang.serve import ServeOptions, server_command, server_environment
+from megatron_stare.rollout.sglang.commands import (
+    ServeOptions,
+    server_command,
+    server_environment,
+)
+from megatron_stare.rollout.sglang.ports import free_ports
 from megatron_stare.weights.export import export_hf_tensors
 from megatron_stare.weights.hf_config import read_hf_config
 from tests.models import hf_tensors, make_hf_folder
@@ -53,7 +58,7 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="module")
 def wide_server(model, tmp_path_factory):
     """The URL of a server of two tensor-parallel ranks."""
-    port, folder = 41000 + os.getpid() % 20000, tmp_path_factory.mktemp("wide")
+    (port,), folder = free_ports("127.0.0.1", 1), tmp_path_factory.mktemp("wide")
     options = ServeOptions(
         model=model,
         python=PYTHON,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from megatron_stare.rollout.sglang.commands import (
     server_command,
     server_environment,
 )
+from megatron_stare.rollout.sglang.ports import free_ports
 from megatron_stare.rollout.sglang.registry import Kind, register
 
 _POLL_S = 0.5
@@ -86,15 +86,14 @@ def running_servers(options: ServeOptions) -> Iterator[list[RunningServer]]:
     options.registry.mkdir(parents=True, exist_ok=True)
     servers: list[RunningServer] = []
     try:
-        for number in range(options.servers):
-            port = options.port + number if options.port else _free_port(options.host)
+        *ports, router_port, metrics_port = _ports(options)
+        for number, port in enumerate(ports):
             command = server_command(options, number, port)
             environment = server_environment(options, number)
             servers.append(_start(options, "server", port, command, environment))
         if options.router_python is not None:
-            port = options.port + options.servers if options.port else _free_port(options.host)
-            command = router_command(options, port, metrics_port=_free_port(options.host))
-            servers.append(_start(options, "router", port, command, {}))
+            command = router_command(options, router_port, metrics_port)
+            servers.append(_start(options, "router", router_port, command, {}))
         deadline = time.monotonic() + options.deadline_s
         for server in servers:
             _wait_until_up(server, deadline)
@@ -127,10 +126,12 @@ def _start(
     return RunningServer(kind, process, url, log)
 
 
-def _free_port(host: str) -> int:
-    with socket.socket() as listener:
-        listener.bind((host, 0))
-        return listener.getsockname()[1]
+def _ports(options: ServeOptions) -> list[int]:
+    """Of the servers, the router, and the router's metrics."""
+    count = options.servers + 2
+    if options.port == 0:
+        return free_ports(options.host, count)
+    return [*range(options.port, options.port + count - 1), *free_ports(options.host, 1)]
 
 
 def _wait_until_up(server: RunningServer, deadline: float) -> None:
