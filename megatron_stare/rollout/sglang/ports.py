@@ -6,7 +6,7 @@ import random
 import socket
 
 _RANGE = range(20000, 32768)
-"""Below those that systems give to outgoing connections, which may take one before a server does."""
+"""Below those of outgoing connections, which might take one before the server does."""
 
 
 def free_ports(host: str, count: int) -> list[int]:
