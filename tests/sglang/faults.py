@@ -125,6 +125,7 @@ def start_trainer(*arguments: object, before: tuple[str, ...] = ()) -> subproces
     return subprocess.Popen(
         [*before, sys.executable, "-m", "tests.sglang.trainer", *map(str, arguments)],
         cwd=REPO,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -90,18 +90,19 @@ def test_a_full_disk_ends_the_run_with_one_line(servers, trained, tmp_path):
 def test_servers_of_a_killed_trainer_serve_the_next(servers, trained, tmp_path, moment):
     """Killed in a sync, it dies between the pause, which a server has still to read, and the end"""
     url, pid = next(iter(servers.pids.items()))
-    trainer = start_trainer(trained, tmp_path, *servers.urls)
-    wait_for_line(trainer, "syncing")
-    if moment == "syncing":
-        with frozen(pid):
-            wait_until(lambda: (tmp_path / "version_000050/config.json").exists())
-            time.sleep(1.0)
+    with start_trainer(trained, tmp_path, *servers.urls) as trainer:
+        wait_for_line(trainer, "syncing")
+        if moment == "syncing":
+            with frozen(pid):
+                trainer.stdin.close()
+                wait_until(lambda: (tmp_path / "version_000050/config.json").exists())
+                time.sleep(1.0)
+                trainer.kill()
+            assert not is_up(url), "the trainer was to leave a server paused"
+        else:
+            trainer.stdin.close()
+            wait_for_line(trainer, "generating")
             trainer.kill()
-        assert not is_up(url), "the trainer was to leave a server paused"
-    else:
-        wait_for_line(trainer, "generating")
-        trainer.kill()
-    trainer.communicate()
     with open_engine(servers, trained, tmp_path, **QUICK) as (engine, messages):
         engine.update_weights(hf_tensors(trained).items(), 2)
         assert_complete(engine.generate(requests_of(PROMPTS, 4), SHORT, seed=0), 4, version=2)

@@ -1,7 +1,13 @@
-"""A trainer of one sync and endless generation, to be killed: MODEL WEIGHTS_DIR URL..."""
+"""A trainer of one sync and endless generation, to be killed: MODEL WEIGHTS_DIR URL...
+
+In the sync, before the first tensor, it says so and waits for its standard input to end.
+"""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+from torch import Tensor
 
 from megatron_stare.config import SamplingConfig, ServersConfig
 from megatron_stare.data.tokenizer import load_tokenizer
@@ -22,12 +28,17 @@ def main() -> None:
         log_dir=Path(weights_dir),
         report=print,
     )
-    print("syncing", flush=True)
-    engine.update_weights(hf_tensors(Path(model)).items(), 50)
+    engine.update_weights(tensors_on_demand(Path(model)), 50)
     sampling = SamplingConfig(max_response_tokens=400)
     for step in range(1000):
         for _ in engine.generate(requests_of(PROMPTS, 8), sampling, seed=step):
             print("generating", flush=True)
+
+
+def tensors_on_demand(model: Path) -> Iterator[tuple[str, Tensor]]:
+    print("syncing", flush=True)
+    sys.stdin.read()
+    yield from hf_tensors(model).items()
 
 
 if __name__ == "__main__":
