@@ -55,13 +55,13 @@ EXTRA = ("--max-total-tokens", "16384", "--preferred-sampling-params", json.dump
 class TwoServers:
     """`megatron-stare serve --servers 2 --router`; `pids` by URL of servers that are announced.
 
-    revived  servers that were started again beside `serve`, by registration
+    revived  servers that were started again beside `serve`, by URL
     """
 
     model: Path
     registry: Path
     process: subprocess.Popen[str] | None = None
-    revived: dict[Path, subprocess.Popen[bytes]] = field(default_factory=dict)
+    revived: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
     def pids(self) -> dict[str, int]:
@@ -99,8 +99,8 @@ class TwoServers:
         """End `serve`, and with it the servers; what it printed."""
         if self.process is None:
             return ""
-        for registration, process in self.revived.items():
-            registration.unlink()
+        for url, process in self.revived.items():
+            self._file(url, "json").unlink(missing_ok=True)
             process.kill()
             process.wait()
         self.revived.clear()
@@ -131,7 +131,7 @@ class TwoServers:
             deadline_s=270,
             extra=EXTRA,
         )
-        with (self.registry / f"{host}_{port}.log").open("ab") as log:
+        with self._file(url, "log").open("ab") as log:
             process = subprocess.Popen(
                 server_command(options, 0, int(port)),
                 env=os.environ | server_environment(options, 0),
@@ -139,13 +139,17 @@ class TwoServers:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        registration = register(self.registry, url, pid=process.pid)
-        self.revived[registration] = process
+        self.revived[url] = process
         wait_until(lambda: is_up(url), timeout_s=270)
+        register(self.registry, url, pid=process.pid)
 
     def log_of(self, url: str) -> str:
         """What a server has logged."""
-        return (self.registry / f"{urlsplit(url).netloc.replace(':', '_')}.log").read_text()
+        return self._file(url, "log").read_text()
+
+    def _file(self, url: str, kind: str) -> Path:
+        """The registration or the log of a server."""
+        return self.registry / f"{urlsplit(url).netloc.replace(':', '_')}.{kind}"
 
     def logs(self) -> str:
         """The ends of the servers' logs."""

@@ -74,6 +74,27 @@ def test_an_answer_that_breaks_off_is_asked_for_again(servers, trained, tmp_path
     assert messages[-1] == f"{proxy.url}: generates; it takes requests again"
 
 
+def test_too_few_servers_end_the_run_with_the_problem_of_each(servers, trained, tmp_path):
+    """One of two is lost to the network, and another one was never there."""
+    left, other = servers.urls
+    proxy, gone = BreakingProxy(other), "http://127.0.0.1:9"
+    config = {"urls": [left, proxy.url], "min_servers": 2, "start_deadline_s": 1.5}
+    with open_engine(servers, trained, tmp_path, **config) as (engine, _):
+        engine.update_weights(hf_tensors(trained).items(), 1)
+        proxy.close()
+        start = time.monotonic()
+        with pytest.raises(UserError, match=rf"min_servers=2: .*{proxy.url}: no answer") as error:
+            engine.update_weights(hf_tensors(trained).items(), 2)
+        assert time.monotonic() - start < 30
+        assert left not in str(error.value)
+    config = {"urls": [left, gone], "start_deadline_s": 1.5}
+    with (
+        pytest.raises(UserError, match=f"{gone}: no SGLang server answered .*; 1 of 2 answered"),
+        open_engine(servers, trained, tmp_path, **config),
+    ):
+        pass
+
+
 def test_a_full_disk_ends_the_run_with_one_line(servers, trained, tmp_path):
     under = on_small_disk(tmp_path, "64k")
     if under is None:
@@ -148,28 +169,6 @@ def test_the_other_server_finishes_what_a_killed_one_had_begun(servers, trained,
     (log,) = (tmp_path / "logs").iterdir()
     assert log.name == f"restart_{url.removeprefix('http://').replace(':', '_')}.log"
     assert log.read_text() == f"again, {url}\n"
-
-
-def test_too_few_servers_end_the_run_with_the_problem_of_each(session_servers, trained, tmp_path):
-    """The test before left one, and a URL where there is none."""
-    gone = "http://127.0.0.1:9"
-    (left,) = session_servers.pids
-    proxy = BreakingProxy(left)
-    config = {"urls": [left, proxy.url], "min_servers": 2, "start_deadline_s": 1.5}
-    with open_engine(session_servers, trained, tmp_path, **config) as (engine, _):
-        engine.update_weights(hf_tensors(trained).items(), 1)
-        proxy.close()
-        start = time.monotonic()
-        with pytest.raises(UserError, match=rf"min_servers=2: .*{proxy.url}: no answer") as error:
-            engine.update_weights(hf_tensors(trained).items(), 2)
-        assert time.monotonic() - start < 30
-        assert left not in str(error.value)
-    config = {"urls": [left, gone], "start_deadline_s": 1.5}
-    with (
-        pytest.raises(UserError, match=f"{gone}: no SGLang server answered .*; 1 of 2 answered"),
-        open_engine(session_servers, trained, tmp_path, **config),
-    ):
-        pass
 
 
 def test_without_any_server_the_run_ends_and_serve_ends_its_own(session_servers, trained, tmp_path):
