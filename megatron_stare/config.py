@@ -204,6 +204,8 @@ class ServersConfig(Section):
                 raise ValueError(
                     f"{name} {url!r}, expected scheme, host and port: http://HOST:PORT"
                 )
+            if self.urls.count(url) > 1:
+                raise ValueError(f"urls has {url!r} twice: one server cannot take weights twice")
         if self.urls and self.min_servers > len(self.urls):
             raise ValueError(
                 f"min_servers={self.min_servers}: expected at most the {len(self.urls)} of urls"

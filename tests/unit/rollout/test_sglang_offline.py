@@ -72,6 +72,11 @@ def test_urls_and_a_registry_exclude_each_other():
         ServersConfig(urls=("http://127.0.0.1:1",), registry=Path("servers"))
 
 
+def test_a_server_that_is_named_twice_is_refused():
+    with pytest.raises(ValueError, match="urls has 'http://127.0.0.1:1' twice"):
+        ServersConfig(urls=("http://127.0.0.1:1", "http://127.0.0.1:1"))
+
+
 def test_a_whole_distribution_is_asked_for_in_the_servers_words():
     sent = sampling_parameters(SamplingConfig(top_k=0), [5, 7], max_new_tokens=9, seed=2**63 - 1)
     assert sent["top_k"] == -1
