@@ -130,26 +130,6 @@ def test_servers_of_a_killed_trainer_serve_the_next(servers, trained, tmp_path, 
         assert messages == []
 
 
-def test_a_server_that_restarted_gives_nothing_until_it_has_the_weights(servers, trained, tmp_path):
-    """The engine does not see the restart: the server is there before and after."""
-    with open_engine(servers, trained, tmp_path, **QUICK) as (engine, messages):
-        engine.update_weights(hf_tensors(trained).items(), 1)
-        url = servers.kill_one()
-        servers.revive(url)
-        assert_complete(engine.generate(requests_of(PROMPTS, 4), SHORT, seed=0), 4, version=1)
-        assert messages == [
-            f"{url}: has weights of version 'default', expected '1'; "
-            "its requests go to other servers",
-            f"{url}: out until the next weights: has weights of version 'default', expected '1'",
-        ]
-        before = num_generated(servers)
-        engine.update_weights(hf_tensors(trained).items(), 2)
-        assert_complete(engine.generate(requests_of(PROMPTS, 4), SHORT, seed=1), 4, version=2)
-        assert len(messages) == 2
-    after = num_generated(servers)
-    assert min(after[log] - before[log] for log in before) >= 8
-
-
 def test_the_other_server_finishes_what_a_killed_one_had_begun(servers, trained, tmp_path):
     config = {"restart_command": ("sh", "-c", "echo again, $0", "{url}"), "start_deadline_s": 1.5}
     with open_engine(servers, trained, tmp_path, **config) as (engine, messages):
@@ -185,6 +165,26 @@ def test_without_any_server_the_run_ends_and_serve_ends_its_own(session_servers,
     for url, pid in pids.items():
         assert f"{url}\tserver\tpid {pid}" in printed
         assert not is_alive(pid)
+
+
+def test_a_server_that_restarted_gives_nothing_until_it_has_the_weights(servers, trained, tmp_path):
+    """The engine does not see the restart: the server is there before and after."""
+    with open_engine(servers, trained, tmp_path, **QUICK) as (engine, messages):
+        engine.update_weights(hf_tensors(trained).items(), 1)
+        url = servers.kill_one()
+        servers.revive(url)
+        assert_complete(engine.generate(requests_of(PROMPTS, 4), SHORT, seed=0), 4, version=1)
+        assert messages == [
+            f"{url}: has weights of version 'default', expected '1'; "
+            "its requests go to other servers",
+            f"{url}: out until the next weights: has weights of version 'default', expected '1'",
+        ]
+        before = num_generated(servers)
+        engine.update_weights(hf_tensors(trained).items(), 2)
+        assert_complete(engine.generate(requests_of(PROMPTS, 4), SHORT, seed=1), 4, version=2)
+        assert len(messages) == 2
+    after = num_generated(servers)
+    assert min(after[log] - before[log] for log in before) >= 8
 
 
 def assert_complete(samples, num_samples, *, version):
