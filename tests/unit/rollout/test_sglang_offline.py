@@ -73,7 +73,7 @@ def test_urls_and_a_registry_exclude_each_other():
 
 
 def test_a_server_that_is_named_twice_is_refused():
-    with pytest.raises(ValueError, match="urls has 'http://127.0.0.1:1' twice"):
+    with pytest.raises(ValueError, match=r"urls has 'http://127\.0\.0\.1:1' twice"):
         ServersConfig(urls=("http://127.0.0.1:1", "http://127.0.0.1:1"))
 
 
