@@ -152,8 +152,9 @@ def test_the_other_server_finishes_what_a_killed_one_had_begun(servers, trained,
 
 
 def test_without_any_server_the_run_ends_and_serve_ends_its_own(session_servers, trained, tmp_path):
+    """A server that is told to end finishes what it has; the rest of the requests has none left."""
     pids = session_servers.pids
-    with open_engine(session_servers, trained, tmp_path) as (engine, _):
+    with open_engine(session_servers, trained, tmp_path, max_requests=4) as (engine, _):
         engine.update_weights(hf_tensors(trained).items(), 1)
         generating = engine.generate(requests_of(PROMPTS, 8), LONG, seed=0)
         next(generating)
