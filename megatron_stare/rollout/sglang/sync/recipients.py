@@ -75,8 +75,10 @@ class Recipients:
         """Leave out those that do not answer or have another network; see which are faithful."""
 
         async def weight_version(server: Server) -> str:
+            # Its path as it was started with: that of /model_info is where weights came from last.
+            started = await server.call("GET", "/server_info", deadline_s=deadline_s)
+            check_network(Path(started["model_path"]), shapes)
             info = await server.call("GET", "/model_info", deadline_s=deadline_s)
-            check_network(Path(info["model_path"]), shapes)
             return info["weight_version"]
 
         self.faithful = {
