@@ -13,6 +13,8 @@ from megatron_stare.weights.hf_config import read_hf_config
 _CPU_STAND_INS = Path(__file__).parent / "cpu"
 _WITH_API_KEY = Path(__file__).parent / "with_api_key.py"
 _NO_TIMEOUT_S = 10**6
+_CPU_MEMORY_SHARE = 0.5
+"""Of what is free, for weights and caches of all servers: a server takes most of it otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,8 @@ class ServeOptions:
 
 def server_command(options: ServeOptions, number: int, port: int) -> list[str]:
     """The command line of the server with this number; no API key is in it."""
-    on_cpu = ["--device", "cpu", "--sleep-on-idle"]
+    share = _CPU_MEMORY_SHARE / options.servers
+    on_cpu = ["--device", "cpu", "--sleep-on-idle", "--mem-fraction-static", f"{share:.3f}"]
     return [
         *_run_module(options.python, "sglang.launch_server", options.api_key_env),
         *("--model-path", str(options.model.resolve())),

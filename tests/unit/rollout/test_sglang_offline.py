@@ -93,6 +93,11 @@ def test_servers_on_gpus_get_their_own(tmp_path):
     assert command[command.index("--tp-size") + 1] == "2"
 
 
+def test_servers_on_a_cpu_leave_memory_to_each_other_and_the_trainer(tmp_path):
+    command = server_command(options(tmp_path, servers=4), 0, 30000)
+    assert float(command[command.index("--mem-fraction-static") + 1]) * 4 == 0.5
+
+
 def test_servers_draw_different_samples(tmp_path):
     seeds = []
     for number in range(2):
