@@ -6,6 +6,7 @@ import contextlib
 import re
 import signal
 import subprocess
+import time
 
 import httpx
 import pytest
@@ -83,6 +84,8 @@ def test_it_shares_requests_out_and_changes_no_answer(servers, trained, router, 
         assert router.workers() == servers.urls
         sampling = SamplingConfig(max_response_tokens=40)
         samples = list(engine.generate(requests_of(PROMPTS, 8), sampling, seed=0))
+        time.sleep(7)  # A step of the trainer's, longer than servers keep idle connections.
+        assert_complete(engine.generate(requests_of(PROMPTS, 8), SHORT, seed=1), 8, version=1)
         assert messages == []
     assert_complete(samples, 8, version=1)
     # The servers' own defaults, such as three tokens, top_k 1, and token 65, do not apply.

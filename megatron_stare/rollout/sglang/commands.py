@@ -89,12 +89,16 @@ def router_command(options: ServeOptions, port: int, metrics_port: int) -> list[
 
 def server_environment(options: ServeOptions, number: int) -> dict[str, str]:
     """What the server with this number finds in its environment, besides this process's own."""
-    offline = {"HF_HUB_OFFLINE": "1"}
+    common = {
+        "HF_HUB_OFFLINE": "1",
+        # A router keeps connections over a trainer's step, and fails requests on those that ended.
+        "SGLANG_TIMEOUT_KEEP_ALIVE": "3600",
+    }
     if options.num_gpus > 0:
         gpus = range(number * options.tensor, (number + 1) * options.tensor)
-        return {**offline, "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
+        return {**common, "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
     return {
-        **offline,
+        **common,
         "SGLANG_USE_CPU_ENGINE": "1",
         "PYTHONPATH": str(_CPU_STAND_INS),
         "OMP_NUM_THREADS": "1",  # Servers side by side must not fight for cores.
