@@ -18,9 +18,12 @@ from megatron_stare.launch.background import Background
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.observe.console import Advance
 from megatron_stare.rewards.scorer import Scorer
+from megatron_stare.rollout.bank import Bank
+from megatron_stare.rollout.banked import BankedEngine, BankedScorer, missing
 from megatron_stare.rollout.dump import dump_samples
 from megatron_stare.rollout.embedded import EmbeddedEngine
 from megatron_stare.rollout.engine import Engine
+from megatron_stare.rollout.lineage import lineage_of
 from megatron_stare.rollout.replay import ReplayEngine
 from megatron_stare.rollout.sampler import Rollout, Sampler, rollout_from_plain, rollout_to_plain
 from megatron_stare.rollout.sglang.engine import SGLangEngine
@@ -40,13 +43,15 @@ class RolloutSide:
     scorer: Scorer
     sampler: Sampler
     held_out: list[Prompt]
+    bank: Bank | None
+    """None where generating again costs nothing."""
     background: Background[Rollout] = field(default_factory=Background)
     pending: Rollout | None = None
     """Collected before a checkpoint, and not trained on there."""
 
     def start_collecting(self, step: int) -> None:
         """Begin with the groups of a step, in another thread; `collect` then waits for them."""
-        self.background.start(lambda: self.sampler.collect(step))
+        self.background.start(lambda: self._generate(step))
 
     def collect(self, step: int, on_progress: Advance) -> Rollout:
         """The groups of a step, generated and judged; then the trainer may have the memory.
@@ -59,11 +64,23 @@ class RolloutSide:
             return rollout
         if self.background.is_used:
             return self.background.result()
-        rollout = self.sampler.collect(step, on_progress)
+        rollout = self._generate(step, on_progress)
         if self.config.rollout.colocated:
             assert isinstance(self.engine, SGLangEngine)
             self.engine.give_up_memory()
         return rollout
+
+    def _generate(self, step: int, on_progress: Advance = lambda _: None) -> Rollout:
+        if self.bank is not None:
+            self.bank.begin(step, self.sampler.state_dict()["prompts"])
+            if self.config.checkpoint.every == 0:
+                self.forget_samples(through=step - 1)
+        return self.sampler.collect(step, on_progress)
+
+    def forget_samples(self, through: int) -> None:
+        """Samples of steps up to this one are not needed again: a checkpoint is past them."""
+        if self.bank is not None:
+            self.bank.forget_steps(through)
 
     def take_memory_back(self) -> None:
         """With `colocated`, between new weights and the next thing to generate."""
@@ -104,6 +121,8 @@ class RolloutSide:
         self.background.stop(self.sampler.cancel)
         self.engine.close()
         self.scorer.close()
+        if self.bank is not None:
+            self.bank.close()
 
 
 @contextmanager
@@ -135,8 +154,29 @@ def _build(config: TrainConfig, world: World) -> RolloutSide:
         held_out = problems.all()
     scorer = Scorer(config.reward, max_response_tokens=config.rollout.max_response_tokens)
     engine = _build_engine(config, tokenizer, world)
-    sampler = Sampler(prompts, engine, scorer, config.rollout, seed=config.run.seed)
-    return RolloutSide(config, engine, scorer, sampler, held_out)
+    bank = None
+    generating, judging = engine, scorer
+    if not isinstance(engine, ReplayEngine):
+        bank = _open_bank(config, world)
+        generating = BankedEngine(
+            engine,
+            bank,
+            max_staleness=config.rollout.max_staleness if config.rollout.is_off_policy else 0,
+            remaining=engine.remaining if isinstance(engine, EmbeddedEngine) else missing,
+            report=world.loggers.message,
+        )
+        judging = BankedScorer(scorer, bank)
+    sampler = Sampler(prompts, generating, judging, config.rollout, seed=config.run.seed)
+    return RolloutSide(config, engine, scorer, sampler, held_out, bank)
+
+
+def _open_bank(config: TrainConfig, world: World) -> Bank:
+    bank = Bank(config.run.dir / "bank", lineage_of(config), world.loggers.message)
+    if config.run.resume == "never":
+        bank.forget_steps()
+    elif world.resumed is not None:
+        bank.forget_steps(through=world.resumed.checkpoint.step)
+    return bank
 
 
 def _build_engine(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, world: World) -> Engine:

@@ -284,7 +284,7 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
             starting_weights = {
                 name: p.detach().clone() for name, p in session.policy.named_parameters()
             }
-        saver = _open_saver(config, world)
+        saver = _open_saver(config, world, rollout_side)
         controller = StareController(config.stare)
         run = Run(config, session, controller, rollout_side, starting_weights, saver, stop)
         if world.resumed is not None:
@@ -298,7 +298,11 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
             saver.close()
 
 
-def _open_saver(config: TrainConfig, world: World) -> Saver:
+def _open_saver(config: TrainConfig, world: World, rollout_side: RolloutSide | None) -> Saver:
+    def forget_samples(step: int) -> None:
+        assert rollout_side is not None
+        rollout_side.forget_samples(through=step)
+
     description = {
         "world_size": world.topology.world_size,
         "versions": {name: version(name) for name in _PACKAGES},
@@ -306,5 +310,9 @@ def _open_saver(config: TrainConfig, world: World) -> Saver:
         "config": config.model_dump(mode="json"),
     }
     return Saver(
-        config.run.dir / "checkpoints", config.checkpoint, description, world.loggers.message
+        config.run.dir / "checkpoints",
+        config.checkpoint,
+        description,
+        world.loggers.message,
+        forget_samples,
     )

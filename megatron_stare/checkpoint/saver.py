@@ -36,6 +36,7 @@ class Saver:
     Args:
         description: what every manifest says: config, layout, versions.
         report: tells the person at the console.
+        on_complete: called on rank 0 with the step of every checkpoint that is there for good.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class Saver:
         config: CheckpointConfig,
         description: Mapping[str, Any],
         report: Callable[[str], None],
+        on_complete: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._root = root
         self._config = config
         self._description = description
         self._report = report
+        self._on_complete = on_complete
         self._background: Background[Written] = Background()
         self._step = 0
         self._folder = root
@@ -120,6 +123,7 @@ class Saver:
         except OSError as error:
             raise UserError(str(error)) from None
         prune(self._root, keep_last=self._config.keep_last, keep_every=self._config.keep_every)
+        self._on_complete(self._step)
 
     def _give_up(self, problem: str) -> None:
         self._report(f"no checkpoint of step {self._step}: {problem}; those before it stay")

@@ -37,7 +37,7 @@ class Scorer:
         self._config = config
         self._max_response_tokens = max_response_tokens
         setup = Setup(
-            function=_function_name(config.kind),
+            function=function_name(config.kind),
             format_pattern=_checked_pattern(config.format_pattern),
             memory_bytes=int(config.memory_gib * 2**30),
             import_path=tuple(sys.path),
@@ -84,7 +84,8 @@ def _shape(verdict: Verdict, penalty: float, format_reward: float) -> Reward:
     return Reward(value, min(max(verdict.value, 0.0), 1.0), None, verdict.seconds)
 
 
-def _function_name(kind: str) -> str:
+def function_name(kind: str) -> str:
+    """The function that `reward.kind` names, as package.module:function; UserError if none."""
     name = VERIFIERS.get(kind, kind)
     if not re.fullmatch(r"[\w.]+:\w+", name):
         raise UserError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +60,27 @@ class EmbeddedEngine:
         Samples are begun here, never continued.
         """
         self._is_interrupted = False
-        # Prompts of like length together: less padding.
-        ordered = sorted(requests, key=lambda request: len(request.prompt.token_ids))
-        for start in range(0, len(ordered), self._max_batch_sequences):
-            batch = ordered[start : start + self._max_batch_sequences]
+        for batch in self._batches(requests):
             for sample in self._generate_batch(batch, sampling, seed):
                 if self._is_interrupted:
                     return
                 yield sample
+
+    def remaining(
+        self, requests: Sequence[Request], there: Collection[tuple[str, int]]
+    ) -> list[Request]:
+        """What to ask for so that samples come to the bit as they would with all of the requests.
+
+        Args:
+            there: prompt uid and index of samples that are there: batches of them alone are not
+                generated again.
+        """
+        return [
+            request
+            for batch in self._batches(requests)
+            if any((request.prompt.uid, request.index) not in there for request in batch)
+            for request in batch
+        ]
 
     def interrupt(self) -> None:
         """See `Engine`."""
@@ -113,6 +126,12 @@ class EmbeddedEngine:
 
     def close(self) -> None:
         """Nothing outlives the object."""
+
+    def _batches(self, requests: Sequence[Request]) -> list[list[Request]]:
+        # Prompts of like length together: less padding.
+        ordered = sorted(requests, key=lambda request: len(request.prompt.token_ids))
+        size = self._max_batch_sequences
+        return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
     def _generate_batch(
         self, requests: Sequence[Request], sampling: SamplingConfig, seed: int

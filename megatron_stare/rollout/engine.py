@@ -22,12 +22,12 @@ class Request:
 
 
 class Engine(Protocol):
-    """Generates samples under the weights it was last given.
+    """Generates samples under the weights it was last given."""
 
-    weight_version  step whose update produced those weights; every token carries it
-    """
-
-    weight_version: int
+    @property
+    def weight_version(self) -> int:
+        """The step whose update produced those weights; every token carries it."""
+        ...
 
     def generate(
         self, requests: Sequence[Request], sampling: SamplingConfig, *, seed: int

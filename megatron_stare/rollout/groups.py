@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from megatron_stare.config import SamplingConfig
-from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.engine import Engine, Request
-from megatron_stare.types import Group, Prompt, Sample
+from megatron_stare.types import Group, Prompt, Reward, Sample
+
+
+class Judge(Protocol):
+    """Gives samples their rewards."""
+
+    def score(self, samples: Sequence[Sample]) -> list[Reward]:
+        """The reward of every sample, in their order."""
+        ...
 
 
 @dataclass(slots=True)
@@ -66,7 +74,7 @@ class Answers:
 
 def generate_groups(
     engine: Engine,
-    scorer: Scorer,
+    scorer: Judge,
     prompts: Sequence[Prompt],
     num_samples: int,
     sampling: SamplingConfig,
@@ -94,7 +102,7 @@ def generate_groups(
     )
 
 
-def score_groups(scorer: Scorer, whole: Sequence[GrowingGroup]) -> list[Group]:
+def score_groups(scorer: Judge, whole: Sequence[GrowingGroup]) -> list[Group]:
     """Groups with their rewards; all samples are judged together."""
     samples = [tuple(group.samples[index] for index in range(group.size)) for group in whole]
     rewards = iter(scorer.score([sample for siblings in samples for sample in siblings]))

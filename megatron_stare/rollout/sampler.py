@@ -22,10 +22,9 @@ from megatron_stare.algorithms.filters import has_signal
 from megatron_stare.config import RolloutConfig
 from megatron_stare.data.prompts import PromptSet
 from megatron_stare.errors import UserError
-from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.engine import Engine
 from megatron_stare.rollout.filling import Filling
-from megatron_stare.rollout.groups import GrowingGroup, score_groups
+from megatron_stare.rollout.groups import GrowingGroup, Judge, score_groups
 from megatron_stare.rollout.plain import group_from_plain, group_to_plain
 from megatron_stare.rollout.randomness import derive_seed
 from megatron_stare.rollout.statistics import (
@@ -85,7 +84,7 @@ class Sampler:
         self,
         prompts: PromptSet,
         engine: Engine,
-        scorer: Scorer,
+        scorer: Judge,
         config: RolloutConfig,
         *,
         seed: int,

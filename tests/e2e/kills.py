@@ -10,8 +10,6 @@ import json
 import os
 import random
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from tests.e2e.processes import Running
@@ -49,14 +47,14 @@ def _starting(running: Running, rng: random.Random) -> str:
 def _stepping(running: Running, rng: random.Random) -> str:
     text = running.log.read_text
     num_steps = text().count("tok/s")
-    _wait(running, lambda: text().count("tok/s") > num_steps)
+    running.wait_for(lambda: text().count("tok/s") > num_steps)
     running.processes[0].join(rng.uniform(0, 0.2))
     return "stepping"
 
 
 def _saving(running: Running, rng: random.Random) -> str:
     before = _unfinished(running)
-    _wait(running, lambda: bool(_unfinished(running) - before))
+    running.wait_for(lambda: bool(_unfinished(running) - before))
     running.processes[0].join(rng.uniform(0, 0.02))
     return "saving"
 
@@ -66,14 +64,6 @@ def _unfinished(running: Running) -> set[int]:
     root = running.run_dir / "checkpoints"
     entries = os.scandir(root) if root.exists() else ()
     return {entry.inode() for entry in entries if entry.name.endswith(".unfinished")}
-
-
-def _wait(running: Running, condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert running.is_running, running.log.read_text()
-        assert time.monotonic() < deadline, running.log.read_text()
-        time.sleep(0.001)
 
 
 def start(workspace: Path, run: Path, *overrides: str, processes: int = 1) -> Running:

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -58,13 +58,17 @@ class Running:
         path = self.run_dir / "metrics.jsonl"
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
-    def wait_for_lines(self, count: int, timeout_s: float = 120) -> None:
+    def wait_for_lines(self, count: int) -> None:
         """Until so many lines of metrics are written."""
+        self.wait_for(lambda: self.num_lines() >= count)
+
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 120) -> None:
+        """Until the run has come so far."""
         deadline = time.monotonic() + timeout_s
-        while self.num_lines() < count:
+        while not condition():
             assert self.is_running, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.005)
+            time.sleep(0.001)
 
     @property
     def is_running(self) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,16 @@ EMBEDDED = (
     *("rollout.max_response_tokens=40", "reward.overlong_buffer_tokens=40"),
 )
 ONE_STEP_OFF = (*EMBEDDED, "rollout.one_step_off=true")
+
+
+def log_of(run: Path) -> str:
+    return " ".join((run / "log.txt").read_text().split())
+
+
+def num_samples_banked(run: Path, step: int) -> int:
+    """In the rollout bank of a step."""
+    path = run / "bank" / f"step_{step:06d}.bank"
+    return path.read_bytes().count(b'"num_tokens": ') if path.exists() else 0
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +65,23 @@ def test_a_batch_that_was_collected_ahead_is_trained_on_after_a_crash(workspace,
         running.kill()
     found = finish(workspace, killed, "run.resume=must", *ONE_STEP_OFF)
     assert_same_run(found, expected)
+
+
+def test_what_was_generated_before_a_crash_is_not_generated_again(workspace, tmp_path):
+    batches = (*EMBEDDED, "rollout.max_batch_sequences=4", "checkpoint.every=4")
+    expected = finish(workspace, tmp_path / "whole", *batches)
+    killed = tmp_path / "killed"
+    with start(workspace, killed, *batches) as running:
+        running.wait_for(lambda: num_samples_banked(killed, 3) >= 6)
+        running.kill()
+    num_banked = num_samples_banked(killed, 3)
+    assert 6 <= num_banked < 16, "it was in the middle of step 3"
+    found = finish(workspace, killed, *batches)
+    assert_same_run(found, expected)
+    said = re.findall(r"step (\d+): (\d+) of 16 samples had been generated", log_of(found))
+    # There was no checkpoint yet: of steps 1 and 2 all is there, of step 3 whole batches of 4.
+    assert said == [("1", "16"), ("2", "16"), ("3", str(num_banked // 4 * 4))]
+    assert list((found / "bank").iterdir()) == []
 
 
 def test_another_layout_goes_on_with_the_same_numbers(workspace, tmp_path):

@@ -1,0 +1,167 @@
+"""The rollout bank: what a step has generated, kept on disk until a checkpoint is past the step.
+
+    bank/
+      step_000018.bank  whose it is; then finished samples and verdicts, in the order they came
+
+A run that goes on from an earlier checkpoint comes past the same steps once more, and finds its
+samples there. They are the ones that it would generate again: those of another lineage (other
+weights, data, settings, or another course of the steps before) are thrown away.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from megatron_stare.rollout.records import RecordFile
+from megatron_stare.types import Prompt, Reward, Sample
+
+Key = tuple[str, int]
+"""Of a sample in a step: its prompt's uid, and its index."""
+
+_ARRAYS = (
+    ("token_ids", np.dtype("<i8")),
+    ("logprobs", np.dtype("<f8")),
+    ("loss_mask", np.dtype("?")),
+    ("weight_versions", np.dtype("<i4")),
+)
+
+
+def key_of(sample: Sample) -> Key:
+    """What a sample is known by in its step."""
+    return sample.prompt.uid, sample.index
+
+
+@dataclass(frozen=True, slots=True)
+class Banked:
+    """A finished sample without its prompt, as plain values."""
+
+    fields: dict[str, Any]
+
+    @property
+    def weight_versions(self) -> tuple[int, ...]:
+        """See `Sample`."""
+        return self.fields["weight_versions"]
+
+    def sample(self, prompt: Prompt) -> Sample:
+        """The sample, of the prompt that it is asked for."""
+        return Sample(prompt=prompt, **self.fields)
+
+
+class Bank:
+    """Samples and verdicts of one step at a time; `lineage` says what else they depend on.
+
+    Nothing here ends a run: a bank that cannot be written is reported, and the step goes on
+    without.
+    """
+
+    def __init__(self, folder: Path, lineage: str, report: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._lineage = lineage
+        self._report = report
+        self._file: RecordFile | None = None
+        self.step = 0
+        self.samples: dict[Key, Banked] = {}
+        """In the order they were finished."""
+        self._rewards: dict[Key, Reward] = {}
+
+    def begin(self, step: int, cursor: dict[str, Any]) -> None:
+        """Turn to a step, and read what it had generated before.
+
+        Args:
+            cursor: where its prompts are drawn from; another one belongs to another lineage.
+        """
+        self.close()
+        self.step = step
+        self.samples.clear()
+        self._rewards.clear()
+        header = {"lineage": self._lineage, "cursor": cursor}
+        try:
+            self._file = RecordFile(self._path(step), json.dumps(header, sort_keys=True).encode())
+        except OSError as error:
+            self._give_up(error)
+            return
+        for record in self._file.found:
+            self._read(record)
+        self._file.found.clear()
+
+    def add_sample(self, sample: Sample) -> None:
+        """Keep a finished sample; it takes the place of one before."""
+        head, arrays = _sample_record(sample)
+        self._write(head, arrays)
+
+    def add_rewards(self, samples: Sequence[Sample], rewards: Sequence[Reward]) -> None:
+        """Keep the verdicts of samples that are in the bank."""
+        pairs = zip(samples, rewards, strict=True)
+        self._write({"rewards": [[*key_of(sample), asdict(reward)] for sample, reward in pairs]})
+
+    def reward_of(self, sample: Sample) -> Reward | None:
+        """The verdict on a sample that came from the bank, if there was one."""
+        return self._rewards.get(key_of(sample))
+
+    def forget_sample(self, key: Key) -> None:
+        """Leave out a sample, and its verdict, in favour of one that is to come."""
+        self.samples.pop(key, None)
+        self._rewards.pop(key, None)
+
+    def forget_steps(self, through: int | None = None) -> None:
+        """Remove steps up to one that a checkpoint is past; all without one."""
+        for path in self._folder.glob("step_*.bank"):
+            if through is None or int(path.stem.removeprefix("step_")) <= through:
+                path.unlink()
+
+    def close(self) -> None:
+        """Have what was kept reach the disk."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _path(self, step: int) -> Path:
+        return self._folder / f"step_{step:06d}.bank"
+
+    def _write(self, head: dict[str, Any], arrays: bytes = b"") -> None:
+        if self._file is not None:
+            try:
+                self._file.append(json.dumps(head).encode() + b"\n" + arrays)
+            except OSError as error:
+                self.close()
+                self._give_up(error)
+
+    def _read(self, record: bytes) -> None:
+        head, _, arrays = record.partition(b"\n")
+        fields = json.loads(head)
+        if "rewards" in fields:
+            for uid, index, reward in fields["rewards"]:
+                self._rewards[uid, index] = Reward(**reward)
+            return
+        key = (fields.pop("uid"), fields["index"])
+        self.forget_sample(key)
+        self.samples[key] = Banked(fields | _read_arrays(arrays, fields.pop("num_tokens")))
+
+    def _give_up(self, error: OSError) -> None:
+        self._report(f"no rollout bank for step {self.step}: {error}; a crash would cost the step")
+
+
+def _sample_record(sample: Sample) -> tuple[dict[str, Any], bytes]:
+    head = {
+        "uid": sample.prompt.uid,
+        "index": sample.index,
+        "text": sample.text,
+        "finish_reason": sample.finish_reason,
+        "seconds": sample.seconds,
+        "num_tokens": len(sample.token_ids),
+    }
+    return head, b"".join(np.array(getattr(sample, name), d).tobytes() for name, d in _ARRAYS)
+
+
+def _read_arrays(content: bytes, num_tokens: int) -> dict[str, tuple]:
+    arrays, start = {}, 0
+    for name, dtype in _ARRAYS:
+        arrays[name] = tuple(np.frombuffer(content, dtype, num_tokens, start).tolist())
+        start += num_tokens * dtype.itemsize
+    return arrays
