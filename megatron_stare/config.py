@@ -531,12 +531,13 @@ class SftSection(Section):
 class SftConfig(Section):
     """`megatron-stare sft`: packed supervised fine-tuning."""
 
-    run: RunConfig = RunConfig()
+    run: ResumableRunConfig = ResumableRunConfig()
     model: ModelConfig
     parallel: ParallelConfig = ParallelConfig()
     data: SftDataConfig
     optim: OptimConfig = OptimConfig()
     sft: SftSection = SftSection()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
 
     @model_validator(mode="after")

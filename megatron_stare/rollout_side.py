@@ -25,7 +25,13 @@ from megatron_stare.rollout.embedded import EmbeddedEngine
 from megatron_stare.rollout.engine import Engine
 from megatron_stare.rollout.lineage import lineage_of
 from megatron_stare.rollout.replay import ReplayEngine
-from megatron_stare.rollout.sampler import Rollout, Sampler, rollout_from_plain, rollout_to_plain
+from megatron_stare.rollout.sampler import (
+    Cancelled,
+    Rollout,
+    Sampler,
+    rollout_from_plain,
+    rollout_to_plain,
+)
 from megatron_stare.rollout.sglang.engine import SGLangEngine
 from megatron_stare.session import World
 from megatron_stare.types import Prompt
@@ -59,16 +65,21 @@ class RolloutSide:
         Raises:
             Cancelled: as asked for; the sampler stands where it stood before the step.
         """
+        try:
+            rollout = self._take_rollout(step, on_progress)
+        except Cancelled:
+            self._give_up_memory()
+            raise
+        self._give_up_memory()
+        return rollout
+
+    def _take_rollout(self, step: int, on_progress: Advance) -> Rollout:
         if self.pending is not None:
             rollout, self.pending = self.pending, None
             return rollout
         if self.background.is_used:
             return self.background.result()
-        rollout = self._generate(step, on_progress)
-        if self.config.rollout.colocated:
-            assert isinstance(self.engine, SGLangEngine)
-            self.engine.give_up_memory()
-        return rollout
+        return self._generate(step, on_progress)
 
     def _generate(self, step: int, on_progress: Advance = lambda _: None) -> Rollout:
         if self.bank is not None:
@@ -81,6 +92,11 @@ class RolloutSide:
         """Samples of steps up to this one are not needed again: a checkpoint is past them."""
         if self.bank is not None:
             self.bank.forget_steps(through)
+
+    def _give_up_memory(self) -> None:
+        if self.config.rollout.colocated:
+            assert isinstance(self.engine, SGLangEngine)
+            self.engine.give_up_memory()
 
     def take_memory_back(self) -> None:
         """With `colocated`, between new weights and the next thing to generate."""

@@ -5,45 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from megatron_stare.algorithms.stare import StareController
-from megatron_stare.checkpoint.resume import Resumed, network_of
-from megatron_stare.checkpoint.saver import Saver
 from megatron_stare.config import TrainConfig
 from megatron_stare.data.packing import Share, split_updates
-from megatron_stare.errors import Stopped
 from megatron_stare.launch.rank_zero import from_rank_zero
-from megatron_stare.launch.signals import StopRequest, stop_requests
+from megatron_stare.launch.signals import stop_requests
 from megatron_stare.objective import PolicyObjective, TokenTerms
-from megatron_stare.policy.checkpoint import load_policy
 from megatron_stare.policy.memory import check_can_offload, offload, onload
 from megatron_stare.policy.step import TokenScores, UpdateResult
 from megatron_stare.rollout.sampler import Cancelled, Rollout
 from megatron_stare.rollout_side import RolloutSide, open_rollout_side
-from megatron_stare.session import (
-    Session,
-    World,
-    check_positions,
-    open_session,
-    open_world,
-)
+from megatron_stare.saving import Saving, keep_saving
+from megatron_stare.session import Session, check_positions, open_session, open_world
 from megatron_stare.types import RolloutBatch
-
-_PACKAGES = ("megatron-stare", "megatron-core", "torch", "transformers")
 
 
 @dataclass(slots=True)
 class Run:
     """The parts of a reinforcement run.
 
-    `rollout_side` is None off rank 0; `starting_weights` is None without a KL penalty. `step` is
-    that of the last checkpoint; where `has_pending`, the next rollout comes from there.
+    `rollout_side` is None off rank 0; `starting_weights` is None without a KL penalty. Where
+    `has_pending`, the next rollout comes from the checkpoint that the run goes on from.
     """
 
     config: TrainConfig
@@ -51,10 +39,13 @@ class Run:
     controller: StareController
     rollout_side: RolloutSide | None
     starting_weights: dict[str, Tensor] | None
-    saver: Saver
-    stop: StopRequest
-    step: int = 0
+    saving: Saving
     has_pending: bool = False
+
+    @property
+    def step(self) -> int:
+        """Of the last checkpoint."""
+        return self.saving.step
 
     def collect(self, step: int) -> tuple[RolloutBatch, Rollout | None]:
         """The step's batch, on every rank, and on rank 0 the rollout it is made of.
@@ -81,10 +72,10 @@ class Run:
         with self.session.phase("generate", total) as advance:
             batch = from_rank_zero(generate)
         self.has_pending = False
-        if batch is None:
-            self._save_and_stop(step - 1)
         if config.colocated:
             onload(self.session.policy)
+        if batch is None:
+            self.saving.save_and_stop(step - 1, self._state)
         return batch, rollout
 
     def start_collecting(self, step: int) -> None:
@@ -174,49 +165,22 @@ class Run:
         Raises:
             Stopped: any rank was asked to stop; the run is saved.
         """
-        with self.session.phase("checkpoint"):
-            must_stop, is_writing = self._on_any_rank(self.stop.is_set, not self.saver.is_written)
-            if not is_writing:
-                self.saver.finish()
-        if must_stop:
-            self._save_and_stop(step, pending)
-        every = self.config.checkpoint.every
-        if (
-            every > 0
-            and step > self.step
-            and (step % every == 0 or step == self.config.train.steps)
-        ):
-            self._save(step, pending)
+        self.saving.save_if_due(step, lambda: self._state(pending))
 
-    def _save_and_stop(self, step: int, pending: Rollout | None = None) -> NoReturn:
-        if step > self.step:
-            self._save(step, pending)
-        self.saver.finish()
-        self.session.loggers.message(f"asked to stop: stopped after step {step}")
-        raise Stopped
+    def _state(self, pending: Rollout | None = None) -> dict[str, Any]:
+        assert self.rollout_side is not None
+        return {
+            "controller": self.controller.state_dict(),
+            "rollout_side": self.rollout_side.state_dict(pending),
+        }
 
-    def _save(self, step: int, pending: Rollout | None) -> None:
-        self.step = step
-        state: dict[str, Any] = {}
-        if self.rollout_side is not None:
-            state = {
-                "session": self.session.state_dict(),
-                "controller": self.controller.state_dict(),
-                "rollout_side": self.rollout_side.state_dict(pending),
-            }
-        with self.session.phase("checkpoint"):
-            self.saver.save(step, self.session.policy, state)
-
-    def resume(self, resumed: Resumed) -> None:
+    def resume(self, state: dict[str, Any]) -> None:
         """Stand where the saved run stood.
 
         Raises:
             UserError: the data is not the same.
         """
-        checkpoint, state = resumed.checkpoint, resumed.state
-        self.step = checkpoint.step
         self.has_pending = state["rollout_side"]["pending"] is not None
-        self.session.load_state_dict(state["session"])
         self.controller.load_state_dict(state["controller"])
 
         def load_rollout_side() -> None:
@@ -224,21 +188,6 @@ class Run:
             self.rollout_side.load_state_dict(state["rollout_side"])
 
         from_rank_zero(load_rollout_side)
-        load_policy(
-            self.session.policy,
-            checkpoint.folder,
-            is_same_world=checkpoint.manifest["world_size"] == self.session.topology.world_size,
-        )
-        changes = "".join(f"\n    {line}" for line in resumed.changes)
-        self.session.loggers.message(
-            f"going on after step {self.step}, from {checkpoint.folder}"
-            + (f"; changed in the config:{changes}" if changes else "")
-        )
-
-    def _on_any_rank(self, *conditions: bool) -> list[bool]:
-        flags = torch.tensor(conditions, dtype=torch.int32, device=self.session.topology.device)
-        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-        return flags.bool().tolist()
 
     def record(self, step: int, rollout: Rollout | None, advantages: Tensor, metrics) -> None:
         """Log the step's metrics and dump its samples; `advantages` per sample, `[B]`."""
@@ -284,35 +233,23 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
             starting_weights = {
                 name: p.detach().clone() for name, p in session.policy.named_parameters()
             }
-        saver = _open_saver(config, world, rollout_side)
-        controller = StareController(config.stare)
-        run = Run(config, session, controller, rollout_side, starting_weights, saver, stop)
-        if world.resumed is not None:
-            run.resume(world.resumed)
-        if rollout_side is not None:
-            stop.when_set(rollout_side.sampler.cancel)
-        try:
+        with keep_saving(
+            config,
+            world,
+            session,
+            stop,
+            num_steps=config.train.steps,
+            on_complete=lambda step: _forget_samples(rollout_side, step),
+        ) as saving:
+            controller = StareController(config.stare)
+            run = Run(config, session, controller, rollout_side, starting_weights, saving)
+            if world.resumed is not None:
+                run.resume(world.resumed.state)
+            if rollout_side is not None:
+                stop.when_set(rollout_side.sampler.cancel)
             yield run
-            saver.finish()
-        finally:
-            saver.close()
 
 
-def _open_saver(config: TrainConfig, world: World, rollout_side: RolloutSide | None) -> Saver:
-    def forget_samples(step: int) -> None:
-        assert rollout_side is not None
-        rollout_side.forget_samples(through=step)
-
-    description = {
-        "world_size": world.topology.world_size,
-        "versions": {name: version(name) for name in _PACKAGES},
-        "model": network_of(world.shape),
-        "config": config.model_dump(mode="json"),
-    }
-    return Saver(
-        config.run.dir / "checkpoints",
-        config.checkpoint,
-        description,
-        world.loggers.message,
-        forget_samples,
-    )
+def _forget_samples(rollout_side: RolloutSide | None, step: int) -> None:
+    assert rollout_side is not None, "on rank 0"
+    rollout_side.forget_samples(through=step)

@@ -156,7 +156,7 @@ def open_world(config: TrainConfig | SftConfig) -> Iterator[World]:
                 config.run.dir,
                 resolved_config=resolved,
                 rank=topology.rank,
-                position=_log_position(config, resumed),
+                position=_log_position(resumed),
             ) as loggers:
                 if topology.rank == 0:
                     (config.run.dir / "config.yaml").write_text(to_yaml(config))
@@ -177,8 +177,6 @@ def _locked(folder: Path) -> Iterator[None]:
 def _resume(
     config: TrainConfig | SftConfig, resolved: dict[str, Any], shape: ModelShape, rank: int
 ) -> Resumed | None:
-    if not isinstance(config, TrainConfig):
-        return None
     console = open_console(quiet=rank != 0)
     return resume(
         config.run.dir / "checkpoints",
@@ -188,10 +186,10 @@ def _resume(
     )
 
 
-def _log_position(config: TrainConfig | SftConfig, resumed: Resumed | None) -> LogPosition | None:
-    """Where the logs go on; a training run from the start begins them anew."""
+def _log_position(resumed: Resumed | None) -> LogPosition:
+    """Where the logs go on; a run from the start begins them anew."""
     if resumed is None:
-        return LogPosition(0, 0) if isinstance(config, TrainConfig) else None
+        return LogPosition(0, 0)
     return LogPosition(resumed.checkpoint.step, **resumed.state["session"]["loggers"])
 
 

@@ -6,7 +6,9 @@ from megatron_stare.config import SftConfig
 from megatron_stare.data.examples import ExampleSet
 from megatron_stare.data.tokenizer import check_vocabulary, load_tokenizer
 from megatron_stare.launch.rank_zero import from_rank_zero
+from megatron_stare.launch.signals import stop_requests
 from megatron_stare.objective import SupervisedObjective
+from megatron_stare.saving import keep_saving
 from megatron_stare.session import Session, check_positions, open_session, open_world
 from megatron_stare.token_terms import aggregation
 from megatron_stare.types import TokenBatch
@@ -17,8 +19,9 @@ def sft(config: SftConfig) -> None:
 
     Raises:
         UserError: bad input, before any GPU time where possible.
+        Stopped: the run was asked to stop, and is saved.
     """
-    with open_world(config) as world:
+    with stop_requests(config.checkpoint.grace_s) as stop, open_world(config) as world:
         check_positions(world.shape, "data.max_tokens", config.data.max_tokens)
         examples = from_rank_zero(lambda: _read_examples(config, world.shape.vocab_size))
         world.loggers.message(str(examples.report))
@@ -29,10 +32,16 @@ def sft(config: SftConfig) -> None:
             temperature=1.0,
             max_tokens_per_micro_batch=config.sft.max_tokens_per_micro_batch,
         )
-        for step in range(1, config.sft.steps + 1):
-            batch = examples.draw(config.sft.examples_per_step)
-            session.loggers.log(step, sft_step(session, batch, config.sft.max_bad_updates))
-        session.save(config.sft.steps, "final")
+        last = config.sft.steps
+        with keep_saving(config, world, session, stop, num_steps=last) as saving:
+            if world.resumed is not None:
+                examples.load_state_dict(world.resumed.state["examples"])
+            for step in range(saving.step + 1, last + 1):
+                batch = examples.draw(config.sft.examples_per_step)
+                session.loggers.log(step, sft_step(session, batch, config.sft.max_bad_updates))
+                if step == last:
+                    session.save(last, "final")
+                saving.save_if_due(step, lambda: {"examples": examples.state_dict()})
 
 
 def _read_examples(config: SftConfig, vocab_size: int) -> ExampleSet:

@@ -37,8 +37,6 @@ def train(config: TrainConfig) -> None:
     """
     with open_run(config) as run:
         run.push_weights(version=run.step)
-        if run.step == 0:
-            run.evaluate(step=0)
         if config.rollout.one_step_off:
             _train_one_step_off(run)
         else:
@@ -46,19 +44,23 @@ def train(config: TrainConfig) -> None:
 
 
 def _train_in_turn(run: Run) -> None:
+    _evaluate_if_due(run, run.step)
     for step in range(run.step + 1, run.config.train.steps + 1):
         batch, rollout = run.collect(step)
         learned = learn(run, batch)
-        _export_if_due(run, step)
-        run.push_weights(version=step)
         _record(run, step, batch, rollout, learned)
-        _evaluate_if_due(run, step)
+        _export_if_due(run, step)
+        # Before the engine has the weights: it may need the memory that they are in.
         run.save_if_due(step)
+        run.push_weights(version=step)
+        _evaluate_if_due(run, step)
 
 
 def _train_one_step_off(run: Run) -> None:
     """Every batch but the first was sampled under the weights before those that it trains."""
     first, last = run.step + 1, run.config.train.steps
+    if run.step == 0:
+        _evaluate_if_due(run, 0)
     if first <= last and not run.has_pending:
         run.start_collecting(first)
     for step in range(first, last + 1):
@@ -73,9 +75,9 @@ def _train_one_step_off(run: Run) -> None:
         learned = learn(run, batch)
         _record(run, step, batch, rollout, learned)
         _export_if_due(run, step)
+    run.save_if_due(last)
     run.push_weights(version=last)
     _evaluate_if_due(run, last)
-    run.save_if_due(last)
 
 
 def _record(
@@ -140,8 +142,9 @@ def learn(run: Run, batch: RolloutBatch) -> Learned:
 
 
 def _evaluate_if_due(run: Run, step: int) -> None:
+    """What is measured after a checkpoint is measured again by a run that goes on from there."""
     every = run.config.eval.every
-    if step == run.config.train.steps or (every > 0 and step % every == 0):
+    if step in (0, run.config.train.steps) or (every > 0 and step % every == 0):
         run.evaluate(step)
 
 

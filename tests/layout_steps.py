@@ -27,6 +27,7 @@ from megatron_stare.observe.loggers import Loggers
 from megatron_stare.policy.groups import ParallelGroups, build_groups
 from megatron_stare.policy.step import Policy
 from megatron_stare.run import Run
+from megatron_stare.saving import Saving
 from megatron_stare.session import World, open_session
 from megatron_stare.train import Learned, learn
 from megatron_stare.types import RolloutBatch
@@ -122,7 +123,8 @@ def _open_run(config: TrainConfig, groups: ParallelGroups) -> Run:
         max_tokens_per_micro_batch=config.train.max_tokens_per_micro_batch,
     )
     saver = Saver(config.run.dir, config.checkpoint, {}, world.loggers.message)
-    return Run(config, session, StareController(config.stare), None, None, saver, StopRequest())
+    saving = Saving(config.checkpoint, session, saver, StopRequest(), config.train.steps)
+    return Run(config, session, StareController(config.stare), None, None, saving)
 
 
 def _rank_step(learned: Learned, policy: Policy) -> RankStep:

@@ -22,6 +22,7 @@ import shutil
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -80,12 +81,17 @@ def commit(
         shutil.rmtree(final)
     folder.rename(final)
     _sync(final.parent)
-    pointer = final.parent / LATEST
-    unfinished = pointer.with_name(LATEST + _UNFINISHED)
-    write_durably(unfinished, f"{final.name}\n".encode())
-    unfinished.replace(pointer)
-    _sync(final.parent)
+    with suppress(OSError):  # It is there; nobody relies on the pointer.
+        _point_to(final)
     return Checkpoint(final, whole)
+
+
+def _point_to(folder: Path) -> None:
+    pointer = folder.parent / LATEST
+    unfinished = pointer.with_name(LATEST + _UNFINISHED)
+    write_durably(unfinished, f"{folder.name}\n".encode())
+    unfinished.replace(pointer)
+    _sync(folder.parent)
 
 
 def steps_of(root: Path) -> list[int]:

@@ -39,6 +39,7 @@ class Resumed:
 Resume = Literal["auto", "never", "must"]
 _FIXED = ("model.dtype", "run.seed", "rollout.samples_per_prompt", "data.max_prompt_tokens")
 """Keys that a run keeps. What data it reads is known by the digest of the rows."""
+_COMMANDS = ("train", "sft")
 _UNSAID = ("run.resume",)
 """Keys whose change says nothing."""
 
@@ -129,14 +130,17 @@ def check_config(
     Raises:
         UserError: in a way that the run cannot go on with.
     """
-    before = dict(_leaves(checkpoint.manifest["config"]))
-    now = dict(_leaves(config))
+    configs = (checkpoint.manifest["config"], config)
+    before, now = (dict(_leaves(config)) for config in configs)
     changed = {
         key: (before.get(key), now.get(key))
         for key in (*before, *(now.keys() - before.keys()))
         if before.get(key) != now.get(key) and key not in _UNSAID
     }
     refused = {key: change for key, change in changed.items() if key in _FIXED}
+    was_sft, is_sft = ("sft" in config for config in configs)
+    if was_sft != is_sft:
+        refused["the command"] = _COMMANDS[was_sft], _COMMANDS[is_sft]
     saved_model = checkpoint.manifest["model"]
     for key, value in model.items():
         if saved_model.get(key) != value:

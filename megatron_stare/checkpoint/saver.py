@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint.storage import WriteResult
 
 from megatron_stare.checkpoint.folders import (
     RUN_STATE,
@@ -26,8 +28,14 @@ from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.policy.checkpoint import PolicyWrite, begin_save
 from megatron_stare.policy.step import Policy
 
-Written = dict[str, FileRecord] | str
-"""Files that a rank wrote, or why it could not."""
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a rank wrote: its files, and what is where in them; or why it could not."""
+
+    files: dict[str, FileRecord] = field(default_factory=dict)
+    places: list[WriteResult] = field(default_factory=list)
+    problem: str | None = None
 
 
 class Saver:
@@ -84,17 +92,12 @@ class Saver:
         """
         if self._policy_write is None:
             return
-        outcomes: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(outcomes, self._background.result())
+        ours, is_first = self._background.result(), dist.get_rank() == 0
+        outcomes: list[Any] = [None] * dist.get_world_size() if is_first else []
+        dist.gather_object(ours, outcomes if is_first else None)
         write, self._policy_write = self._policy_write, None
-        problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
-        if problems:
-            self._give_up(problems[0])
-            return
-        write.finish()
-        files = {name: record for outcome in outcomes for name, record in outcome.items()}
         try:
-            from_rank_zero(lambda: self._commit(files))
+            from_rank_zero(lambda: self._commit(write, outcomes))
         except UserError as error:
             self._give_up(str(error))
 
@@ -104,19 +107,23 @@ class Saver:
 
     def _write(self, write: PolicyWrite, run_state: dict[str, Any]) -> Written:
         try:
-            write.write()
+            places = write.write()
             if dist.get_rank() == 0:
                 torch.save(run_state, self._folder / RUN_STATE)
-            return records_of(self._own_files())
+            return Written(records_of(self._own_files()), places)
         except (OSError, RuntimeError) as error:  # torch.save has its own for a full disk.
-            return str(error)
+            return Written(problem=str(error))
 
     def _own_files(self) -> list[Path]:
         own = sorted(self._folder.glob(f"__{dist.get_rank()}_*"))
         return own + [self._folder / RUN_STATE] * (dist.get_rank() == 0)
 
-    def _commit(self, files: Mapping[str, FileRecord]) -> None:
+    def _commit(self, write: PolicyWrite, outcomes: list[Written]) -> None:
+        if problems := [ours.problem for ours in outcomes if ours.problem is not None]:
+            raise UserError(problems[0])
+        files = {name: record for ours in outcomes for name, record in ours.files.items()}
         try:
+            write.write_index([ours.places for ours in outcomes])
             index = [path for path in self._folder.iterdir() if path.name not in files]
             manifest = {"step": self._step, "saved_at_unix_s": time.time(), **self._description}
             commit(self._folder, manifest, {**files, **records_of(index)})

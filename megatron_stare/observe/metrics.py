@@ -120,7 +120,7 @@ METRICS: dict[str, Metric] = {
     "time/generate_s": Metric("seconds", "Generation and verification."),
     "time/prepass_s": Metric("seconds", "Log-probs and entropies of the policy before the update."),
     "time/update_s": Metric("seconds", "Forward, backward and optimizer."),
-    "time/sync_s": Metric("seconds", "New weights to the engine."),
+    "time/sync_s": Metric("seconds", "New weights to the engine, before the step."),
     "time/eval_s": Metric("seconds", "Held-out evaluation, logged with its results."),
     "time/save_s": Metric("seconds", "Writing the policy."),
     "time/checkpoint_s": Metric("seconds", "Held up by a checkpoint, after the step before."),

@@ -11,7 +11,7 @@ A save has three parts, so that training may go on during the second:
 
     begin_save     collective: says who writes what, and copies it
     write          no communication, in any thread
-    finish         collective: writes the index; the folder can be loaded from then on
+    write_index    on rank 0; the folder can be loaded from then on
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
 from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.dist_checkpointing.strategies import filesystem_async
-from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
+from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from megatron.core.tensor_parallel.random import CudaRNGStatesTracker
 from megatron.core.transformer.module import MegatronModule
@@ -37,6 +39,7 @@ from torch.distributed.checkpoint.filesystem import (
     _StorageWriterTransforms,
     _write_item,
 )
+from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import WriteItem
 from torch.distributed.checkpoint.storage import WriteResult
 
@@ -53,31 +56,45 @@ _BUFFER_BYTES = 1 << 24
 
 
 class PolicyWrite:
-    """A save under way: `write` once, then `finish` on every rank."""
+    """A save under way: `write` on every rank, then `write_index` on rank 0."""
 
-    def __init__(self, request: AsyncRequest) -> None:
-        self._request = request
+    def __init__(self, writer: FileSystemWriterAsync, metadata: Metadata) -> None:
+        self._writer = writer
+        self._metadata = metadata
         # Copies on the host: from here on the tensors may change.
-        self._files = [] if request.preload_fn is None else request.preload_fn()
+        self._files = writer.preload_tensors(writer.write_buckets or [], torch.cuda.is_available())
 
-    def write(self) -> None:
-        """Write this rank's files, which need not have reached the disk then.
+    def write(self) -> list[WriteResult]:
+        """Write this rank's files, which need not have reached the disk then; what is where.
 
         Raises:
-            OSError: they could not be written; `finish` must not be called then.
+            OSError: they could not be written.
         """
-        written = {
-            number: _write_file(Path(path), key, [*blobs, *tensors])
-            for number, (path, key, (blobs, tensors)) in enumerate(self._files)
-        }
-        if written:
-            _, _, results = self._request.async_fn_args
-            results.put(written)
+        return [
+            result
+            for path, key, (blobs, tensors) in self._files
+            for result in _write_file(Path(path), key, [*blobs, *tensors])
+        ]
 
-    def finish(self) -> None:
-        """Write the index. Collective, when every rank's `write` has returned."""
-        for function in self._request.finalize_fns:
-            function()
+    def write_index(self, results: list[list[WriteResult]]) -> None:
+        """Write what the folder is loaded by, from what `write` returned on every rank.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        self._writer.finish(self._metadata, results)
+        save_config(CheckpointingConfig("torch_dist", 1), str(self._writer.checkpoint_dir))
+
+
+class _PlannedSave(TorchDistSaveShardedStrategy):
+    """Megatron's plan of a save, without its ways of writing: they cannot tell of a full disk."""
+
+    write: PolicyWrite
+
+    def _get_save_and_finalize_callbacks(self, writer, save_state_dict_ret, async_strategy):
+        _, metadata, _ = save_state_dict_ret
+        self.write = PolicyWrite(writer, metadata)
+        return super()._get_save_and_finalize_callbacks(writer, save_state_dict_ret, async_strategy)
 
 
 def _write_file(path: Path, key: str, items: Sequence[tuple[WriteItem, Any]]) -> list[WriteResult]:
@@ -108,8 +125,9 @@ def begin_save(policy: Policy, folder: Path) -> PolicyWrite:
     # It is written from a thread: a queue of the process itself will do for the results.
     filesystem_async._results_queue = queue.Queue()  # pyright: ignore[reportAttributeAccessIssue]
     model = _model_state(policy)
+    plan = _PlannedSave()
     with quietly():
-        request = dist_checkpointing.save(
+        dist_checkpointing.save(
             {
                 "model": model,
                 "optimizer": describe_for_saving(policy.optimizer, model),
@@ -117,11 +135,11 @@ def begin_save(policy: Policy, folder: Path) -> PolicyWrite:
                 "updates": policy.scheduler.num_steps,
             },
             str(folder),
+            plan,
             async_sharded_save=True,
             async_strategy="mcore",
         )
-    assert isinstance(request, AsyncRequest)
-    return PolicyWrite(request)
+    return plan.write
 
 
 def load_policy(policy: Policy, folder: Path, *, is_same_world: bool) -> None:

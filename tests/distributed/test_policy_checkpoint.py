@@ -18,7 +18,7 @@ from megatron_stare.config import ModelConfig, OptimConfig, ParallelConfig, samp
 from megatron_stare.data.packing import plan_share
 from megatron_stare.objective import SupervisedObjective
 from megatron_stare.policy.build import build_policy
-from megatron_stare.policy.checkpoint import begin_save, load_policy
+from megatron_stare.policy.checkpoint import PolicyWrite, begin_save, load_policy
 from megatron_stare.policy.flops import sample_cost
 from megatron_stare.policy.groups import build_groups
 from megatron_stare.policy.step import Policy
@@ -105,10 +105,17 @@ def save_after(
     dist.barrier()
     save = begin_save(policy, saved)
     after = take_updates(policy, range(num_updates, num_updates + 2))
-    save.write()
-    dist.barrier()
-    save.finish()
+    finish(rank, save)
     return at_save, after
+
+
+def finish(rank: int, save: PolicyWrite) -> None:
+    """Write everything. Collective."""
+    places = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(places, save.write())
+    if rank == 0:
+        save.write_index(places)
+    dist.barrier()
 
 
 def go_on_after(

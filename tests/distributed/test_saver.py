@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -44,20 +47,34 @@ def root(whole, tmp_path):
     return tmp_path
 
 
-def save_steps(rank: int, model: Path, root: Path, limits: dict[int, int]) -> list[str]:
-    """Save steps 1 to 3 less the last unless limits are given: file sizes by step, on rank 1."""
+def save_steps(rank: int, model: Path, root: Path, faults: dict[int, int]) -> list[str]:
+    """Save steps 1 and 2, or up to 4 with faults: the disk is full at a step, on a rank.
+
+    On rank 0 it is full when all but the index is written.
+    """
     said: list[str] = []
-    saver = Saver(root, CheckpointConfig(), {"world_size": 2}, said.append)
+    saver = Saver(root, CheckpointConfig(), {"world_size": 2}, said.append, said.append)
     policy = open_policy(model, {"tensor": 2})
-    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
-    for step in (1, 2, 3) if limits else (1, 2):
-        if rank == 1 and step in limits:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limits[step], unlimited[1]))
-        saver.save(step, policy, {"step": step} if rank == 0 else {})
-        saver.finish()
-        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    for step in (1, 2, 3, 4) if faults else (1, 2):
+        with full_disk() if (step, rank) in [*faults.items()] and rank > 0 else nullcontext():
+            saver.save(step, policy, {"step": step} if rank == 0 else {})
+            while not saver.is_written:
+                time.sleep(0.001)
+        with full_disk() if (step, rank) in [*faults.items()] else nullcontext():
+            saver.finish()
     saver.close()
     return said
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Files that are larger than nothing cannot be written."""
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, unlimited[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
 
 
 def find(rank: int, root: Path, **options) -> tuple[int | None, list[str]]:
@@ -76,13 +93,14 @@ def load(rank: int, model: Path, folder: Path) -> None:
 
 
 def test_a_disk_that_is_full_on_one_rank_costs_that_checkpoint_only(model, tmp_path):
-    """A limit on the size of files stands for the full disk."""
-    said = run_world(2, save_steps, model, tmp_path, {2: 100_000})
-    assert steps_of(tmp_path) == [3, 1]
-    assert [line.split(":")[0] for line in said[0]] == ["no checkpoint of step 2"]
-    assert said[1] == said[0]
+    """A limit on the size of files stands for the full disk: for shards, and for the index."""
+    said, others = run_world(2, save_steps, model, tmp_path, {2: 1, 3: 0})
+    assert steps_of(tmp_path) == [4, 1]
+    messages = [line.split(":")[0] for line in others]
+    assert messages == ["no checkpoint of step 2", "no checkpoint of step 3"]
+    assert said == [1, *others, 4], "rank 0 is told of those that are there"
     assert list(tmp_path.glob("*.unfinished")) == []
-    run_world(2, load, model, open_checkpoint(tmp_path, 3).folder)
+    run_world(2, load, model, open_checkpoint(tmp_path, 4).folder)
 
 
 def flip_bit(path: Path) -> None:

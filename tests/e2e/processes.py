@@ -30,12 +30,19 @@ class Running:
     log: Path
 
     @classmethod
-    def start(cls, run_dir: Path, config: Path, *overrides: str, processes: int = 1) -> Running:
-        """`megatron-stare train CONFIG run.dir=RUN_DIR ...`, in a world of so many processes."""
+    def start(
+        cls,
+        run_dir: Path,
+        config: Path,
+        *overrides: str,
+        processes: int = 1,
+        command: str = "train",
+    ) -> Running:
+        """`megatron-stare COMMAND CONFIG run.dir=RUN_DIR ...`, in a world of so many processes."""
         run_dir.mkdir(parents=True, exist_ok=True)
         log = run_dir / "log.txt"
         log.touch()
-        arguments = ["train", str(config), f"run.dir={run_dir}", *overrides]
+        arguments = [command, str(config), f"run.dir={run_dir}", *overrides]
         port = _free_port()
         started = [
             _CONTEXT.Process(target=_main, args=(rank, processes, port, arguments, log))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.kills import assert_same_run, finish, kill_repeatedly, numbers_of, start
+from tests.e2e.processes import Running
 from tests.e2e.programs import make_workspace
 
 pytestmark = pytest.mark.slow
@@ -16,6 +17,8 @@ pytestmark = pytest.mark.slow
 EMBEDDED = (
     *("rollout.engine=embedded", "rollout.replay_path=null", "rollout.dynamic_sampling=false"),
     *("rollout.max_response_tokens=40", "reward.overlong_buffer_tokens=40"),
+    *("eval.data.path=WORKSPACE/prompts.jsonl", "eval.every=2"),
+    *("eval.max_prompts=2", "eval.max_response_tokens=8"),
 )
 ONE_STEP_OFF = (*EMBEDDED, "rollout.one_step_off=true")
 
@@ -57,11 +60,27 @@ def test_a_run_stopped_by_a_signal_goes_on_as_if_it_had_not_been(
     assert_same_run(found, expected)
 
 
+def test_fine_tuning_goes_on_as_if_it_had_not_been_stopped(workspace, tmp_path):
+    config, settings = workspace / "sft.yaml", ("sft.steps=60", "checkpoint.every=50")
+    folders = [tmp_path / "whole", tmp_path / "stopped"]
+    for folder in folders:
+        with Running.start(folder, config, *settings, command="sft") as running:
+            if folder.name == "stopped":
+                running.wait_for_lines(3)
+                running.signal(signal.SIGTERM)
+                assert running.wait() == 75, running.log.read_text()
+            else:
+                assert running.wait() == 0, running.log.read_text()
+    with Running.start(folders[1], config, *settings, "run.resume=must", command="sft") as running:
+        assert running.wait() == 0, running.log.read_text()
+    assert_same_run(folders[1], folders[0])
+
+
 def test_a_batch_that_was_collected_ahead_is_trained_on_after_a_crash(workspace, tmp_path):
     expected = finish(workspace, tmp_path / "whole", *ONE_STEP_OFF)
     killed = tmp_path / "killed"
     with start(workspace, killed, *ONE_STEP_OFF) as running:
-        running.wait_for_lines(4)
+        running.wait_for_lines(6)
         running.kill()
     found = finish(workspace, killed, "run.resume=must", *ONE_STEP_OFF)
     assert_same_run(found, expected)

@@ -45,6 +45,7 @@ def test_changes_are_listed_with_both_values():
     [
         (changed(rollout__samples_per_prompt=16), NETWORK, "samples_per_prompt was 8, is 16"),
         (changed(model__dtype="bfloat16"), NETWORK, "model.dtype was float32, is bfloat16"),
+        ({"model": CONFIG["model"], "sft": {}}, NETWORK, "the command was train, is sft"),
         (CONFIG, NETWORK | {"num_layers": 5}, "model: num_layers was 4, is 5"),
         (CONFIG, NETWORK | {"rope_scaling": None}, "model: rope_scaling was .*factor.*, is None"),
     ],
