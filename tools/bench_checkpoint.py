@@ -1,10 +1,10 @@
 """What a checkpoint costs: seconds that training is held up, and GB/s, against `cp` of the same.
 
-    python tools/bench_checkpoint.py [--parameters 60e6] [--rounds 3] [--folder FOLDER]
+    python tools/bench_checkpoint.py [--parameters 60e6] [--rounds 6] [--folder FOLDER]
 
 One process with a float32 policy of random weights and Adam's two moments for each. Every round
-saves once synchronously and once asynchronously, then copies the folder with `cp` and makes the
-copy reach the disk, as a save does. Prints a Markdown table of medians.
+saves once synchronously, once asynchronously, and copies a folder with `cp` and makes the copy
+reach the disk, as a save does. Prints a Markdown table of medians.
     held up  seconds until training may go on
     written  seconds until the checkpoint is there, checksums and all
 """
@@ -19,7 +19,6 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -40,14 +39,16 @@ LAYERS, VOCAB = 12, 8192
 def main() -> None:
     parser = argparse.ArgumentParser(description="Save, asynchronously save, and copy.")
     parser.add_argument("--parameters", type=float, default=60e6)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--folder", type=Path, default=None, help="on the disk to be measured")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     init_process_group(read_topology())
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         policy = make_policy(Path(folder) / "model", arguments.parameters)
-        rounds = [measure(policy, Path(folder)) for _ in range(arguments.rounds)]
+        bench = Bench(policy, Path(folder))
+        rounds = [bench.measure(number + 1) for number in range(arguments.rounds)]
+        bench.close()
     dist.destroy_process_group()
     medians = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
     print("| | held up s | written s | GB/s |\n|---|---|---|---|")
@@ -89,41 +90,63 @@ def make_policy(folder: Path, num_parameters: float) -> Policy:
     )
 
 
-def measure(policy: Policy, folder: Path) -> dict[str, float]:
-    """Seconds of one round, and the gigabytes of a checkpoint."""
-    seconds: dict[str, float] = {}
-    for step, name in enumerate(("synchronous", "asynchronous"), start=1):
-        root = folder / name
-        config = CheckpointConfig(asynchronous=name == "asynchronous", keep_last=1)
-        saver = Saver(root, config, {}, print)
-        start = time.perf_counter()
-        saver.save(step, policy, {})
-        seconds[f"{name} held up"] = time.perf_counter() - start
+class Bench:
+    """The three ways, one after the other in a folder of a disk; the next round in another order.
+
+    The first save of a run makes the memory for the copies: it is not measured.
+    """
+
+    def __init__(self, policy: Policy, folder: Path) -> None:
+        self._policy = policy
+        self._folder = folder
+        self._savers = {
+            name: Saver(folder / name, CheckpointConfig(keep_last=1), {}, print)
+            for name in ("synchronous", "asynchronous")
+        }
+        for saver in self._savers.values():
+            saver.save(0, policy, {})
+            saver.finish()
+        self._source = folder / "source"
+        shutil.move(folder / "synchronous", self._source)
+        self._size = sum(path.stat().st_size for path in self._source.rglob("*"))
+
+    def measure(self, number: int) -> dict[str, float]:
+        """Seconds of round 1, 2, ..., and the gigabytes of a checkpoint."""
+        seconds: dict[str, float] = {"GB": self._size / 1e9}
+        ways = [*self._savers, "cp"]
+        for name in ways[number % 3 :] + ways[: number % 3]:
+            held_up, written = self._save(name, number) if name != "cp" else self._copy()
+            seconds |= {f"{name} held up": held_up, f"{name} written": written}
+            shutil.rmtree(self._folder / name)
+            os.sync()  # What one leaves to be done is not the next one's.
+        return seconds
+
+    def close(self) -> None:
+        """End the savers' threads."""
+        for saver in self._savers.values():
+            saver.close()
+
+    def _save(self, name: str, number: int) -> tuple[float, float]:
+        saver, start = self._savers[name], time.perf_counter()
+        saver.save(number, self._policy, {})
+        held_up = time.perf_counter() - start
         saver.finish()
-        seconds[f"{name} written"] = time.perf_counter() - start
-        saver.close()
-    source = folder / "synchronous" / "step_000001"
-    copy = folder / "copy"
-    seconds["cp held up"] = seconds["cp written"] = timed(lambda: copy_durably(source, copy))
-    size = sum(path.stat().st_size for path in source.iterdir())
-    for written in (folder / "synchronous", folder / "asynchronous", copy):
-        shutil.rmtree(written)
-    return {**seconds, "GB": size / 1e9}
+        written = time.perf_counter() - start
+        return (written if name == "synchronous" else held_up), written
+
+    def _copy(self) -> tuple[float, float]:
+        start = time.perf_counter()
+        copy_durably(self._source, self._folder / "cp")
+        seconds = time.perf_counter() - start
+        return seconds, seconds
 
 
 def copy_durably(source: Path, copy: Path) -> None:
     """`cp -r`, and every file of the copy on the disk."""
     subprocess.run(["cp", "-r", str(source), str(copy)], check=True)
-    for path in copy.iterdir():
+    for path in copy.rglob("*.*"):
         with path.open("rb+") as file:
             os.fsync(file.fileno())
-
-
-def timed(function: Callable[[], None]) -> float:
-    """Seconds that it takes."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -27,18 +27,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_stare.weights.durable_file import FileRecord
+
 MANIFEST, LATEST, RUN_STATE = "manifest.json", "latest", "run_state.pt"
 _NAME = re.compile(r"step_(\d+)")
 _UNFINISHED = ".unfinished"
 _CHUNK_BYTES = 1 << 24
-
-
-@dataclass(frozen=True, slots=True)
-class FileRecord:
-    """What the manifest says of a file: against damage, not against forgery."""
-
-    size: int
-    crc32: int
 
 
 @dataclass(frozen=True, slots=True)

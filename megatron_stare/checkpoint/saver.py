@@ -5,17 +5,14 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.checkpoint.storage import WriteResult
 
 from megatron_stare.checkpoint.folders import (
     RUN_STATE,
-    FileRecord,
     begin,
     commit,
     prune,
@@ -25,17 +22,9 @@ from megatron_stare.config import CheckpointConfig
 from megatron_stare.errors import UserError
 from megatron_stare.launch.background import Background
 from megatron_stare.launch.rank_zero import from_rank_zero
-from megatron_stare.policy.checkpoint import PolicyWrite, begin_save
+from megatron_stare.policy.checkpoint import PolicyWrite, Written, begin_save
+from megatron_stare.policy.staging import Staging
 from megatron_stare.policy.step import Policy
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What a rank wrote: its files, and what is where in them; or why it could not."""
-
-    files: dict[str, FileRecord] = field(default_factory=dict)
-    places: list[WriteResult] = field(default_factory=list)
-    problem: str | None = None
 
 
 class Saver:
@@ -60,7 +49,9 @@ class Saver:
         self._description = description
         self._report = report
         self._on_complete = on_complete
-        self._background: Background[Written] = Background()
+        # The outcome: why it could not be written, if it could not.
+        self._background: Background[Written | str] = Background()
+        self._staging = Staging()
         self._step = 0
         self._folder = root
         self._policy_write: PolicyWrite | None = None
@@ -79,7 +70,7 @@ class Saver:
         self.finish()
         self._step = step
         self._folder = from_rank_zero(lambda: begin(self._root, step))
-        write = begin_save(policy, self._folder)
+        write = begin_save(policy, self._folder, self._staging)
         self._policy_write = write
         self._background.start(lambda: self._write(write, run_state))
         if not self._config.asynchronous:
@@ -105,25 +96,24 @@ class Saver:
         """Leave what is being written unfinished, when the run has failed."""
         self._background.stop(lambda: None)
 
-    def _write(self, write: PolicyWrite, run_state: dict[str, Any]) -> Written:
+    def _write(self, write: PolicyWrite, run_state: dict[str, Any]) -> Written | str:
         try:
-            places = write.write()
+            written = write.write()
             if dist.get_rank() == 0:
-                torch.save(run_state, self._folder / RUN_STATE)
-            return Written(records_of(self._own_files()), places)
+                path = self._folder / RUN_STATE
+                torch.save(run_state, path)
+                written.files.update(records_of([path]))
+            return written
         except (OSError, RuntimeError) as error:  # torch.save has its own for a full disk.
-            return Written(problem=str(error))
+            return str(error)
 
-    def _own_files(self) -> list[Path]:
-        own = sorted(self._folder.glob(f"__{dist.get_rank()}_*"))
-        return own + [self._folder / RUN_STATE] * (dist.get_rank() == 0)
-
-    def _commit(self, write: PolicyWrite, outcomes: list[Written]) -> None:
-        if problems := [ours.problem for ours in outcomes if ours.problem is not None]:
+    def _commit(self, write: PolicyWrite, outcomes: list[Written | str]) -> None:
+        if problems := [outcome for outcome in outcomes if isinstance(outcome, str)]:
             raise UserError(problems[0])
-        files = {name: record for ours in outcomes for name, record in ours.files.items()}
+        ranks = [outcome for outcome in outcomes if isinstance(outcome, Written)]
+        files = {name: record for rank in ranks for name, record in rank.files.items()}
         try:
-            write.write_index([ours.places for ours in outcomes])
+            write.write_index([rank.places for rank in ranks])
             index = [path for path in self._folder.iterdir() if path.name not in files]
             manifest = {"step": self._step, "saved_at_unix_s": time.time(), **self._description}
             commit(self._folder, manifest, {**files, **records_of(index)})

@@ -9,17 +9,15 @@ them. Random states are those of a rank, and are loaded by the same number of ra
 
 A save has three parts, so that training may go on during the second:
 
-    begin_save     collective: says who writes what, and copies it
+    begin_save     collective: says who writes what, and copies it to the host
     write          no communication, in any thread
     write_index    on rank 0; the folder can be loaded from then on
 """
 
 from __future__ import annotations
 
-import io
 import queue
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,54 +25,70 @@ import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
-from megatron.core.dist_checkpointing.mapping import ShardedObject
+from megatron.core.dist_checkpointing.dict_utils import dict_list_map_inplace
+from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor, apply_factories
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from megatron.core.tensor_parallel.random import CudaRNGStatesTracker
 from megatron.core.transformer.module import MegatronModule
-from torch.distributed.checkpoint.filesystem import (
-    SerializationFormat,
-    _StorageWriterTransforms,
-    _write_item,
-)
+from torch import Tensor
+from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import WriteItem
 from torch.distributed.checkpoint.storage import WriteResult
 
 from megatron_stare.policy.optimizer_state import (
+    OPTIMIZER_PREFIX,
     describe_for_loading,
     describe_for_saving,
     load_state,
 )
 from megatron_stare.policy.platform import quietly
+from megatron_stare.policy.staging import Staging
 from megatron_stare.policy.step import Policy
+from megatron_stare.weights.durable_file import DurableFile, FileRecord
 
-_BUFFER_BYTES = 1 << 24
-"""torch writes a tensor in small pieces, of no whole number of pages."""
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Files of a rank by name, and what is where in them."""
+
+    files: dict[str, FileRecord]
+    places: list[WriteResult]
 
 
 class PolicyWrite:
     """A save under way: `write` on every rank, then `write_index` on rank 0."""
 
-    def __init__(self, writer: FileSystemWriterAsync, metadata: Metadata) -> None:
+    def __init__(self, writer: FileSystemWriterAsync, metadata: Metadata, staging: Staging) -> None:
         self._writer = writer
         self._metadata = metadata
-        # Copies on the host: from here on the tensors may change.
-        self._files = writer.preload_tensors(writer.write_buckets or [], torch.cuda.is_available())
+        self._files = [
+            (Path(path), blobs, [(item, _staged(item, data, staging)) for item, data in tensors])
+            for path, _, (blobs, tensors) in writer.write_buckets or []
+        ]
 
-    def write(self) -> list[WriteResult]:
-        """Write this rank's files, which need not have reached the disk then; what is where.
+    def write(self) -> Written:
+        """Write this rank's files, and have them reach the disk.
 
         Raises:
             OSError: they could not be written.
         """
-        return [
-            result
-            for path, key, (blobs, tensors) in self._files
-            for result in _write_file(Path(path), key, [*blobs, *tensors])
-        ]
+        written = Written({}, [])
+        for path, blobs, tensors in self._files:
+            file = DurableFile(path)
+            try:
+                for item, blob in blobs:
+                    start, length = file.tell(), file.write(blob.getbuffer())
+                    written.places.append(_place(item, path, start, length))
+                for item, tensor in tensors:
+                    written.places.append(_place(item, path, *file.write_tensor(tensor)))
+                written.files[path.name] = file.finish()
+            finally:
+                file.close()
+        return written
 
     def write_index(self, results: list[list[WriteResult]]) -> None:
         """Write what the folder is loaded by, from what `write` returned on every rank.
@@ -86,60 +100,61 @@ class PolicyWrite:
         save_config(CheckpointingConfig("torch_dist", 1), str(self._writer.checkpoint_dir))
 
 
+def _staged(item: WriteItem, tensor: Tensor, staging: Staging) -> Tensor:
+    """A copy on the host: from here on the tensor may change."""
+    if item.index.fqn.startswith(OPTIMIZER_PREFIX):
+        return tensor  # Put together there already.
+    return staging.copy(item.index, tensor)
+
+
+def _place(item: WriteItem, path: Path, start: int, length: int) -> WriteResult:
+    return WriteResult(item.index, length, _StorageInfo(path.name, start, length))
+
+
 class _PlannedSave(TorchDistSaveShardedStrategy):
     """Megatron's plan of a save, without its ways of writing: they cannot tell of a full disk."""
 
-    write: PolicyWrite
+    plan: tuple[FileSystemWriterAsync, Metadata]
 
     def _get_save_and_finalize_callbacks(self, writer, save_state_dict_ret, async_strategy):
-        _, metadata, _ = save_state_dict_ret
-        self.write = PolicyWrite(writer, metadata)
+        self.plan = writer, save_state_dict_ret[1]
         return super()._get_save_and_finalize_callbacks(writer, save_state_dict_ret, async_strategy)
 
 
-def _write_file(path: Path, key: str, items: Sequence[tuple[WriteItem, Any]]) -> list[WriteResult]:
-    """What torch's `FileSystemWriter` does, in the calling thread."""
-    with path.open("wb", buffering=_BUFFER_BYTES) as file, _without_crc32():
-        stream = cast(io.IOBase, file)
-        return [
-            _write_item(
-                _StorageWriterTransforms(), stream, data, item, key, SerializationFormat.TORCH_SAVE
-            )
-            for item, data in items
-        ]
+def begin_save(policy: Policy, folder: Path, staging: Staging) -> PolicyWrite:
+    """Copy what is to be written into `folder`, which is empty. Collective.
 
-
-@contextmanager
-def _without_crc32() -> Iterator[None]:
-    """No checksum for each tensor, which nobody compares: the manifest has one for the file."""
-    before = torch.serialization.get_crc32_options()
-    torch.serialization.set_crc32_options(False)
-    try:
-        yield
-    finally:
-        torch.serialization.set_crc32_options(before)
-
-
-def begin_save(policy: Policy, folder: Path) -> PolicyWrite:
-    """Copy what is to be written into `folder`, which is empty. Collective."""
+    Args:
+        staging: memory for the copies, in use until all is written.
+    """
     # It is written from a thread: a queue of the process itself will do for the results.
     filesystem_async._results_queue = queue.Queue()  # pyright: ignore[reportAttributeAccessIssue]
     model = _model_state(policy)
-    plan = _PlannedSave()
+    state = {
+        "model": model,
+        "optimizer": describe_for_saving(policy.optimizer, model, staging),
+        "rng": _rng_object(_rng_state()),
+        "updates": policy.scheduler.num_steps,
+    }
+    apply_factories(state)
+    dict_list_map_inplace(_alone, state)
+    save = _PlannedSave()
     with quietly():
         dist_checkpointing.save(
-            {
-                "model": model,
-                "optimizer": describe_for_saving(policy.optimizer, model),
-                "rng": _rng_object(_rng_state()),
-                "updates": policy.scheduler.num_steps,
-            },
-            str(folder),
-            plan,
-            async_sharded_save=True,
-            async_strategy="mcore",
+            state, str(folder), save, async_sharded_save=True, async_strategy="mcore"
         )
-    return plan.write
+    return PolicyWrite(*save.plan, staging)
+
+
+def _alone(entry: Any) -> Any:
+    """With the same memory as a storage of its own: Megatron copies parts of a storage."""
+    if not isinstance(entry, ShardedTensor) or entry.data is None:
+        return entry
+    data = entry.data.detach().contiguous()
+    start = data.storage_offset() * data.itemsize
+    storage = data.untyped_storage()[start : start + data.nbytes]
+    alone = torch.empty(0, dtype=data.dtype, device=data.device)
+    return replace(entry, data=alone.set_(storage, 0, data.shape, data.stride()))
 
 
 def load_policy(policy: Policy, folder: Path, *, is_same_world: bool) -> None:

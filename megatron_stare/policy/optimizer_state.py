@@ -22,6 +22,10 @@ from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from torch import Tensor
 
+from megatron_stare.policy.staging import Staging
+
+OPTIMIZER_PREFIX = "optimizer.state."
+"""Of its keys in a checkpoint."""
 Described = ShardedTensor | ShardedTensorFactory
 """A tensor of this rank and its place in the whole one."""
 
@@ -38,8 +42,10 @@ OptimizerState = dict[tuple[int, int, str], Any]
 """By part of the optimizer, number of the parameter there, and name of the tensor."""
 
 
-def describe_for_saving(optimizer: MegatronOptimizer, model: Mapping[Any, Any]) -> OptimizerState:
-    """The state to be written by this rank. Collective.
+def describe_for_saving(
+    optimizer: MegatronOptimizer, model: Mapping[Any, Any], staging: Staging
+) -> OptimizerState:
+    """The state to be written by this rank, copied to the host. Collective.
 
     Args:
         model: the model's sharded state dict, whose tensors are the parameters themselves.
@@ -54,9 +60,10 @@ def describe_for_saving(optimizer: MegatronOptimizer, model: Mapping[Any, Any]) 
             like = by_parameter[parameter]
             # The last coordinate is that of data parallelism.
             replica = (*cast(tuple[int, ...], like.replica_id)[:-1], 0)
-            for name, tensor in _put_together(parameter, stretches, group, owner).items():
-                entry = _like(like, name, tensor, replica_id=replica)
-                described[part_number, number, name] = entry
+            for name, tensor in _put_together(parameter, stretches, group, owner):
+                place = part_number, number, name
+                staged = staging.copy(place, tensor)
+                described[place] = _like(like, name, staged, replica_id=replica)
     return described
 
 
@@ -138,29 +145,27 @@ def _put_together(
     stretches: Mapping[Tensor, _Stretch],
     group: dist.ProcessGroup,
     owner: int,
-) -> dict[str, Tensor]:
-    """The whole state of a parameter, on the host; on ranks but `owner`, nothing."""
+) -> Iterator[tuple[str, Tensor]]:
+    """The whole state of a parameter; on ranks but `owner`, nothing."""
     if group.size() == 1:
-        held = stretches[parameter].tensors.items()
-        return {name: t.detach().to("cpu", copy=True).view(parameter.shape) for name, t in held}
-    whole: dict[str, Tensor] = {}
+        for name, tensor in stretches[parameter].tensors.items():
+            yield name, tensor.view(parameter.shape)
+        return
     for name in ["exp_avg", "exp_avg_sq"] + ["param"] * (parameter.dtype != torch.float32):
-        # Each a tensor of its own: a part of a larger one would be copied again to be written.
         tensor = torch.zeros(parameter.shape, device=parameter.device)
         if parameter in stretches:
             stretch = stretches[parameter]
             tensor.view(-1)[stretch.span] = stretch.tensors[name]
         dist.reduce(tensor, dst=dist.get_global_rank(group, owner), group=group)
         if group.rank() == owner:
-            whole[name] = tensor.cpu()
-    return whole
+            yield name, tensor
 
 
 def _like(like: Described, name: str, tensor: Tensor, **changes: Any) -> Described:
     """A tensor of the optimizer, described as its parameter is."""
     if isinstance(like, ShardedTensor):
         changes["dtype"] = tensor.dtype
-    return replace(like, key=f"optimizer.state.{name}.{like.key}", data=tensor, **changes)
+    return replace(like, key=f"{OPTIMIZER_PREFIX}{name}.{like.key}", data=tensor, **changes)
 
 
 def _set_num_updates(adam: torch.optim.Optimizer, num_updates: int) -> None:

@@ -21,6 +21,7 @@ from megatron_stare.policy.build import build_policy
 from megatron_stare.policy.checkpoint import PolicyWrite, begin_save, load_policy
 from megatron_stare.policy.flops import sample_cost
 from megatron_stare.policy.groups import build_groups
+from megatron_stare.policy.staging import Staging
 from megatron_stare.policy.step import Policy
 from megatron_stare.types import TokenBatch
 from megatron_stare.weights.hf_config import read_hf_config
@@ -103,7 +104,7 @@ def save_after(
     if rank == 0:
         saved.mkdir()
     dist.barrier()
-    save = begin_save(policy, saved)
+    save = begin_save(policy, saved, Staging())
     after = take_updates(policy, range(num_updates, num_updates + 2))
     finish(rank, save)
     return at_save, after
@@ -112,7 +113,7 @@ def save_after(
 def finish(rank: int, save: PolicyWrite) -> None:
     """Write everything. Collective."""
     places = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(places, save.write())
+    dist.all_gather_object(places, save.write().places)
     if rank == 0:
         save.write_index(places)
     dist.barrier()
