@@ -24,8 +24,8 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(
     [
         "torch.distributed",
         "transformers.models.auto.modeling_auto",
@@ -77,8 +77,8 @@ def run_world(size: int, function: Callable[..., Any], *args: Any, timeout_s: fl
         processes, pipes = [], []
         try:
             for rank in range(size):
-                ours, theirs = _CONTEXT.Pipe(duplex=False)
-                process = _CONTEXT.Process(
+                ours, theirs = FORKSERVER.Pipe(duplex=False)
+                process = FORKSERVER.Process(
                     target=_rank_main, args=(rank, size, store, theirs, function, args), daemon=True
                 )
                 process.start()

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from tests.worlds import _CONTEXT
+from tests.worlds import FORKSERVER
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Running:
         arguments = [command, str(config), f"run.dir={run_dir}", *overrides]
         port = _free_port()
         started = [
-            _CONTEXT.Process(target=_main, args=(rank, processes, port, arguments, log))
+            FORKSERVER.Process(target=_main, args=(rank, processes, port, arguments, log))
             for rank in range(processes)
         ]
         for process in started:

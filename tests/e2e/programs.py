@@ -7,11 +7,13 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import yaml
 
 from tests.models import make_hf_folder
+from tests.worlds import FORKSERVER
 
 REPO = Path(__file__).parents[2]
 
@@ -84,12 +86,16 @@ def write_yaml(path: Path, tree: dict) -> None:
 
 
 def run_command(*arguments: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
-    """`megatron-stare ARGUMENTS`, under torchrun where `processes` > 1."""
-    launcher = [sys.executable, "-m"]
-    if processes > 1:
-        launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    """`megatron-stare ARGUMENTS`, under torchrun where `processes` > 1.
+
+    One process forks from a server that has imported torch and the trainer: it starts at once.
+    """
+    command = [str(argument) for argument in arguments]
+    if processes == 1:
+        return _run_forked(command)
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     return subprocess.run(
-        [*launcher, "megatron_stare.cli", *map(str, arguments)],
+        [sys.executable, "-m", *launcher, "-m", "megatron_stare.cli", *command],
         cwd=REPO,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -97,6 +103,33 @@ def run_command(*arguments: object, processes: int = 1) -> subprocess.CompletedP
         timeout=240,
         check=False,
     )
+
+
+def _run_forked(command: list[str]) -> subprocess.CompletedProcess[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder) / "out", Path(folder) / "err"
+        process = FORKSERVER.Process(target=_main, args=(command, out, err))
+        process.start()
+        process.join(timeout=240)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise TimeoutError(f"{command}: still runs\n{out.read_text()}{err.read_text()}")
+        return subprocess.CompletedProcess(
+            command, process.exitcode, out.read_text(), err.read_text()
+        )
+
+
+def _main(command: list[str], out: Path, err: Path) -> None:
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    os.chdir(REPO)
+    import torch
+
+    from megatron_stare.cli import main
+
+    torch.set_num_threads(1)
+    sys.exit(main(command))
 
 
 def succeed(*arguments: object, processes: int = 1) -> str:
