@@ -136,16 +136,35 @@ def go_on_after(
     return loaded, take_updates(policy, range(num_updates, num_updates + 2))
 
 
-def save_and_go_on(
-    folder: Path, saved: Path, before: tuple, after: tuple, num_updates: int = 2
-) -> tuple[tuple[Outcome, Outcome], tuple[Outcome, Outcome]]:
-    """Outcomes of rank 0 of a world that saved, and of one that loaded."""
-    (world, parallel), (new_world, new_parallel) = before, after
-    expected = run_world(world, save_after, num_updates, folder, parallel, saved)[0]
-    found = run_world(
-        *(new_world, go_on_after, num_updates, folder, new_parallel, saved, new_world == world)
-    )[0]
-    return expected, found
+@dataclass
+class Saves:
+    """What a network in a layout saved, and how it went on: made once, and loaded by many."""
+
+    root: Path
+    made: dict[tuple[str, str, int], tuple[Path, tuple[Outcome, Outcome]]]
+
+    def of(self, network: str, layout: tuple, num_updates: int = 2) -> tuple:
+        """The folder of the model, and outcomes of rank 0: at the save, and two updates later."""
+        key = (network, str(layout), num_updates)
+        if key not in self.made:
+            folder = self.root / str(len(self.made))
+            make_hf_folder(folder / "model", **NETWORKS[network])
+            world, parallel = layout
+            arguments = (num_updates, folder / "model", parallel, folder / "saved")
+            self.made[key] = folder, run_world(world, save_after, *arguments)[0]
+        return self.made[key]
+
+    def go_on(self, network: str, before: tuple, after: tuple, num_updates: int = 2) -> tuple:
+        """Outcomes of a layout that saved, and of one that loaded."""
+        folder, expected = self.of(network, before, num_updates)
+        world, parallel = after
+        arguments = (num_updates, folder / "model", parallel, folder / "saved", world == before[0])
+        return expected, run_world(world, go_on_after, *arguments)[0]
+
+
+@pytest.fixture(scope="module")
+def saves(tmp_path_factory) -> Saves:
+    return Saves(tmp_path_factory.mktemp("saves"), {})
 
 
 def assert_identical(found: Outcome, expected: Outcome) -> None:
@@ -168,9 +187,8 @@ def assert_identical(found: Outcome, expected: Outcome) -> None:
     ],
     ids=str,
 )
-def test_the_same_layout_goes_on_bit_for_bit(network, layout, tmp_path):
-    folder = make_hf_folder(tmp_path / "model", **NETWORKS[network])
-    expected, found = save_and_go_on(folder, tmp_path / "saved", layout, layout)
+def test_the_same_layout_goes_on_bit_for_bit(network, layout, saves):
+    expected, found = saves.go_on(network, layout, layout)
     assert_identical(found[0], Outcome([], expected[0].weights))
     assert_identical(found[1], expected[1])
 
@@ -178,19 +196,19 @@ def test_the_same_layout_goes_on_bit_for_bit(network, layout, tmp_path):
 @pytest.mark.parametrize(
     ("network", "before", "after"),
     [
-        ("qwen2", TP2, PP2),
-        ("qwen3 tied", PP2_INTERLEAVED, TP2),
-        ("qwen3 tied", ALONE, PP2),
-        ("llama", DP2, (4, {"tensor": 2, "sequence": True})),
+        ("llama", TP2, PP2),
+        ("qwen2", PP2_INTERLEAVED, TP2),
+        ("qwen3 tied", PP2, ALONE),
+        ("qwen3 tied", DP2, PP2),
+        ("qwen3 tied", DP2, (4, {"tensor": 2, "sequence": True})),
         ("llama", CP2, ALONE),
         ("qwen3_moe", EP2, PP2),
-        ("qwen3_moe", (2, {}), TP2),
+        ("qwen3_moe", DP2, TP2),
     ],
     ids=str,
 )
-def test_another_layout_goes_on_to_rounding(network, before, after, tmp_path):
-    folder = make_hf_folder(tmp_path / "model", **NETWORKS[network])
-    expected, found = save_and_go_on(folder, tmp_path / "saved", before, after)
+def test_another_layout_goes_on_to_rounding(network, before, after, saves):
+    expected, found = saves.go_on(network, before, after)
     assert_identical(found[0], Outcome([], expected[0].weights))
     assert found[1].losses == pytest.approx(expected[1].losses, abs=1e-5)
     assert_close_relative(found[1].weights, expected[1].weights, 1e-5)
@@ -204,7 +222,6 @@ def test_in_bfloat16_the_float32_weights_behind_it_are_saved_too(tmp_path):
     assert_identical(found[1], expected[1])
 
 
-def test_a_policy_that_has_learned_nothing_yet_is_saved_like_any_other(tmp_path):
-    folder = make_hf_folder(tmp_path / "model", **NETWORKS["qwen2"])
-    expected, found = save_and_go_on(folder, tmp_path / "saved", DP2, DP2, num_updates=0)
+def test_a_policy_that_has_learned_nothing_yet_is_saved_like_any_other(saves):
+    expected, found = saves.go_on("qwen2", DP2, DP2, num_updates=0)
     assert_identical(found[1], expected[1])

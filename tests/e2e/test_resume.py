@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 EMBEDDED = (
     *("rollout.engine=embedded", "rollout.replay_path=null", "rollout.dynamic_sampling=false"),
     *("rollout.max_response_tokens=40", "reward.overlong_buffer_tokens=40"),
+    "rollout.max_batch_sequences=4",
     *("eval.data.path=WORKSPACE/prompts.jsonl", "eval.every=2"),
     *("eval.max_prompts=2", "eval.max_response_tokens=8"),
 )
@@ -38,26 +39,43 @@ def workspace(tmp_path_factory):
     return make_workspace(tmp_path_factory.mktemp("resume"))
 
 
-@pytest.mark.parametrize(
-    ("processes", "overrides", "number", "signalled"),
-    [
-        (1, (), signal.SIGTERM, None),
-        (1, EMBEDDED, signal.SIGUSR1, None),
-        (2, ("checkpoint.every=0",), signal.SIGTERM, [1]),
-    ],
-    ids=["replayed samples", "generated samples", "dp2, a signal to rank 1 alone"],
-)
-def test_a_run_stopped_by_a_signal_goes_on_as_if_it_had_not_been(
-    workspace, tmp_path, processes, overrides, number, signalled
-):
-    expected = finish(workspace, tmp_path / "whole", *overrides, processes=processes)
-    stopped = tmp_path / "stopped"
-    with start(workspace, stopped, *overrides, processes=processes) as running:
+@pytest.fixture(scope="module")
+def embedded(workspace, tmp_path_factory):
+    """A run with generated samples that was left in peace."""
+    return finish(workspace, tmp_path_factory.mktemp("embedded") / "whole", *EMBEDDED)
+
+
+def test_a_run_stopped_by_a_signal_goes_on_as_if_it_had_not_been(workspace, tmp_path, embedded):
+    found = stop_and_go_on(workspace, tmp_path / "stopped", *EMBEDDED, number=signal.SIGUSR1)
+    assert_same_run(found, embedded)
+
+
+def test_a_signal_to_any_rank_stops_all(workspace, tmp_path):
+    settings = ("checkpoint.every=0",)
+    expected = finish(workspace, tmp_path / "whole", *settings, processes=2)
+    found = stop_and_go_on(
+        *(workspace, tmp_path / "stopped", *settings),
+        number=signal.SIGTERM,
+        processes=2,
+        signalled=[1],
+    )
+    assert_same_run(found, expected)
+
+
+def stop_and_go_on(
+    workspace: Path,
+    run: Path,
+    *overrides: str,
+    number: int,
+    processes: int = 1,
+    signalled: list[int] | None = None,
+) -> Path:
+    """Signal a run, to some ranks or all, and let it end."""
+    with start(workspace, run, *overrides, processes=processes) as running:
         running.wait_for_lines(3)
         running.signal(number, signalled)
         assert running.wait() == 75, running.log.read_text()
-    found = finish(workspace, stopped, "run.resume=must", *overrides, processes=processes)
-    assert_same_run(found, expected)
+    return finish(workspace, run, "run.resume=must", *overrides, processes=processes)
 
 
 def test_fine_tuning_goes_on_as_if_it_had_not_been_stopped(workspace, tmp_path):
@@ -86,17 +104,16 @@ def test_a_batch_that_was_collected_ahead_is_trained_on_after_a_crash(workspace,
     assert_same_run(found, expected)
 
 
-def test_what_was_generated_before_a_crash_is_not_generated_again(workspace, tmp_path):
-    batches = (*EMBEDDED, "rollout.max_batch_sequences=4", "checkpoint.every=4")
-    expected = finish(workspace, tmp_path / "whole", *batches)
+def test_what_was_generated_before_a_crash_is_not_generated_again(workspace, tmp_path, embedded):
+    settings = (*EMBEDDED, "checkpoint.every=4")
     killed = tmp_path / "killed"
-    with start(workspace, killed, *batches) as running:
+    with start(workspace, killed, *settings) as running:
         running.wait_for(lambda: num_samples_banked(killed, 3) >= 6)
         running.kill()
     num_banked = num_samples_banked(killed, 3)
     assert 6 <= num_banked < 16, "it was in the middle of step 3"
-    found = finish(workspace, killed, *batches)
-    assert_same_run(found, expected)
+    found = finish(workspace, killed, *settings)
+    assert_same_run(found, embedded)
     said = re.findall(r"step (\d+): (\d+) of 16 samples had been generated", log_of(found))
     # There was no checkpoint yet: of steps 1 and 2 all is there, of step 3 whole batches of 4.
     assert said == [("1", "16"), ("2", "16"), ("3", str(num_banked // 4 * 4))]

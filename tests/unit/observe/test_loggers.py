@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from megatron_stare.config import LogConfig
 from megatron_stare.errors import UserError
 from megatron_stare.observe.history import read_metrics
-from megatron_stare.observe.loggers import open_loggers
+from megatron_stare.observe.loggers import LogPosition, open_loggers
 
 CONFIG = {
     "run": {"seed": 1},
@@ -77,15 +77,33 @@ def test_tensorboard_reads_the_events(tmp_path):
     assert b"target_entropy: 0.3" in config.tensor_proto.string_val[0]
 
 
+def test_tensorboard_shows_what_came_after_a_checkpoint_once(tmp_path):
+    log = LogConfig(tensorboard=True)
+    log_steps(log, tmp_path)
+    position = LogPosition(step=1, metrics_bytes=0)
+    with open_loggers(log, tmp_path, resolved_config=CONFIG, position=position) as loggers:
+        loggers.log(2, {"reward/mean": 0.5})
+        loggers.log(3, {"reward/mean": 1.0})
+    rewards = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("reward/mean")
+    assert [(event.step, event.value) for event in rewards] == [(1, 0.25), (2, 0.5), (3, 1.0)]
+
+
 @pytest.mark.usefixtures("cut_off")
-def test_wandb_offline_writes_a_run_that_can_be_synced(tmp_path):
-    run_dir = tmp_path / "stare-seed1"
-    log_steps(LogConfig(wandb_project="bands", wandb_mode="offline"), run_dir)
+def test_wandb_offline_writes_a_run_that_can_be_synced_and_gone_on_with(tmp_path):
+    run_dir, log = tmp_path / "stare-seed1", LogConfig(wandb_project="bands", wandb_mode="offline")
+    with open_loggers(log, run_dir, resolved_config=CONFIG) as loggers:
+        for step, metrics in STEPS:
+            loggers.log(step, metrics)
+        position = LogPosition(step=2, **loggers.state_dict())
+    with open_loggers(log, run_dir, resolved_config=CONFIG, position=position) as loggers:
+        loggers.log(3, {"reward/mean": 0.875})
+        assert loggers.state_dict()["wandb_id"] == position.wandb_id
     wandb.teardown()  # W&B's own process has then written all.
-    (folder,) = (run_dir / "wandb").glob("offline-run-*")
-    (record,) = folder.glob("run-*.wandb")
-    content = record.read_bytes()
-    for text in (b"bands", b"stare-seed1", b"target_entropy", b"reward/mean", b"0.75"):
+    records = sorted((run_dir / "wandb").glob(f"offline-run-*/run-{position.wandb_id}.wandb"))
+    assert len(records) == len(list((run_dir / "wandb").glob("offline-run-*"))) > 0
+    content = b"".join(record.read_bytes() for record in records)
+    texts = (b"bands", b"stare-seed1", b"target_entropy", b"reward/mean", b"0.75", b"0.875")
+    for text in texts:
         assert text in content, text
 
 
