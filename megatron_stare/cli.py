@@ -1,4 +1,4 @@
-"""The command line: `megatron-stare train | sft | eval | serve | convert | verify | ...`.
+"""The command line: `megatron-stare train | sft | eval | serve | convert | verify | plan | ...`.
 
 Exit codes: 0 done, 1 `verify` found a difference, 2 bad input (one clear line on standard error),
 75 stopped by SIGTERM or SIGUSR1 and saved, 130 interrupted.
@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from megatron_stare import __version__
+from megatron_stare.cli_plan import add_plan
 from megatron_stare.cli_weights import add_convert, add_verify
 from megatron_stare.config import EvalConfig, SftConfig, TrainConfig
 from megatron_stare.config_io import describe, load_config, to_yaml
@@ -121,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     add_convert(commands)
     add_verify(commands)
+    add_plan(commands)
     show = _add_run(commands, "config", _config, "print the resolved config", keys_of=None)
     show.add_argument("--kind", choices=KINDS, default="train", help="what the config is for")
     report = commands.add_parser("report", help="figures and one HTML page comparing runs")

@@ -50,7 +50,7 @@ def build_policy(
             tp_size=groups.tp.size(),
         )
     with quietly():
-        wrapped = [_data_parallel(chunk, groups) for chunk in chunks]
+        wrapped = [wrap_for_data_parallelism(chunk, groups) for chunk in chunks]
     optimizer = _optimizer(wrapped, model, optim, groups)
     for chunk in wrapped:
         chunk.config.finalize_model_grads_func = sum_gradients
@@ -65,7 +65,10 @@ def build_policy(
     )
 
 
-def _data_parallel(chunk: MegatronModule, groups: ParallelGroups) -> DistributedDataParallel:
+def wrap_for_data_parallelism(
+    chunk: MegatronModule, groups: ParallelGroups
+) -> DistributedDataParallel:
+    """Give a chunk its buffers of parameters and float32 gradients."""
     return DistributedDataParallel(
         config=chunk.config,
         ddp_config=DistributedDataParallelConfig(

@@ -1,0 +1,1 @@
+"""What a run needs, worked out without a GPU: memory, communication, operations, time."""

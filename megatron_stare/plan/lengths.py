@@ -1,0 +1,31 @@
+"""How long responses are assumed to get."""
+
+from __future__ import annotations
+
+import math
+import random
+
+from megatron_stare.plan.hardware import Assumptions
+from megatron_stare.plan.job import Job
+from megatron_stare.plan.training import Batch
+from megatron_stare.rollout.randomness import derive_seed
+
+
+def response_length(assumed: Assumptions, limit: int, *name: int | str) -> int:
+    """Of the response of that name: log-normal, cut at the limit, in the limit's unit."""
+    sigma = assumed.response_log_sigma
+    mean = limit * assumed.response_mean_share
+    length = random.Random(derive_seed(*name)).lognormvariate(math.log(mean) - sigma**2 / 2, sigma)
+    return min(max(round(length), 1), limit)
+
+
+def drawn_batch(job: Job, *, seed: int) -> Batch:
+    """A batch as if its groups were the first drawn."""
+    rollout = job.config.rollout
+    limit = rollout.max_response_tokens
+    responses = [
+        response_length(job.assumptions, limit, seed, group, index)
+        for group in range(rollout.prompts_per_step)
+        for index in range(rollout.samples_per_prompt)
+    ]
+    return Batch([job.prompt_tokens] * len(responses), responses)

@@ -1,0 +1,217 @@
+"""Seconds of a step's phases on the trainers, for a batch of given lengths.
+
+The batch is balanced and packed by the program's own code; what is assumed is how fast a GPU
+computes and sends (`hardware.Assumptions`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from megatron_stare.config import padded_length
+from megatron_stare.data.packing import MicroBatches, SampleCost, plan_micro_batches
+from megatron_stare.plan.activations import RankSizes
+from megatron_stare.plan.job import Job
+from megatron_stare.plan.pipeline import pipeline_seconds
+from megatron_stare.plan.traffic import LayerTraffic, is_inside_a_node, layer_traffic
+from megatron_stare.policy.flops import sample_cost
+from megatron_stare.policy.meta import HeldElements
+
+_OPTIMIZER_BYTES = 30
+"""Read and written for each parameter of AdamW: gradient, master copy, moments, parameter."""
+
+Packing = Callable[[Sequence[int], Sequence[int], Sequence[float], int, int], list[MicroBatches]]
+"""(sample ids, lengths, costs, data-parallel ranks, token budget) -> micro-batches by rank."""
+
+
+def balanced(
+    samples: Sequence[int], lengths: Sequence[int], costs: Sequence[float], dp: int, budget: int
+) -> list[MicroBatches]:
+    """The program's own packing."""
+    return plan_micro_batches(samples, lengths, costs, dp_size=dp, max_tokens=budget)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Prompt and response tokens of each sample, group after group."""
+
+    prompts: Sequence[int]
+    responses: Sequence[int]
+
+    @property
+    def num_tokens(self) -> int:
+        """Of prompts and responses."""
+        return sum(self.prompts) + sum(self.responses)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingTime:
+    """Seconds, and what they were spent on.
+
+    prepass      forward pass under the weights before the update; and of a reference
+    update       forward and backward passes, with the pipeline's bubble
+    exchange     gradients summed, parameters gathered
+    optimizer    AdamW on this rank's share
+    flops        of the whole step, over all GPUs; what is computed again does not count
+    busy_share   of the update: the mean share of its seconds in which a GPU has a micro-batch
+    num_micro_batches, fill  of a rank, most in any update; tokens over their budget
+    """
+
+    prepass: float
+    update: float
+    exchange: float
+    optimizer: float
+    flops: float
+    busy_share: float
+    num_micro_batches: int
+    fill: float
+
+    @property
+    def total(self) -> float:
+        """From the batch to the weights after it."""
+        return self.prepass + self.update + self.exchange + self.optimizer
+
+
+def training_time(
+    job: Job, batch: Batch, held: HeldElements, packing: Packing = balanced
+) -> TrainingTime:
+    """Time of one step on a batch; `held` by the busiest rank."""
+    config, cost = job.config, sample_cost(job.shape)
+    context = job.parallel.context
+    lengths = [
+        padded_length(prompt + response, context)
+        for prompt, response in zip(batch.prompts, batch.responses, strict=True)
+    ]
+    costs = [cost(*pair) for pair in zip(lengths, batch.responses, strict=True)]
+    updates = _updates(len(lengths), config.train.updates_per_step)
+    budget = config.train.max_tokens_per_micro_batch
+    plans = [packing(samples, lengths, costs, job.data, budget) for samples in updates]
+    clock = _Clock(job, cost, lengths, batch.responses)
+    passes = num_forward_passes(job)
+    prepass = sum(max(clock.forward(rank) for rank in plan) for plan in plans)
+    update = busy = 0.0
+    for plan in plans:
+        slowest = max(clock.forward_and_backward(rank) for rank in plan)
+        update += slowest
+        busy += sum(clock.busy(rank) for rank in plan) / len(plan)
+    counts = [len(plan[0]) for plan in plans]
+    return TrainingTime(
+        prepass=passes * prepass,
+        update=update,
+        exchange=len(plans) * _exchange_seconds(job, held),
+        optimizer=len(plans)
+        * held.optimized
+        * _OPTIMIZER_BYTES
+        / (job.gpu.memory_gb_s * 1e9 * job.assumptions.link_efficiency),
+        flops=(3 + passes) * sum(costs),
+        busy_share=busy / update,
+        num_micro_batches=max(counts),
+        fill=sum(lengths) / (budget * sum(counts) * job.data),
+    )
+
+
+def num_forward_passes(job: Job) -> int:
+    """Passes besides those of the update: the prepass, and the reference's."""
+    return int(job.config.needs_prepass) + int(job.config.algorithm.kl != "none")
+
+
+def _updates(num_samples: int, count: int) -> list[range]:
+    edges = [num_samples * i // count for i in range(count + 1)]
+    return [range(start, end) for start, end in pairwise(edges)]
+
+
+class _Clock:
+    """Seconds of the micro-batches of a data-parallel rank, on each pipeline stage."""
+
+    def __init__(
+        self, job: Job, cost: SampleCost, lengths: Sequence[int], responses: Sequence[int]
+    ) -> None:
+        self._job, self._cost = job, cost
+        self._lengths, self._responses = lengths, responses
+        assumed, parallel = job.assumptions, job.parallel
+        rate = job.gpu.bf16_tflops * 1e12 * assumed.compute_efficiency
+        self._flops_s = rate * parallel.tensor * parallel.context
+
+    def forward(self, rank: MicroBatches) -> float:
+        """A pass without gradients."""
+        stages = [self._stages(micro_batch)[0] for micro_batch in rank]
+        return self._interleaved(pipeline_seconds(stages), stages)
+
+    def forward_and_backward(self, rank: MicroBatches) -> float:
+        """A pass with gradients."""
+        forward, backward = self._both(rank)
+        seconds = pipeline_seconds(forward, backward)
+        return self._interleaved(seconds, [*forward, *backward])
+
+    def busy(self, rank: MicroBatches) -> float:
+        """Seconds that a stage has something to do in such a pass, mean over the stages."""
+        forward, backward = self._both(rank)
+        return sum(map(sum, [*forward, *backward])) / self._job.parallel.pipeline
+
+    def _both(self, rank: MicroBatches) -> tuple[list[list[float]], list[list[float]]]:
+        pairs = [self._stages(micro_batch) for micro_batch in rank]
+        return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+    def _interleaved(self, seconds: float, stages: list[list[float]]) -> float:
+        """With V chunks a stage, what is not spent on the busiest stage shrinks to a V-th."""
+        busiest = max((sum(column) for column in zip(*stages, strict=True)), default=0.0)
+        return busiest + (seconds - busiest) / self._job.parallel.virtual_pipeline
+
+    def _stages(self, micro_batch: Sequence[int]) -> tuple[list[float], list[float]]:
+        """Seconds of a micro-batch forward and backward, by stage; an empty one takes none."""
+        num_stages = self._job.parallel.pipeline
+        if not micro_batch:
+            return [0.0] * num_stages, [0.0] * num_stages
+        cost, job = self._cost, self._job
+        tokens = sum(self._lengths[i] for i in micro_batch)
+        head = cost.per_response_token * sum(self._responses[i] for i in micro_batch)
+        pairs = cost.per_token_pair * sum(self._lengths[i] ** 2 for i in micro_batch)
+        matrices = cost.per_token * tokens
+        recompute = job.config.model.recompute
+        again = {"none": 0.0, "selective": pairs, "full": matrices + pairs}[recompute]
+        sent = self._sent(tokens, pairs)
+        overhead = job.assumptions.micro_batch_overhead_s
+        forward = (matrices + pairs) / num_stages / self._flops_s + sent[0] + overhead
+        backward = (2 * (matrices + pairs) + again) / num_stages / self._flops_s
+        backward += sent[1] + overhead + (sent[0] if recompute == "full" else 0.0)
+        forwards, backwards = [forward] * num_stages, [backward] * num_stages
+        forwards[-1] += head / self._flops_s
+        backwards[-1] += 3 * head / self._flops_s  # Its logits are computed again.
+        return forwards, backwards
+
+    def _sent(self, tokens: int, pairs: float) -> tuple[float, float]:
+        """Seconds that one stage waits for what its layers send, forward and backward.
+
+        Keys and values go around while attention is computed: what takes longer counts.
+        """
+        job = self._job
+        sizes = RankSizes.of(
+            job.shape, job.parallel, num_tokens=tokens, element_bytes=job.element_bytes
+        )
+        layer: LayerTraffic = layer_traffic(job, sizes)
+        layers = job.shape.num_layers / job.parallel.pipeline
+        tensor = send_seconds(job, layer.tensor_forward, job.parallel.tensor)
+        tensor_back = send_seconds(job, layer.tensor_backward, job.parallel.tensor)
+        expert = send_seconds(job, layer.expert_forward, job.parallel.expert)
+        span = job.parallel.tensor * job.parallel.context
+        attention = pairs / job.shape.num_layers / self._flops_s
+        ring = max(send_seconds(job, layer.context_forward, span) - attention, 0.0)
+        ring_back = max(send_seconds(job, layer.context_backward, span) - 2 * attention, 0.0)
+        return layers * (tensor + expert + ring), layers * (tensor_back + expert + ring_back)
+
+
+def send_seconds(job: Job, num_bytes: float, span: int) -> float:
+    """Seconds to send so much inside a group of neighbours that spans so many ranks."""
+    gpu = job.gpu
+    rate = gpu.link_gb_s if is_inside_a_node(span) else gpu.network_gb_s
+    return num_bytes / (rate * 1e9 * job.assumptions.link_efficiency)
+
+
+def _exchange_seconds(job: Job, held: HeldElements) -> float:
+    """Float32 gradients scattered, parameters gathered, over the ranks that hold the same."""
+    ranks = job.num_trainers // (job.parallel.tensor * job.parallel.pipeline)
+    sent = held.buffer * (4 + job.element_bytes) * (ranks - 1) / ranks
+    return send_seconds(job, sent, math.prod((ranks, job.parallel.tensor)))
