@@ -96,7 +96,7 @@ def _attention_bytes(
         return queries + qkv + norms + normed
     before_norm = queries + qkv if shape.qk_norm else 0
     rotary = 2 * n.t * shape.head_dim * n.b
-    # With context parallelism an early and a late chunk of each sample: 2 cp + 1 of its 2 cp chunks.
+    # With context parallelism an early and a late chunk of each sample: of its 2 cp, 2 cp + 1.
     seen = n.t if context == 1 else n.t * (2 * context + 1) // 2
     output = n.t * n.q * n.b
     keys_and_values = 2 * seen * n.kv * n.b
