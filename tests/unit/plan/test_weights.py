@@ -70,8 +70,10 @@ def test_the_tables_count_what_megatron_builds(network, layout, world_size, tmp_
         built = built_elements(shape, model, parallel, stage, world_size)
         table = tabulated_elements(shape, parallel, stage, world_size)
         assert (table.parameters, table.buffer) == (built.parameters, built.buffer)
-        assert built.optimized <= table.optimized <= built.optimized + built.buffer - (
-            built.parameters
+        assert (
+            built.optimized
+            <= table.optimized
+            <= built.optimized + built.buffer - (built.parameters)
         )
 
 

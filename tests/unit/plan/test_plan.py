@@ -1,0 +1,125 @@
+"""Whole plans: what they say, what they refuse, and what a search finds."""
+
+from __future__ import annotations
+
+import pytest
+
+from megatron_stare.cli import main
+from megatron_stare.config_io import to_yaml
+from megatron_stare.errors import UserError
+from megatron_stare.plan.hardware import read_assumptions
+from megatron_stare.plan.memory import GIB, micro_batches_in_flight
+from megatron_stare.plan.plan import check_fits, make_plan
+from megatron_stare.plan.report import plan_report
+from megatron_stare.plan.search import search
+from megatron_stare.plan.training import Batch, training_time
+from megatron_stare.plan.weights import tabulated_elements
+from tests.unit.plan.jobs import config_of, job_of
+
+
+def test_a_plan_of_32b_on_64_gpus(tmp_path):
+    """Weights 16-bit, gradients 32-bit, a sixteenth of the world's optimizer: by hand."""
+    plan = make_plan(job_of(config_of(tmp_path)))
+    (stage,) = plan.stages
+    parameters = 32.76e9 / 8
+    assert stage.parameters == pytest.approx(2 * parameters, rel=1e-3)
+    assert stage.gradients == pytest.approx(4 * parameters, rel=1e-3)
+    assert stage.optimizer == pytest.approx(12 * parameters / 2, rel=1e-3)
+    # 64 layers' inputs of 32768 / 2 / 8 tokens, and the head's rows.
+    layers, rows = 64 * 2048 * 5120 * 2, 16384 * 5120 * 2
+    assert stage.activations == pytest.approx(layers + rows, rel=0.05)
+    assert stage.peak[1] == max(stage.phases.values()) < 75 * GIB
+    check_fits(plan)
+    assert "fits" in plan_report(plan)
+
+
+def test_a_plan_without_servers_has_training_only(tmp_path):
+    config = config_of(tmp_path, rollout={"engine": "embedded", "servers": {}})
+    plan = make_plan(job_of(config, gpus=16, generators=None))
+    assert plan.mean("generate") == 0.0
+    assert plan.mean("step") == plan.mean("total") > 0.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({"parallel": {"tensor": 16}}, {}, "parallel.tensor=16 does not divide the model's 40"),
+        ({"parallel": {"pipeline": 3}}, {}, "parallel.pipeline=3 does not divide the model's 64"),
+        ({}, {"gpus": 60}, "world size 12 does not fit parallel.tensor=8 x parallel.context=2"),
+        ({}, {"generators": 64}, "--gpus 64 with --rollout-gpus 64 leaves no GPU"),
+        ({}, {"generators": 0}, "--rollout-gpus 0 with rollout.engine='sglang'"),
+        ({}, {"server_gpus": 5}, "--server-gpus 5 does not divide --rollout-gpus 48"),
+        ({}, {"server_gpus": 3}, "--server-gpus 3 does not divide the model's 40"),
+    ],
+)
+def test_what_cannot_run_is_refused_by_what_does_not_divide(changes, options, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        job_of(config_of(tmp_path, **changes), **options)
+
+
+def test_what_does_not_fit_is_planned_and_refused(tmp_path, capsys):
+    config = config_of(tmp_path, model={"recompute": "none"})
+    path = tmp_path / "train.yaml"
+    path.write_text(to_yaml(config))
+    options = ["--gpus", "32", "--rollout-gpus", "16", "--server-gpus", "4"]
+    assert main(["plan", str(path), *options]) == 2
+    printed = capsys.readouterr()
+    assert "| **peak**" in printed.out
+    assert "does not fit" in printed.err
+    assert "on pipeline stage 0 (update, head), of 74.6" in printed.err
+
+
+def test_servers_that_cannot_hold_a_response_are_refused(tmp_path):
+    with pytest.raises(UserError, match="--server-gpus 1: beside the weights a server has room"):
+        make_plan(job_of(config_of(tmp_path), server_gpus=1))
+
+
+def test_assumptions_can_be_replaced():
+    assumed = read_assumptions(["prompt_tokens=300", "disk_write_gb_s=1.5"])
+    assert (assumed.prompt_tokens, assumed.disk_write_gb_s) == (300, 1.5)
+    with pytest.raises(UserError, match="did you mean prompt_tokens"):
+        read_assumptions(["prompt_token=300"])
+    with pytest.raises(UserError, match="--assume signal_share=2"):
+        read_assumptions(["signal_share=2"])
+
+
+def test_a_search_ranks_what_fits(tmp_path):
+    config = config_of(tmp_path)
+    candidates = search(job_of(config))
+    times = [candidate.time.total for candidate in candidates]
+    assert times == sorted(times)
+    assert all(candidate.peak_bytes < 75 * GIB for candidate in candidates)
+    best = candidates[0]
+    plan = make_plan(best.job)
+    assert plan.peak_bytes == pytest.approx(best.peak_bytes, rel=0.01)
+    with pytest.raises(UserError, match="no layout fits 4 training GPUs"):
+        search(job_of(config_of(tmp_path, parallel={"tensor": 4, "context": 1}), gpus=52))
+
+
+@pytest.mark.parametrize(
+    ("layout", "stage", "expected"),
+    [
+        ({"pipeline": 4}, 0, 4),
+        ({"pipeline": 4}, 3, 1),
+        ({"pipeline": 4, "virtual_pipeline": 2}, 0, (2 * 3 + 4 + 1) / 2),
+        ({"pipeline": 4, "virtual_pipeline": 2}, 3, (4 + 1) / 2),
+    ],
+)
+def test_micro_batches_in_flight(layout, stage, expected, tmp_path):
+    parallel = {"context": 1, **layout}
+    job = job_of(config_of(tmp_path, parallel=parallel), generators=32)
+    assert micro_batches_in_flight(job, stage, 100) == expected
+    assert micro_batches_in_flight(job, stage, 1) == 1
+
+
+def test_operations_take_their_time(tmp_path):
+    """One sample on one replica: forward and backward, prepass and recompute are 5 passes."""
+    job = job_of(config_of(tmp_path, parallel={"context": 1, "tensor": 8}), gpus=56)
+    held = tabulated_elements(job.shape, job.parallel, 0, job.num_trainers)
+    time = training_time(job, Batch([200], [20_000]), held)
+    rate = 8 * 989e12 * job.assumptions.compute_efficiency
+    assert time.flops == pytest.approx(
+        4 * (2 * 31.2e9 * 20_200 + 2 * 64 * 5120 * 20_200**2), rel=0.05
+    )
+    assert time.prepass + time.update > time.flops / rate
+    assert time.prepass + time.update < 2 * time.flops / rate
