@@ -17,7 +17,7 @@ from megatron_stare.policy.meta import HeldElements
 class StepTime:
     """Seconds of a step, and what came of them.
 
-    generate  from the first draw to the last verdict
+    generate  from the first draw to the last verdict; one step off of the batch that comes next
     sync      weights to the servers
     step      from one batch to the next
     tokens    of the batch, prompts and responses; `generated` those that servers decoded
@@ -76,8 +76,11 @@ def _steps(
         batch, generate, metrics = collected
         training = training_time(job, batch, held, packing)
         collected = rollouts.collect(step + 1, step - lag)
-        beside = collected[1] if one_step_off else 0.0
-        seconds = max(training.total, beside) if one_step_off else generate + training.total
+        if one_step_off:
+            generate = collected[1]
+            seconds = max(generate, training.total)
+        else:
+            seconds = generate + training.total
         yield StepTime(
             generate=generate,
             training=training,
