@@ -38,9 +38,7 @@ def refreshed(recipe: Path) -> str:
         name = recipe.relative_to(REPO)
         command = f"megatron-stare plan {name}/train.yaml model.path={name}/model {arguments}"
         printed = run_plan(recipe, arguments)
-        return (
-            f"<!-- plan: {arguments} -->\n```\n{command}\n```\n\n{printed}\n<!-- end of plan -->"
-        )
+        return f"<!-- plan: {arguments} -->\n```\n{command}\n```\n\n{printed}\n<!-- end of plan -->"
 
     return PLACE.sub(fill, (recipe / "README.md").read_text(encoding="utf-8"))
 
@@ -50,9 +48,7 @@ def run_plan(recipe: Path, arguments: str) -> str:
     printed = io.StringIO()
     model = f"model.path={recipe / 'model'}"
     with contextlib.redirect_stdout(printed):
-        code = megatron_stare(
-            ["plan", str(recipe / "train.yaml"), model, *shlex.split(arguments)]
-        )
+        code = megatron_stare(["plan", str(recipe / "train.yaml"), model, *shlex.split(arguments)])
     if code:
         raise SystemExit(f"{recipe.name}: plan {arguments} exits with {code}")
     return printed.getvalue()

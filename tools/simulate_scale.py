@@ -1,6 +1,6 @@
 """What partial rollouts, one step off and balanced packing buy, from 64 to 1,024 GPUs.
 
-    python tools/simulate_scale.py [--gpus 64 128 ...] [--steps 4] [--out docs/figures/scale.png]
+    python tools/simulate_scale.py [--gpus 64 128 ...] [--prompts N] [--steps 8] [section.key=value]
 
 Steps of a recipe in simulated time (docs/plan.md says what is the program's own code there, and
 what is assumed). The batch grows with the GPUs, a group for each, or is fixed by --prompts; a
@@ -25,11 +25,13 @@ from typing import Any
 import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it has to be)
 
 # isort: split
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from megatron_stare.config import RolloutConfig, TrainConfig
 from megatron_stare.config_io import load_config
 from megatron_stare.data.packing import MicroBatches
+from megatron_stare.observe.drawing import PALETTE, STYLE
 from megatron_stare.plan.hardware import GPUS, read_assumptions
 from megatron_stare.plan.job import Job, open_job
 from megatron_stare.plan.report import table
@@ -92,6 +94,7 @@ class Row:
     steps: list[StepTime]
 
     def mean(self, value: str) -> float:
+        """Over the steps."""
         return mean(getattr(step, value) for step in self.steps)
 
     @property
@@ -100,11 +103,11 @@ class Row:
         return self.mean("tokens") / self.mean("step")
 
 
-def job_of(num_gpus: int, num_prompts: int, gpu: str, assume: Sequence[str]) -> Job:
+def job_of(num_gpus: int, overrides: Sequence[str], gpu: str, assume: Sequence[str]) -> Job:
     config = load_config(
         TrainConfig,
         RECIPE / "train.yaml",
-        [f"model.path={RECIPE / 'model'}", f"rollout.prompts_per_step={num_prompts}"],
+        [f"model.path={RECIPE / 'model'}", *overrides],
     )
     return open_job(
         config,
@@ -151,36 +154,40 @@ HEAD += ["generated", "staleness"]
 
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Tokens a second and GPU over GPUs, a line a mode."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for mode in MODES:
-        points = [(row.num_gpus, row.tokens_s / row.num_gpus) for row in rows if row.mode == mode]
-        axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=mode.name)
-    axes.set_xscale("log", base=2)
-    sizes = sorted({row.num_gpus for row in rows})
-    axes.set_xticks(sizes, [str(size) for size in sizes])
-    axes.set(xlabel="GPUs", title="Trained tokens a second and GPU")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    figure.legend(frameon=False, loc="outside right upper")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(7, 3.6), layout="constrained")
+        axes = figure.subplots()
+        for colour, mode in zip(PALETTE, MODES, strict=False):
+            found = [row for row in rows if row.mode == mode]
+            sizes = [row.num_gpus for row in found]
+            rates = [row.tokens_s / row.num_gpus for row in found]
+            axes.plot(sizes, rates, color=colour, marker="o", markersize=4, label=mode.name)
+        axes.set_xscale("log", base=2)
+        sizes = sorted({row.num_gpus for row in rows})
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.set(xlabel="GPUs", title="Trained tokens a second and GPU")
+        axes.set_ylim(bottom=0)
+        figure.legend(loc="outside right upper")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="of the recipe")
     parser.add_argument("--gpus", type=int, nargs="+", default=[64, 128, 256, 512, 1024])
     parser.add_argument("--prompts", type=int, help="groups in a batch (default: one a GPU)")
     parser.add_argument("--gpu", choices=GPUS, default="h100-80")
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--assume", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--out", type=Path, default=REPO / "docs" / "figures" / "scale.png")
     arguments = parser.parse_args()
     rows: list[Row] = []
     shown: list[list[str]] = []
     for num_gpus in arguments.gpus:
-        num_prompts = arguments.prompts or num_gpus
-        job = job_of(num_gpus, num_prompts, arguments.gpu, arguments.assume)
+        prompts = f"rollout.prompts_per_step={arguments.prompts or num_gpus}"
+        overrides = [prompts, *arguments.overrides]
+        job = job_of(num_gpus, overrides, arguments.gpu, arguments.assume)
         of_size = [simulate(job, mode, arguments.steps) for mode in MODES]
         rows += of_size
         shown += [cells(row, of_size[0]) for row in of_size]

@@ -76,6 +76,8 @@ class Assumptions(Section):
     """One writer to the file system that trainers and servers share."""
     disk_read_gb_s: float = Field(default=4.0, gt=0)
     """One server's reads from it; servers read at the same time."""
+    disk_total_gb_s: float = Field(default=100.0, gt=0)
+    """What that file system gives to all of them together."""
     reserved_gib: float = Field(default=5.0, ge=0)
     """GPU memory that tensors cannot have: CUDA context, NCCL, libraries, fragmentation."""
 

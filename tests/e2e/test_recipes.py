@@ -1,0 +1,74 @@
+"""Every recipe: a config that holds, the plan that its README shows, a step with its model shrunk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from examples.smoke import smoke
+from megatron_stare.config import TrainConfig
+from megatron_stare.config_io import load_config
+from megatron_stare.plan.weights import num_parameters
+from megatron_stare.weights.hf_config import read_hf_config
+from tests.e2e.programs import metrics_of
+from tools.refresh_plans import recipes, refreshed
+
+PUBLISHED_PARAMETERS = {
+    "qwen2.5_14b_instruct": 14_770_033_664,
+    "qwen2.5_32b_long_cot": 32_763_876_352,
+    "qwen2.5_math_7b": 7_615_616_512,
+    "qwen3_32b_long_cot": 32_762_123_264,
+    "qwen3_8b_base": 8_190_735_360,
+    "r1_distill_qwen_1.5b": 1_777_088_000,
+}
+
+every_recipe = pytest.mark.parametrize("recipe", recipes(), ids=lambda recipe: recipe.name)
+
+
+def test_these_are_all():
+    assert {recipe.name for recipe in recipes()} == set(PUBLISHED_PARAMETERS)
+
+
+@every_recipe
+def test_its_config_holds_and_so_does_its_baseline(recipe):
+    config = load_config(TrainConfig, recipe / "train.yaml")
+    baseline = load_config(TrainConfig, recipe / "train.yaml", ["stare.enabled=false"])
+    assert config.stare.enabled
+    assert config.rollout.dynamic_sampling
+    assert baseline.model_copy(update={"stare": config.stare}) == config
+
+
+@every_recipe
+def test_its_network_has_the_published_parameters(recipe):
+    shape = read_hf_config(recipe / "model")
+    assert num_parameters(shape) == PUBLISHED_PARAMETERS[recipe.name]
+
+
+def test_the_first_is_the_papers_main_configuration():
+    (recipe,) = (recipe for recipe in recipes() if recipe.name == "qwen2.5_math_7b")
+    config = load_config(TrainConfig, recipe / "train.yaml")
+    rollout, stare = config.rollout, config.stare
+    assert (rollout.prompts_per_step, rollout.samples_per_prompt) == (64, 8)
+    assert (rollout.temperature, rollout.max_rounds, rollout.is_off_policy) == (1.0, 10, False)
+    assert (config.optim.lr, config.train.updates_per_step) == (1e-6, 1)
+    assert (stare.variant, stare.target_entropy, stare.top_share, stare.w) == ("O1", 0.3, 0.1, 1.1)
+    assert (config.algorithm.kl, config.algorithm.clip_low) == ("none", 0.2)
+
+
+@pytest.mark.slow
+@every_recipe
+def test_its_readme_shows_its_plan(recipe):
+    """Where this fails because plans have changed: python tools/refresh_plans.py."""
+    text = (recipe / "README.md").read_text(encoding="utf-8")
+    assert "| **peak**" in text
+    assert refreshed(recipe) == text
+
+
+@pytest.mark.slow
+@every_recipe
+def test_it_takes_a_step_with_its_model_shrunk(recipe: Path, tmp_path):
+    assert not dist.is_initialized()
+    assert smoke(recipe, tmp_path) == 0
+    assert metrics_of(tmp_path / "run")[-1]["time/step_s"] > 0.0
