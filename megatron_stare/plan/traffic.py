@@ -86,14 +86,16 @@ def step_traffic(
     layers = job.shape.num_layers // parallel.pipeline
     layer = layer_traffic(job, n)
     forwards = forward_passes + 1 + (job.config.model.recompute == "full")
-    head = response_tokens // parallel.context * n.h * _FLOAT32 * 2 * _others(parallel.tensor)
-    gather = n.t * n.h * n.b * _others(parallel.tensor) if parallel.sequence else 0.0
+    whole = n.t * n.h * n.b * _others(parallel.tensor)
+    d_hidden = response_tokens // parallel.context * n.h * _FLOAT32 * 2 * _others(parallel.tensor)
+    # The head gathers hidden states in a forward pass, the embedding scatters them in both.
+    head = d_hidden + ((forward_passes + 1) * whole if parallel.sequence else 0.0)
+    embedding = (forward_passes + 2 if parallel.sequence else 2 * (forward_passes + 1)) * whole
+    ends = head + embedding if parallel.pipeline == 1 else max(head, embedding)
     edges = 0 if parallel.pipeline == 1 else parallel.virtual_pipeline
     ranks = job.num_trainers // (parallel.tensor * parallel.pipeline)
     return StepTraffic(
-        tensor=layers * (forwards * layer.tensor_forward + layer.tensor_backward)
-        + (forward_passes + 1) * gather
-        + head,
+        tensor=layers * (forwards * layer.tensor_forward + layer.tensor_backward) + ends,
         context=layers * (forwards * layer.context_forward + layer.context_backward),
         pipeline=edges * (forward_passes + 2) * n.s * n.h * n.b,
         expert=layers * (forwards + 1) * layer.expert_forward,

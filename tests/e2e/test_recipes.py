@@ -1,4 +1,4 @@
-"""Every recipe: a config that holds, the plan that its README shows, a step with its model shrunk."""
+"""Every recipe: its config holds, its README shows its plan, and it takes a step shrunk."""
 
 from __future__ import annotations
 
