@@ -152,7 +152,6 @@ class Servers:
         self._speed, self._count = speed, count
         self._servers: list[_Server] = []
         self._queue: deque[Task] = deque()
-        self.busy_tokens = 0
         self._now = 0.0
 
     def run(self, tasks: Iterable[Task]) -> Iterator[tuple[int, float]]:
@@ -171,7 +170,6 @@ class Servers:
                 server.begin(self._queue.popleft())
             if server.running:
                 heapq.heappush(ends, (server.next_end(), index))
-            self.busy_tokens += task.todo
             yield task.key, self._now
 
     def unfinished(self) -> Iterator[tuple[int, int]]:
@@ -179,7 +177,6 @@ class Servers:
         for server in self._servers:
             if server.running:
                 for task, done in server.done_at(self._now):
-                    self.busy_tokens += done
                     yield task.key, done
         for task in self._queue:
             yield task.key, 0
