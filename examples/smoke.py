@@ -91,7 +91,7 @@ def smoke(recipe: Path, folder: Path, overrides: Sequence[str] = ()) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("recipe", type=Path, help="a folder of examples/")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     parser.add_argument("--out", type=Path, default=Path("runs/smoke"))

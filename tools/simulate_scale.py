@@ -173,7 +173,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="of the recipe")
     parser.add_argument("--gpus", type=int, nargs="+", default=[64, 128, 256, 512, 1024])
     parser.add_argument("--prompts", type=int, help="groups in a batch (default: one a GPU)")
