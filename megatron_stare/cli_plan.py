@@ -23,12 +23,18 @@ def add_plan(commands: argparse._SubParsersAction) -> None:
     plan.add_argument("config", type=Path, help="YAML file of differences from the defaults")
     plan.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides")
     plan.add_argument("--gpu", choices=GPUS, default="h100-80", help="kind (default: h100-80)")
-    plan.add_argument("--gpus", type=_positive, help="in all (default: the fewest that can be)")
+    plan.add_argument(
+        "--gpus",
+        type=_positive,
+        help="in all (default: one replica of the policy, and as many servers)",
+    )
     plan.add_argument(
         "--rollout-gpus", type=int, help="of them, for SGLang servers (default: half)"
     )
     plan.add_argument(
-        "--server-gpus", type=_positive, help="of a server (default: the weights are half of it)"
+        "--server-gpus",
+        type=_positive,
+        help="of a server (default: the fewest that hold the weights twice)",
     )
     plan.add_argument("--search", action="store_true", help="rank the layouts that fit")
     plan.add_argument(
