@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,20 +11,23 @@ from megatron_stare.config import ParallelConfig, TrainConfig
 from megatron_stare.errors import UserError
 from megatron_stare.launch.topology import Topology, check_world_size
 from megatron_stare.plan.hardware import Assumptions, Gpu
-from megatron_stare.plan.weights import num_parameters
+from megatron_stare.plan.weights import entries_of, num_parameters
 from megatron_stare.session import check_positions
 from megatron_stare.weights.hf_config import ModelShape, read_hf_config
+from megatron_stare.weights.rules import Entry
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """A run on `num_trainers` GPUs that train and `num_generators` that generate.
 
+    entries      the network's parameters
     server_gpus  GPUs of one SGLang server, which splits the model over them
     """
 
     config: TrainConfig
     shape: ModelShape
+    entries: tuple[Entry, ...]
     gpu: Gpu
     num_trainers: int
     num_generators: int
@@ -88,6 +92,7 @@ def open_job(
         UserError: model, layout and GPUs do not fit each other; what does not divide is named.
     """
     shape = read_hf_config(config.model.path)
+    entries = entries_of(shape)
     has_servers = config.rollout.engine == "sglang"
     if num_generators is None:
         num_generators = num_gpus // 2 if has_servers else 0
@@ -102,7 +107,7 @@ def open_job(
             f"--gpus {num_gpus} with --rollout-gpus {num_generators} leaves no GPU for the trainers"
         )
     if server_gpus is None:
-        server_gpus = _fewest_gpus(config, shape, gpu) if has_servers else 1
+        server_gpus = _fewest_gpus(entries, gpu) if has_servers else 1
     if has_servers and num_generators % server_gpus:
         raise UserError(
             f"--server-gpus {server_gpus} does not divide --rollout-gpus {num_generators}"
@@ -112,7 +117,7 @@ def open_job(
             f"--server-gpus {server_gpus} does not divide the model's {shape.num_heads} "
             "attention heads"
         )
-    job = Job(config, shape, gpu, num_trainers, num_generators, server_gpus, assumptions)
+    job = Job(config, shape, entries, gpu, num_trainers, num_generators, server_gpus, assumptions)
     _check(job)
     return job
 
@@ -128,10 +133,10 @@ def _check(job: Job) -> None:
     )
 
 
-def _fewest_gpus(config: TrainConfig, shape: ModelShape, gpu: Gpu) -> int:
+def _fewest_gpus(entries: Sequence[Entry], gpu: Gpu) -> int:
     """The power of two that leaves half of a server's memory to its cache, of those that divide."""
-    needed = 2 * 2 * num_parameters(shape) / (gpu.memory_gib * 2**30)
+    needed = 2 * 2 * num_parameters(entries) / (gpu.memory_gib * 2**30)
     size = 1
-    while size < needed and shape.num_heads % (2 * size) == 0:
+    while size < needed and entries[0].shape.num_heads % (2 * size) == 0:
         size *= 2
     return size

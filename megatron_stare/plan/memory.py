@@ -18,7 +18,6 @@ from megatron_stare.plan.activations import (
 )
 from megatron_stare.plan.job import Job
 from megatron_stare.policy.meta import HeldElements
-from megatron_stare.weights.names import model_entries
 
 GIB = 2**30
 _GRADIENT_BYTES = 4
@@ -147,7 +146,7 @@ def sync_bytes(job: Job) -> int:
     tp, element = job.parallel.tensor, job.element_bytes
     sizes = [
         sum(math.prod(size) for size in entry.hf.values()) * element
-        for entry in model_entries(job.shape).values()
+        for entry in job.entries
         if not entry.is_copy
     ]
     gathered = max(_BUCKET_BYTES, max(sizes))

@@ -75,7 +75,7 @@ def _heading(job: Job) -> str:
     if job.num_servers:
         servers = f"; {job.num_generators} generate, {job.num_servers} servers of {job.server_gpus}"
     return (
-        f"{shape.family}, {num_parameters(shape) / 1e9:.2f} B parameters, on "
+        f"{shape.family}, {num_parameters(job.entries) / 1e9:.2f} B parameters, on "
         f"{job.num_trainers + job.num_generators} x {job.gpu.name}: {trainers}{servers}.\n"
         f"{rollout.prompts_per_step} x {rollout.samples_per_prompt} responses of at most "
         f"{rollout.max_response_tokens} tokens a step, micro-batches of "

@@ -75,7 +75,7 @@ def _candidate(job: Job, batch: Batch) -> Candidate | None:
     """None where it does not fit, whatever the micro-batches."""
     stages = distinct_stages(job.parallel)
     held = [
-        tabulated_elements(job.shape, job.parallel, stage, job.num_trainers) for stage in stages
+        tabulated_elements(job.entries, job.parallel, stage, job.num_trainers) for stage in stages
     ]
     room = (job.gpu.memory_gib - job.assumptions.reserved_gib) * GIB
     peak = max(

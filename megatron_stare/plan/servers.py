@@ -45,7 +45,7 @@ class ServerSpeed:
         """Of one of the job's servers."""
         shape, assumed, size = job.shape, job.assumptions, job.server_gpus
         cost = sample_cost(shape)
-        weights = num_parameters(shape) * _BYTES / size
+        weights = num_parameters(job.entries) * _BYTES / size
         kv_heads = max(shape.num_kv_heads / size, 1.0)
         token = 2 * shape.num_layers * kv_heads * shape.head_dim * _BYTES
         room = job.gpu.memory_gib * 2**30 * assumed.server_memory_share - weights

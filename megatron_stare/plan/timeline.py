@@ -99,6 +99,6 @@ def sync_seconds(job: Job) -> float:
     if job.num_servers == 0:
         return 0.0
     assumed = job.assumptions
-    gb = num_parameters(job.shape) * job.element_bytes / 1e9
+    gb = num_parameters(job.entries) * job.element_bytes / 1e9
     read_gb_s = min(assumed.disk_read_gb_s, assumed.disk_total_gb_s / job.num_servers)
     return gb / assumed.disk_write_gb_s + gb / read_gb_s

@@ -16,10 +16,15 @@ _PARAMETER_START, _BUCKET_END = 64, 128
 _EMBEDDING = "model.embed_tokens.weight"
 
 
-def num_parameters(shape: ModelShape) -> int:
+def entries_of(shape: ModelShape) -> tuple[Entry, ...]:
+    """The parameters of the whole network: its name table, spelled out."""
+    return tuple(model_entries(shape).values())
+
+
+def num_parameters(entries: Sequence[Entry]) -> int:
     """Of the whole network; tied embeddings count once."""
-    entries = (entry for entry in model_entries(shape).values() if not entry.is_copy)
-    return sum(math.prod(size) for entry in entries for size in entry.hf.values())
+    exported = (entry for entry in entries if not entry.is_copy)
+    return sum(math.prod(size) for entry in exported for size in entry.hf.values())
 
 
 def distinct_stages(parallel: ParallelConfig) -> list[int]:
@@ -40,7 +45,7 @@ def built_elements(
 
 
 def tabulated_elements(
-    shape: ModelShape, parallel: ParallelConfig, stage: int, world_size: int
+    entries: Sequence[Entry], parallel: ParallelConfig, stage: int, world_size: int
 ) -> HeldElements:
     """The same by arithmetic, in a hundredth of the time; `optimized` is a rank's largest share.
 
@@ -49,9 +54,9 @@ def tabulated_elements(
     data = world_size // (parallel.tensor * parallel.pipeline)
     expert_data = world_size // (parallel.expert * parallel.pipeline)
     parameters = buffer = optimized = 0
-    is_shared = shape.tied and parallel.pipeline > 1
+    is_shared = entries[0].shape.tied and parallel.pipeline > 1
     for chunk in range(parallel.virtual_pipeline):
-        held = list(_held(shape, parallel, stage, chunk))
+        held = list(_held(entries, parallel, stage, chunk))
         for bucket, ranks in _buckets(held, data, expert_data, is_shared):
             sizes = [math.prod(entry.shard_shape(parallel.tensor)) for entry in bucket]
             starts = sum(-(-size // _PARAMETER_START) * _PARAMETER_START for size in sizes)
@@ -62,12 +67,15 @@ def tabulated_elements(
     return HeldElements(parameters, buffer, optimized)
 
 
-def _held(shape: ModelShape, parallel: ParallelConfig, stage: int, chunk: int) -> Iterator[Entry]:
+def _held(
+    entries: Sequence[Entry], parallel: ParallelConfig, stage: int, chunk: int
+) -> Iterator[Entry]:
     """The parameters of one of a stage's model chunks."""
+    shape = entries[0].shape
     num_runs = parallel.pipeline * parallel.virtual_pipeline
     run = chunk * parallel.pipeline + stage
     layers_in_run = shape.num_layers // num_runs
-    for entry in model_entries(shape).values():
+    for entry in entries:
         if entry.layer // layers_in_run != run:
             continue
         if entry.is_copy and num_runs == 1:

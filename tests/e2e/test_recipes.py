@@ -10,7 +10,7 @@ import torch.distributed as dist
 from examples.smoke import smoke
 from megatron_stare.config import TrainConfig
 from megatron_stare.config_io import load_config
-from megatron_stare.plan.weights import num_parameters
+from megatron_stare.plan.weights import entries_of, num_parameters
 from megatron_stare.weights.hf_config import read_hf_config
 from tests.e2e.programs import metrics_of
 from tools.refresh_plans import recipes, refreshed
@@ -43,7 +43,7 @@ def test_its_config_holds_and_so_does_its_baseline(recipe):
 @every_recipe
 def test_its_network_has_the_published_parameters(recipe):
     shape = read_hf_config(recipe / "model")
-    assert num_parameters(shape) == PUBLISHED_PARAMETERS[recipe.name]
+    assert num_parameters(entries_of(shape)) == PUBLISHED_PARAMETERS[recipe.name]
 
 
 def test_the_first_is_the_papers_main_configuration():

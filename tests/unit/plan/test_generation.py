@@ -83,7 +83,7 @@ def step_times(tmp_path_factory) -> dict[str, StepTime]:
     times = {}
     for name, changes in modes.items():
         job = job_of(config_of(folder, rollout=changes))
-        held = tabulated_elements(job.shape, job.parallel, 0, job.num_trainers)
+        held = tabulated_elements(job.entries, job.parallel, 0, job.num_trainers)
         times[name] = simulate_steps(job, held, num_steps=3)
     return times
 

@@ -115,7 +115,7 @@ def test_micro_batches_in_flight(layout, stage, expected, tmp_path):
 def test_operations_take_their_time(tmp_path):
     """One sample on one replica: forward and backward, prepass and recompute are 5 passes."""
     job = job_of(config_of(tmp_path, parallel={"context": 1, "tensor": 8}), gpus=56)
-    held = tabulated_elements(job.shape, job.parallel, 0, job.num_trainers)
+    held = tabulated_elements(job.entries, job.parallel, 0, job.num_trainers)
     time = training_time(job, Batch([200], [20_000]), held)
     rate = 8 * 989e12 * job.assumptions.compute_efficiency
     assert time.flops == pytest.approx(

@@ -42,7 +42,7 @@ def test_tensor_parallelism_sends_what_is_planned(sequence, tmp_path):
     sent = sent_bytes(job.shape, job.config.model, job.parallel, LENGTHS)
     traffic = step_traffic(
         job,
-        tabulated_elements(job.shape, job.parallel, 0, 2),
+        tabulated_elements(job.entries, job.parallel, 0, 2),
         padded_tokens=sum(LENGTHS),
         response_tokens=sum(LENGTHS) - len(LENGTHS),
         forward_passes=0,
@@ -63,7 +63,7 @@ def test_context_parallelism_sends_what_is_planned(tmp_path):
 
 def test_gradients_and_parameters_cross_the_data_parallel_ranks_once(tmp_path):
     job = job_of(tmp_path, ParallelConfig())
-    held = tabulated_elements(job.shape, job.parallel, 0, 2)
+    held = tabulated_elements(job.entries, job.parallel, 0, 2)
     traffic = step_traffic(
         job, held, padded_tokens=512, response_tokens=510, forward_passes=0, updates=3
     )
