@@ -1,4 +1,4 @@
-"""The command line: `megatron-stare train | sft | eval | serve | convert | verify | plan | ...`.
+"""The command line: `megatron-stare train | sft | eval | serve | slurm | convert | plan | ...`.
 
 Exit codes: 0 done, 1 `verify` found a difference, 2 bad input (one clear line on standard error),
 75 stopped by SIGTERM or SIGUSR1 and saved, 130 interrupted.
@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from megatron_stare import __version__
 from megatron_stare.cli_plan import add_plan
+from megatron_stare.cli_slurm import add_slurm
 from megatron_stare.cli_weights import add_convert, add_verify
 from megatron_stare.config import EvalConfig, SftConfig, TrainConfig
 from megatron_stare.config_io import describe, load_config, to_yaml
@@ -95,9 +96,19 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _config(arguments: argparse.Namespace) -> int:
-    kind = KINDS[arguments.kind]
-    print(to_yaml(load_config(kind, arguments.config, arguments.overrides)), end="")
+    config = load_config(KINDS[arguments.kind], arguments.config, arguments.overrides)
+    if arguments.processes is not None:
+        _check_start(config, arguments.processes)
+    print(to_yaml(config), end="")
     return 0
+
+
+def _check_start(config: BaseModel, num_processes: int) -> None:
+    if not isinstance(config, TrainConfig):
+        raise UserError("--processes: expected with --kind train, which starts in many")
+    from megatron_stare.preflight import check_run
+
+    check_run(config, num_processes)
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -120,11 +131,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands, "sft", _sft, "packed supervised fine-tuning")
     _add_run(commands, "eval", _eval, "avg@k and pass@k of a Hugging Face folder")
     _add_serve(commands)
+    add_slurm(commands)
     add_convert(commands)
     add_verify(commands)
     add_plan(commands)
     show = _add_run(commands, "config", _config, "print the resolved config", keys_of=None)
     show.add_argument("--kind", choices=KINDS, default="train", help="what the config is for")
+    show.add_argument(
+        "--processes", type=int, help="see that a training run in so many processes can start, too"
+    )
     report = commands.add_parser("report", help="figures and one HTML page comparing runs")
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
     report.add_argument("--out", type=Path, default=Path("report"), help="folder to write")

@@ -22,7 +22,7 @@ from megatron_stare.policy.step import TokenScores, UpdateResult
 from megatron_stare.rollout.sampler import Cancelled, Rollout
 from megatron_stare.rollout_side import RolloutSide, open_rollout_side
 from megatron_stare.saving import Saving, keep_saving
-from megatron_stare.session import Session, check_positions, open_session, open_world
+from megatron_stare.session import Session, open_session, open_world
 from megatron_stare.types import RolloutBatch
 
 
@@ -216,8 +216,7 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
     ):
         if config.rollout.colocated:
             check_can_offload(getattr(torch, config.model.dtype), world.topology.device)
-        check_positions(
-            world.shape,
+        world.shape.check_positions(
             "data.max_prompt_tokens + rollout.max_response_tokens",
             config.data.max_prompt_tokens + config.rollout.max_response_tokens,
         )

@@ -144,12 +144,12 @@ def open_world(config: TrainConfig | SftConfig) -> Iterator[World]:
     topology = read_topology()
     shape = read_hf_config(config.model.path)
     shape.check_parallel(config.parallel)
-    check_world_size(topology, config.parallel)
+    check_world_size(topology.world_size, config.parallel)
     init_process_group(topology)
     resolved = config.model_dump(mode="json")
     try:
         groups = build_groups(config.parallel)
-        with _locked(config.run.dir):
+        with _locked(config.run.dir, topology.job):
             resumed = _resume(config, resolved, shape, topology.rank)
             with open_loggers(
                 config.log,
@@ -167,10 +167,10 @@ def open_world(config: TrainConfig | SftConfig) -> Iterator[World]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path, job: str | None) -> Iterator[None]:
     """Hold the run's folder, by rank 0; UserError on every rank where another run does."""
     with ExitStack() as stack:
-        from_rank_zero(lambda: stack.enter_context(run_lock(folder)))
+        from_rank_zero(lambda: stack.enter_context(run_lock(folder, job)))
         yield
 
 
@@ -191,15 +191,6 @@ def _log_position(resumed: Resumed | None) -> LogPosition:
     if resumed is None:
         return LogPosition(0, 0)
     return LogPosition(resumed.checkpoint.step, **resumed.state["session"]["loggers"])
-
-
-def check_positions(shape: ModelShape, keys: str, num_tokens: int) -> None:
-    """UserError where sequences of `num_tokens`, as `keys` allow, exceed the model's positions."""
-    if num_tokens > shape.max_positions:
-        raise UserError(
-            f"{keys} = {num_tokens} tokens, expected at most config.json's "
-            f"max_position_embeddings={shape.max_positions}"
-        )
 
 
 def open_session(

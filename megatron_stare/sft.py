@@ -9,7 +9,7 @@ from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.launch.signals import stop_requests
 from megatron_stare.objective import SupervisedObjective
 from megatron_stare.saving import keep_saving
-from megatron_stare.session import Session, check_positions, open_session, open_world
+from megatron_stare.session import Session, open_session, open_world
 from megatron_stare.token_terms import aggregation
 from megatron_stare.types import TokenBatch
 
@@ -22,7 +22,7 @@ def sft(config: SftConfig) -> None:
         Stopped: the run was asked to stop, and is saved.
     """
     with stop_requests(config.checkpoint.grace_s) as stop, open_world(config) as world:
-        check_positions(world.shape, "data.max_tokens", config.data.max_tokens)
+        world.shape.check_positions("data.max_tokens", config.data.max_tokens)
         examples = from_rank_zero(lambda: _read_examples(config, world.shape.vocab_size))
         world.loggers.message(str(examples.report))
         session = open_session(

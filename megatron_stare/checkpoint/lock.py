@@ -1,4 +1,8 @@
-"""One run at a time in a folder: a lock file with the host and the process that holds it."""
+"""One run at a time in a folder: a lock file with the host and the process that holds it.
+
+In a Slurm job its number stands there as well: the script of `megatron-stare slurm` removes the lock
+of a job that, Slurm says, is over.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +18,10 @@ LOCK = "lock"
 
 
 @contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
+def run_lock(folder: Path, job: str | None = None) -> Iterator[None]:
     """Hold a run's folder, which is made if need be; the lock of a dead process is taken over.
+
+    `job` is the number of the Slurm job that this process runs in, if it does.
 
     Whether a process of another host is alive cannot be known here: its lock stays.
 
@@ -24,7 +30,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
-    own = f"{socket.gethostname()} {os.getpid()}\n"
+    own = f"{socket.gethostname()} {os.getpid()} {job or ''}".rstrip() + "\n"
     while not _create(path, own):
         _remove_if_stale(path)
     try:
@@ -48,14 +54,15 @@ def _create(path: Path, content: str) -> bool:
 
 def _remove_if_stale(path: Path) -> None:
     try:
-        host, pid = path.read_text().split()
+        host, pid, *job = path.read_text().split()
     except FileNotFoundError:
         return  # Just released.
     except ValueError:
-        host, pid = "an unknown host", "?"
+        host, pid, *job = "an unknown host", "?"
     if host != socket.gethostname() or (pid.isdigit() and _is_alive(int(pid))):
+        in_job = f" (Slurm job {job[0]})" if job else ""
         raise UserError(
-            f"{path}: process {pid} on {host} runs in this folder; expected another run.dir, "
+            f"{path}: process {pid} on {host}{in_job} runs in this folder; expected another run.dir, "
             "or that it is over (then remove the file)"
         )
     path.unlink(missing_ok=True)

@@ -1,7 +1,8 @@
 """Where this process stands in the world: the only reader of the environment.
 
-torchrun sets RANK, WORLD_SIZE, LOCAL_RANK and the address of rank 0; a plain start is a world of
-one.
+torchrun sets RANK, WORLD_SIZE, LOCAL_RANK and the address of rank 0, and so does the script of
+`megatron-stare slurm`, from Slurm's own variables; a plain start is a world of one. Slurm's are not
+read for ranks: they are there in a shell of an allocation, too, where one process is started.
 """
 
 from __future__ import annotations
@@ -24,12 +25,17 @@ COLLECTIVE_TIMEOUT = timedelta(hours=12)
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """This process among the trainers. `device` is the one it computes on."""
+    """This process among the trainers.
+
+    device  the one it computes on
+    job     Slurm's number of the job it runs in, if it runs in one
+    """
 
     rank: int
     world_size: int
     local_rank: int
     device: torch.device
+    job: str | None = None
 
 
 def read_topology(environ: Mapping[str, str] = os.environ) -> Topology:
@@ -43,22 +49,23 @@ def read_topology(environ: Mapping[str, str] = os.environ) -> Topology:
         world_size,
         local_rank,
         torch.device("cuda", local_rank) if cuda else torch.device("cpu"),
+        environ.get("SLURM_JOB_ID"),
     )
 
 
-def check_world_size(topology: Topology, parallel: ParallelConfig) -> None:
+def check_world_size(world_size: int, parallel: ParallelConfig) -> None:
     """Check that the policy's replicas, and the groups that share experts, fill the world.
 
     Raises:
         UserError: they do not.
     """
-    if topology.world_size % parallel.replica:
+    if world_size % parallel.replica:
         raise UserError(
-            f"world size {topology.world_size} does not fit parallel.tensor={parallel.tensor} x "
+            f"world size {world_size} does not fit parallel.tensor={parallel.tensor} x "
             f"parallel.context={parallel.context} x parallel.pipeline={parallel.pipeline}: "
             f"expected a multiple of {parallel.replica} processes"
         )
-    stage = topology.world_size // parallel.pipeline
+    stage = world_size // parallel.pipeline
     if stage % parallel.expert:
         raise UserError(
             f"parallel.expert={parallel.expert} does not divide the {stage} processes of a "

@@ -111,6 +111,18 @@ class ModelShape:
         if self.moe and parallel.tensor > 1 and not parallel.sequence:
             raise UserError(f"{tensor} of a mixture of experts needs parallel.sequence=true")
 
+    def check_positions(self, keys: str, num_tokens: int) -> None:
+        """Refuse sequences of `num_tokens`, as `keys` of the config allow, beyond the positions.
+
+        Raises:
+            UserError: they exceed the model's positions.
+        """
+        if num_tokens > self.max_positions:
+            raise UserError(
+                f"{keys} = {num_tokens} tokens, expected at most config.json's "
+                f"max_position_embeddings={self.max_positions}"
+            )
+
     @property
     def num_experts(self) -> int:
         """Experts of a layer; a dense layer has 1."""

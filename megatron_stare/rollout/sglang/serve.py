@@ -1,8 +1,8 @@
 """`megatron-stare serve`: SGLang servers on this machine, started, announced, and ended by pid.
 
 Servers and router run in environments of their own (`make setup-sglang`); nothing of SGLang is
-imported here. They stay up until this process is told to end (SIGINT or SIGTERM), whatever trainers
-do.
+imported here. They stay up until this process is told to end (SIGINT, SIGTERM, or SIGUSR1, which is
+what Slurm's srun passes on), whatever trainers do.
 """
 
 from __future__ import annotations
@@ -174,9 +174,11 @@ def _withdraw(server: RunningServer) -> None:
 
 @contextmanager
 def _termination_as_interrupt() -> Iterator[None]:
-    """Have SIGTERM end the block the way Ctrl-C does."""
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Have SIGTERM and SIGUSR1 end the block the way Ctrl-C does."""
+    numbers = (signal.SIGTERM, signal.SIGUSR1)
+    previous = [signal.signal(number, signal.default_int_handler) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in zip(numbers, previous, strict=True):
+            signal.signal(number, handler)

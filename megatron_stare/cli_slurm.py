@@ -1,0 +1,66 @@
+"""`megatron-stare slurm`: a run as a Slurm job."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron_stare.config import TrainConfig
+from megatron_stare.config_io import load_config
+from megatron_stare.errors import UserError
+
+
+def add_slurm(commands: argparse._SubParsersAction) -> None:
+    """`slurm CONFIG [--submit | --dry-run]`."""
+    summary = "the sbatch script of a run, as the config's slurm section says"
+    slurm = commands.add_parser("slurm", help=summary, description=summary)
+    slurm.add_argument("config", type=Path, help="of `megatron-stare train`")
+    slurm.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides")
+    slurm.add_argument(
+        "--out", type=Path, help="file to write (default: job.sbatch in the run's folder)"
+    )
+    what = slurm.add_mutually_exclusive_group()
+    what.add_argument("--submit", action="store_true", help="submit it, too")
+    what.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print it, and do nothing else; model and data need not be here",
+    )
+    slurm.set_defaults(run=_slurm)
+
+
+def _slurm(arguments: argparse.Namespace) -> int:
+    config = load_config(TrainConfig, arguments.config, arguments.overrides)
+    from megatron_stare.slurm.script import render
+
+    script = render(config, arguments.config, arguments.overrides)
+    if arguments.dry_run:
+        print(script, end="")
+        return 0
+    _check_every_run(config, arguments.config, arguments.overrides)
+    path: Path = arguments.out or config.run.dir / "job.sbatch"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(script)
+    print(path)
+    return _submit(path) if arguments.submit else 0
+
+
+def _check_every_run(config: TrainConfig, path: Path, overrides: Sequence[str]) -> None:
+    """UserError where one of the runs, of a sweep perhaps, cannot start."""
+    from megatron_stare.preflight import check_run
+
+    num_processes = config.slurm.nodes * config.slurm.processes_per_node
+    check_run(config, num_processes)
+    for settings in config.slurm.sweep:
+        run = load_config(TrainConfig, path, [*overrides, *settings.split()])
+        check_run(run, num_processes)
+
+
+def _submit(path: Path) -> int:
+    try:
+        done = subprocess.run(["sbatch", str(path)], check=False)
+    except FileNotFoundError:
+        raise UserError("sbatch: no such command, expected to be on a Slurm cluster") from None
+    return done.returncode

@@ -1,0 +1,29 @@
+"""What can be known of a run before there is any process of it."""
+
+from __future__ import annotations
+
+from megatron_stare.config import TrainConfig
+from megatron_stare.errors import UserError
+from megatron_stare.launch.topology import check_world_size
+from megatron_stare.weights.hf_config import read_hf_config
+
+
+def check_run(config: TrainConfig, num_processes: int) -> None:
+    """See that a run in so many processes can start: model, layout, lengths, files.
+
+    Raises:
+        UserError: it cannot; the message names the key or file, the value, and what was expected.
+    """
+    shape = read_hf_config(config.model.path)
+    shape.check_parallel(config.parallel)
+    check_world_size(num_processes, config.parallel)
+    shape.check_positions(
+        "data.max_prompt_tokens + rollout.max_response_tokens",
+        config.data.max_prompt_tokens + config.rollout.max_response_tokens,
+    )
+    files = {"data.path": config.data.path, "rollout.replay_path": config.rollout.replay_path}
+    if config.eval.data is not None:
+        files["eval.data.path"] = config.eval.data.path
+    for key, path in files.items():
+        if path is not None and not path.is_file():
+            raise UserError(f"{key}={path}: no such file")

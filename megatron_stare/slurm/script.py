@@ -1,0 +1,109 @@
+"""The script of a job: the template `job.sbatch.jinja`, filled in."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from megatron_stare.config import TrainConfig
+from megatron_stare.slurm.job import Job, plan_job
+
+_TEMPLATE = Path(__file__).with_name("job.sbatch.jinja")
+_STARE = "python -m megatron_stare.cli"
+
+
+def render(config: TrainConfig, path: Path, overrides: Sequence[str] = ()) -> str:
+    """The script that runs `megatron-stare train PATH OVERRIDES` as `config.slurm` says.
+
+    Args:
+        config: read from `path` with `overrides`.
+
+    Raises:
+        UserError: as `plan_job`.
+    """
+    job = plan_job(config)
+    environment = Environment(
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        comment_start_string="{##",  # "{#" is in ${#array[@]}
+    )
+    environment.filters["q"] = lambda value: shlex.quote(str(value))
+    template = environment.from_string(_TEMPLATE.read_text())
+    # Those of the job are in the script, and a run does not read them.
+    of_the_run = [override for override in overrides if not override.startswith("slurm.")]
+    return template.render(
+        **_settings(config, job), config=path, overrides=of_the_run, stare=_STARE
+    )
+
+
+def _settings(config: TrainConfig, job: Job) -> dict[str, Any]:
+    slurm, rollout = config.slurm, config.slurm.rollout
+    return {
+        "title": _title(config, job),
+        "name": re.sub(r"[^\w.-]", "-", config.run.dir.name) or "stare",
+        "run_dir": config.run.dir,
+        # Nodes and what is on them.
+        "nodes": slurm.nodes,
+        "rollout_nodes": rollout.nodes,
+        "heterogeneous": job.heterogeneous,
+        "gpus_per_node": slurm.gpus_per_node,
+        "processes_per_node": slurm.processes_per_node,
+        "trainer_gpus": slurm.processes_per_node if job.shares_nodes else slurm.gpus_per_node,
+        "tasks_per_node": slurm.processes_per_node + (job.server_places if job.shares_nodes else 0),
+        "cpus_per_process": slurm.cpus_per_process,
+        # The job.
+        "time": _clock(slurm.hours),
+        "signal_s": slurm.signal_s,
+        "max_restarts": slurm.max_restarts,
+        "options": slurm.options,
+        "rollout_options": rollout.options,
+        "sweep": slurm.sweep,
+        # Every process.
+        "setup": slurm.setup,
+        "environment": slurm.environment,
+        "container": slurm.container,
+        "mounts": "".join(f"{mount}," for mount in slurm.mounts),
+        # Servers.
+        "servers": job.servers,
+        "model": config.model.path,
+        "registry": config.rollout.servers.registry,
+        "servers_per_node": job.servers_per_node,
+        "server_gpus": job.server_gpus,
+        "server_cpus": slurm.cpus_per_process * job.server_places,
+        "tensor": rollout.tensor,
+        "dtype": rollout.dtype,
+        "python": rollout.python,
+        "start_deadline_s": f"{rollout.start_deadline_s:g}",
+        "sglang": rollout.sglang,
+    }
+
+
+def _title(config: TrainConfig, job: Job) -> str:
+    slurm = config.slurm
+    kind = f"{slurm.gpus_per_node} GPUs" if slurm.gpus_per_node else "CPUs"
+    title = (
+        f"{config.run.dir.name}: {job.processes} trainer processes on {_count(slurm.nodes, 'node')}"
+        f" with {kind}"
+    )
+    if not job.servers:
+        return title
+    servers = _count(job.server_nodes * job.servers_per_node, "SGLang server")
+    where = "beside them" if job.shares_nodes else f"on {_count(job.server_nodes, 'more node')}"
+    return f"{title}, {servers} {where}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _clock(hours: float) -> str:
+    """As Slurm writes it; it counts whole minutes."""
+    minutes = max(round(hours * 60), 1)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:00"
