@@ -36,8 +36,8 @@ def render(config: TrainConfig, path: Path, overrides: Sequence[str] = ()) -> st
     )
     environment.filters["q"] = lambda value: shlex.quote(str(value))
     template = environment.from_string(_TEMPLATE.read_text())
-    # Those of the job are in the script, and a run does not read them.
-    of_the_run = [override for override in overrides if not override.startswith("slurm.")]
+    # The job's own are in the script already, in its header and as RUN_DIR.
+    of_the_run = [text for text in overrides if not text.startswith(("slurm.", "run.dir="))]
     return template.render(
         **_settings(config, job), config=path, overrides=of_the_run, stare=_STARE
     )

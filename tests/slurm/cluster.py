@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from getpass import getuser
 from pathlib import Path
@@ -110,7 +109,14 @@ class Cluster:
         """Start its daemon again."""
         self.dead.discard(node)
         self._start_node(node)
-        self._wait(lambda: self._num_idle() == self.num_nodes, f"{node} to come back")
+        self.wait_until_idle()
+
+    def wait_until_idle(self, seconds: float = 120) -> None:
+        """Until every node is up, and has nothing to do or to end."""
+        deadline = time.monotonic() + seconds
+        while self._num_idle() < self.num_nodes:
+            assert time.monotonic() < deadline, self.run("sinfo", "-N", "-l", check=False)
+            time.sleep(0.05)
 
     def processes(self) -> list[int]:
         """Pids of everything that jobs of this cluster run, and of their steps' daemons."""
@@ -193,7 +199,7 @@ class Cluster:
             if self.has_namespaces:
                 self._add_namespace(number, node)
             self._start_node(node)
-        self._wait(lambda: self._num_idle() == self.num_nodes, "the nodes to come up")
+        self.wait_until_idle()
 
     def _add_namespace(self, number: int, node: str) -> None:
         space, link = self._namespace(node), f"{self._tag}v{number}"
@@ -247,7 +253,7 @@ class Cluster:
             # A test does not wait for the pace of a large cluster.
             "SchedulerParameters="
             "batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1",
-            *("KillWait=10", "MinJobAge=3600", "SlurmdTimeout=10", "ReturnToService=2"),
+            *("KillWait=10", "MinJobAge=3600", "SlurmdTimeout=5", "ReturnToService=2"),
             # A job in `urgent` takes the nodes of one in `main`, which hears its signal first.
             *("PreemptType=preempt/partition_prio", "PreemptMode=REQUEUE"),
             "SlurmctldParameters=preempt_send_user_signal",
@@ -270,12 +276,6 @@ class Cluster:
     def _num_idle(self) -> int:
         idle = self.run("sinfo", "-h", "-p", "main", "-t", "idle", "-o", "%D", check=False)
         return int(idle.strip() or 0)
-
-    def _wait(self, condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, f"waited for {what}; logs in {self.folder}/log"
-            time.sleep(0.05)
 
     def _runs_on(self, pid: int, node: str) -> bool:
         try:
