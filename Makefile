@@ -4,7 +4,7 @@ VENV := .venv/bin
 # One thread per process: tests run worlds of several processes on few cores.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help setup setup-sglang demo demo-seeds test test-fast lint format clean
+.PHONY: help setup setup-sglang demo demo-seeds test test-fast test-slurm lint format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -21,12 +21,16 @@ demo: setup  ## tiny_addition: SFT, GRPO, STARE, report; about 10 minutes on 2 c
 demo-seeds: setup  ## the demo over three seeds, with the table of its claims
 	@$(VENV)/python examples/tiny_addition/demo.py --seeds 1 2 3
 
-test: setup  ## every test; those of SGLang are skipped where its environment cannot be made
+test: setup  ## every test but Slurm's; SGLang's are skipped where its environment cannot be made
 	-@tools/setup_sglang_env.sh
-	$(TEST_ENV) $(VENV)/python -m pytest
+	$(TEST_ENV) $(VENV)/python -m pytest -m "not slurm"
 
 test-fast: setup  ## without the slow ones
 	$(TEST_ENV) $(VENV)/python -m pytest -m "not slow"
+
+test-slurm: setup  ## jobs on a Slurm cluster of three nodes, brought up here; skipped without Slurm
+	-@tools/setup_slurm.sh
+	$(TEST_ENV) $(VENV)/python -m pytest -m slurm tests/slurm
 
 lint: setup  ## ruff, pyright, import directions
 	$(VENV)/ruff check .

@@ -462,6 +462,7 @@ class SlurmRolloutConfig(Section):
 
 _OPTION = re.compile(r"--[a-z][a-z-]*(=\S+)?")
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_]\w*")
+_MOUNT = re.compile(r"[^\s'\"\\$`,:]+:[^\s'\"\\$`,]+")
 _OVERRIDE = re.compile(r"[\w.]+=[^\s'\"\\$`/]+")
 
 
@@ -502,6 +503,7 @@ class SlurmConfig(Section):
             ("options", self.options, _OPTION, "--name=value without spaces"),
             ("rollout.options", self.rollout.options, _OPTION, "--name=value without spaces"),
             ("environment", self.environment, _ENVIRONMENT_NAME, "a variable's name"),
+            ("mounts", self.mounts, _MOUNT, "FROM:TO without spaces, quotes or $"),
         ):
             for value in values:
                 if not pattern.fullmatch(value):

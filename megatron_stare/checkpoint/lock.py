@@ -1,7 +1,7 @@
 """One run at a time in a folder: a lock file with the host and the process that holds it.
 
-In a Slurm job its number stands there as well: the script of `megatron-stare slurm` removes the lock
-of a job that, Slurm says, is over.
+In a Slurm job its number stands there as well: the script of `megatron-stare slurm` removes the
+lock of a job that, Slurm says, is over.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def _remove_if_stale(path: Path) -> None:
     if host != socket.gethostname() or (pid.isdigit() and _is_alive(int(pid))):
         in_job = f" (Slurm job {job[0]})" if job else ""
         raise UserError(
-            f"{path}: process {pid} on {host}{in_job} runs in this folder; expected another run.dir, "
-            "or that it is over (then remove the file)"
+            f"{path}: process {pid} on {host}{in_job} runs in this folder; expected another "
+            "run.dir, or that it is over (then remove the file)"
         )
     path.unlink(missing_ok=True)
 

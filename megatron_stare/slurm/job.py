@@ -11,9 +11,14 @@ from megatron_stare.errors import UserError
 from megatron_stare.launch.topology import check_world_size
 
 _OWN_OPTIONS = frozenset(
-    "nodes ntasks ntasks-per-node cpus-per-task gpus gpus-per-node gpus-per-task gres exclusive mem "
-    "mem-per-cpu mem-per-gpu time signal requeue no-requeue open-mode array output job-name".split()
+    {
+        *("nodes", "ntasks", "ntasks-per-node", "cpus-per-task", "exclusive"),
+        *("gpus", "gpus-per-node", "gpus-per-task", "gres", "mem", "mem-per-cpu", "mem-per-gpu"),
+        *("time", "signal", "requeue", "no-requeue", "array"),
+        *("job-name", "output", "open-mode"),
+    }
 )
+"""sbatch options that the script has from other keys, or cannot do without."""
 
 
 @dataclass(frozen=True, slots=True)

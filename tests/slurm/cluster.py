@@ -40,7 +40,9 @@ def can_use_namespaces() -> bool:
     if os.getuid() != 0 or shutil.which("ip") is None or not _succeeds("ip", "netns", "add", name):
         return False
     try:
-        return _succeeds("nsenter", f"--net=/run/netns/{name}", "unshare", "--uts", "--mount", "true")
+        return _succeeds(
+            "nsenter", f"--net=/run/netns/{name}", "unshare", "--uts", "--mount", "true"
+        )
     finally:
         _run("ip", "netns", "del", name)
 
@@ -141,7 +143,7 @@ class Cluster:
         for name in (*(f"slurmd-{node}" for node in self.nodes), "slurmctld", "munged"):
             self._stop_daemon(name)
         if self.has_namespaces:
-            for number, node in enumerate(self.nodes, 1):
+            for number, node in self._numbered():
                 _run("ip", "link", "del", f"{self._tag}v{number}", check=False)
                 _run("ip", "netns", "del", self._namespace(node), check=False)
             _run("ip", "link", "del", f"{self._tag}br", check=False)
@@ -175,14 +177,10 @@ class Cluster:
         for device in devices:  # Slurm counts and numbers them; nothing computes on them.
             device.symlink_to("/dev/null")
         (folder / "gres.conf").write_text("".join(f"Name=gpu File={path}\n" for path in devices))
-        addresses = [(self._address(i), node) for i, node in enumerate(self.nodes, 1)]
-        (folder / "hosts").write_text(
-            "".join(
-                f"{address} {name}\n"
-                for address, name in [("127.0.0.1", "localhost"), (self._address(254), host)]
-                + addresses
-            )
-        )
+        hosts = [("127.0.0.1", "localhost"), (self._address(254), host)]
+        hosts += [(self._address(number), node) for number, node in self._numbered()]
+        lines = [f"{address} {name}\n" for address, name in hosts]
+        (folder / "hosts").write_text("".join(lines))
         run = folder / "run"
         _run(
             *("munged", f"--key-file={key}", f"--socket={run}/munge.sock"),
@@ -195,7 +193,7 @@ class Cluster:
             _run("ip", "addr", "add", f"{self._address(254)}/24", "dev", bridge)
             _run("ip", "link", "set", bridge, "up")
         self.run("slurmctld", "-c")
-        for number, node in enumerate(self.nodes, 1):
+        for number, node in self._numbered():
             if self.has_namespaces:
                 self._add_namespace(number, node)
             self._start_node(node)

@@ -83,9 +83,7 @@ def test_a_cancelled_job_leaves_no_process_and_a_run_that_another_job_goes_on_wi
     assert_same_run(again.run_dir, whole.run_dir, STEPS)
 
 
-def test_a_config_that_went_bad_ends_the_job_before_anything_is_started(
-    cluster, config, tmp_path
-):
+def test_a_config_that_went_bad_ends_the_job_before_anything_is_started(cluster, config, tmp_path):
     changed = tmp_path / "train.yaml"
     changed.write_text(config.read_text())
     script = write_script(changed, tmp_path / "run")

@@ -32,7 +32,9 @@ def servers_alive(tmp_path):
 @pytest.fixture
 def settings(tmp_path, servers_alive):
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} {stand_in.__file__} {servers_alive} "$@"\n')
+    python.write_text(
+        f'#!/bin/sh\nexec {sys.executable} {stand_in.__file__} {servers_alive} "$@"\n'
+    )
     python.chmod(0o755)
     registry = f"rollout.servers.registry={tmp_path}/servers"
     return (*SGLANG, registry, f"slurm.rollout.python={python}")
