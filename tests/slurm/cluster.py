@@ -47,6 +47,15 @@ def can_use_namespaces() -> bool:
         _run("ip", "netns", "del", name)
 
 
+def environment_of(pid: int) -> dict[str, str]:
+    """What a process was started with; empty if it is gone."""
+    try:
+        entries = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return {}
+    return dict(entry.split("=", 1) for entry in entries if "=" in entry)
+
+
 @dataclass
 class Cluster:
     """Nodes n1, n2, ...; `with Cluster.start(3) as cluster` ends what it started."""
@@ -103,7 +112,11 @@ class Cluster:
         else:
             daemon = self._pid(f"slurmd-{node}")
             pids = [] if daemon is None else [daemon]
-            pids += [pid for pid in self.processes() if self._runs_on(pid, node)]
+            pids += [
+                pid
+                for pid in self.processes()
+                if environment_of(pid).get("SLURMD_NODENAME") == node
+            ]
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
 
@@ -122,16 +135,14 @@ class Cluster:
 
     def processes(self) -> list[int]:
         """Pids of everything that jobs of this cluster run, and of their steps' daemons."""
-        mark = f"SLURM_CONF={self.folder / 'slurm.conf'}".encode()
-        found = []
-        for entry in Path("/proc").iterdir():
-            try:
-                environment = (entry / "environ").read_bytes() if entry.name.isdigit() else b""
-            except OSError:
-                continue  # Gone meanwhile.
-            if mark in environment and b"SLURM_JOB_ID=" in environment:
-                found.append(int(entry.name))
-        return found
+        pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+        ours = str(self.folder / "slurm.conf")
+        environments = {pid: environment_of(pid) for pid in pids}
+        return [
+            pid
+            for pid, environment in environments.items()
+            if environment.get("SLURM_CONF") == ours and "SLURM_JOB_ID" in environment
+        ]
 
     def stop(self) -> None:
         """End the jobs, then the daemons by their pids, then take the networks away."""
@@ -274,13 +285,6 @@ class Cluster:
     def _num_idle(self) -> int:
         idle = self.run("sinfo", "-h", "-p", "main", "-t", "idle", "-o", "%D", check=False)
         return int(idle.strip() or 0)
-
-    def _runs_on(self, pid: int, node: str) -> bool:
-        try:
-            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        except OSError:
-            return False
-        return f"SLURMD_NODENAME={node}".encode() in environment
 
     def _pid(self, name: str) -> int | None:
         """Of the daemon that wrote this pid file, if it is still that daemon and alive."""

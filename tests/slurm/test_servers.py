@@ -10,6 +10,7 @@ import pytest
 
 from tests.e2e.programs import REPO, metrics_of
 from tests.slurm import stand_in
+from tests.slurm.cluster import Cluster, environment_of
 from tests.slurm.jobs import needs_cluster, start
 
 pytestmark = needs_cluster
@@ -64,15 +65,16 @@ def test_an_attempt_whose_servers_do_not_come_up_is_followed_by_another_up_to_th
 def test_losing_the_servers_of_a_node_stops_the_trainers_and_every_other_server(
     cluster, config, tmp_path, settings, servers_alive
 ):
-    """Of a heterogeneous job: a node of trainers, and two of servers with options of their own."""
+    """Of a heterogeneous job: a node of trainers, and two of servers with GPUs of their own."""
     job = start(
         *(cluster, config, tmp_path / "run", *settings, "slurm.nodes=1", "slurm.rollout.nodes=2"),
-        'slurm.rollout.options=["--partition=main"]',
+        *("slurm.gpus_per_node=1", "slurm.rollout.gpus_per_node=2"),
         *("slurm.max_restarts=0", "checkpoint.grace_s=1"),
     )
     trainer_log = tmp_path / "run/logs/rank-0.log"
     job.wait_until(trainer_log.exists)
-    assert "2 servers are up" in job.log, job.logs
+    assert "4 servers are up" in job.log, job.logs
+    assert len(announced(tmp_path / "run")) == 4
     assert len(set(announced(tmp_path / "run"))) == (2 if cluster.has_namespaces else 1)
     servers_alive.unlink()
     assert set(job.wait()) == {"FAILED"}, job.logs
@@ -80,6 +82,32 @@ def test_losing_the_servers_of_a_node_stops_the_trainers_and_every_other_server(
     cluster.wait_until_idle()
     assert cluster.processes() == []
     assert announced(tmp_path / "run") == []
+
+
+def test_servers_beside_trainers_have_the_gpus_that_those_leave(
+    cluster, config, tmp_path, settings
+):
+    job = start(
+        *(cluster, config, tmp_path / "run", *settings, "slurm.nodes=1"),
+        *("slurm.processes_per_node=1", "slurm.gpus_per_node=3"),
+    )
+    trainer_log = tmp_path / "run/logs/rank-0.log"
+    job.wait_until(trainer_log.exists)
+    gpus = {step: gpus_of(cluster, step) for step in ("0", "1")}
+    assert gpus["0"] | gpus["1"] == {"0", "1", "2"}, gpus
+    assert len(gpus["0"]) == 2, gpus
+    assert len(gpus["1"]) == 1, gpus
+    cluster.run("scancel", job.number)
+    assert job.wait() == ["CANCELLED"], job.logs
+    cluster.wait_until_idle()
+    assert cluster.processes() == []
+
+
+def gpus_of(cluster: Cluster, step: str) -> set[str]:
+    """GPUs that Slurm gave to a step of the job that runs."""
+    found = (environment_of(pid) for pid in cluster.processes())
+    lists = {env["CUDA_VISIBLE_DEVICES"] for env in found if env.get("SLURM_STEP_ID") == step}
+    return set(",".join(lists).split(","))
 
 
 @pytest.mark.skipif(
