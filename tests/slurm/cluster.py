@@ -11,6 +11,7 @@ loopback     the nodes are slurmds on ports of 127.0.0.1, where namespaces are n
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -19,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from getpass import getuser
 from pathlib import Path
 
@@ -56,6 +58,17 @@ def environment_of(pid: int) -> dict[str, str]:
     return dict(entry.split("=", 1) for entry in entries if "=" in entry)
 
 
+def step_daemons_of(pids: Iterable[int]) -> set[int]:
+    """The slurmstepd that are parents of these processes."""
+    daemons = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):  # Gone meanwhile.
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            if Path(f"/proc/{parent}/comm").read_text().startswith("slurmstepd"):
+                daemons.add(parent)
+    return daemons
+
+
 @dataclass
 class Cluster:
     """Nodes n1, n2, ...; `with Cluster.start(3) as cluster` ends what it started."""
@@ -63,7 +76,6 @@ class Cluster:
     folder: Path
     num_nodes: int
     has_namespaces: bool
-    dead: set[str] = field(default_factory=set)
 
     @classmethod
     def start(cls, num_nodes: int, *, namespaces: bool | None = None) -> Cluster:
@@ -106,23 +118,21 @@ class Cluster:
 
     def kill_node(self, node: str) -> None:
         """As if its power failed: its daemon, the steps and their tasks, all at once."""
-        self.dead.add(node)
         if self.has_namespaces:
             pids = [int(pid) for pid in _run("ip", "netns", "pids", self._namespace(node)).split()]
         else:
-            daemon = self._pid(f"slurmd-{node}")
-            pids = [] if daemon is None else [daemon]
-            pids += [
+            tasks = [
                 pid
                 for pid in self.processes()
                 if environment_of(pid).get("SLURMD_NODENAME") == node
             ]
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+            pids = [self._pid(f"slurmd-{node}"), *step_daemons_of(tasks), *tasks]
+        for pid in filter(None, pids):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def revive_node(self, node: str) -> None:
         """Start its daemon again."""
-        self.dead.discard(node)
         self._start_node(node)
         self.wait_until_idle()
 
@@ -134,7 +144,7 @@ class Cluster:
             time.sleep(0.05)
 
     def processes(self) -> list[int]:
-        """Pids of everything that jobs of this cluster run, and of their steps' daemons."""
+        """Pids of everything that jobs of this cluster run."""
         pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
         ours = str(self.folder / "slurm.conf")
         environments = {pid: environment_of(pid) for pid in pids}
@@ -193,7 +203,7 @@ class Cluster:
         lines = [f"{address} {name}\n" for address, name in hosts]
         (folder / "hosts").write_text("".join(lines))
         run = folder / "run"
-        _run(
+        self.run(
             *("munged", f"--key-file={key}", f"--socket={run}/munge.sock"),
             *(f"--pid-file={run}/munged.pid", f"--seed-file={run}/munge.seed"),
             f"--log-file={folder}/log/munged.log",
@@ -293,7 +303,8 @@ class Cluster:
             command, state = Path(f"/proc/{pid}/stat").read_text().split()[1:3]
         except (OSError, ValueError):
             return None
-        return pid if command.strip("()") in DAEMONS and state != "Z" else None
+        is_ours = environment_of(pid).get("SLURM_CONF") == str(self.folder / "slurm.conf")
+        return pid if command.strip("()") in DAEMONS and state != "Z" and is_ours else None
 
     def _stop_daemon(self, name: str) -> None:
         pid = self._pid(name)
