@@ -1,0 +1,56 @@
+# Trainers and SGLang servers on GPUs, each in an environment of its own: /opt/stare and /opt/sglang.
+#
+#   docker build -t megatron-stare .
+#   docker build -t megatron-stare --build-arg APEX=1 .               # with NVIDIA Apex, from source
+#   docker run --gpus all --shm-size 16g -v "$PWD:/work" megatron-stare megatron-stare train ...
+#
+# The versions of Python packages are those of the constraints files. The image's CUDA is that of torch.
+ARG CUDA_IMAGE=nvidia/cuda:13.0.1-cudnn-devel-ubuntu24.04
+
+FROM ${CUDA_IMAGE} AS base
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+ENV DEBIAN_FRONTEND=noninteractive PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# A compiler is needed at run time, too: Triton and SGLang build kernels for the GPU that they find.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends \
+        build-essential git libnuma1 ninja-build python3.12 python3.12-dev python3.12-venv \
+    && rm -rf /var/lib/apt/lists/*
+
+FROM base AS sglang
+COPY constraints-sglang-gpu.txt /tmp/
+RUN python3.12 -m venv /opt/sglang \
+    && /opt/sglang/bin/pip install --no-deps -r /tmp/constraints-sglang-gpu.txt
+
+FROM base AS stare
+# GPU architectures to build kernels for: A100, H100 and H200, B200.
+ARG CUDA_ARCHS="80;90;100"
+ARG APEX=0
+# A commit, for an image that is to be built again.
+ARG APEX_REF=master
+COPY constraints.txt constraints-gpu.txt /tmp/
+RUN python3.12 -m venv /opt/stare && /opt/stare/bin/pip install --no-deps -r /tmp/constraints.txt
+# Built against the torch above, so not in an environment of its own.
+RUN NVTE_FRAMEWORK=pytorch NVTE_CUDA_ARCHS="${CUDA_ARCHS}" \
+    /opt/stare/bin/pip install --no-deps --no-build-isolation -r /tmp/constraints-gpu.txt
+RUN if [ "${APEX}" = 1 ]; then \
+        git clone https://github.com/NVIDIA/apex /tmp/apex \
+        && git -C /tmp/apex checkout "${APEX_REF}" \
+        && APEX_CPP_EXT=1 APEX_CUDA_EXT=1 \
+            /opt/stare/bin/pip install --no-deps --no-build-isolation /tmp/apex \
+        && rm -rf /tmp/apex; \
+    fi
+WORKDIR /opt/megatron_stare
+COPY pyproject.toml setup.py README.md LICENSE ./
+COPY megatron_stare megatron_stare
+RUN /opt/stare/bin/pip install --no-deps --no-build-isolation .
+
+FROM base
+COPY --from=sglang /opt/sglang /opt/sglang
+COPY --from=stare /opt/stare /opt/stare
+ENV PATH=/opt/stare/bin:$PATH PYTHONUNBUFFERED=1
+RUN useradd --create-home --uid 10001 stare && install -d -o stare /work
+USER 10001
+WORKDIR /work
+# A GPU that has fallen off the bus makes nvidia-smi fail.
+HEALTHCHECK --interval=5m --timeout=1m CMD ["nvidia-smi", "-L"]
+CMD ["megatron-stare", "--help"]
