@@ -63,3 +63,12 @@ def test_the_lock_of_another_host_stays(tmp_path):
     with pytest.raises(UserError, match="process 1 on elsewhere"), run_lock(tmp_path):
         pass
     assert (tmp_path / LOCK).exists()
+
+
+def test_the_slurm_job_of_a_run_stands_in_its_lock_and_in_the_refusal(tmp_path):
+    with run_lock(tmp_path / "ours", "78"):
+        assert (tmp_path / "ours" / LOCK).read_text().split()[2] == "78"
+    (tmp_path / LOCK).write_text("elsewhere 1 77\n")
+    said = r"process 1 on elsewhere \(Slurm job 77\) runs in this folder"
+    with pytest.raises(UserError, match=said), run_lock(tmp_path):
+        pass
