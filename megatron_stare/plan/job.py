@@ -9,10 +9,9 @@ import torch
 
 from megatron_stare.config import ParallelConfig, TrainConfig
 from megatron_stare.errors import UserError
-from megatron_stare.launch.topology import Topology, check_world_size
+from megatron_stare.launch.topology import check_world_size
 from megatron_stare.plan.hardware import Assumptions, Gpu
 from megatron_stare.plan.weights import entries_of, num_parameters
-from megatron_stare.session import check_positions
 from megatron_stare.weights.hf_config import ModelShape, read_hf_config
 from megatron_stare.weights.rules import Entry
 
@@ -124,10 +123,8 @@ def open_job(
 
 def _check(job: Job) -> None:
     job.shape.check_parallel(job.parallel)
-    topology = Topology(0, job.num_trainers, 0, torch.device("cpu"))
-    check_world_size(topology, job.parallel)
-    check_positions(
-        job.shape,
+    check_world_size(job.num_trainers, job.parallel)
+    job.shape.check_positions(
         "data.max_prompt_tokens + rollout.max_response_tokens",
         job.config.data.max_prompt_tokens + job.config.rollout.max_response_tokens,
     )
