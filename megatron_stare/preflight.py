@@ -5,7 +5,7 @@ from __future__ import annotations
 from megatron_stare.config import TrainConfig
 from megatron_stare.errors import UserError
 from megatron_stare.launch.topology import check_world_size
-from megatron_stare.weights.hf_config import read_hf_config
+from megatron_stare.weights.hf_config import ModelShape, read_hf_config
 
 
 def check_run(config: TrainConfig, num_processes: int) -> None:
@@ -14,16 +14,33 @@ def check_run(config: TrainConfig, num_processes: int) -> None:
     Raises:
         UserError: it cannot; the message names the key or file, the value, and what was expected.
     """
-    shape = read_hf_config(config.model.path)
-    shape.check_parallel(config.parallel)
-    check_world_size(num_processes, config.parallel)
-    shape.check_positions(
-        "data.max_prompt_tokens + rollout.max_response_tokens",
-        config.data.max_prompt_tokens + config.rollout.max_response_tokens,
-    )
+    check_fit(config, read_hf_config(config.model.path), num_processes)
     files = {"data.path": config.data.path, "rollout.replay_path": config.rollout.replay_path}
     if config.eval.data is not None:
         files["eval.data.path"] = config.eval.data.path
     for key, path in files.items():
         if path is not None and not path.is_file():
             raise UserError(f"{key}={path}: no such file")
+
+
+def check_fit(config: TrainConfig, shape: ModelShape, num_processes: int) -> None:
+    """See that layout and lengths fit the model, and the layout the processes.
+
+    Raises:
+        UserError: they do not.
+    """
+    shape.check_parallel(config.parallel)
+    check_world_size(num_processes, config.parallel)
+    check_lengths(config, shape)
+
+
+def check_lengths(config: TrainConfig, shape: ModelShape) -> None:
+    """See that the model has positions for the longest sample.
+
+    Raises:
+        UserError: it does not.
+    """
+    shape.check_positions(
+        "data.max_prompt_tokens + rollout.max_response_tokens",
+        config.data.max_prompt_tokens + config.rollout.max_response_tokens,
+    )

@@ -19,6 +19,7 @@ from megatron_stare.launch.signals import stop_requests
 from megatron_stare.objective import PolicyObjective, TokenTerms
 from megatron_stare.policy.memory import check_can_offload, offload, onload
 from megatron_stare.policy.step import TokenScores, UpdateResult
+from megatron_stare.preflight import check_lengths
 from megatron_stare.rollout.sampler import Cancelled, Rollout
 from megatron_stare.rollout_side import RolloutSide, open_rollout_side
 from megatron_stare.saving import Saving, keep_saving
@@ -216,10 +217,7 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
     ):
         if config.rollout.colocated:
             check_can_offload(getattr(torch, config.model.dtype), world.topology.device)
-        world.shape.check_positions(
-            "data.max_prompt_tokens + rollout.max_response_tokens",
-            config.data.max_prompt_tokens + config.rollout.max_response_tokens,
-        )
+        check_lengths(config, world.shape)
         session = open_session(
             config,
             world,

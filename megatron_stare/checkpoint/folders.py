@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_stare.weights.durable_file import FileRecord
+from megatron_stare.weights.folders import flush
 
 MANIFEST, LATEST, RUN_STATE = "manifest.json", "latest", "run_state.pt"
 _NAME = re.compile(r"step_(\d+)")
@@ -69,12 +70,12 @@ def commit(
     """Give a folder, whose files are all on the disk, its manifest, its name and the pointer."""
     whole = {**manifest, "files": {name: asdict(files[name]) for name in sorted(files)}}
     write_durably(folder / MANIFEST, json.dumps(whole, indent=1).encode())
-    _sync(folder)
+    flush(folder)
     final = folder.with_name(folder.name.removesuffix(_UNFINISHED))
     if final.exists():  # A damaged one, that the run has come past once more.
         shutil.rmtree(final)
     folder.rename(final)
-    _sync(final.parent)
+    flush(final.parent)
     with suppress(OSError):  # It is there; nobody relies on the pointer.
         _point_to(final)
     return Checkpoint(final, whole)
@@ -85,7 +86,7 @@ def _point_to(folder: Path) -> None:
     unfinished = pointer.with_name(LATEST + _UNFINISHED)
     write_durably(unfinished, f"{folder.name}\n".encode())
     unfinished.replace(pointer)
-    _sync(folder.parent)
+    flush(folder.parent)
 
 
 def steps_of(root: Path) -> list[int]:
@@ -152,7 +153,7 @@ def records_of(paths: Sequence[Path]) -> dict[str, FileRecord]:
     """Have files reach the disk; their records by file name."""
     with ThreadPoolExecutor(max_workers=1) as executor:
         # The disk writes while checksums are computed from memory.
-        synced = executor.submit(lambda: [_sync(path) for path in paths])
+        synced = executor.submit(lambda: [flush(path) for path in paths])
         records = {path.name: record_of(path) for path in paths}
         synced.result()
     return records
@@ -165,11 +166,3 @@ def record_of(path: Path) -> FileRecord:
         while piece := file.read(_CHUNK_BYTES):
             size, crc32 = size + len(piece), zlib.crc32(piece, crc32)
     return FileRecord(size, crc32)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)  # Enough for a folder, too.
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,9 +9,9 @@ import torch
 
 from megatron_stare.config import ParallelConfig, TrainConfig
 from megatron_stare.errors import UserError
-from megatron_stare.launch.topology import check_world_size
 from megatron_stare.plan.hardware import Assumptions, Gpu
 from megatron_stare.plan.weights import entries_of, num_parameters
+from megatron_stare.preflight import check_fit
 from megatron_stare.weights.hf_config import ModelShape, read_hf_config
 from megatron_stare.weights.rules import Entry
 
@@ -67,7 +67,7 @@ class Job:
         tree["parallel"] = parallel.model_dump()
         tree["model"]["recompute"] = recompute
         job = replace(self, config=TrainConfig.model_validate(tree))
-        _check(job)
+        check_fit(job.config, job.shape, job.num_trainers)
         return job
 
 
@@ -117,17 +117,8 @@ def open_job(
             "attention heads"
         )
     job = Job(config, shape, entries, gpu, num_trainers, num_generators, server_gpus, assumptions)
-    _check(job)
+    check_fit(config, shape, num_trainers)
     return job
-
-
-def _check(job: Job) -> None:
-    job.shape.check_parallel(job.parallel)
-    check_world_size(job.num_trainers, job.parallel)
-    job.shape.check_positions(
-        "data.max_prompt_tokens + rollout.max_response_tokens",
-        job.config.data.max_prompt_tokens + job.config.rollout.max_response_tokens,
-    )
 
 
 def _fewest_gpus(entries: Sequence[Entry], gpu: Gpu) -> int:

@@ -24,7 +24,7 @@ Remaining = Callable[[Sequence[Request], Collection[Key]], list[Request]]
 
 def missing(requests: Sequence[Request], there: Collection[Key]) -> list[Request]:
     """Those that are not there: for an engine to which it does not matter what else it runs."""
-    return [request for request in requests if (request.prompt.uid, request.index) not in there]
+    return [request for request in requests if request.key not in there]
 
 
 class BankedEngine:
@@ -102,8 +102,8 @@ class BankedEngine:
         usable = {key for key, sample in banked.items() if self._is_usable(sample)}
         to_ask = self._remaining(requests, usable)
         for request in to_ask:
-            self._bank.forget_sample((request.prompt.uid, request.index))
-        prompts = {(request.prompt.uid, request.index): request.prompt for request in requests}
+            self._bank.forget_sample(request.key)
+        prompts = {request.key: request.prompt for request in requests}
         return [
             sample.sample(prompts[key]) for key, sample in banked.items() if key in prompts
         ], to_ask

@@ -78,7 +78,7 @@ class EmbeddedEngine:
         return [
             request
             for batch in self._batches(requests)
-            if any((request.prompt.uid, request.index) not in there for request in batch)
+            if any(request.key not in there for request in batch)
             for request in batch
         ]
 

@@ -20,6 +20,11 @@ class Request:
     index: int
     begun: Sample | None = None
 
+    @property
+    def key(self) -> tuple[str, int]:
+        """What its sample is known by in its step: the prompt's uid, and the index."""
+        return self.prompt.uid, self.index
+
 
 class Engine(Protocol):
     """Generates samples under the weights it was last given."""

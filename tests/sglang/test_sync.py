@@ -50,12 +50,6 @@ class Urls:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Other weights of the servers' network."""
-    return make_hf_folder(tmp_path_factory.mktemp("trained") / "model", "qwen3", seed=2)
-
-
-@pytest.fixture(scope="module")
 def wide_server(model, tmp_path_factory):
     """The URL of a server of two tensor-parallel ranks."""
     (port,), folder = free_ports("127.0.0.1", 1), tmp_path_factory.mktemp("wide")
