@@ -35,7 +35,7 @@ uv=$(find_uv)
 echo "setup: making $venv (${uv:-venv and pip}); the first time takes a few minutes"
 if [ -n "$uv" ]; then
     $uv venv --quiet --allow-existing --python 3.12 "$venv"
-    $uv pip install --quiet --python "$venv/bin/python" -c constraints.txt -e '.[dev]'
+    $uv pip install --quiet --compile-bytecode --python "$venv/bin/python" -c constraints.txt -e '.[dev]'
 else
     python=$(find_python312)
     if [ -z "$python" ]; then

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import pickle
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +43,7 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 from torch.distributed.checkpoint.utils import _create_file_view
 
 from megatron_stare.errors import UserError
+from megatron_stare.weights.durable_file import DurableFile
 from megatron_stare.weights.folders import flush
 from megatron_stare.weights.megatron_keys import Place
 
@@ -51,8 +52,6 @@ FORMAT = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
 COMMON_STATE = "common_state/shard_0_1"
 """What Megatron stores beside tensors: nothing, for a model alone."""
 
-ALIGNMENT = 64
-"""Bytes; that of the data in what `torch.save` writes."""
 Extent = tuple[int, int]
 """Offset and length in a file, bytes."""
 
@@ -65,15 +64,11 @@ def file_name(number: int) -> str:
 def write_chunks(path: Path, chunks: Iterable[Tensor]) -> list[Extent]:
     """Write a file of chunks, one in memory at a time, and have it reach the disk."""
     extents: list[Extent] = []
-    with path.open("wb") as stream:
+    with closing(DurableFile(path)) as file:
         for chunk in chunks:
-            stream.write(bytes(-stream.tell() % ALIGNMENT))
-            start = stream.tell()
-            torch.save(_alone(chunk.contiguous()), stream)
-            extents.append((start, stream.tell() - start))
+            extents.append(file.write_tensor(_alone(chunk.contiguous())))
             del chunk
-        stream.flush()
-        os.fsync(stream.fileno())
+        file.finish()
     return extents
 
 

@@ -71,7 +71,8 @@ def test_what_was_not_sent_does_not_come(servers, model, tmp_path):
         samples = engine.generate(requests_of(PROMPTS, 8), LONG, seed=0)
         engine.interrupt()  # Nothing is asked for before the first `next`.
         found = stop_after(engine, samples, 1)
-        assert 1 <= len(found) <= 1 + 6
+        # Each that ends before the loop above sees the first one lets another be sent.
+        assert 1 <= len(found) < 24
         assert len(list(engine.generate(requests_of(PROMPTS, 1), LONG, seed=1))) == 6
         assert messages == []
 
