@@ -11,9 +11,11 @@ from examples.smoke import smoke
 from megatron_stare.config import TrainConfig
 from megatron_stare.config_io import load_config
 from megatron_stare.plan.weights import entries_of, num_parameters
+from megatron_stare.slurm.job import plan_job
+from megatron_stare.slurm.script import render
 from megatron_stare.weights.hf_config import read_hf_config
 from tests.e2e.programs import metrics_of
-from tools.refresh_plans import recipes, refreshed
+from tools.refresh_plans import PLACE, REPO, recipes, refreshed
 
 PUBLISHED_PARAMETERS = {
     "qwen2.5_14b_instruct": 14_770_033_664,
@@ -44,6 +46,27 @@ def test_its_config_holds_and_so_does_its_baseline(recipe):
 def test_its_network_has_the_published_parameters(recipe):
     shape = read_hf_config(recipe / "model")
     assert num_parameters(entries_of(shape)) == PUBLISHED_PARAMETERS[recipe.name]
+
+
+@every_recipe
+def test_its_script_is_what_the_command_writes_today(recipe, monkeypatch):
+    """Where this fails: megatron-stare slurm RECIPE/train.yaml --dry-run > RECIPE/train.sbatch."""
+    monkeypatch.chdir(REPO)
+    path = recipe.relative_to(REPO) / "train.yaml"
+    expected = (recipe / "train.sbatch").read_text(encoding="utf-8")
+    assert render(load_config(TrainConfig, path), path) == expected
+
+
+@every_recipe
+def test_its_script_asks_for_the_nodes_that_its_readme_plans(recipe):
+    """The README's further plans are of the same nodes with overrides."""
+    job = plan_job(config := load_config(TrainConfig, recipe / "train.yaml"))
+    planned, *_ = PLACE.findall((recipe / "README.md").read_text(encoding="utf-8"))
+    serving = job.server_nodes * job.server_gpus
+    assert planned == (
+        f"--gpus {job.processes + serving} --rollout-gpus {serving} "
+        f"--server-gpus {config.slurm.rollout.tensor}"
+    )
 
 
 def test_the_first_is_the_papers_main_configuration():
