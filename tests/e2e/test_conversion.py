@@ -1,11 +1,13 @@
 """`convert` and `verify` as a user runs them."""
 
+import json
 import subprocess
 import sys
 
 import pytest
+import torch
 
-from tests.e2e.programs import REPO, run_command, succeed
+from tests.e2e.programs import REPO, make_workspace, run_command, succeed
 from tests.models import edit_json, hf_tensors, make_hf_folder
 
 pytestmark = pytest.mark.slow
@@ -36,6 +38,21 @@ def test_verify_tells_the_worst_tensor_and_exits_1(model, tmp_path):
     assert "tensors: 0 of 46 bit-identical" in done.stdout
     assert done.stdout.count("(float32 and bfloat16)") == 5
     succeed(*arguments, "--tolerance", "0.01")
+
+
+def test_a_checkpoint_of_a_run_becomes_the_folder_that_the_run_saved(tmp_path):
+    """Of two tensor-parallel ranks, in bfloat16, with Adam's moments beside the model."""
+    workspace = make_workspace(tmp_path, num_hidden_layers=2)
+    settings = ("train.steps=1", "model.dtype=bfloat16", "parallel.tensor=2")
+    succeed("train", workspace / "train.yaml", *settings, processes=2)
+    checkpoint, back = workspace / "run/checkpoints/step_000001", tmp_path / "back"
+    succeed("convert", "megatron-to-hf", checkpoint, back, "--hf", workspace / "model")
+    converted, saved = hf_tensors(back), hf_tensors(workspace / "run/hf/final")
+    begun = hf_tensors(workspace / "model")
+    assert converted.keys() == saved.keys() == begun.keys()
+    assert all(torch.equal(converted[name], saved[name]) for name in saved)
+    assert not any(torch.equal(converted[name].float(), begun[name]) for name in saved)
+    assert json.loads((back / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 def test_a_dry_run_lists_what_maps_to_what_and_writes_nothing(model, tmp_path):
