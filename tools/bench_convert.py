@@ -4,7 +4,7 @@
 
 Makes a Qwen2-shaped Hugging Face folder of random bfloat16 weights, then in every round copies it
 with `cp -r`, flushed to disk as conversion is, and converts it there and back, each in a process of
-its own and in changing order. Prints a Markdown table of medians.
+its own and in changing order, after reading what it reads. Prints a Markdown table of medians.
 
     cp      as it is, which has the kernel copy from file to file
     cp rw   with --reflink=never, which reads and writes, as a program must that looks at the bytes
@@ -110,6 +110,7 @@ def in_a_process(folder: Path, direction: str) -> dict[str, float]:
 
 
 def copy(folder: Path, name: str) -> dict[str, float]:
+    read_once(folder / "hf")
     start, cpu = time.perf_counter(), cpu_seconds(resource.RUSAGE_CHILDREN)
     subprocess.run([*COPIES[name], str(folder / "hf"), str(folder / "copy")], check=True)
     subprocess.run(["sync", *map(str, (folder / "copy").iterdir())], check=True)
@@ -122,6 +123,7 @@ def copy(folder: Path, name: str) -> dict[str, float]:
 def convert(folder: Path, direction: str) -> dict[str, float]:
     """One direction, in this process."""
     torch.set_num_threads(1)
+    read_once(folder / ("hf" if direction == "to-megatron" else "megatron"))
     with PeakMemory() as memory:
         start, cpu = time.perf_counter(), cpu_seconds(resource.RUSAGE_SELF)
         if direction == "to-megatron":
@@ -132,6 +134,13 @@ def convert(folder: Path, direction: str) -> dict[str, float]:
         seconds = time.perf_counter() - start
         cpu = cpu_seconds(resource.RUSAGE_SELF) - cpu
     return {"seconds": seconds, "cpu": cpu, "bytes": memory.peak - memory.start}
+
+
+def read_once(folder: Path) -> None:
+    """So that what is read lies in the cache of files, whoever reads it."""
+    subprocess.run(
+        ["cat", *filter(Path.is_file, folder.iterdir())], check=True, stdout=subprocess.DEVNULL
+    )
 
 
 def cpu_seconds(who: int) -> float:

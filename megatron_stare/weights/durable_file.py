@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import io
 import mmap
 import os
@@ -17,6 +15,8 @@ from typing import IO, cast
 import numpy as np
 import torch
 from torch import Tensor
+
+from megatron_stare.weights.direct_io import leave_direct, open_direct, write_at
 
 _BUFFER_BYTES = 1 << 24
 _ALIGNMENT_BYTES = 64
@@ -42,7 +42,7 @@ class DurableFile(io.RawIOBase):
     """
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = _open_direct(path)
+        self._descriptor = open_direct(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="durable")
         # Whole pages, as it takes to write past the cache.
         self._buffers = [np.frombuffer(mmap.mmap(-1, _BUFFER_BYTES), np.uint8) for _ in range(2)]
@@ -87,7 +87,7 @@ class DurableFile(io.RawIOBase):
         """Have it reach the disk; nothing can be written then."""
         size = self.tell()
         self._wait()
-        _leave_direct(self._descriptor)  # What is left is no whole number of pages.
+        leave_direct(self._descriptor)  # What is left is no whole number of pages.
         self._send()
         self._wait()
         os.fsync(self._descriptor)
@@ -105,7 +105,7 @@ class DurableFile(io.RawIOBase):
         self._wait()
         piece, start = memoryview(self._buffers[0][: self._filled]), self._start
         self._under_way = [
-            self._executor.submit(_write_at, self._descriptor, piece, start),
+            self._executor.submit(write_at, self._descriptor, piece, start),
             self._executor.submit(self._add_to_checksum, piece),
         ]
         self._start, self._filled = start + self._filled, 0
@@ -118,32 +118,6 @@ class DurableFile(io.RawIOBase):
 
     def _add_to_checksum(self, piece: memoryview) -> None:
         self._crc32 = zlib.crc32(piece, self._crc32)
-
-
-def _open_direct(path: Path) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    try:
-        return os.open(path, flags | os.O_DIRECT, 0o666)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-    return os.open(path, flags, 0o666)  # Not every file system can.
-
-
-def _leave_direct(descriptor: int) -> None:
-    fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) & ~os.O_DIRECT)
-
-
-def _write_at(descriptor: int, piece: memoryview, start: int) -> None:
-    end = start + len(piece)
-    while piece:
-        try:
-            piece = piece[os.pwrite(descriptor, piece, end - len(piece)) :]
-        except OSError as error:
-            is_direct = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT
-            if error.errno != errno.EINVAL or not is_direct:
-                raise
-            _leave_direct(descriptor)
 
 
 class _Around(io.RawIOBase):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from megatron_stare.weights.direct_io import write_part
 from megatron_stare.weights.safetensors_folder import DTYPES, INDEX_FILE, SINGLE_FILE
 
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
@@ -86,7 +86,8 @@ class SafetensorsWriter:
             slot = self._slots[name]
             if TensorSpec(tensor.dtype, tuple(tensor.shape)) != slot.spec:
                 raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)}, not {slot.spec}")
-            _write_at(folder / slot.file, slot.offset, tensor)
+            content = tensor.contiguous().view(-1).view(torch.uint8).numpy()
+            write_part(folder / slot.file, slot.offset, content)
 
     def files_of(self, names: Mapping[str, object]) -> set[str]:
         """The names of the files that hold these tensors."""
@@ -133,15 +134,3 @@ def _header(shard: Mapping[str, TensorSpec], offsets: Mapping[str, int]) -> byte
     text = json.dumps(content, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
-
-
-def _write_at(path: Path, offset: int, tensor: Tensor) -> None:
-    content = memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy())
-    descriptor = os.open(path, os.O_WRONLY)
-    try:
-        while content:
-            # One call writes 2 GiB at most.
-            written = os.pwrite(descriptor, content, offset)
-            content, offset = content[written:], offset + written
-    finally:
-        os.close(descriptor)
