@@ -5,7 +5,8 @@
 One process with a float32 policy of random weights and Adam's two moments for each. Every round
 saves once synchronously, once asynchronously, and copies a folder with `cp` and makes the copy
 reach the disk, as a save does. Prints a Markdown table of medians.
-    held up  seconds until training may go on
+    held up  seconds until the run goes on: it may generate, score, and compute gradients
+    copied   seconds until weights may change
     written  seconds until the checkpoint is there, checksums and all
 """
 
@@ -34,6 +35,7 @@ from megatron_stare.policy.step import Policy
 from megatron_stare.weights.hf_config import read_hf_config
 
 LAYERS, VOCAB = 12, 8192
+EVENTS = ("held up", "copied", "written")
 
 
 def main() -> None:
@@ -51,10 +53,11 @@ def main() -> None:
         bench.close()
     dist.destroy_process_group()
     medians = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
-    print("| | held up s | written s | GB/s |\n|---|---|---|---|")
+    print("| | held up s | copied s | written s | GB/s |\n|---|---|---|---|---|")
     for name in ("synchronous", "asynchronous", "cp"):
-        held_up, written = medians[f"{name} held up"], medians[f"{name} written"]
-        print(f"| {name} | {held_up:.2f} | {written:.2f} | {medians['GB'] / written:.2f} |")
+        seconds = [medians[f"{name} {event}"] for event in EVENTS]
+        cells = " | ".join(f"{number:.2f}" for number in [*seconds, medians["GB"] / seconds[-1]])
+        print(f"| {name} | {cells} |")
     ratio = medians["asynchronous held up"] / medians["synchronous held up"]
     print(f"\n{medians['GB']:.2f} GB; held up, asynchronous / synchronous: {ratio:.2f}; ", end="")
     for name in ("synchronous", "asynchronous"):
@@ -115,8 +118,8 @@ class Bench:
         seconds: dict[str, float] = {"GB": self._size / 1e9}
         ways = [*self._savers, "cp"]
         for name in ways[number % 3 :] + ways[: number % 3]:
-            held_up, written = self._save(name, number) if name != "cp" else self._copy()
-            seconds |= {f"{name} held up": held_up, f"{name} written": written}
+            times = self._save(name, number) if name != "cp" else self._copy()
+            seconds |= {f"{name} {event}": time for event, time in zip(EVENTS, times, strict=True)}
             shutil.rmtree(self._folder / name)
             os.sync()  # What one leaves to be done is not the next one's.
         return seconds
@@ -126,19 +129,21 @@ class Bench:
         for saver in self._savers.values():
             saver.close()
 
-    def _save(self, name: str, number: int) -> tuple[float, float]:
+    def _save(self, name: str, number: int) -> tuple[float, float, float]:
         saver, start = self._savers[name], time.perf_counter()
         saver.save(number, self._policy, {})
         held_up = time.perf_counter() - start
+        self._policy.before_change()
+        copied = time.perf_counter() - start
         saver.finish()
         written = time.perf_counter() - start
-        return (written if name == "synchronous" else held_up), written
+        return (written, written, written) if name == "synchronous" else (held_up, copied, written)
 
-    def _copy(self) -> tuple[float, float]:
+    def _copy(self) -> tuple[float, float, float]:
         start = time.perf_counter()
         copy_durably(self._source, self._folder / "cp")
         seconds = time.perf_counter() - start
-        return seconds, seconds
+        return seconds, seconds, seconds
 
 
 def copy_durably(source: Path, copy: Path) -> None:

@@ -62,7 +62,7 @@ class Saver:
         return not self._background.is_used or self._background.is_done
 
     def save(self, step: int, policy: Policy, run_state: dict[str, Any]) -> None:
-        """Begin with the checkpoint of a step; returns when all of it is copied.
+        """Begin with the checkpoint of a step; the policy waits with its next change for the copy.
 
         Args:
             run_state: plain values of rank 0, which are not changed from here on.

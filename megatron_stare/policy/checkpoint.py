@@ -7,16 +7,18 @@
 Tensors are stored whole, whatever ranks they were gathered from, so that any other layout can load
 them. Random states are those of a rank, and are loaded by the same number of ranks only.
 
-A save has three parts, so that training may go on during the second:
+A save has three parts, so that the run may go on during the second:
 
-    begin_save     collective: says who writes what, and copies it to the host
-    write          no communication, in any thread
+    begin_save     collective: says who writes what
+    write          no communication, in any thread: copies it to the host, then writes the copy;
+                   the policy does not change before it is copied
     write_index    on rank 0; the folder can be loaded from then on
 """
 
 from __future__ import annotations
 
 import queue
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -40,7 +42,6 @@ from torch.distributed.checkpoint.planner import WriteItem
 from torch.distributed.checkpoint.storage import WriteResult
 
 from megatron_stare.policy.optimizer_state import (
-    OPTIMIZER_PREFIX,
     describe_for_loading,
     describe_for_saving,
     load_state,
@@ -60,24 +61,37 @@ class Written:
 
 
 class PolicyWrite:
-    """A save under way: `write` on every rank, then `write_index` on rank 0."""
+    """A save under way: `write` on every rank, then `write_index` on rank 0.
 
-    def __init__(self, writer: FileSystemWriterAsync, metadata: Metadata, staging: Staging) -> None:
+    is_copied  set when what is to be written may change
+    """
+
+    def __init__(
+        self,
+        writer: FileSystemWriterAsync,
+        metadata: Metadata,
+        staging: Staging,
+        copied: frozenset[str],
+    ) -> None:
         self._writer = writer
         self._metadata = metadata
-        self._files = [
-            (Path(path), blobs, [(item, _staged(item, data, staging)) for item, data in tensors])
-            for path, _, (blobs, tensors) in writer.write_buckets or []
-        ]
+        self._staging = staging
+        self._copied = copied
+        """Keys of what is in the staging already."""
+        self.is_copied = threading.Event()
 
     def write(self) -> Written:
-        """Write this rank's files, and have them reach the disk.
+        """Copy what may change, then write this rank's files, and have them reach the disk.
 
         Raises:
             OSError: they could not be written.
         """
+        try:
+            files = self._copy()
+        finally:
+            self.is_copied.set()
         written = Written({}, [])
-        for path, blobs, tensors in self._files:
+        for path, blobs, tensors in files:
             file = DurableFile(path)
             try:
                 for item, blob in blobs:
@@ -90,6 +104,18 @@ class PolicyWrite:
                 file.close()
         return written
 
+    def _copy(self) -> list[tuple[Path, list, list[tuple[WriteItem, Tensor]]]]:
+        """Files by path: blobs, and tensors on the host that nobody changes."""
+        return [
+            (Path(path), blobs, [(item, self._staged(item, data)) for item, data in tensors])
+            for path, _, (blobs, tensors) in self._writer.write_buckets or []
+        ]
+
+    def _staged(self, item: WriteItem, tensor: Tensor) -> Tensor:
+        if item.index.fqn in self._copied:
+            return tensor
+        return self._staging.copy(item.index, tensor)
+
     def write_index(self, results: list[list[WriteResult]]) -> None:
         """Write what the folder is loaded by, from what `write` returned on every rank.
 
@@ -98,13 +124,6 @@ class PolicyWrite:
         """
         self._writer.finish(self._metadata, results)
         save_config(CheckpointingConfig("torch_dist", 1), str(self._writer.checkpoint_dir))
-
-
-def _staged(item: WriteItem, tensor: Tensor, staging: Staging) -> Tensor:
-    """A copy on the host: from here on the tensor may change."""
-    if item.index.fqn.startswith(OPTIMIZER_PREFIX):
-        return tensor  # Put together there already.
-    return staging.copy(item.index, tensor)
 
 
 def _place(item: WriteItem, path: Path, start: int, length: int) -> WriteResult:
@@ -122,7 +141,9 @@ class _PlannedSave(TorchDistSaveShardedStrategy):
 
 
 def begin_save(policy: Policy, folder: Path, staging: Staging) -> PolicyWrite:
-    """Copy what is to be written into `folder`, which is empty. Collective.
+    """Settle what is to be written into `folder`, which is empty. Collective.
+
+    The policy waits for the copy before it changes: `write` has to be called, in another thread.
 
     Args:
         staging: memory for the copies, in use until all is written.
@@ -130,9 +151,10 @@ def begin_save(policy: Policy, folder: Path, staging: Staging) -> PolicyWrite:
     # It is written from a thread: a queue of the process itself will do for the results.
     filesystem_async._results_queue = queue.Queue()  # pyright: ignore[reportAttributeAccessIssue]
     model = _model_state(policy)
+    optimizer, copied = describe_for_saving(policy.optimizer, model, staging)
     state = {
         "model": model,
-        "optimizer": describe_for_saving(policy.optimizer, model, staging),
+        "optimizer": optimizer,
         "rng": _rng_object(_rng_state()),
         "updates": policy.scheduler.num_steps,
     }
@@ -143,7 +165,9 @@ def begin_save(policy: Policy, folder: Path, staging: Staging) -> PolicyWrite:
         dist_checkpointing.save(
             state, str(folder), save, async_sharded_save=True, async_strategy="mcore"
         )
-    return PolicyWrite(*save.plan, staging)
+    write = PolicyWrite(*save.plan, staging, copied)
+    policy.before_change = write.is_copied.wait
+    return write
 
 
 def _alone(entry: Any) -> Any:

@@ -25,6 +25,7 @@ def check_can_offload(dtype: torch.dtype, device: torch.device) -> None:
 def offload(policy: Policy) -> None:
     """Keep parameters and optimizer state on the host; gradients are freed. Nothing on a CPU."""
     if policy.device.type == "cuda":
+        policy.before_change()
         for buffer in _buffers(policy):
             buffer.offload_to_cpu()
         policy.optimizer.offload_to_cpu()

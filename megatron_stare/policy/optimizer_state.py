@@ -24,7 +24,7 @@ from torch import Tensor
 
 from megatron_stare.policy.staging import Staging
 
-OPTIMIZER_PREFIX = "optimizer.state."
+_PREFIX = "optimizer.state."
 """Of its keys in a checkpoint."""
 Described = ShardedTensor | ShardedTensorFactory
 """A tensor of this rank and its place in the whole one."""
@@ -44,14 +44,17 @@ OptimizerState = dict[tuple[int, int, str], Any]
 
 def describe_for_saving(
     optimizer: MegatronOptimizer, model: Mapping[Any, Any], staging: Staging
-) -> OptimizerState:
-    """The state to be written by this rank, copied to the host. Collective.
+) -> tuple[OptimizerState, frozenset[str]]:
+    """The state to be written by this rank, and the keys of what is on the host. Collective.
+
+    What one rank has whole is the live tensor; what was put together was copied to the host.
 
     Args:
         model: the model's sharded state dict, whose tensors are the parameters themselves.
     """
     by_parameter = _by_parameter(model)
     described: OptimizerState = {}
+    copied: set[str] = set()
     for part_number, part in enumerate(_parts(optimizer)):
         group = part.data_parallel_group
         stretches = _stretches(part)
@@ -62,9 +65,11 @@ def describe_for_saving(
             replica = (*cast(tuple[int, ...], like.replica_id)[:-1], 0)
             for name, tensor in _put_together(parameter, stretches, group, owner):
                 place = part_number, number, name
-                staged = staging.copy(place, tensor)
-                described[place] = _like(like, name, staged, replica_id=replica)
-    return described
+                if group.size() > 1:
+                    tensor = staging.copy(place, tensor)
+                    copied.add(_key(like, name))
+                described[place] = _like(like, name, tensor, replica_id=replica)
+    return described, frozenset(copied)
 
 
 def describe_for_loading(optimizer: MegatronOptimizer, model: Mapping[Any, Any]) -> OptimizerState:
@@ -165,7 +170,11 @@ def _like(like: Described, name: str, tensor: Tensor, **changes: Any) -> Describ
     """A tensor of the optimizer, described as its parameter is."""
     if isinstance(like, ShardedTensor):
         changes["dtype"] = tensor.dtype
-    return replace(like, key=f"{OPTIMIZER_PREFIX}{name}.{like.key}", data=tensor, **changes)
+    return replace(like, key=_key(like, name), data=tensor, **changes)
+
+
+def _key(like: Described, name: str) -> str:
+    return f"{_PREFIX}{name}.{like.key}"
 
 
 def _set_num_updates(adam: torch.optim.Optimizer, num_updates: int) -> None:

@@ -64,6 +64,10 @@ def _silent(_: int) -> None:
     pass
 
 
+def _at_once() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class _MicroBatchOutput:
     scores: Tensor  # [2, r_micro_batch]: log-probs, entropies
@@ -117,6 +121,8 @@ class Policy:
         self.groups = groups
         self.temperature = temperature
         self.device = device
+        self.before_change: Callable[[], object] = _at_once
+        """Called before weights or optimizer state change: returns when nobody reads them."""
 
     def score(
         self, batch: TokenBatch, micro_batches: MicroBatches, progress: Progress = _silent
@@ -145,6 +151,7 @@ class Policy:
         if is_finite:
             # The schedule counts updates from 1, so that the first one has a learning rate.
             self.scheduler.step(increment=1)
+            self.before_change()
             self.optimizer.step()
         return UpdateResult(
             loss=loss,
@@ -186,6 +193,7 @@ class Policy:
             self._copy_weights(current)
 
     def _copy_weights(self, weights: Mapping[str, Tensor]) -> None:
+        self.before_change()
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 parameter.copy_(weights[name])

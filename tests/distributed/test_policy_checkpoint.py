@@ -5,6 +5,8 @@ Adam's epsilon is large: its sign-like step would blow rounding up where gradien
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from megatron_stare.config import ModelConfig, OptimConfig, ParallelConfig, samp
 from megatron_stare.data.packing import plan_share
 from megatron_stare.objective import SupervisedObjective
 from megatron_stare.policy.build import build_policy
-from megatron_stare.policy.checkpoint import PolicyWrite, begin_save, load_policy
+from megatron_stare.policy.checkpoint import PolicyWrite, Written, begin_save, load_policy
 from megatron_stare.policy.flops import sample_cost
 from megatron_stare.policy.groups import build_groups
 from megatron_stare.policy.staging import Staging
@@ -105,15 +107,24 @@ def save_after(
         saved.mkdir()
     dist.barrier()
     save = begin_save(policy, saved, Staging())
-    after = take_updates(policy, range(num_updates, num_updates + 2))
-    finish(rank, save)
+    with ThreadPoolExecutor() as executor:
+        writing = executor.submit(write_late, save)
+        after = take_updates(policy, range(num_updates, num_updates + 2))
+        finish(rank, save, writing.result())
     return at_save, after
 
 
-def finish(rank: int, save: PolicyWrite) -> None:
-    """Write everything. Collective."""
+def write_late(save: PolicyWrite) -> Written:
+    """When the policy has long come to where it changes, and has to wait."""
+    time.sleep(0.3)
+    assert not save.is_copied.is_set()
+    return save.write()
+
+
+def finish(rank: int, save: PolicyWrite, written: Written) -> None:
+    """Write the index. Collective."""
     places = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(places, save.write().places)
+    dist.all_gather_object(places, written.places)
     if rank == 0:
         save.write_index(places)
     dist.barrier()
@@ -225,3 +236,19 @@ def test_in_bfloat16_the_float32_weights_behind_it_are_saved_too(tmp_path):
 def test_a_policy_that_has_learned_nothing_yet_is_saved_like_any_other(saves):
     expected, found = saves.go_on("qwen2", DP2, DP2, num_updates=0)
     assert_identical(found[1], expected[1])
+
+
+def swap_while_saving(rank: int, folder: Path, saved: Path) -> bool:
+    policy = open_policy(folder, {})
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in policy.named_parameters()}
+    saved.mkdir()
+    save = begin_save(policy, saved, Staging())
+    with ThreadPoolExecutor() as executor:
+        executor.submit(write_late, save)
+        with policy.weights_swapped_for(zeros):
+            return save.is_copied.is_set()
+
+
+def test_weights_are_not_swapped_before_they_are_copied(tmp_path):
+    make_hf_folder(tmp_path / "model")
+    assert run_world(1, swap_while_saving, tmp_path / "model", tmp_path / "saved") == [True]
