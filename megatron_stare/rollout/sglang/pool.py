@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,19 +93,18 @@ class ServerPool:
             UserError: they do not answer in time, or are not of one kind with the trainer's model.
         """
         num_expected = len(self._config.urls) or self._config.min_servers
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + self._config.start_deadline_s
-        while True:
+
+        async def missing() -> str | None:
             await self._look()
             if len(self._servers) >= num_expected:
-                return
-            if clock() > deadline:
-                raise UserError(
-                    f"rollout.servers: {self._explain_absent()} within start_deadline_s="
-                    f"{self._config.start_deadline_s:g} s; {len(self._servers)} of "
-                    f"{num_expected} answered"
-                )
-            await asyncio.sleep(_POLL_S)
+                return None
+            return (
+                f"rollout.servers: {self._explain_absent()} within start_deadline_s="
+                f"{self._config.start_deadline_s:g} s; {len(self._servers)} of {num_expected} "
+                "answered"
+            )
+
+        await self._wait_while(missing)
 
     async def refresh(self) -> None:
         """Before a sync: look for new servers, and wait until `min_servers` answer.
@@ -113,19 +112,27 @@ class ServerPool:
         Raises:
             UserError: they do not in time, or a new one is of another kind.
         """
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + self._config.start_deadline_s
-        while True:
+
+        async def missing() -> str | None:
             await self._look()
             problems = await self._knock()
             if len(self._servers) - len(problems) >= self._config.min_servers:
-                return
+                return None
+            return (
+                f"rollout.servers.min_servers={self._config.min_servers}: fewer SGLang servers "
+                f"answered for start_deadline_s={self._config.start_deadline_s:g} s: "
+                + _listed(self._absent | problems)
+            )
+
+        await self._wait_while(missing)
+
+    async def _wait_while(self, missing: Callable[[], Awaitable[str | None]]) -> None:
+        """Look again and again; UserError with what is missing after `start_deadline_s`."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._config.start_deadline_s
+        while problem := await missing():
             if clock() > deadline:
-                raise UserError(
-                    f"rollout.servers.min_servers={self._config.min_servers}: fewer SGLang servers "
-                    f"answered for start_deadline_s={self._config.start_deadline_s:g} s: "
-                    + _listed(self._absent | problems)
-                )
+                raise UserError(problem)
             await asyncio.sleep(_POLL_S)
 
     async def settle(self, version: int) -> None:
@@ -244,7 +251,8 @@ class ServerPool:
         try:
             await server.check_health(version, deadline_s=self._config.health_deadline_s)
         except (ServerFailure, UserError) as error:
-            self.leave_out(server, str(error))
+            if server.is_routable:  # Not left out meanwhile, for another request that failed.
+                self.leave_out(server, str(error))
         else:
             if not server.is_routable:
                 server.is_routable = True
