@@ -71,7 +71,7 @@ class _Heartbeat:
         self._done += items
         if self._clock() - self._last >= HEARTBEAT_S:
             self._last = self._clock()
-            print_line(self._console, f"{self._name} {self._done}{self._total}")
+            print_line(self._console, f"{self._name}: {self._done}{self._total} so far")
 
 
 def _bars(console: Console) -> RichProgress:

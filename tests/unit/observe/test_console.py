@@ -99,7 +99,7 @@ def test_elsewhere_a_long_phase_says_now_and_then_how_far_it_is(plain):
         for _ in range(8):
             now += HEARTBEAT_S / 2
             advance(8)
-    assert lines(plain) == [f"generate {done}/64" for done in (16, 32, 48, 64)]
+    assert lines(plain) == [f"generate: {done}/64 so far" for done in (16, 32, 48, 64)]
 
 
 def test_a_short_phase_off_terminal_is_silent(plain):
