@@ -18,7 +18,7 @@ from megatron_stare import __version__
 from megatron_stare.cli_plan import add_plan
 from megatron_stare.cli_slurm import add_slurm
 from megatron_stare.cli_weights import add_convert, add_verify
-from megatron_stare.config import EvalConfig, SftConfig, TrainConfig
+from megatron_stare.config.commands import EvalConfig, SftConfig, TrainConfig
 from megatron_stare.config_io import describe, load_config, to_yaml
 from megatron_stare.errors import ReportedUserError, Stopped, UserError
 from megatron_stare.launch.signals import STOPPED

@@ -8,7 +8,7 @@ from math import prod
 
 import numpy as np
 
-from megatron_stare.config import EvalSection
+from megatron_stare.config.commands import EvalSection
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.engine import Engine
 from megatron_stare.rollout.groups import generate_groups

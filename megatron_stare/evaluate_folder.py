@@ -6,7 +6,7 @@ import json
 
 import torch
 
-from megatron_stare.config import EvalConfig
+from megatron_stare.config.commands import EvalConfig
 from megatron_stare.data.prompts import PromptSet
 from megatron_stare.data.tokenizer import check_vocabulary, load_tokenizer
 from megatron_stare.errors import UserError

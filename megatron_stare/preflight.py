@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_stare.config import TrainConfig
+from megatron_stare.config.commands import TrainConfig
 from megatron_stare.errors import UserError
 from megatron_stare.launch.topology import check_world_size
 from megatron_stare.weights.hf_config import ModelShape, read_hf_config

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_stare.algorithms.stare import StareController
-from megatron_stare.config import TrainConfig
+from megatron_stare.config.commands import TrainConfig
 from megatron_stare.data.packing import Share, split_updates
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.launch.signals import stop_requests

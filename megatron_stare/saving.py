@@ -13,7 +13,8 @@ import torch.distributed as dist
 
 from megatron_stare.checkpoint.resume import Resumed, network_of
 from megatron_stare.checkpoint.saver import Saver
-from megatron_stare.config import CheckpointConfig, SftConfig, TrainConfig
+from megatron_stare.config.commands import SftConfig, TrainConfig
+from megatron_stare.config.run import CheckpointConfig
 from megatron_stare.errors import Stopped
 from megatron_stare.launch.signals import StopRequest
 from megatron_stare.policy.checkpoint import load_policy

@@ -14,7 +14,8 @@ import torch.distributed as dist
 
 from megatron_stare.checkpoint.lock import run_lock
 from megatron_stare.checkpoint.resume import Resumed, network_of, resume
-from megatron_stare.config import SftConfig, TrainConfig, sample_multiple
+from megatron_stare.config.commands import SftConfig, TrainConfig
+from megatron_stare.config.policy import sample_multiple
 from megatron_stare.config_io import to_yaml
 from megatron_stare.data.packing import Share, plan_share
 from megatron_stare.errors import UserError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_stare.config import SftConfig
+from megatron_stare.config.commands import SftConfig
 from megatron_stare.data.examples import ExampleSet
 from megatron_stare.data.tokenizer import check_vocabulary, load_tokenizer
 from megatron_stare.launch.rank_zero import from_rank_zero

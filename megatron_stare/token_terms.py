@@ -20,7 +20,7 @@ from megatron_stare.algorithms.stare import (
     selection_weights,
     stare_selection,
 )
-from megatron_stare.config import TrainConfig
+from megatron_stare.config.commands import TrainConfig
 from megatron_stare.data.packing import Share
 from megatron_stare.errors import UserError
 from megatron_stare.objective import TokenTerms

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from megatron_stare.algorithms.advantages import group_advantages
 from megatron_stare.algorithms.stare import StareDecision
-from megatron_stare.config import TrainConfig
+from megatron_stare.config.commands import TrainConfig
 from megatron_stare.data.packing import Share
 from megatron_stare.policy.step import TokenScores, UpdateResult
 from megatron_stare.rollout.sampler import Rollout

@@ -19,7 +19,7 @@ from torch import Tensor
 import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it has to be)
 from megatron_stare.algorithms.stare import StareController
 from megatron_stare.checkpoint.saver import Saver
-from megatron_stare.config import TrainConfig
+from megatron_stare.config.commands import TrainConfig
 from megatron_stare.launch.signals import StopRequest
 from megatron_stare.launch.topology import Topology
 from megatron_stare.observe.console import Progress, open_console

@@ -26,7 +26,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from megatron_stare.config import ModelConfig, ParallelConfig
+from megatron_stare.config.policy import ModelConfig, ParallelConfig
 from megatron_stare.policy.groups import ParallelGroups
 from megatron_stare.policy.head import HeadInputs, logprob_entropy_head
 from megatron_stare.policy.model import build_model, named_parameters

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from megatron_stare.config import OptimConfig, TrainConfig
+from megatron_stare.config.commands import TrainConfig
+from megatron_stare.config.policy import OptimConfig
 from megatron_stare.types import RolloutBatch
 from megatron_stare.weights.fused_experts import named_as_in_files
 

@@ -27,7 +27,8 @@ import torch.distributed as dist
 from transformers import Qwen3Config
 
 from megatron_stare.checkpoint.saver import Saver
-from megatron_stare.config import CheckpointConfig, ModelConfig, OptimConfig, ParallelConfig
+from megatron_stare.config.policy import ModelConfig, OptimConfig, ParallelConfig
+from megatron_stare.config.run import CheckpointConfig
 from megatron_stare.launch.topology import init_process_group, read_topology
 from megatron_stare.policy.build import build_policy
 from megatron_stare.policy.groups import build_groups

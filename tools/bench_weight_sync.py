@@ -30,7 +30,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from megatron_stare.config import ServersConfig
+from megatron_stare.config.rollout import ServersConfig
 from megatron_stare.rollout.sglang.event_loop import EventLoop
 from megatron_stare.rollout.sglang.pool import ServerPool
 from megatron_stare.rollout.sglang.serve import ServeOptions, running_servers

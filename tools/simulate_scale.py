@@ -28,7 +28,8 @@ import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from megatron_stare.config import RolloutConfig, TrainConfig
+from megatron_stare.config.commands import TrainConfig
+from megatron_stare.config.rollout import RolloutConfig
 from megatron_stare.config_io import load_config
 from megatron_stare.data.packing import MicroBatches
 from megatron_stare.observe.drawing import PALETTE, STYLE

@@ -18,7 +18,7 @@ from megatron_stare.checkpoint.folders import (
     prune,
     records_of,
 )
-from megatron_stare.config import CheckpointConfig
+from megatron_stare.config.run import CheckpointConfig
 from megatron_stare.errors import UserError
 from megatron_stare.launch.background import Background
 from megatron_stare.launch.rank_zero import from_rank_zero

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from megatron_stare.config import SftDataConfig
+from megatron_stare.config.data import SftDataConfig
 from megatron_stare.data.cursor import EpochCursor, digest_of
 from megatron_stare.data.tables import Row, RowReport, build_rows
 from megatron_stare.data.templates import PromptTemplate, tokenize

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from megatron_stare.config import DataConfig
+from megatron_stare.config.data import DataConfig
 from megatron_stare.data.cursor import EpochCursor, digest_of
 from megatron_stare.data.tables import Row, RowReport, build_rows
 from megatron_stare.data.templates import PromptTemplate

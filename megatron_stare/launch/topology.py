@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 
-from megatron_stare.config import ParallelConfig
+from megatron_stare.config.policy import ParallelConfig
 from megatron_stare.errors import UserError
 
 # Ranks wait in a broadcast while rank 0 generates a batch, which may take hours at 32k tokens.

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import yaml
 from rich.console import Console
 
-from megatron_stare.config import LogConfig
+from megatron_stare.config.run import LogConfig
 from megatron_stare.errors import UserError
 from megatron_stare.observe.console import ConsoleLogger, Progress, open_console, print_line
 from megatron_stare.observe.history import JsonlLogger, cut_back

@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 
-from megatron_stare.config import ParallelConfig
+from megatron_stare.config.policy import ParallelConfig
 from megatron_stare.ops.head_tiles import CHUNK_BYTES, Tile
 from megatron_stare.weights.hf_config import ModelShape
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pydantic import Field, ValidationError
 
-from megatron_stare.config import Section
+from megatron_stare.config.section import Section
 from megatron_stare.errors import UserError
 
 

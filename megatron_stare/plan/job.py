@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from megatron_stare.config import ParallelConfig, TrainConfig
+from megatron_stare.config.commands import TrainConfig
+from megatron_stare.config.policy import ParallelConfig
 from megatron_stare.errors import UserError
 from megatron_stare.plan.hardware import Assumptions, Gpu
 from megatron_stare.plan.weights import entries_of, num_parameters

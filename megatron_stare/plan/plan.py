@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import mean
 
-from megatron_stare.config import padded_length
+from megatron_stare.config.policy import padded_length
 from megatron_stare.errors import UserError
 from megatron_stare.plan.job import Job
 from megatron_stare.plan.lengths import drawn_batch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from megatron_stare.config import ParallelConfig
+from megatron_stare.config.policy import ParallelConfig
 from megatron_stare.plan.job import Job
 from megatron_stare.plan.memory import GIB
 from megatron_stare.plan.plan import Plan

@@ -12,7 +12,7 @@ import random
 from collections.abc import Generator, Iterable, Sequence
 from typing import Any, cast
 
-from megatron_stare.config import RolloutConfig, SamplingConfig
+from megatron_stare.config.rollout import RolloutConfig, SamplingConfig
 from megatron_stare.plan.job import Job
 from megatron_stare.plan.lengths import response_length
 from megatron_stare.plan.servers import Servers, ServerSpeed, Task

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from megatron_stare.config import ParallelConfig
+from megatron_stare.config.policy import ParallelConfig
 from megatron_stare.errors import UserError
 from megatron_stare.plan.job import Job
 from megatron_stare.plan.lengths import drawn_batch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from megatron_stare.config import RolloutConfig
+from megatron_stare.config.rollout import RolloutConfig
 from megatron_stare.plan.job import Job
 from megatron_stare.plan.rollouts import GRAIN, Rollouts
 from megatron_stare.plan.training import Packing, TrainingTime, balanced, training_time

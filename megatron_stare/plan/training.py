@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from megatron_stare.config import padded_length
+from megatron_stare.config.policy import padded_length
 from megatron_stare.data.packing import MicroBatches, SampleCost, plan_micro_batches
 from megatron_stare.plan.activations import RankSizes
 from megatron_stare.plan.job import Job

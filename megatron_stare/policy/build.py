@@ -8,7 +8,7 @@ from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_mega
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.transformer.module import MegatronModule
 
-from megatron_stare.config import ModelConfig, OptimConfig, ParallelConfig
+from megatron_stare.config.policy import ModelConfig, OptimConfig, ParallelConfig
 from megatron_stare.policy.groups import ParallelGroups
 from megatron_stare.policy.model import build_model, named_parameters
 from megatron_stare.policy.platform import quietly

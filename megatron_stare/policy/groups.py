@@ -14,7 +14,7 @@ from megatron.core import parallel_state
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch.distributed import ProcessGroup
 
-from megatron_stare.config import ParallelConfig
+from megatron_stare.config.policy import ParallelConfig
 from megatron_stare.policy.platform import install_cpu_platform
 
 

@@ -27,7 +27,7 @@ from megatron.core.transformer.transformer_block import get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer
 
-from megatron_stare.config import ModelConfig, ParallelConfig
+from megatron_stare.config.policy import ModelConfig, ParallelConfig
 from megatron_stare.policy.groups import ParallelGroups, chunks_of_a_stage
 from megatron_stare.policy.layer_spec import block_spec, uses_transformer_engine
 from megatron_stare.policy.platform import quietly

@@ -11,7 +11,7 @@ from megatron.core import dist_checkpointing
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
-from megatron_stare.config import ModelConfig, ParallelConfig
+from megatron_stare.config.policy import ModelConfig, ParallelConfig
 from megatron_stare.policy.groups import ParallelGroups, build_groups, destroy_groups
 from megatron_stare.policy.head import HeadInputs, logprob_entropy_head
 from megatron_stare.policy.model import build_model

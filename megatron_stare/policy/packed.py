@@ -16,7 +16,7 @@ import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
-from megatron_stare.config import padded_length
+from megatron_stare.config.policy import padded_length
 from megatron_stare.policy.attention import AttentionPlan, plan_attention
 from megatron_stare.policy.context import held_tokens
 from megatron_stare.policy.context_attention import ContextAttentionPlan, plan_context_attention

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 
 from megatron_stare.algorithms.filters import overlong_penalty
-from megatron_stare.config import RewardConfig
+from megatron_stare.config.algorithm import RewardConfig
 from megatron_stare.errors import UserError
 from megatron_stare.rewards.pool import VerifierPool
 from megatron_stare.rewards.worker import Setup, Verdict

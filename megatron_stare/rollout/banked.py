@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from megatron_stare.config import SamplingConfig
+from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.bank import Bank, Banked, Key
 from megatron_stare.rollout.engine import Engine, Request

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from megatron_stare.config import SamplingConfig
+from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.rollout.decoding import ATTENTION, Decoded, decode, register_attention
 from megatron_stare.rollout.engine import Request
 from megatron_stare.rollout.randomness import token_uniforms

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_stare import __version__
-from megatron_stare.config import TrainConfig
+from megatron_stare.config.commands import TrainConfig
 from megatron_stare.rewards.scorer import function_name
 
 _SECTIONS = {"model", "data", "rollout", "reward", "algorithm", "stare", "optim", "train"}

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from megatron_stare.algorithms.filters import has_signal
-from megatron_stare.config import RolloutConfig
+from megatron_stare.config.rollout import RolloutConfig
 from megatron_stare.data.prompts import PromptSet
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.engine import Engine

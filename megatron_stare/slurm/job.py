@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from megatron_stare.config import TrainConfig
+from megatron_stare.config.commands import TrainConfig
 from megatron_stare.errors import UserError
 from megatron_stare.launch.topology import check_world_size
 

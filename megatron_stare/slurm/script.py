@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from megatron_stare.config import TrainConfig
+from megatron_stare.config.commands import TrainConfig
 from megatron_stare.slurm.job import Job, plan_job
 
 _TEMPLATE = Path(__file__).with_name("job.sbatch.jinja")

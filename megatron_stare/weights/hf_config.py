@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
-from megatron_stare.config import ParallelConfig
+from megatron_stare.config.policy import ParallelConfig
 from megatron_stare.errors import UserError
 
 Family = Literal["qwen2", "qwen3", "llama", "mistral", "qwen3_moe"]

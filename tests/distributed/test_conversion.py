@@ -9,7 +9,7 @@ import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from megatron_stare.config import ModelConfig, ParallelConfig
+from megatron_stare.config.policy import ModelConfig, ParallelConfig
 from megatron_stare.weights.conversion import run_conversion
 from megatron_stare.weights.export import export_hf_tensors
 from megatron_stare.weights.hf_config import read_hf_config

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from megatron_stare.config import ModelConfig, ParallelConfig
+from megatron_stare.config.policy import ModelConfig, ParallelConfig
 from megatron_stare.policy.groups import build_groups
 from megatron_stare.policy.packed import pack
 from megatron_stare.weights.hf_config import read_hf_config

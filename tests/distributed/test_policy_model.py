@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_stare.config import ParallelConfig
+from megatron_stare.config.policy import ParallelConfig
 from megatron_stare.policy.groups import build_groups
 from tests.models import NETWORKS, make_hf_folder
 from tests.policies import (

@@ -15,7 +15,7 @@ import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it 
 from megatron_stare.checkpoint.folders import begin, open_checkpoint, steps_of
 from megatron_stare.checkpoint.resume import find_checkpoint
 from megatron_stare.checkpoint.saver import Saver
-from megatron_stare.config import CheckpointConfig
+from megatron_stare.config.run import CheckpointConfig
 from megatron_stare.errors import UserError
 from megatron_stare.policy.checkpoint import load_policy
 from tests.distributed.test_policy_checkpoint import open_policy

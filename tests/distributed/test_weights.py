@@ -11,7 +11,7 @@ import transformers
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from megatron_stare.config import ModelConfig, ParallelConfig
+from megatron_stare.config.policy import ModelConfig, ParallelConfig
 from megatron_stare.weights.export import export_hf_tensors
 from megatron_stare.weights.hf_config import ModelShape, read_hf_config
 from megatron_stare.weights.load import load_hf_weights

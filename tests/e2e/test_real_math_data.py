@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_stare.config import DataConfig, RewardConfig
+from megatron_stare.config.algorithm import RewardConfig
+from megatron_stare.config.data import DataConfig
 from megatron_stare.data.prompts import PromptSet
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.types import Prompt, Reward, Sample

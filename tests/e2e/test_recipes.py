@@ -8,7 +8,7 @@ import pytest
 import torch.distributed as dist
 
 from examples.smoke import smoke
-from megatron_stare.config import TrainConfig
+from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config_io import load_config
 from megatron_stare.plan.weights import entries_of, num_parameters
 from megatron_stare.slurm.job import plan_job

@@ -7,7 +7,7 @@ import re
 
 import httpx
 
-from megatron_stare.config import SamplingConfig
+from megatron_stare.config.rollout import SamplingConfig
 from tests.e2e.programs import make_workspace, metrics_of, succeed
 from tests.models import hf_tensors
 from tests.requests_of import requests_of

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from megatron_stare.config import SamplingConfig, ServersConfig
+from megatron_stare.config.rollout import SamplingConfig, ServersConfig
 from megatron_stare.data.tokenizer import load_tokenizer
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.sglang.client import sampling_parameters

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from megatron_stare.config import SamplingConfig
+from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.errors import UserError
 from tests.models import hf_tensors
 from tests.requests_of import requests_of

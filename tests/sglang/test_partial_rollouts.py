@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from megatron_stare.config import SamplingConfig
+from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.engine import Request
 from tests.models import hf_tensors

@@ -11,7 +11,7 @@ import time
 import httpx
 import pytest
 
-from megatron_stare.config import SamplingConfig
+from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.sglang.commands import ServeOptions, router_command
 from megatron_stare.rollout.sglang.ports import free_ports

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it has to be)
-from megatron_stare.config import ModelConfig, ParallelConfig, SamplingConfig
+from megatron_stare.config.policy import ModelConfig, ParallelConfig
+from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.errors import UserError
 from megatron_stare.policy.groups import build_groups
 from megatron_stare.policy.model import named_parameters

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from megatron_stare.config import SamplingConfig, ServersConfig
+from megatron_stare.config.rollout import SamplingConfig, ServersConfig
 from megatron_stare.data.tokenizer import load_tokenizer
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.sglang.engine import SGLangEngine

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_stare.config import TrainConfig
+from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config_io import load_config
 from megatron_stare.slurm.script import render
 from tests.e2e.programs import REPO

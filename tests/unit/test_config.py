@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from megatron_stare.config import EvalConfig, SftConfig, TrainConfig
+from megatron_stare.config.commands import EvalConfig, SftConfig, TrainConfig
 from megatron_stare.config_io import describe, load_config, to_yaml
 from megatron_stare.errors import UserError
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from megatron_stare.algorithms.corrections import correct
-from megatron_stare.config import AlgorithmConfig
+from megatron_stare.config.algorithm import AlgorithmConfig
 from megatron_stare.objective import PolicyObjective, TokenTerms
 from megatron_stare.policy.step import TokenScores
 

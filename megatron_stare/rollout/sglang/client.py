@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import httpx
 
-from megatron_stare.config import SamplingConfig
+from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.errors import UserError
 
 _CONNECT_TIMEOUT_S = 10.0

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
-from megatron_stare.config import ServersConfig
+from megatron_stare.config.rollout import ServersConfig
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.engine import Request
 from megatron_stare.rollout.sglang.client import Generation, Server, ServerFailure

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from megatron_stare.config import SamplingConfig, ServersConfig
+from megatron_stare.config.rollout import SamplingConfig, ServersConfig
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.engine import Request
 from megatron_stare.rollout.randomness import derive_seed

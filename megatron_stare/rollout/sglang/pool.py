@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_stare.config import ServersConfig
+from megatron_stare.config.rollout import ServersConfig
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.sglang.api_key import read_api_key
 from megatron_stare.rollout.sglang.client import Server, ServerFailure

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from megatron_stare.config import ServersConfig
+from megatron_stare.config.rollout import ServersConfig
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.sglang.client import Server, ServerFailure
 from megatron_stare.rollout.sglang.registry import registered_urls

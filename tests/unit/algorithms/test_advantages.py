@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from megatron_stare.algorithms.advantages import ADVANTAGES, group_advantages
-from megatron_stare.config import AlgorithmConfig
+from megatron_stare.config.algorithm import AlgorithmConfig
 from tests.unit.algorithms.golden import assert_golden, method_example, tensor
 
 every_kind = pytest.mark.parametrize("kind", ADVANTAGES)

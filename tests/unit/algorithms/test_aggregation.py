@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from megatron_stare.algorithms.aggregation import AGGREGATIONS, aggregation_coefficients
-from megatron_stare.config import AlgorithmConfig
+from megatron_stare.config.algorithm import AlgorithmConfig
 from tests.unit.algorithms.golden import method_example, tensor
 
 every_kind = pytest.mark.parametrize("kind", AGGREGATIONS)

@@ -11,7 +11,7 @@ from megatron_stare.algorithms.losses import (
     clipped_policy_loss,
     kl_penalty,
 )
-from megatron_stare.config import AlgorithmConfig
+from megatron_stare.config.algorithm import AlgorithmConfig
 from tests.unit.algorithms.golden import assert_golden, method_example, tensor
 
 BOUNDS = {"clip_low": 0.2, "clip_high": 0.28, "dual_clip": 10.0}

@@ -9,7 +9,7 @@ import pytest
 
 from megatron_stare.checkpoint.folders import Checkpoint
 from megatron_stare.checkpoint.resume import check_config
-from megatron_stare.config import TrainConfig
+from megatron_stare.config.commands import TrainConfig
 from megatron_stare.errors import UserError
 
 NETWORK = {"num_layers": 4, "rope_scaling": {"factor": 4.0}}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from megatron_stare.config import SftDataConfig
+from megatron_stare.config.data import SftDataConfig
 from megatron_stare.data.examples import ExampleSet
 from megatron_stare.errors import UserError
 from tests.models import EOS_ID, make_tokenizer

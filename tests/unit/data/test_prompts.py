@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 from transformers import PreTrainedTokenizerBase
 
-from megatron_stare.config import DataConfig
+from megatron_stare.config.data import DataConfig
 from megatron_stare.data.prompts import PromptSet
 from megatron_stare.errors import UserError
 from tests.models import make_tokenizer

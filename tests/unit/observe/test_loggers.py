@@ -5,7 +5,7 @@ import pytest
 import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from megatron_stare.config import LogConfig
+from megatron_stare.config.run import LogConfig
 from megatron_stare.errors import UserError
 from megatron_stare.observe.history import read_metrics
 from megatron_stare.observe.loggers import LogPosition, open_loggers
@@ -117,7 +117,7 @@ def test_what_is_not_configured_is_not_imported(tmp_path):
     program = f"""
 import sys
 from pathlib import Path
-from megatron_stare.config import LogConfig
+from megatron_stare.config.run import LogConfig
 from megatron_stare.observe.loggers import open_loggers
 open_loggers(LogConfig(), Path({str(tmp_path)!r}), resolved_config={{}}).close()
 assert not {{"wandb", "tensorboard", "matplotlib"}} & set(sys.modules)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_stare.config import ParallelConfig, TrainConfig
+from megatron_stare.config.commands import TrainConfig
+from megatron_stare.config.policy import ParallelConfig
 from megatron_stare.plan.activations import RankSizes
 from megatron_stare.plan.hardware import GPUS, read_assumptions
 from megatron_stare.plan.job import Job, open_job

@@ -13,7 +13,7 @@ import pytest
 import torch
 from megatron.core.distributed import DistributedDataParallel
 
-from megatron_stare.config import ModelConfig, OptimConfig, ParallelConfig
+from megatron_stare.config.policy import ModelConfig, OptimConfig, ParallelConfig
 from megatron_stare.plan.weights import (
     built_elements,
     distinct_stages,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch.distributed as dist
 
-from megatron_stare.config import ParallelConfig
+from megatron_stare.config.policy import ParallelConfig
 from megatron_stare.policy.groups import ParallelGroups, build_groups, destroy_groups
 
 

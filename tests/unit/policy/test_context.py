@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from megatron_stare.config import sample_multiple
+from megatron_stare.config.policy import sample_multiple
 from megatron_stare.policy.context import held_tokens
 
 

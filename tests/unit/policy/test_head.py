@@ -9,7 +9,7 @@ import pytest
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 
-from megatron_stare.config import ModelConfig, ParallelConfig
+from megatron_stare.config.policy import ModelConfig, ParallelConfig
 from megatron_stare.policy.head import HeadInputs, logprob_entropy_head
 from megatron_stare.policy.model import build_model
 from megatron_stare.policy.packed import pack

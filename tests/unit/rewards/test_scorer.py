@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from megatron_stare.config import RewardConfig
+from megatron_stare.config.algorithm import RewardConfig
 from megatron_stare.errors import UserError
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.types import Prompt, Sample

@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from megatron_stare.config import RewardConfig
+from megatron_stare.config.algorithm import RewardConfig
 from megatron_stare.rewards.scorer import Scorer
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_stare.config import DataConfig
+from megatron_stare.config.data import DataConfig
 from megatron_stare.data.prompts import PromptSet
 from megatron_stare.types import Group, Prompt, Reward, Sample
 from tests.models import EOS_ID, make_tokenizer

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from megatron_stare.config import RolloutConfig, TrainConfig
+from megatron_stare.config.commands import TrainConfig
+from megatron_stare.config.rollout import RolloutConfig
 from megatron_stare.rollout.bank import Bank
 from megatron_stare.rollout.banked import BankedEngine, BankedScorer, missing
 from megatron_stare.rollout.embedded import EmbeddedEngine

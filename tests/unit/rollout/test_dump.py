@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from megatron_stare.config import SamplingConfig
+from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.rollout.dump import dump_samples
 from megatron_stare.rollout.replay import ReplayEngine
 from megatron_stare.types import Group, Reward

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from megatron_stare.config import SamplingConfig
+from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.embedded import EmbeddedEngine
 from tests.models import EOS_ID, VOCAB_SIZE, hf_tensors, make_hf_folder

@@ -6,7 +6,7 @@ from math import comb
 
 import pytest
 
-from megatron_stare.config import EvalSection
+from megatron_stare.config.commands import EvalSection
 from megatron_stare.evaluate import evaluate, pass_at_k
 from megatron_stare.rollout.replay import ReplayEngine
 from tests.models import VOCAB_SIZE

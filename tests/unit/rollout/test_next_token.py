@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
-from megatron_stare.config import SamplingConfig
+from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.rollout.next_token import draw_tokens
 
 LOGITS = torch.randn(3, 50, generator=torch.Generator().manual_seed(0)) * 3

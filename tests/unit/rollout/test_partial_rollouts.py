@@ -9,7 +9,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from megatron_stare.config import RolloutConfig, SamplingConfig, TrainConfig
+from megatron_stare.config.commands import TrainConfig
+from megatron_stare.config.rollout import RolloutConfig, SamplingConfig
 from megatron_stare.rollout.engine import Request
 from megatron_stare.rollout.sampler import Cancelled, Sampler, rollout_from_plain, rollout_to_plain
 from megatron_stare.types import Sample

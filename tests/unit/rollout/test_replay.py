@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from megatron_stare.config import SamplingConfig
+from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.replay import ReplayEngine
 from tests.models import EOS_ID, VOCAB_SIZE

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from megatron_stare.config import RolloutConfig
+from megatron_stare.config.rollout import RolloutConfig
 from megatron_stare.errors import UserError
 from megatron_stare.observe.metrics import find_metric
 from megatron_stare.rollout.groups import generate_groups

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from megatron_stare.config import RolloutConfig, SamplingConfig, ServersConfig
+from megatron_stare.config.rollout import RolloutConfig, SamplingConfig, ServersConfig
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.sglang.client import sampling_parameters
 from megatron_stare.rollout.sglang.commands import (

@@ -2,7 +2,7 @@
 
 import torch
 
-from megatron_stare.config import RolloutConfig
+from megatron_stare.config.rollout import RolloutConfig
 from megatron_stare.rollout.dump import dump_samples
 from megatron_stare.rollout.embedded import EmbeddedEngine
 from megatron_stare.rollout.replay import ReplayEngine

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from megatron_stare.cli import main
-from megatron_stare.config import TrainConfig
+from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config_io import load_config
 from megatron_stare.errors import UserError
 from megatron_stare.preflight import check_run

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_stare.config import ParallelConfig
+from megatron_stare.config.policy import ParallelConfig
 from megatron_stare.errors import UserError
 from megatron_stare.weights.hf_config import ModelShape, MoeShape, read_hf_config
 from tests.models import FAMILIES, tiny_config

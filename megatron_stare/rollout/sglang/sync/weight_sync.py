@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from megatron_stare.config import ServersConfig
+from megatron_stare.config.rollout import ServersConfig
 from megatron_stare.rollout.sglang.client import Server
 from megatron_stare.rollout.sglang.pool import ServerPool
 from megatron_stare.rollout.sglang.sync.checksums import Checksums

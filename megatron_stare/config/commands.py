@@ -1,0 +1,160 @@
+"""Everything that shapes a run, typed: the config of each command, by sections.
+
+A run is a YAML file of differences from these defaults plus dotted overrides (`optim.lr=1e-6`).
+Unknown keys, wrong types and impossible combinations stop the run here, with a `ConfigError` that
+names the key, the value and what was expected. Checks that need the model's shape are in
+`weights/hf_config.py`, those that need the world size in `launch/topology.py`.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from megatron_stare.algorithms.stare import StareConfig
+from megatron_stare.config.algorithm import AlgorithmConfig, RewardConfig
+from megatron_stare.config.data import DataConfig, SftDataConfig
+from megatron_stare.config.policy import ModelConfig, OptimConfig, ParallelConfig, padded_length
+from megatron_stare.config.rollout import RolloutConfig, SamplingConfig
+from megatron_stare.config.run import CheckpointConfig, LogConfig, ResumableRunConfig, RunConfig
+from megatron_stare.config.section import Section
+from megatron_stare.config.slurm import SlurmConfig
+
+
+class TrainSection(Section):
+    """The loop."""
+
+    steps: int = Field(default=100, ge=1)
+    """Steps; one batch of rollouts each."""
+    updates_per_step: int = Field(default=1, ge=1)
+    """Optimizer updates per batch: 1 is on-policy, more split the batch by groups."""
+    max_tokens_per_micro_batch: int = Field(default=8192, ge=1)
+    """Token budget of a packed micro-batch on one data-parallel rank."""
+    save_every: int = Field(default=0, ge=0)
+    """Steps between saved Hugging Face folders; 0 saves at the end only."""
+    max_bad_updates: int = Field(default=3, ge=1)
+    """Updates with a non-finite loss or gradient in a row, each skipped, before the run stops."""
+
+
+class EvalSection(SamplingConfig):
+    """Held-out evaluation."""
+
+    data: DataConfig | None = None
+    """Problems; None evaluates nothing."""
+    every: int = Field(default=0, ge=0)
+    """Steps between evaluations; 0 evaluates at the start and end only."""
+    samples_per_prompt: int = Field(default=1, ge=1)
+    """k of avg@k; pass@k is reported for 1, 2, 4, ... k."""
+    max_batch_sequences: int = Field(default=512, ge=1)
+    """Sequences that `megatron-stare eval` generates together."""
+    max_prompts: int | None = Field(default=None, ge=1)
+    """Use the first problems only."""
+
+
+class TrainConfig(Section):
+    """`megatron-stare train`: reinforcement learning of a policy."""
+
+    run: ResumableRunConfig = ResumableRunConfig()
+    model: ModelConfig
+    parallel: ParallelConfig = ParallelConfig()
+    data: DataConfig
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    stare: StareConfig = StareConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainSection = TrainSection()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    eval: EvalSection = EvalSection()
+    log: LogConfig = LogConfig()
+    slurm: SlurmConfig = SlurmConfig()
+
+    @property
+    def needs_prepass(self) -> bool:
+        """Whether log-probs of the policy before the update are needed before the update."""
+        return self.stare.surprisal == "policy" or self.train.updates_per_step > 1
+
+    @model_validator(mode="after")
+    def _older_tokens_are_corrected(self) -> TrainConfig:
+        """Say which correction `auto` is."""
+        correction = self.algorithm.correction
+        if correction.kind == "auto":
+            kind = "tis" if self.rollout.is_off_policy else "none"
+            chosen = correction.model_copy(update={"kind": kind})
+            algorithm = self.algorithm.model_copy(update={"correction": chosen})
+            object.__setattr__(self, "algorithm", algorithm)  # Frozen, for everyone after this.
+        return self
+
+    @model_validator(mode="after")
+    def _fields_fit_together(self) -> TrainConfig:
+        rollout, updates = self.rollout, self.train.updates_per_step
+        if rollout.prompts_per_step % updates:
+            raise ValueError(
+                f"train.updates_per_step={updates} does not divide "
+                f"rollout.prompts_per_step={rollout.prompts_per_step}"
+            )
+        if self.stare.surprisal == "rollout" and (rollout.top_p < 1 or rollout.top_k > 0):
+            raise ValueError(
+                f"stare.surprisal='rollout' with rollout.top_p={rollout.top_p}, "
+                f"rollout.top_k={rollout.top_k}: truncated sampling renormalises the engine's "
+                "log-probs, so their mean is no estimate of the policy's entropy; "
+                "use top_p=1 and top_k=0, or stare.surprisal='policy'"
+            )
+        longest = self.data.max_prompt_tokens + rollout.max_response_tokens
+        if padded_length(longest, self.parallel.context) > self.train.max_tokens_per_micro_batch:
+            raise ValueError(
+                f"train.max_tokens_per_micro_batch={self.train.max_tokens_per_micro_batch} cannot "
+                "hold one sample of data.max_prompt_tokens + rollout.max_response_tokens = "
+                f"{self.parallel.explain_padded(longest)}"
+            )
+        if self.reward.overlong_buffer_tokens > rollout.max_response_tokens:
+            raise ValueError(
+                f"reward.overlong_buffer_tokens={self.reward.overlong_buffer_tokens} exceeds "
+                f"rollout.max_response_tokens={rollout.max_response_tokens}"
+            )
+        return self
+
+
+class SftSection(Section):
+    """The supervised loop."""
+
+    steps: int = Field(default=100, ge=1)
+    """Optimizer steps."""
+    examples_per_step: int = Field(default=64, ge=1)
+    """Examples in the global batch."""
+    max_tokens_per_micro_batch: int = Field(default=8192, ge=1)
+    """Token budget of a packed micro-batch on one data-parallel rank."""
+    max_bad_updates: int = Field(default=3, ge=1)
+    """Updates with a non-finite loss or gradient in a row, each skipped, before the run stops."""
+
+
+class SftConfig(Section):
+    """`megatron-stare sft`: packed supervised fine-tuning."""
+
+    run: ResumableRunConfig = ResumableRunConfig()
+    model: ModelConfig
+    parallel: ParallelConfig = ParallelConfig()
+    data: SftDataConfig
+    optim: OptimConfig = OptimConfig()
+    sft: SftSection = SftSection()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _an_example_fits_a_micro_batch(self) -> SftConfig:
+        longest = self.data.max_tokens
+        if padded_length(longest, self.parallel.context) > self.sft.max_tokens_per_micro_batch:
+            raise ValueError(
+                f"data.max_tokens={self.parallel.explain_padded(longest)} exceeds "
+                f"sft.max_tokens_per_micro_batch={self.sft.max_tokens_per_micro_batch}"
+            )
+        return self
+
+
+class EvalConfig(Section):
+    """`megatron-stare eval`: avg@k and pass@k of a Hugging Face folder."""
+
+    run: RunConfig = RunConfig()
+    model: ModelConfig
+    reward: RewardConfig = RewardConfig()
+    eval: EvalSection
+    log: LogConfig = LogConfig()

@@ -1,0 +1,54 @@
+"""Data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from megatron_stare.config.section import Section
+
+
+class DataConfig(Section):
+    """A set of prompts with reference answers."""
+
+    path: Path
+    """JSONL or Parquet file, one problem per row."""
+    prompt_field: str = "prompt"
+    """Field of the problem: a string, or a list of chat messages."""
+    answer_field: str = "answer"
+    """Field of the reference answer."""
+    template: str = "{prompt}"
+    """Plain template with `{prompt}`; or `chat`, the tokenizer's chat template."""
+    system_prompt: str | None = None
+    """System message, with `template: chat`."""
+    max_prompt_tokens: int = Field(default=1024, ge=1)
+    """Longer prompts are left out, and counted."""
+    on_long_prompt: Literal["skip", "error"] = "skip"
+    """What a prompt over the limit does."""
+    shuffle: bool = True
+    """A new seeded order every epoch."""
+
+    @model_validator(mode="after")
+    def _template_has_a_place(self) -> DataConfig:
+        if self.template != "chat" and "{prompt}" not in self.template:
+            raise ValueError(f"template={self.template!r} needs '{{prompt}}', or must be 'chat'")
+        if self.system_prompt is not None and self.template != "chat":
+            raise ValueError("system_prompt is used with template: chat only")
+        return self
+
+
+class SftDataConfig(Section):
+    """Worked examples."""
+
+    path: Path
+    """JSONL or Parquet file, one example per row."""
+    prompt_field: str = "prompt"
+    """Field of the problem: a string, or a list of chat messages."""
+    response_field: str = "response"
+    """Field of the response to learn; the end-of-sequence token is appended."""
+    template: str = "{prompt}"
+    """Plain template with `{prompt}`; or `chat`, the tokenizer's chat template."""
+    max_tokens: int = Field(default=2048, ge=2)
+    """Longer examples are left out, and counted."""

@@ -1,0 +1,171 @@
+"""Generation: sampling, servers, how a batch is collected."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from megatron_stare.config.section import Section
+
+
+class SamplingConfig(Section):
+    """How responses are drawn."""
+
+    temperature: float = Field(default=1.0, gt=0)
+    """Divides the logits, in the engine and wherever the trainer computes log-probs."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus sampling; 1 keeps the whole distribution."""
+    top_k: int = Field(default=0, ge=0)
+    """Keep the k likeliest tokens; 0 keeps all."""
+    max_response_tokens: int = Field(default=1024, ge=1)
+    """Length limit of a response."""
+
+
+class ServersConfig(Section):
+    """SGLang servers, for engine `sglang`."""
+
+    urls: tuple[str, ...] = ()
+    """Their URLs, such as http://127.0.0.1:30000; each must answer at the start."""
+    registry: Path | None = None
+    """Or the folder in which `megatron-stare serve` announces them; read again at every sync."""
+    transport: Literal["disk", "tensor", "distributed"] = "disk"
+    """Of weights: through `weights_dir`; through shared memory; by process groups."""
+    router: str | None = None
+    """URL of an sglang-router for requests; None takes the one in `registry`, if there is one."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the API key of servers and router."""
+    weights_dir: Path | None = None
+    """Folder that trainer and servers share, for `disk`; None is `sync` in the run's folder."""
+    bucket_mib: float = Field(default=256, gt=0)
+    """Of weights sent at once by the other two; rank 0 holds two such buckets."""
+    sync_host: str | None = None
+    """Address of rank 0's machine that servers reach, for `distributed`; None is loopback."""
+    max_requests: int = Field(default=256, ge=1)
+    """Requests under way at one server; more wait here."""
+    max_attempts: int = Field(default=3, ge=1)
+    """Servers that a sample is asked of before it is given up."""
+    request_deadline_s: float = Field(default=3600.0, gt=0)
+    """Seconds for one sample on one server."""
+    sync_deadline_s: float = Field(default=600.0, gt=0)
+    """Seconds for a server to load weights; one that does not is left out until the next."""
+    health_every_s: float = Field(default=10.0, gt=0)
+    """Seconds that a server may be silent while requests run, before it has to show that it
+    generates."""
+    health_deadline_s: float = Field(default=30.0, gt=0)
+    """Seconds for a server that failed, or was silent, to show that it generates."""
+    min_servers: int = Field(default=1, ge=1)
+    """Servers that every sync must find; the run waits `start_deadline_s` for them, then ends."""
+    restart_command: tuple[str, ...] | None = None
+    """Program and arguments, run once for each server that is left out; {url} is the server's."""
+    stall_deadline_s: float = Field(default=3600.0, gt=0)
+    """Seconds without a sample from any server until what is awaited is sent again, and as many
+    until the run stops."""
+    start_deadline_s: float = Field(default=300.0, gt=0)
+    """Seconds to wait for servers, at the start and where too few are left at a sync."""
+
+    @model_validator(mode="after")
+    def _urls_are_urls(self) -> ServersConfig:
+        named = [("urls has", url) for url in self.urls]
+        if self.router is not None:
+            named.append(("router is", self.router))
+        for name, url in named:
+            if not re.fullmatch(r"https?://[^/]+", url):
+                raise ValueError(
+                    f"{name} {url!r}, expected scheme, host and port: http://HOST:PORT"
+                )
+            if self.urls.count(url) > 1:
+                raise ValueError(f"urls has {url!r} twice: one server cannot take weights twice")
+        if self.urls and self.min_servers > len(self.urls):
+            raise ValueError(
+                f"min_servers={self.min_servers}: expected at most the {len(self.urls)} of urls"
+            )
+        if self.restart_command is not None and not self.restart_command:
+            raise ValueError("restart_command=[]: expected a program and its arguments, or null")
+        if self.urls and self.registry is not None:
+            raise ValueError(f"urls and registry={self.registry}: give one of them")
+        return self
+
+
+class RolloutConfig(SamplingConfig):
+    """Generation of the training batch."""
+
+    engine: Literal["embedded", "replay", "sglang"] = "embedded"
+    """`embedded`: transformers in this process; `replay`: recorded samples; `sglang`: servers."""
+    replay_path: Path | None = None
+    """JSONL of recorded samples, for `replay`."""
+    servers: ServersConfig = ServersConfig()
+    prompts_per_step: int = Field(default=64, ge=1)
+    """Groups in a training batch."""
+    samples_per_prompt: int = Field(default=8, ge=1)
+    """G, the size of a group."""
+    dynamic_sampling: bool = True
+    """Drop groups whose verdicts are all equal and draw more prompts (DAPO)."""
+    max_rounds: int = Field(default=10, ge=1)
+    """Generation rounds per step before dynamic sampling gives up."""
+    oversampling: float = Field(default=1.0, ge=1, le=2)
+    """Groups under way over groups missing: the first that are whole fill the batch, and the rest
+    is stopped."""
+    partial_rollouts: bool = False
+    """Responses that are stopped go on in the next step, under its weights; engine `sglang`."""
+    one_step_off: bool = False
+    """Generate the next batch while this one is trained on: its weights are one step older."""
+    max_staleness: int = Field(default=1, ge=1)
+    """Steps by which a token may be older than the weights that it trains; a batch waits for
+    partial rollouts that would become older."""
+    colocated: bool = False
+    """Servers and trainer share GPUs, and take turns with their memory; servers must be started
+    with --enable-memory-saver."""
+    max_batch_sequences: int = Field(default=512, ge=1)
+    """Sequences that the embedded engine generates together."""
+
+    @property
+    def is_off_policy(self) -> bool:
+        """Whether tokens may be older than the weights that they train."""
+        return self.partial_rollouts or self.one_step_off
+
+    @model_validator(mode="after")
+    def _partial_rollouts_can_go_on(self) -> RolloutConfig:
+        if self.partial_rollouts and (self.engine != "sglang" or self.oversampling == 1):
+            raise ValueError(
+                f"partial_rollouts=true with engine={self.engine!r}, oversampling="
+                f"{self.oversampling:g}: needs engine 'sglang', and oversampling > 1 for there to "
+                "be responses that are stopped"
+            )
+        if self.partial_rollouts and self.one_step_off and self.max_staleness == 1:
+            raise ValueError(
+                "partial_rollouts=true with one_step_off=true and max_staleness=1: one step off "
+                "takes that one, expected max_staleness of at least 2"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _turns_can_be_taken(self) -> RolloutConfig:
+        if self.colocated and (self.engine != "sglang" or self.one_step_off):
+            raise ValueError(
+                f"colocated=true with engine={self.engine!r}, one_step_off={self.one_step_off}: "
+                "needs engine 'sglang', and generation and training in turn"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _replay_has_a_path(self) -> RolloutConfig:
+        if (self.engine == "replay") != (self.replay_path is not None):
+            raise ValueError(
+                f"engine={self.engine!r} with replay_path={self.replay_path}: "
+                "replay_path belongs to engine 'replay', and it needs one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sglang_has_servers(self) -> RolloutConfig:
+        has_servers = bool(self.servers.urls) or self.servers.registry is not None
+        if (self.engine == "sglang") != has_servers:
+            raise ValueError(
+                f"engine={self.engine!r} with servers.urls={list(self.servers.urls)}, "
+                f"servers.registry={self.servers.registry}: servers belong to engine 'sglang', "
+                "and it needs urls or a registry"
+            )
+        return self
