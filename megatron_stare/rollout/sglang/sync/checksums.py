@@ -7,7 +7,6 @@ Experts it keeps in a layout of its own: they are left out.
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
@@ -15,7 +14,7 @@ from torch import Tensor
 from megatron_stare.rollout.sglang.sync.server_layout import ServerLayout
 from megatron_stare.rollout.sglang.sync.tensor_hashes import hash_on_cpu, hash_on_gpu
 
-_SHARE = 8
+_SHARE = 32
 """After the first time, one tensor in so many is hashed; each has its turn."""
 _FUSED = (
     (re.compile(r"\.self_attn\.[qkv]_proj\."), ".self_attn.qkv_proj."),
@@ -37,10 +36,11 @@ class Checksums:
         parts: dict[str, list[str]] = {}
         for name in sorted((n for n in names if not _EXPERT.search(n)), key=_place):
             parts.setdefault(_server_name(name), []).append(name)
+        turns = min(_SHARE, len(parts))  # Every time at least one.
         in_turn = {
             whole
-            for whole in parts
-            if version is None or zlib.crc32(whole.encode()) % _SHARE == version % _SHARE
+            for number, whole in enumerate(sorted(parts))
+            if version is None or number % turns == version % turns
         }
         self.skipped: Sequence[str] = sorted(parts.keys() - in_turn)
         self.hashes: dict[str, str] = {}

@@ -76,9 +76,11 @@ class Recipients:
 
         async def weight_version(server: Server) -> str:
             # Its path as it was started with: that of /model_info is where weights came from last.
-            started = await server.call("GET", "/server_info", deadline_s=deadline_s)
+            started, info = await asyncio.gather(
+                server.call("GET", "/server_info", deadline_s=deadline_s),
+                server.call("GET", "/model_info", deadline_s=deadline_s),
+            )
             check_network(Path(started["model_path"]), shapes)
-            info = await server.call("GET", "/model_info", deadline_s=deadline_s)
             return info["weight_version"]
 
         self.faithful = {
