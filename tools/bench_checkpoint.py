@@ -1,6 +1,6 @@
 """What a checkpoint costs: seconds that training is held up, and GB/s, against `cp` of the same.
 
-    python tools/bench_checkpoint.py [--parameters 60e6] [--rounds 6] [--folder FOLDER]
+    python tools/bench_checkpoint.py [--parameters 200e6] [--rounds 6] [--folder FOLDER]
 
 One process with a float32 policy of random weights and Adam's two moments for each. Every round
 saves once synchronously, once asynchronously, and copies a folder with `cp` and makes the copy
@@ -41,7 +41,7 @@ EVENTS = ("held up", "copied", "written")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Save, asynchronously save, and copy.")
-    parser.add_argument("--parameters", type=float, default=60e6)
+    parser.add_argument("--parameters", type=float, default=200e6)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--folder", type=Path, default=None, help="on the disk to be measured")
     arguments = parser.parse_args()
