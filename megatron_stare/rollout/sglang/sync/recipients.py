@@ -74,20 +74,18 @@ class Recipients:
     async def call_the_roll(self, shapes: Shapes, *, deadline_s: float) -> None:
         """Leave out those that do not answer or have another network; see which are faithful."""
 
-        async def weight_version(server: Server) -> str:
-            # Its path as it was started with: that of /model_info is where weights came from last.
-            started, info = await asyncio.gather(
-                server.call("GET", "/server_info", deadline_s=deadline_s),
-                server.call("GET", "/model_info", deadline_s=deadline_s),
-            )
+        async def is_faithful(server: Server) -> bool:
+            info = await server.call("GET", "/model_info", deadline_s=deadline_s)
+            if server.is_routable and info["weight_version"] == str(self._last_version):
+                return True
+            # It may have been restarted. Its path as it was started with: that of /model_info is
+            # where weights came from last.
+            started = await server.call("GET", "/server_info", deadline_s=deadline_s)
             check_network(Path(started["model_path"]), shapes)
-            return info["weight_version"]
+            return False
 
-        self.faithful = {
-            server
-            for server, version in (await self.ask(weight_version)).items()
-            if server.is_routable and version == str(self._last_version)
-        }
+        answers = await self.ask(is_faithful)
+        self.faithful = {server for server, faithful in answers.items() if faithful}
 
     async def pause(self) -> None:
         """Have all of them stop: what runs is aborted, what comes waits."""
