@@ -75,7 +75,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--servers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--bucket-mib", type=float, default=ServersConfig().bucket_mib)
-    parser.add_argument("--layers", type=int, default=9)
+    parser.add_argument("--layers", type=int, default=36)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--transports", nargs="+", default=list(PLAIN_WAYS), choices=PLAIN_WAYS)
     parser.add_argument("--python", type=Path, default=Path(".venv-sglang/bin/python"))

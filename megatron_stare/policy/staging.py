@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-import numpy as np
-import torch
 from torch import Tensor
+
+from megatron_stare.weights.host_memory import host_memory
 
 
 class Staging:
@@ -19,7 +19,6 @@ class Staging:
         """A contiguous copy with a storage of its own, until the next of this name."""
         buffer = self._buffers.get(name)
         if buffer is None or (buffer.shape, buffer.dtype) != (tensor.shape, tensor.dtype):
-            # numpy asks for huge pages.
-            memory = torch.from_numpy(np.empty(tensor.nbytes, np.uint8))
+            memory = host_memory(tensor.nbytes)
             buffer = self._buffers[name] = memory.view(tensor.dtype).view(tensor.shape)
         return buffer.copy_(tensor.detach())

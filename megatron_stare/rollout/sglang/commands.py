@@ -102,6 +102,8 @@ def server_environment(options: ServeOptions, number: int) -> dict[str, str]:
         "SGLANG_USE_CPU_ENGINE": "1",
         "PYTHONPATH": str(_CPU_STAND_INS),
         "OMP_NUM_THREADS": "1",  # Servers side by side must not fight for cores.
+        # Huge pages for torch: buckets of weights arrive in memory that is new every time.
+        "THP_MEM_ALLOC_ENABLE": "1",
     }
 
 

@@ -24,6 +24,7 @@ from megatron_stare.rollout.sglang.sync.process_group import ServerGroup, make_g
 from megatron_stare.rollout.sglang.sync.recipients import Recipients, Run, bid_farewell
 from megatron_stare.rollout.sglang.sync.transport import bucket_options, stream_buckets
 from megatron_stare.rollout.sglang.sync.weights import Weights
+from megatron_stare.weights.host_memory import host_memory
 
 
 class DistributedTransport:
@@ -58,8 +59,12 @@ class DistributedTransport:
         on_gpus = self._server_device == "cuda" and device.type == "cuda"
         if not self._buffers:
             size = buffer_bytes(self._bucket_bytes, weights.max_bytes)
-            place = device if on_gpus else "cpu"
-            self._buffers = list(torch.empty(2, size, dtype=torch.uint8, device=place))
+            self._buffers = [
+                torch.empty(size, dtype=torch.uint8, device=device)
+                if on_gpus
+                else host_memory(size)
+                for _ in range(2)
+            ]
         recipients.run(self._join(recipients, "nccl" if on_gpus else "gloo"))
         recipients.run(recipients.pause())
         buckets = fill_buckets(
