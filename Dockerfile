@@ -1,4 +1,5 @@
-# Trainers and SGLang servers on GPUs, each in an environment of its own: /opt/stare and /opt/sglang.
+# Trainers and SGLang servers on GPUs, and a router, each in an environment of its own: /opt/stare,
+# /opt/sglang, /opt/router.
 #
 #   docker build -t megatron-stare .
 #   docker build -t megatron-stare --build-arg APEX=1 .               # with NVIDIA Apex, from source
@@ -20,6 +21,11 @@ FROM base AS sglang
 COPY constraints-sglang-gpu.txt /tmp/
 RUN python3.12 -m venv /opt/sglang \
     && /opt/sglang/bin/pip install --no-deps -r /tmp/constraints-sglang-gpu.txt
+
+FROM base AS router
+COPY constraints-router.txt /tmp/
+RUN python3.12 -m venv /opt/router \
+    && /opt/router/bin/pip install --no-deps -r /tmp/constraints-router.txt
 
 FROM base AS stare
 # GPU architectures to build kernels for: A100, H100 and H200, B200.
@@ -46,6 +52,7 @@ RUN /opt/stare/bin/pip install --no-deps --no-build-isolation .
 
 FROM base
 COPY --from=sglang /opt/sglang /opt/sglang
+COPY --from=router /opt/router /opt/router
 COPY --from=stare /opt/stare /opt/stare
 ENV PATH=/opt/stare/bin:$PATH PYTHONUNBUFFERED=1
 RUN useradd --create-home --uid 10001 stare && install -d -o stare /work

@@ -28,6 +28,9 @@ class SlurmRolloutConfig(Section):
     """Of the servers' weights and activations."""
     python: Path = Path(".venv-sglang/bin/python")
     """Of the servers' environment."""
+    router: Path | None = None
+    """Python of the router's environment, such as .venv-router/bin/python: starts a router for all
+    servers on the first of their nodes; None has them asked directly."""
     start_deadline_s: float = Field(default=1800.0, gt=0)
     """Seconds for the servers of a node to come up."""
     sglang: tuple[str, ...] = ()

@@ -80,6 +80,7 @@ def _settings(config: TrainConfig, job: Job) -> dict[str, Any]:
         "tensor": rollout.tensor,
         "dtype": rollout.dtype,
         "python": rollout.python,
+        "router": rollout.router,
         "start_deadline_s": f"{rollout.start_deadline_s:g}",
         "sglang": rollout.sglang,
     }

@@ -19,7 +19,7 @@ SGLANG = (
     *("rollout.engine=sglang", "rollout.replay_path=null", "rollout.dynamic_sampling=false"),
     *("rollout.max_response_tokens=24", "train.steps=2", "slurm.rollout.dtype=float32"),
 )
-_PYTHON = REPO / ".venv-sglang/bin/python"
+_PYTHON, _ROUTER = (REPO / f".venv-{name}/bin/python" for name in ("sglang", "router"))
 
 
 @pytest.fixture
@@ -111,18 +111,22 @@ def gpus_of(cluster: Cluster, step: str) -> set[str]:
 
 
 @pytest.mark.skipif(
-    not (REPO / ".venv-sglang/.setup-stamp").exists(),
-    reason="no .venv-sglang: `make setup-sglang` was not run, or could not make it",
+    not all((REPO / f".venv-{name}/.setup-stamp").exists() for name in ("sglang", "router")),
+    reason="no .venv-sglang or .venv-router: `make setup-sglang` was not run, or failed",
 )
-def test_a_run_on_two_nodes_with_a_node_of_sglang_servers_ends_with_a_model(
+def test_a_run_on_two_nodes_with_a_node_of_sglang_server_and_router_ends_with_a_model(
     cluster, config, tmp_path
 ):
     job = start(
         *(cluster, config, tmp_path / "run", *SGLANG, "slurm.rollout.nodes=1"),
         *(f"rollout.servers.registry={tmp_path}/servers", f"slurm.rollout.python={_PYTHON}"),
-        'slurm.rollout.sglang=["--max-total-tokens", "16384"]',
+        *(
+            'slurm.rollout.sglang=["--max-total-tokens", "16384"]',
+            f"slurm.rollout.router={_ROUTER}",
+        ),
     )
     assert job.wait(seconds=800) == ["COMPLETED"], job.logs
+    assert "2 servers are up, one of them a router" in job.log, job.logs
     assert all(step["rollout/completed"] == 4 for step in metrics_of(job.run_dir))
     assert (job.run_dir / "hf/final/config.json").exists()
     assert announced(tmp_path / "run") == []

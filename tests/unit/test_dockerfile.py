@@ -30,6 +30,7 @@ def test_every_package_of_the_image_is_pinned_by_a_constraints_file():
     requirements = [line for line in INSTALLS if "-r " in line]
     assert [line.split("/tmp/")[1].strip() for line in requirements] == [
         "constraints-sglang-gpu.txt",
+        "constraints-router.txt",
         "constraints.txt",
         "constraints-gpu.txt",
     ]

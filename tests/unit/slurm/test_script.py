@@ -21,6 +21,7 @@ SHAPES = {
     "trainers alone": (),
     "CPUs": ("slurm.gpus_per_node=0",),
     "nodes of servers": (*SGLANG, "slurm.rollout.nodes=2"),
+    "a router": (*SGLANG, "slurm.rollout.nodes=2", "slurm.rollout.router=a router/bin/python"),
     "servers beside trainers": (*SGLANG, "slurm.processes_per_node=4"),
     "heterogeneous": (*SGLANG, "slurm.rollout.nodes=2", "slurm.rollout.options=[--qos=low]"),
     "container": (*SGLANG, "slurm.rollout.nodes=1", "slurm.container=a b.sqsh"),
@@ -99,6 +100,12 @@ def test_servers_beside_trainers_take_the_gpus_that_are_left(script):
     assert "--cpus-per-task=8 --gpus-per-node=6 \\" in text
     assert "--cpus-per-task=16 --gpus-per-node=2 \\" in text
     assert "SERVERS_PER_NODE=1" in text
+
+
+def test_a_router_is_one_more_that_has_to_be_up(script):
+    text = script(*SGLANG, "slurm.rollout.nodes=2", "slurm.rollout.router=router/bin/python")
+    assert "ROUTER=(--router --router-python router/bin/python)" in text
+    assert "expected=$((${#SERVER_HOSTS[@]} * SERVERS_PER_NODE + (${#ROUTER[@]} > 0)))" in text
 
 
 def test_options_or_gpus_of_their_own_make_servers_a_component_of_their_own(script):
