@@ -251,8 +251,7 @@ class ServerPool:
         try:
             await server.check_health(version, deadline_s=self._config.health_deadline_s)
         except (ServerFailure, UserError) as error:
-            if server.is_routable:  # Not left out meanwhile, for another request that failed.
-                self.leave_out(server, str(error))
+            self.leave_out(server, str(error))
         else:
             if not server.is_routable:
                 server.is_routable = True
