@@ -92,16 +92,13 @@ class PolicyWrite:
             self.is_copied.set()
         written = Written({}, [])
         for path, blobs, tensors in files:
-            file = DurableFile(path)
-            try:
+            with DurableFile(path) as file:
                 for item, blob in blobs:
                     start, length = file.tell(), file.write(blob.getbuffer())
                     written.places.append(_place(item, path, start, length))
                 for item, tensor in tensors:
                     written.places.append(_place(item, path, *file.write_tensor(tensor)))
                 written.files[path.name] = file.finish()
-            finally:
-                file.close()
         return written
 
     def _copy(self) -> list[tuple[Path, list, list[tuple[WriteItem, Tensor]]]]:

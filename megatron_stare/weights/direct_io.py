@@ -33,6 +33,11 @@ def leave_direct(descriptor: int) -> None:
     fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) & ~os.O_DIRECT)
 
 
+def page_memory(num_bytes: int) -> np.ndarray:
+    """uint8 [num_bytes] that begins with a page, as it takes to write past the cache."""
+    return np.frombuffer(mmap.mmap(-1, num_bytes), np.uint8)
+
+
 def write_at(descriptor: int, content: memoryview, start: int) -> None:
     """Write all of it; past the cache, it is whole pages of memory for whole pages of the file."""
     end = start + len(content)
@@ -68,7 +73,7 @@ def write_part(path: Path, start: int, content: Buffer) -> None:
 
 
 def _write_pages(path: Path, start: int, data: memoryview) -> None:
-    pages = np.frombuffer(mmap.mmap(-1, min(_PIECE_BYTES, len(data))), np.uint8)
+    pages = page_memory(min(_PIECE_BYTES, len(data)))
     descriptor = open_direct(path, os.O_WRONLY)
     try:
         for offset in range(0, len(data), _PIECE_BYTES):

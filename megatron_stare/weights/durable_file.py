@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import mmap
 import os
 import zlib
 from collections.abc import Buffer
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megatron_stare.weights.direct_io import leave_direct, open_direct, write_at
+from megatron_stare.weights.direct_io import leave_direct, open_direct, page_memory, write_at
 
 _BUFFER_BYTES = 1 << 24
 _ALIGNMENT_BYTES = 64
@@ -44,8 +43,7 @@ class DurableFile(io.RawIOBase):
     def __init__(self, path: Path) -> None:
         self._descriptor = open_direct(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="durable")
-        # Whole pages, as it takes to write past the cache.
-        self._buffers = [np.frombuffer(mmap.mmap(-1, _BUFFER_BYTES), np.uint8) for _ in range(2)]
+        self._buffers = [page_memory(_BUFFER_BYTES) for _ in range(2)]
         self._filled = self._start = self._crc32 = 0
         self._under_way: list[Future[None]] = []
 

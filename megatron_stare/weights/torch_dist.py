@@ -15,7 +15,6 @@ import json
 import pickle
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -64,7 +63,7 @@ def file_name(number: int) -> str:
 def write_chunks(path: Path, chunks: Iterable[Tensor]) -> list[Extent]:
     """Write a file of chunks, one in memory at a time, and have it reach the disk."""
     extents: list[Extent] = []
-    with closing(DurableFile(path)) as file:
+    with DurableFile(path) as file:
         for chunk in chunks:
             extents.append(file.write_tensor(_alone(chunk.contiguous())))
             del chunk
