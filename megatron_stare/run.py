@@ -33,6 +33,7 @@ class Run:
 
     `rollout_side` is None off rank 0; `starting_weights` is None without a KL penalty. Where
     `has_pending`, the next rollout comes from the checkpoint that the run goes on from.
+    `evaluated_step` is that of the last evaluation, -1 before the first.
     """
 
     config: TrainConfig
@@ -42,6 +43,7 @@ class Run:
     starting_weights: dict[str, Tensor] | None
     saving: Saving
     has_pending: bool = False
+    evaluated_step: int = -1
 
     @property
     def step(self) -> int:
@@ -143,8 +145,11 @@ class Run:
         from_rank_zero(take_memory_back)
 
     def evaluate(self, step: int) -> None:
-        """Held-out metrics of the weights in the engine; nothing where no problems are given."""
-        if self.config.eval.data is None:
+        """Log held-out metrics of the weights in the engine, unless it was done before.
+
+        Nothing where no problems are given.
+        """
+        if self.config.eval.data is None or step == self.evaluated_step:
             return
 
         def measure() -> dict[str, float]:
@@ -156,6 +161,7 @@ class Run:
         self.session.loggers.log(
             step, {**metrics, "time/eval_s": self.session.take_seconds("eval")}
         )
+        self.evaluated_step = step
 
     def save_if_due(self, step: int, pending: Rollout | None = None) -> None:
         """Save a run whose last update was that of `step`, as often as the config says.
@@ -173,6 +179,7 @@ class Run:
         return {
             "controller": self.controller.state_dict(),
             "rollout_side": self.rollout_side.state_dict(pending),
+            "evaluated_step": self.evaluated_step,
         }
 
     def resume(self, state: dict[str, Any]) -> None:
@@ -182,6 +189,7 @@ class Run:
             UserError: the data is not the same.
         """
         self.has_pending = state["rollout_side"]["pending"] is not None
+        self.evaluated_step = state["evaluated_step"]
         self.controller.load_state_dict(state["controller"])
 
         def load_rollout_side() -> None:

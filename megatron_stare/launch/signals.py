@@ -13,9 +13,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from megatron_stare.stop_signals import SIGNALS
+
 STOPPED = 75
 """Exit code of a run that was asked to stop (EX_TEMPFAIL: to be tried again)."""
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopRequest:

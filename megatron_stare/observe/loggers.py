@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from rich.console import Console
 from megatron_stare.config.run import LogConfig
 from megatron_stare.errors import UserError
 from megatron_stare.observe.console import ConsoleLogger, Progress, open_console, print_line
-from megatron_stare.observe.history import JsonlLogger, cut_back
+from megatron_stare.observe.history import FILE_NAME, JsonlLogger, cut_back
 from megatron_stare.observe.metrics import find_metric
 from megatron_stare.observe.run_folders import num_steps, target_entropy
 
@@ -108,7 +109,8 @@ def open_loggers(
     # W&B goes first: it alone can refuse, and then no file is left open.
     optional: list[Logger] = []
     if log.wandb_project is not None:
-        optional.append(WandbLogger(log, run_dir, resolved_config, position))
+        report = partial(print_line, console)
+        optional.append(WandbLogger(log, run_dir, resolved_config, position, report))
     if log.tensorboard:
         optional.append(TensorBoardLogger(run_dir, resolved_config, position))
     lines = ConsoleLogger(
@@ -148,7 +150,10 @@ class TensorBoardLogger:
 
 
 class WandbLogger:
-    """A Weights & Biases run named after the run folder, its files under `run_dir/wandb`."""
+    """A Weights & Biases run named after the run folder, its files under `run_dir/wandb`.
+
+    W&B writes in a process of its own. When that is lost, `report` is told, and the run goes on.
+    """
 
     def __init__(
         self,
@@ -156,10 +161,14 @@ class WandbLogger:
         run_dir: Path,
         resolved_config: dict[str, Any],
         position: LogPosition | None,
+        report: Callable[[str], None],
     ) -> None:
         import wandb
         from wandb.errors import Error
 
+        self._errors = (OSError, Error)
+        self._report = report
+        self._is_lost = False
         try:
             self._run = wandb.init(
                 project=log.wandb_project,
@@ -180,7 +189,7 @@ class WandbLogger:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Metrics under their own names; parts of a step are merged."""
-        self._run.log(dict(metrics), step=step)
+        self._do(lambda: self._run.log(dict(metrics), step=step))
 
     def state_dict(self) -> dict[str, Any]:
         """The id of the run, to go on in it."""
@@ -188,4 +197,13 @@ class WandbLogger:
 
     def close(self) -> None:
         """Finish the run; in online mode, wait for the upload."""
-        self._run.finish()
+        self._do(self._run.finish)
+
+    def _do(self, action: Callable[[], None]) -> None:
+        if self._is_lost:
+            return
+        try:
+            action()
+        except self._errors as error:
+            self._is_lost = True
+            self._report(f"W&B is lost ({error}); {FILE_NAME} goes on")

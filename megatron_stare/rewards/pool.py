@@ -26,6 +26,7 @@ from multiprocessing.connection import Connection, wait
 
 from megatron_stare.errors import UserError
 from megatron_stare.rewards.worker import EXIT_MEMORY, Setup, Verdict
+from megatron_stare.stop_signals import kept_from_children
 
 Item = tuple[str, str]
 """A response and the reference answer."""
@@ -48,14 +49,15 @@ class _Worker:
     @classmethod
     def start(cls, setup: Setup) -> _Worker:
         ours, theirs = Pipe()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "megatron_stare.rewards.worker", str(theirs.fileno())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,
-        )
+        with kept_from_children():
+            process = subprocess.Popen(
+                [sys.executable, "-m", "megatron_stare.rewards.worker", str(theirs.fileno())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
         theirs.close()
         ours.send(setup)
         return cls(process, ours)

@@ -1,8 +1,8 @@
 """The process in which verifications run: `python -m megatron_stare.rewards.worker FD`.
 
-It imports the standard library and the verifier alone, so that one starts in a fraction of a second
-after another was killed. File descriptor FD is its connection to the pool; standard input is a pipe
-that nothing is ever written to, whose other end dies with the trainer.
+Besides the verifier it imports little but the standard library, so that one starts in a fraction of
+a second after another was killed. File descriptor FD is its connection to the pool; standard input
+is a pipe that nothing is ever written to, whose other end dies with the trainer.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from megatron_stare import stop_signals
 
 EXIT_MEMORY = 86
 """Exit code of a process whose verification ran out of memory."""
@@ -56,6 +58,7 @@ class Verdict:
 
 def main(connection: Connection) -> None:
     """Serve batches of (response, answer), one verdict per item, until the pool hangs up."""
+    stop_signals.ignore()  # The trainer heeds them: it finishes its step, and needs the verdicts.
     _die_with_the_trainer()
     setup: Setup = connection.recv()
     try:

@@ -10,6 +10,7 @@ import json
 import os
 import random
 import tempfile
+from itertools import zip_longest
 from pathlib import Path
 
 from tests.e2e.processes import Running
@@ -96,11 +97,22 @@ def lines_of(run: Path) -> list[tuple[int, list[str]]]:
 
 def assert_same_run(found: Path, expected: Path) -> None:
     """Equal metrics, each once, and weights equal to the bit."""
-    assert numbers_of(found) == numbers_of(expected)
+    different = _differences(numbers_of(found), numbers_of(expected))
+    assert not different, "\n".join(different)
     assert lines_of(found) == lines_of(expected)
     weights = hf_tensors(expected / "hf" / "final")
     for name, tensor in hf_tensors(found / "hf" / "final").items():
         assert tensor.equal(weights[name]), name
+
+
+def _differences(found: list[dict[str, float]], expected: list[dict[str, float]]) -> list[str]:
+    """Which metrics of which steps are not those expected, a line each."""
+    return [
+        f"step {step}: {name} is {ours.get(name)}, expected {theirs.get(name)}"
+        for step, (ours, theirs) in enumerate(zip_longest(found, expected, fillvalue={}), start=1)
+        for name in sorted(ours.keys() | theirs.keys())
+        if (name in ours, ours.get(name)) != (name in theirs, theirs.get(name))
+    ]
 
 
 def main() -> None:

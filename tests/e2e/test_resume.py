@@ -50,6 +50,18 @@ def test_a_run_stopped_by_a_signal_goes_on_as_if_it_had_not_been(workspace, tmp_
     assert_same_run(found, embedded)
 
 
+def test_a_run_stopped_while_it_generates_does_not_evaluate_again(workspace, tmp_path, embedded):
+    settings = (*EMBEDDED, "checkpoint.every=0")
+    stopped = tmp_path / "stopped"
+    with start(workspace, stopped, *settings) as running:
+        # Behind the evaluation of step 2.
+        running.wait_for(lambda: num_samples_banked(stopped, 3) > 0)
+        running.signal(signal.SIGTERM)
+        assert running.wait() == 75, running.log.read_text()
+    found = finish(workspace, stopped, "run.resume=must", *settings)
+    assert_same_run(found, embedded)
+
+
 def test_a_signal_to_any_rank_stops_all(workspace, tmp_path):
     settings = ("checkpoint.every=0",)
     expected = finish(workspace, tmp_path / "whole", *settings, processes=2)

@@ -1,3 +1,6 @@
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 
@@ -9,6 +12,7 @@ from megatron_stare.config.run import LogConfig
 from megatron_stare.errors import UserError
 from megatron_stare.observe.history import read_metrics
 from megatron_stare.observe.loggers import LogPosition, open_loggers
+from tests.unit.children import processes
 
 CONFIG = {
     "run": {"seed": 1},
@@ -105,6 +109,21 @@ def test_wandb_offline_writes_a_run_that_can_be_synced_and_gone_on_with(tmp_path
     texts = (b"bands", b"stare-seed1", b"target_entropy", b"reward/mean", b"0.75", b"0.875")
     for text in texts:
         assert text in content, text
+
+
+@pytest.mark.usefixtures("cut_off")
+def test_a_run_goes_on_when_the_process_of_wandb_is_killed(tmp_path, capsys):
+    log = LogConfig(wandb_project="bands", wandb_mode="offline")
+    with open_loggers(log, tmp_path, resolved_config=CONFIG) as loggers:
+        (pid,) = processes("wandb")
+        os.kill(pid, signal.SIGKILL)
+        for step in range(1, 4):
+            loggers.log(step, {"reward/mean": 0.5})
+        assert loggers.state_dict().keys() == {"metrics_bytes", "wandb_id"}
+    assert len(read_metrics(tmp_path)["reward/mean"].steps) == 3
+    assert capsys.readouterr().out.count("W&B is lost") == 1
+    with contextlib.suppress(OSError):
+        wandb.teardown()
 
 
 @pytest.mark.usefixtures("cut_off")

@@ -16,6 +16,8 @@ import pytest
 from megatron_stare.errors import UserError
 from megatron_stare.rewards.pool import VerifierPool
 from megatron_stare.rewards.worker import Setup
+from megatron_stare.stop_signals import SIGNALS
+from tests.unit.children import processes
 from tests.unit.rewards.verifiers import ACTIONS
 
 VERIFIERS = "tests.unit.rewards.verifiers"
@@ -158,6 +160,25 @@ def test_a_worker_killed_while_idle_costs_nothing(open_pool):
     verdict = pool.run([("", "")])[0]
     assert verdict.failure is None
     assert verdict.value != victim
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_signals_that_ask_the_trainer_to_stop_cost_no_verdict(open_pool, number):
+    """Slurm sends them to every process of a job's step, at whatever it is."""
+    pool = open_pool(f"{VERIFIERS}:nap", num_workers=2)
+    with ThreadPoolExecutor(1) as thread:
+        verdicts = thread.submit(pool.run, [("0.1", "")] * 12)
+        signalled = set()
+        while not verdicts.done():  # From the moment that the first worker is there.
+            for pid in processes("megatron_stare.rewards.worker"):
+                os.kill(pid, number)
+                signalled.add(pid)
+    assert [verdict.failure for verdict in verdicts.result()] == [None] * 12
+    assert len(signalled) == 2
+
+
+def test_what_a_verifier_starts_can_be_ended_by_a_signal(open_pool):
+    assert open_pool(f"{VERIFIERS}:terminate_a_process").run([("", "")])[0].value == -signal.SIGTERM
 
 
 def test_a_run_that_is_interrupted_leaves_no_answers_to_the_next(open_pool):

@@ -31,6 +31,13 @@ def start_a_process_and_hang(response: str, answer: str) -> None:
     time.sleep(1000)
 
 
+def terminate_a_process(response: str, answer: str) -> float:
+    """Its exit code."""
+    child = subprocess.Popen(["sleep", "1000"])
+    child.terminate()
+    return float(child.wait())
+
+
 def report_and_hang(response: str, answer: str) -> None:
     Path(answer).write_text(str(os.getpid()))
     hold_the_interpreter_lock()
