@@ -71,13 +71,10 @@ class PolicyWrite:
         writer: FileSystemWriterAsync,
         metadata: Metadata,
         staging: Staging,
-        copied: frozenset[str],
     ) -> None:
         self._writer = writer
         self._metadata = metadata
         self._staging = staging
-        self._copied = copied
-        """Keys of what is in the staging already."""
         self.is_copied = threading.Event()
 
     def write(self) -> Written:
@@ -104,14 +101,13 @@ class PolicyWrite:
     def _copy(self) -> list[tuple[Path, list, list[tuple[WriteItem, Tensor]]]]:
         """Files by path: blobs, and tensors on the host that nobody changes."""
         return [
-            (Path(path), blobs, [(item, self._staged(item, data)) for item, data in tensors])
+            (
+                Path(path),
+                blobs,
+                [(item, self._staging.copy(item.index, tensor)) for item, tensor in tensors],
+            )
             for path, _, (blobs, tensors) in self._writer.write_buckets or []
         ]
-
-    def _staged(self, item: WriteItem, tensor: Tensor) -> Tensor:
-        if item.index.fqn in self._copied:
-            return tensor
-        return self._staging.copy(item.index, tensor)
 
     def write_index(self, results: list[list[WriteResult]]) -> None:
         """Write what the folder is loaded by, from what `write` returned on every rank.
@@ -148,10 +144,9 @@ def begin_save(policy: Policy, folder: Path, staging: Staging) -> PolicyWrite:
     # It is written from a thread: a queue of the process itself will do for the results.
     filesystem_async._results_queue = queue.Queue()  # pyright: ignore[reportAttributeAccessIssue]
     model = _model_state(policy)
-    optimizer, copied = describe_for_saving(policy.optimizer, model, staging)
     state = {
         "model": model,
-        "optimizer": optimizer,
+        "optimizer": describe_for_saving(policy.optimizer, model),
         "rng": _rng_object(_rng_state()),
         "updates": policy.scheduler.num_steps,
     }
@@ -162,7 +157,7 @@ def begin_save(policy: Policy, folder: Path, staging: Staging) -> PolicyWrite:
         dist_checkpointing.save(
             state, str(folder), save, async_sharded_save=True, async_strategy="mcore"
         )
-    write = PolicyWrite(*save.plan, staging, copied)
+    write = PolicyWrite(*save.plan, staging)
     policy.before_change = write.is_copied.wait
     return write
 

@@ -1,8 +1,9 @@
 """The distributed optimizer's state, tensor by tensor in the shapes of the model.
 
-Each data-parallel rank holds the moments of some stretch of the parameters' elements. To be saved,
-those of a parameter are put together on one of the ranks, in turn, which writes them. Loaded, every
-rank cuts out its own stretch.
+Each data-parallel rank holds the moments of some stretch of the parameters' elements. Most
+parameters lie in the stretch of one rank, which writes their moments as they are. Those that the
+end of a stretch cuts are put together on the first of their ranks. Loaded, every rank cuts out its
+own stretch.
 
 Megatron-Core has this as `fully_reshardable`, but puts whole buffers together, and loses the end of
 those that hold parameters of a size that is no multiple of 64.
@@ -11,7 +12,7 @@ those that hold parameters of a size that is no multiple of 64.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -22,54 +23,38 @@ from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from torch import Tensor
 
-from megatron_stare.policy.staging import Staging
-
 _PREFIX = "optimizer.state."
 """Of its keys in a checkpoint."""
 Described = ShardedTensor | ShardedTensorFactory
 """A tensor of this rank and its place in the whole one."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Stretch:
-    """What this rank holds of a parameter's state: flat float32 tensors by name, and where."""
-
-    span: slice
-    tensors: dict[str, Tensor]
-
-
 OptimizerState = dict[tuple[int, int, str], Any]
 """By part of the optimizer, number of the parameter there, and name of the tensor."""
 
 
-def describe_for_saving(
-    optimizer: MegatronOptimizer, model: Mapping[Any, Any], staging: Staging
-) -> tuple[OptimizerState, frozenset[str]]:
-    """The state to be written by this rank, and the keys of what is on the host. Collective.
-
-    What one rank has whole is the live tensor; what was put together was copied to the host.
+def describe_for_saving(optimizer: MegatronOptimizer, model: Mapping[Any, Any]) -> OptimizerState:
+    """The state to be written by this rank: live tensors, and what was put together. Collective.
 
     Args:
         model: the model's sharded state dict, whose tensors are the parameters themselves.
     """
     by_parameter = _by_parameter(model)
     described: OptimizerState = {}
-    copied: set[str] = set()
     for part_number, part in enumerate(_parts(optimizer)):
-        group = part.data_parallel_group
-        stretches = _stretches(part)
-        for number, parameter in enumerate(_parameters(part)):
-            owner = number % group.size()
+        spans, stretches = _spans(part), _stretches(part)
+        put_together = _put_together(part, spans, stretches)
+        for number, parameter in enumerate(spans):
+            if part.data_parallel_group.rank() != next(iter(spans[parameter])):
+                continue
             like = by_parameter[parameter]
             # The last coordinate is that of data parallelism.
             replica = (*cast(tuple[int, ...], like.replica_id)[:-1], 0)
-            for name, tensor in _put_together(parameter, stretches, group, owner):
-                place = part_number, number, name
-                if group.size() > 1:
-                    tensor = staging.copy(place, tensor)
-                    copied.add(_key(like, name))
-                described[place] = _like(like, name, tensor, replica_id=replica)
-    return described, frozenset(copied)
+            for name, state in put_together.get(parameter, stretches[parameter]).items():
+                described[part_number, number, name] = _like(
+                    like, name, state.view(parameter.shape), replica_id=replica
+                )
+    return described
 
 
 def describe_for_loading(optimizer: MegatronOptimizer, model: Mapping[Any, Any]) -> OptimizerState:
@@ -99,11 +84,11 @@ def _live_tensors(
     """(place, parameter, stretch of it that this rank holds, state of that stretch)."""
     for part_number, part in enumerate(_parts(optimizer)):
         stretches = _stretches(part)
-        for number, parameter in enumerate(_parameters(part)):
-            if parameter in stretches:
-                stretch = stretches[parameter]
-                for name, tensor in stretch.tensors.items():
-                    yield (part_number, number, name), parameter, stretch.span, tensor
+        rank = part.data_parallel_group.rank()
+        for number, (parameter, spans) in enumerate(_spans(part).items()):
+            if rank in spans:
+                for name, tensor in stretches[parameter].items():
+                    yield (part_number, number, name), parameter, spans[rank], tensor
 
 
 def _parts(optimizer: MegatronOptimizer) -> list[DistributedOptimizer]:
@@ -117,64 +102,71 @@ def _by_parameter(model: Mapping[Any, Any]) -> dict[Any, Described]:
     return {entry.data: entry for entry in entries if isinstance(entry, Described)}
 
 
-def _parameters(part: DistributedOptimizer) -> Iterator[Tensor]:
-    """All of them, in an order that is the same on every data-parallel rank."""
+def _spans(part: DistributedOptimizer) -> dict[Tensor, dict[int, slice]]:
+    """Elements of each parameter by the rank that holds their state; the same on every rank."""
+    spans = {}
     for buffer in part.buffers:
-        yield from buffer.param_index_map
+        for parameter, (start, end, bucket_number) in buffer.param_index_map.items():
+            bucket = buffer.buckets[bucket_number]
+            size = bucket.grad_data.numel() // part.data_parallel_group.size()
+            first, last = start - bucket.offset, end - bucket.offset - 1
+            spans[parameter] = {
+                rank: slice(
+                    max(rank * size, first) - first, min((rank + 1) * size, last + 1) - first
+                )
+                for rank in range(first // size, last // size + 1)
+            }
+    return spans
 
 
-def _stretches(part: DistributedOptimizer) -> dict[Tensor, _Stretch]:
-    """Live tensors of this rank; moments are zeros where there was no update yet."""
+def _stretches(part: DistributedOptimizer) -> dict[Tensor, dict[str, Tensor]]:
+    """Live tensors of this rank, flat, by name; moments are zeros where there was no update yet."""
     adam = part.optimizer
     if not adam.state:
         part.init_state_fn(adam, part.config)
         _set_num_updates(adam, 0)
     stretches = {}
-    for buckets in part.gbuf_ranges:
-        for bucket in (
-            bucket for buckets_of_type in buckets.values() for bucket in buckets_of_type
-        ):
-            for parameter, ranges in bucket["param_map"].items():
-                group, place = part.model_param_group_index_map[parameter]
-                main = adam.param_groups[group]["params"][place]
-                tensors = {name: adam.state[main][name] for name in ("exp_avg", "exp_avg_sq")}
-                if main.dtype != parameter.dtype:
-                    tensors["param"] = main
-                span = slice(ranges["param"].start, ranges["param"].end)
-                stretches[parameter] = _Stretch(span, tensors)
+    for parameter, (group, place) in part.model_param_group_index_map.items():
+        main = adam.param_groups[group]["params"][place]
+        stretches[parameter] = {name: adam.state[main][name] for name in ("exp_avg", "exp_avg_sq")}
+        if main.dtype != parameter.dtype:
+            stretches[parameter]["param"] = main
     return stretches
 
 
 def _put_together(
-    parameter: Tensor,
-    stretches: Mapping[Tensor, _Stretch],
-    group: dist.ProcessGroup,
-    owner: int,
-) -> Iterator[tuple[str, Tensor]]:
-    """The whole state of a parameter; on ranks but `owner`, nothing."""
-    if group.size() == 1:
-        for name, tensor in stretches[parameter].tensors.items():
-            yield name, tensor.view(parameter.shape)
-        return
-    for name in ["exp_avg", "exp_avg_sq"] + ["param"] * (parameter.dtype != torch.float32):
-        tensor = torch.zeros(parameter.shape, device=parameter.device)
-        if parameter in stretches:
-            stretch = stretches[parameter]
-            tensor.view(-1)[stretch.span] = stretch.tensors[name]
-        dist.reduce(tensor, dst=dist.get_global_rank(group, owner), group=group)
-        if group.rank() == owner:
-            yield name, tensor
+    part: DistributedOptimizer,
+    spans: Mapping[Tensor, Mapping[int, slice]],
+    stretches: Mapping[Tensor, Mapping[str, Tensor]],
+) -> dict[Tensor, dict[str, Tensor]]:
+    """The whole state, flat, of parameters whose first rank of several this one is."""
+    group = part.data_parallel_group
+    whole: dict[Tensor, dict[str, Tensor]] = {}
+    transfers = []
+    for parameter, (owner, *others) in spans.items():
+        if not others or group.rank() not in (owner, *others):
+            continue
+        for name, stretch in stretches[parameter].items():
+            if group.rank() != owner:
+                transfers.append(dist.P2POp(dist.isend, stretch, group=group, group_peer=owner))
+                continue
+            flat = torch.empty(parameter.numel(), device=parameter.device)
+            flat[spans[parameter][owner]] = stretch
+            whole.setdefault(parameter, {})[name] = flat
+            transfers += [
+                dist.P2POp(dist.irecv, flat[spans[parameter][rank]], group=group, group_peer=rank)
+                for rank in others
+            ]
+    for work in dist.batch_isend_irecv(transfers) if transfers else ():
+        work.wait()
+    return whole
 
 
 def _like(like: Described, name: str, tensor: Tensor, **changes: Any) -> Described:
     """A tensor of the optimizer, described as its parameter is."""
     if isinstance(like, ShardedTensor):
         changes["dtype"] = tensor.dtype
-    return replace(like, key=_key(like, name), data=tensor, **changes)
-
-
-def _key(like: Described, name: str) -> str:
-    return f"{_PREFIX}{name}.{like.key}"
+    return replace(like, key=f"{_PREFIX}{name}.{like.key}", data=tensor, **changes)
 
 
 def _set_num_updates(adam: torch.optim.Optimizer, num_updates: int) -> None:

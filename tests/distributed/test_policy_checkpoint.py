@@ -37,9 +37,12 @@ TP2 = (2, {"tensor": 2, "sequence": True})
 PP2 = (2, {"pipeline": 2})
 PP2_INTERLEAVED = (2, {"pipeline": 2, "virtual_pipeline": 2})
 DP2 = (2, {})
+DP8 = (8, {})
 CP2 = (2, {"context": 2})
 EP2 = (2, {"expert": 2})
 ALONE = (1, {})
+# Of eight data-parallel ranks, three hold the state of its embedding.
+LARGE_VOCABULARY = {"large vocabulary": {"family": "llama", "vocab_size": 2000}}
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ class Saves:
         key = (network, str(layout), num_updates)
         if key not in self.made:
             folder = self.root / str(len(self.made))
-            make_hf_folder(folder / "model", **NETWORKS[network])
+            make_hf_folder(folder / "model", **(NETWORKS | LARGE_VOCABULARY)[network])
             world, parallel = layout
             arguments = (num_updates, folder / "model", parallel, folder / "saved")
             self.made[key] = folder, run_world(world, save_after, *arguments)[0]
@@ -190,6 +193,7 @@ def assert_identical(found: Outcome, expected: Outcome) -> None:
     [
         ("qwen2", ALONE),
         ("qwen3 tied", DP2),
+        ("large vocabulary", DP8),
         ("llama", TP2),
         ("qwen3 tied", PP2),
         ("qwen2", PP2_INTERLEAVED),
@@ -213,6 +217,7 @@ def test_the_same_layout_goes_on_bit_for_bit(network, layout, saves):
         ("qwen3 tied", DP2, PP2),
         ("qwen3 tied", DP2, (4, {"tensor": 2, "sequence": True})),
         ("llama", CP2, ALONE),
+        ("large vocabulary", DP8, ALONE),
         ("qwen3_moe", EP2, PP2),
         ("qwen3_moe", DP2, TP2),
     ],
