@@ -49,7 +49,7 @@ class Saving:
         with self.session.phase("checkpoint"):
             must_stop, is_writing = self._on_any_rank(self.stop.is_set, not self.saver.is_written)
             if not is_writing:
-                self.saver.finish()
+                self.saver.commit()
         if must_stop:
             self.save_and_stop(step, state)
         every = self.config.every
@@ -107,7 +107,8 @@ def keep_saving(
     """The checkpoints of a run in its folder, where it stands at the newest if it goes on.
 
     Args:
-        on_complete: called on rank 0 with the step of every checkpoint that is there for good.
+        on_complete: called with the step of every checkpoint that is there for good, in a thread of
+            rank 0.
     """
     description = {
         "world_size": world.topology.world_size,

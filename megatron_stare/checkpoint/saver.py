@@ -1,4 +1,9 @@
-"""Writing checkpoints while training goes on; one at a time."""
+"""Writing checkpoints while training goes on; one at a time.
+
+save      the plan of it; then every rank writes its files in a thread
+commit    when all have: in a thread of rank 0 they become a checkpoint, and old ones go
+finish    waits for all of it
+"""
 
 from __future__ import annotations
 
@@ -19,7 +24,6 @@ from megatron_stare.checkpoint.folders import (
     records_of,
 )
 from megatron_stare.config.run import CheckpointConfig
-from megatron_stare.errors import UserError
 from megatron_stare.launch.background import Background
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.policy.checkpoint import PolicyWrite, Written, begin_save
@@ -33,7 +37,8 @@ class Saver:
     Args:
         description: what every manifest says: config, layout, versions.
         report: tells the person at the console.
-        on_complete: called on rank 0 with the step of every checkpoint that is there for good.
+        on_complete: called with the step of every checkpoint that is there for good, in a thread of
+            rank 0.
     """
 
     def __init__(
@@ -49,8 +54,9 @@ class Saver:
         self._description = description
         self._report = report
         self._on_complete = on_complete
-        # The outcome: why it could not be written, if it could not.
-        self._background: Background[Written | str] = Background()
+        # The outcomes: why it could not be done, if it could not.
+        self._writing: Background[Written | str] = Background()
+        self._committing: Background[str | None] = Background()
         self._staging = Staging()
         self._step = 0
         self._folder = root
@@ -59,7 +65,7 @@ class Saver:
     @property
     def is_written(self) -> bool:
         """Whether this rank has nothing left to write."""
-        return not self._background.is_used or self._background.is_done
+        return not self._writing.is_used or self._writing.is_done
 
     def save(self, step: int, policy: Policy, run_state: dict[str, Any]) -> None:
         """Begin with the checkpoint of a step; the policy waits with its next change for the copy.
@@ -72,29 +78,35 @@ class Saver:
         self._folder = from_rank_zero(lambda: begin(self._root, step))
         write = begin_save(policy, self._folder, self._staging)
         self._policy_write = write
-        self._background.start(lambda: self._write(write, run_state))
+        self._writing.start(lambda: self._write(write, run_state))
         if not self._config.asynchronous:
             self.finish()
 
-    def finish(self) -> None:
-        """Wait for what is being written, and make a checkpoint of it.
+    def commit(self) -> None:
+        """Begin to make a checkpoint of what every rank has written; waits for a rank that has not.
 
-        One that cannot be written is reported and given up: those before it stay.
+        One that cannot be made is given up, which is reported by the next call: those before stay.
         """
         if self._policy_write is None:
+            if self._committing.is_done:
+                self._report_problem()
             return
-        ours, is_first = self._background.result(), dist.get_rank() == 0
+        ours, is_first = self._writing.result(), dist.get_rank() == 0
         outcomes: list[Any] = [None] * dist.get_world_size() if is_first else []
         dist.gather_object(ours, outcomes if is_first else None)
         write, self._policy_write = self._policy_write, None
-        try:
-            from_rank_zero(lambda: self._commit(write, outcomes))
-        except UserError as error:
-            self._give_up(str(error))
+        if is_first:
+            self._committing.start(lambda: self._commit(write, outcomes))
+
+    def finish(self) -> None:
+        """Wait until there is a checkpoint of what was saved last, or none can be made."""
+        self.commit()
+        from_rank_zero(self._report_problem)
 
     def close(self) -> None:
         """Leave what is being written unfinished, when the run has failed."""
-        self._background.stop(lambda: None)
+        self._writing.stop(lambda: None)
+        self._committing.stop(lambda: None)
 
     def _write(self, write: PolicyWrite, run_state: dict[str, Any]) -> Written | str:
         try:
@@ -107,10 +119,18 @@ class Saver:
         except (OSError, RuntimeError) as error:  # torch.save has its own for a full disk.
             return str(error)
 
-    def _commit(self, write: PolicyWrite, outcomes: list[Written | str]) -> None:
-        if problems := [outcome for outcome in outcomes if isinstance(outcome, str)]:
-            raise UserError(problems[0])
-        ranks = [outcome for outcome in outcomes if isinstance(outcome, Written)]
+    def _commit(self, write: PolicyWrite, outcomes: list[Written | str]) -> str | None:
+        problem = next((outcome for outcome in outcomes if isinstance(outcome, str)), None)
+        if problem is None:
+            problem = self._make_checkpoint(write, [o for o in outcomes if isinstance(o, Written)])
+        if problem is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            return problem
+        prune(self._root, keep_last=self._config.keep_last, keep_every=self._config.keep_every)
+        self._on_complete(self._step)
+        return None
+
+    def _make_checkpoint(self, write: PolicyWrite, ranks: list[Written]) -> str | None:
         files = {name: record for rank in ranks for name, record in rank.files.items()}
         try:
             write.write_index([rank.places for rank in ranks])
@@ -118,11 +138,9 @@ class Saver:
             manifest = {"step": self._step, "saved_at_unix_s": time.time(), **self._description}
             commit(self._folder, manifest, {**files, **records_of(index)})
         except OSError as error:
-            raise UserError(str(error)) from None
-        prune(self._root, keep_last=self._config.keep_last, keep_every=self._config.keep_every)
-        self._on_complete(self._step)
+            return str(error)
+        return None
 
-    def _give_up(self, problem: str) -> None:
-        self._report(f"no checkpoint of step {self._step}: {problem}; those before it stay")
-        if dist.get_rank() == 0:
-            shutil.rmtree(self._folder, ignore_errors=True)
+    def _report_problem(self) -> None:
+        if self._committing.is_used and (problem := self._committing.result()) is not None:
+            self._report(f"no checkpoint of step {self._step}: {problem}; those before it stay")

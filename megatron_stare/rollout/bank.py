@@ -113,7 +113,7 @@ class Bank:
         """Remove steps up to one that a checkpoint is past; all without one."""
         for path in self._folder.glob("step_*.bank"):
             if through is None or int(path.stem.removeprefix("step_")) <= through:
-                path.unlink()
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Have what was kept reach the disk."""

@@ -47,12 +47,12 @@ def root(whole, tmp_path):
     return tmp_path
 
 
-def save_steps(rank: int, model: Path, root: Path, faults: dict[int, int]) -> list[str]:
+def save_steps(rank: int, model: Path, root: Path, faults: dict[int, int]) -> list[str | int]:
     """Save steps 1 and 2, or up to 4 with faults: the disk is full at a step, on a rank.
 
     On rank 0 it is full when all but the index is written.
     """
-    said: list[str] = []
+    said: list[str | int] = []
     saver = Saver(root, CheckpointConfig(), {"world_size": 2}, said.append, said.append)
     policy = open_policy(model, {"tensor": 2})
     for step in (1, 2, 3, 4) if faults else (1, 2):
@@ -96,9 +96,10 @@ def test_a_disk_that_is_full_on_one_rank_costs_that_checkpoint_only(model, tmp_p
     """A limit on the size of files stands for the full disk: for shards, and for the index."""
     said, others = run_world(2, save_steps, model, tmp_path, {2: 1, 3: 0})
     assert steps_of(tmp_path) == [4, 1]
-    messages = [line.split(":")[0] for line in others]
-    assert messages == ["no checkpoint of step 2", "no checkpoint of step 3"]
-    assert said == [1, *others, 4], "rank 0 is told of those that are there"
+    assert [str(line).split(":")[0] for line in said] == [
+        *("1", "no checkpoint of step 2", "no checkpoint of step 3", "4")
+    ]
+    assert others == []
     assert list(tmp_path.glob("*.unfinished")) == []
     run_world(2, load, model, open_checkpoint(tmp_path, 4).folder)
 
