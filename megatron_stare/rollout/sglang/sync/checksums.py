@@ -6,16 +6,18 @@ Experts it keeps in a layout of its own: they are left out.
 
 from __future__ import annotations
 
+import heapq
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from megatron_stare.rollout.sglang.sync.server_layout import ServerLayout
 from megatron_stare.rollout.sglang.sync.tensor_hashes import hash_on_cpu, hash_on_gpu
 
-_SHARE = 32
-"""After the first time, one tensor in so many is hashed; each has its turn."""
+_TURNS = 64
+"""After the first time, one byte in so many is hashed; each tensor has its turn."""
 _FUSED = (
     (re.compile(r"\.self_attn\.[qkv]_proj\."), ".self_attn.qkv_proj."),
     (re.compile(r"\.mlp\.(gate|up)_proj\."), ".mlp.gate_up_proj."),
@@ -28,20 +30,26 @@ _EXPERT = re.compile(r"\.mlp\.experts\.")
 class Checksums:
     """Of the servers' tensors whose turn it is at a version, or of all; filled tensor by tensor.
 
+    shapes   of all tensors of the network, by Hugging Face name
+
     skipped  names of the servers' tensors whose turn it is not
     hashes   what servers with these weights report, by `checksum_key`
     """
 
-    def __init__(self, names: Iterable[str], layout: ServerLayout, version: int | None) -> None:
+    def __init__(
+        self, shapes: Mapping[str, tuple[int, ...]], layout: ServerLayout, version: int | None
+    ) -> None:
         parts: dict[str, list[str]] = {}
-        for name in sorted((n for n in names if not _EXPERT.search(n)), key=_place):
+        for name in sorted((n for n in shapes if not _EXPERT.search(n)), key=_place):
             parts.setdefault(_server_name(name), []).append(name)
-        turns = min(_SHARE, len(parts))  # Every time at least one.
-        in_turn = {
-            whole
-            for number, whole in enumerate(sorted(parts))
-            if version is None or number % turns == version % turns
-        }
+        in_turn = set(parts)
+        if version is not None:
+            sizes = {
+                whole: sum(math.prod(shapes[name]) for name in names)
+                for whole, names in parts.items()
+            }
+            turns = _turns(sizes)
+            in_turn = turns[version % len(turns)]
         self.skipped: Sequence[str] = sorted(parts.keys() - in_turn)
         self.hashes: dict[str, str] = {}
         self._layout = layout
@@ -80,6 +88,17 @@ class Checksums:
 def checksum_key(name: str, rank: int) -> str:
     """A name for a tensor of a tensor-parallel rank of a server."""
     return f"{name} of rank {rank}"
+
+
+def _turns(sizes: Mapping[str, int]) -> list[set[str]]:
+    """Names by turn, about as much in each, and at least one."""
+    turns: list[set[str]] = [set() for _ in range(min(_TURNS, len(sizes)))]
+    filled = [(0, number) for number in range(len(turns))]
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        size, number = filled[0]
+        turns[number].add(name)
+        heapq.heapreplace(filled, (size + sizes[name], number))
+    return turns
 
 
 def _server_name(name: str) -> str:

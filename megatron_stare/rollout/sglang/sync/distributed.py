@@ -66,7 +66,6 @@ class DistributedTransport:
                 for _ in range(2)
             ]
         recipients.run(self._join(recipients, "nccl" if on_gpus else "gloo"))
-        recipients.run(recipients.pause())
         buckets = fill_buckets(
             chain([first], tensors), self._buffers, weights.dtype, weights.checksums.add
         )

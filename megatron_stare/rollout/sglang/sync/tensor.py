@@ -65,7 +65,6 @@ class TensorTransport:
                 deadline_s = recipients.deadline_s
                 await server.call("POST", path, body, deadline_s=deadline_s)
 
-        recipients.run(recipients.pause())
         stream_buckets(buckets, recipients, deliver)
 
     def close(self, run: Run) -> None:

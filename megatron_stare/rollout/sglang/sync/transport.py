@@ -1,14 +1,15 @@
 """What a transport promises, and the session that those which stream buckets share.
 
-    begin -> bucket 0 -> bucket 1 -> ... -> last bucket, with the version -> end
+    pause -> begin -> bucket 0 -> bucket 1 -> ... -> last bucket, with the version -> end
 
-A bucket goes to all servers at once, and the next one is filled meanwhile.
+A bucket goes to all servers at once, and the next one is filled meanwhile; the first while servers
+pause.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Protocol
 
 from megatron_stare.errors import UserError
@@ -42,15 +43,13 @@ Deliver = Callable[[Bucket, Server], Awaitable[None]]
 
 
 def stream_buckets(buckets: Iterable[Bucket], recipients: Recipients, deliver: Deliver) -> None:
-    """A session on all servers: they take the buckets, in order."""
-    recipients.run(recipients.ask(lambda server: _begin(server, recipients.deadline_s)))
-    under_way: asyncio.Task[Any] | None = None
+    """Pause the servers, and open a session on all of them: they take the buckets, in order."""
+    under_way = recipients.run(_start(_open(recipients)))
     try:
         for bucket in buckets:
             under_way = recipients.run(_hand_over(bucket, under_way, recipients, deliver))
     finally:
-        if under_way is not None:
-            recipients.run(_arrival(under_way))
+        recipients.run(_arrival(under_way))
     recipients.run(recipients.post("/end_weight_update"))
 
 
@@ -61,6 +60,11 @@ def bucket_options(bucket: Bucket, version: int) -> dict[str, Any]:
         "flush_cache": bucket.is_last,
         "weight_version": str(version) if bucket.is_last else None,
     }
+
+
+async def _open(recipients: Recipients) -> None:
+    await recipients.pause()
+    await recipients.ask(lambda server: _begin(server, recipients.deadline_s))
 
 
 async def _begin(server: Server, deadline_s: float) -> None:
@@ -74,14 +78,17 @@ async def _begin(server: Server, deadline_s: float) -> None:
 
 async def _hand_over(
     bucket: Bucket,
-    previous: asyncio.Task[Any] | None,
+    previous: asyncio.Task[Any],
     recipients: Recipients,
     deliver: Deliver,
 ) -> asyncio.Task[Any]:
-    """Send a bucket on its way once the one before has arrived."""
-    if previous is not None:
-        await previous
-    return asyncio.create_task(recipients.ask(lambda server: deliver(bucket, server)))
+    """Send a bucket on its way once what was before has arrived."""
+    await previous
+    return await _start(recipients.ask(lambda server: deliver(bucket, server)))
+
+
+async def _start(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    return asyncio.create_task(coroutine)
 
 
 async def _arrival(under_way: asyncio.Task[Any]) -> None:
