@@ -13,7 +13,12 @@ def add_convert(commands: argparse._SubParsersAction) -> None:
     summary = "a Hugging Face folder to a Megatron-Core checkpoint, or back"
     convert = commands.add_parser("convert", help=summary, description=summary)
     directions = convert.add_subparsers(dest="direction", required=True, metavar="DIRECTION")
-    _add_direction(directions, "hf-to-megatron", "a Hugging Face folder", "a checkpoint to write")
+    there = _add_direction(
+        directions, "hf-to-megatron", "a Hugging Face folder", "a checkpoint to write"
+    )
+    for option, kind in (("--tp", "tensor"), ("--pp", "pipeline"), ("--ep", "expert")):
+        help_text = f"refuse a network that {kind} parallelism of this size does not divide"
+        there.add_argument(option, type=_size, metavar="N", help=help_text)
     back = _add_direction(directions, "megatron-to-hf", "a checkpoint", "a folder to write")
     back.add_argument("--hf", type=Path, help=_HF_HELP)
 
@@ -39,8 +44,14 @@ def _add_direction(
     )
     command.add_argument("--force", action="store_true", help="replace DST")
     command.add_argument("--dry-run", action="store_true", help="list what maps to what")
-    command.set_defaults(run=_convert, hf=None)
+    command.set_defaults(run=_convert, hf=None, tp=1, pp=1, ep=1)
     return command
+
+
+def _size(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of ranks, from 1 on")
+    return int(text)
 
 
 def add_verify(commands: argparse._SubParsersAction) -> None:
@@ -66,7 +77,9 @@ def add_verify(commands: argparse._SubParsersAction) -> None:
 
 def _convert(arguments: argparse.Namespace) -> int:
     from megatron_stare import convert
+    from megatron_stare.config.policy import ParallelConfig
 
+    tp, pp, ep = arguments.tp, arguments.pp, arguments.ep
     directions = {
         "hf-to-megatron": convert.hf_to_megatron,
         "megatron-to-hf": convert.megatron_to_hf,
@@ -76,6 +89,7 @@ def _convert(arguments: argparse.Namespace) -> int:
             source=arguments.source,
             destination=arguments.destination,
             hf=arguments.hf,
+            layout=ParallelConfig(tensor=tp, sequence=tp > 1, pipeline=pp, expert=ep),
             dtype=arguments.dtype,
             threads=arguments.threads,
             force=arguments.force,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from megatron_stare.config.policy import ParallelConfig
 from megatron_stare.observe.console import Progress, open_console, print_line
 from megatron_stare.weights.conversion import Conversion, run_conversion
 from megatron_stare.weights.hf_to_megatron import HfToMegatron
@@ -20,6 +21,7 @@ class ConvertOptions:
     """What the command line says.
 
     hf        of a Megatron checkpoint: the folder with its config.json and tokenizer
+    layout    that a Megatron checkpoint is for; it is the same for any
     dtype     to store the weights in; None keeps theirs
     threads   parameters under way at a time; None decides
     """
@@ -27,6 +29,7 @@ class ConvertOptions:
     source: Path
     destination: Path
     hf: Path | None = None
+    layout: ParallelConfig = field(default_factory=ParallelConfig)
     dtype: str | None = None
     threads: int | None = None
     force: bool = False
@@ -37,9 +40,11 @@ def hf_to_megatron(options: ConvertOptions) -> None:
     """A Hugging Face folder becomes a torch_dist checkpoint.
 
     Raises:
-        UserError: bad input.
+        UserError: bad input, or a layout that does not divide the network.
     """
-    _convert(HfToMegatron(options.source, dtype=_dtype(options)), options)
+    conversion = HfToMegatron(options.source, dtype=_dtype(options))
+    conversion.shape.check_parallel(options.layout)
+    _convert(conversion, options)
 
 
 def megatron_to_hf(options: ConvertOptions) -> None:

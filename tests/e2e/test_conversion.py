@@ -55,6 +55,35 @@ def test_a_checkpoint_of_a_run_becomes_the_folder_that_the_run_saved(tmp_path):
     assert json.loads((back / "config.json").read_text())["dtype"] == "bfloat16"
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--tp", "3"), "parallel.tensor=3 does not divide the model's 8 attention heads"),
+        (("--tp", "2", "--pp", "3"), "parallel.pipeline=3 does not divide the model's 4 layers"),
+        (("--ep", "2"), "parallel.expert=2 needs a mixture of experts"),
+        (("--pp", "0"), "--pp: '0': expected a number of ranks, from 1 on"),
+    ],
+)
+def test_a_layout_that_does_not_fit_is_refused_before_anything_is_written(
+    model, tmp_path, options, said
+):
+    done = run_command("convert", "hf-to-megatron", model / "hf", tmp_path / "out", *options)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_is_the_same_for_any_layout(model, tmp_path):
+    succeed("convert", "hf-to-megatron", model / "hf", tmp_path / "out", "--tp", "2", "--pp", "4")
+    assert files_of(tmp_path / "out") == files_of(model / "megatron")
+
+
+def files_of(folder):
+    return {
+        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
 def test_a_dry_run_lists_what_maps_to_what_and_writes_nothing(model, tmp_path):
     arguments = ("hf-to-megatron", model / "hf", tmp_path / "out", "--dry-run")
     lines = succeed("convert", *arguments).splitlines()
