@@ -27,8 +27,6 @@ _PREFIX = "optimizer.state."
 """Of its keys in a checkpoint."""
 Described = ShardedTensor | ShardedTensorFactory
 """A tensor of this rank and its place in the whole one."""
-
-
 OptimizerState = dict[tuple[int, int, str], Any]
 """By part of the optimizer, number of the parameter there, and name of the tensor."""
 

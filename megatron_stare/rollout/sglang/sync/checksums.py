@@ -30,10 +30,12 @@ _EXPERT = re.compile(r"\.mlp\.experts\.")
 class Checksums:
     """Of the servers' tensors whose turn it is at a version, or of all; filled tensor by tensor.
 
-    shapes   of all tensors of the network, by Hugging Face name
-
     skipped  names of the servers' tensors whose turn it is not
     hashes   what servers with these weights report, by `checksum_key`
+
+    Args:
+        shapes: of all tensors of the network, by Hugging Face name.
+        version: whose turn it is; None takes all.
     """
 
     def __init__(
