@@ -99,8 +99,9 @@ def report(rounds: list[dict[str, Times]], size: int) -> None:
     print(f"\n{size / 1e9:.2f} GB; held up / synchronous: ", end="")
     print(f"{medians['asynchronous'].held_up / synchronous.held_up:.2f}, ", end="")
     print(f"while training {training.held_up / synchronous.held_up:.2f}; ", end="")
-    speeds = (medians["cp"].written / medians[name].written for name in WAYS[:2])
-    print(f"GB/s / cp: {next(speeds):.2f}, asynchronous {next(speeds):.2f}; ", end="")
+    cp_s = medians["cp"].written
+    print(f"GB/s / cp: {cp_s / synchronous.written:.2f}, ", end="")
+    print(f"asynchronous {cp_s / medians['asynchronous'].written:.2f}; ", end="")
     print(f"step {synchronous.step:.2f} s, with a save {training.step:.2f} s")
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from megatron_stare.balance import balanced
 from megatron_stare.errors import UserError
 from megatron_stare.types import TokenBatch
 
@@ -139,19 +140,10 @@ def plan_micro_batches(
                 f"sample {sample} takes {lengths[sample]} tokens, more than "
                 f"max_tokens_per_micro_batch={max_tokens}"
             )
-    ranks = [_pack(share, lengths, max_tokens) for share in _balance(samples, costs, dp_size)]
+    shares = balanced({sample: costs[sample] for sample in samples}, dp_size)
+    ranks = [_pack(share, lengths, max_tokens) for share in shares]
     most = max(len(micro_batches) for micro_batches in ranks)
     return [[*micro_batches, *[()] * (most - len(micro_batches))] for micro_batches in ranks]
-
-
-def _balance(samples: Sequence[int], costs: Sequence[float], dp_size: int) -> list[list[int]]:
-    shares: list[list[int]] = [[] for _ in range(dp_size)]
-    loads = [0.0] * dp_size
-    for sample in sorted(samples, key=lambda sample: (-costs[sample], sample)):
-        least = loads.index(min(loads))
-        shares[least].append(sample)
-        loads[least] += costs[sample]
-    return shares
 
 
 def _pack(samples: Sequence[int], lengths: Sequence[int], max_tokens: int) -> MicroBatches:

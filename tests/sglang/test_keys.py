@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from megatron_stare.errors import UserError
+from tests.children import children_of
 from tests.e2e.programs import REPO
 from tests.models import hf_tensors
 from tests.requests_of import requests_of
@@ -109,6 +110,5 @@ def descendants(pid):
     """A process and all below it."""
     found = [pid]
     for parent in found:
-        for task in Path(f"/proc/{parent}/task").iterdir():
-            found += [int(child) for child in (task / "children").read_text().split()]
+        found += children_of(parent)
     return found

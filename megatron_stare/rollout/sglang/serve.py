@@ -29,6 +29,7 @@ from megatron_stare.rollout.sglang.commands import (
 )
 from megatron_stare.rollout.sglang.ports import free_ports
 from megatron_stare.rollout.sglang.registry import Kind, register
+from megatron_stare.stop_signals import SIGNALS
 
 _POLL_S = 0.5
 _STOP_TIMEOUT_S = 10.0
@@ -175,10 +176,9 @@ def _withdraw(server: RunningServer) -> None:
 @contextmanager
 def _termination_as_interrupt() -> Iterator[None]:
     """Have SIGTERM and SIGUSR1 end the block the way Ctrl-C does."""
-    numbers = (signal.SIGTERM, signal.SIGUSR1)
-    previous = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    previous = [signal.signal(number, signal.default_int_handler) for number in SIGNALS]
     try:
         yield
     finally:
-        for number, handler in zip(numbers, previous, strict=True):
+        for number, handler in zip(SIGNALS, previous, strict=True):
             signal.signal(number, handler)

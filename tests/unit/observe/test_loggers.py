@@ -12,7 +12,7 @@ from megatron_stare.config.run import LogConfig
 from megatron_stare.errors import UserError
 from megatron_stare.observe.history import read_metrics
 from megatron_stare.observe.loggers import LogPosition, open_loggers
-from tests.unit.children import processes
+from tests.children import children_named
 
 CONFIG = {
     "run": {"seed": 1},
@@ -115,7 +115,7 @@ def test_wandb_offline_writes_a_run_that_can_be_synced_and_gone_on_with(tmp_path
 def test_a_run_goes_on_when_the_process_of_wandb_is_killed(tmp_path, capsys):
     log = LogConfig(wandb_project="bands", wandb_mode="offline")
     with open_loggers(log, tmp_path, resolved_config=CONFIG) as loggers:
-        for pid in processes("wandb"):
+        for pid in children_named("wandb"):
             os.kill(pid, signal.SIGKILL)
         for step in range(1, 4):
             loggers.log(step, {"reward/mean": 0.5})

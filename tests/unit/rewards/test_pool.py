@@ -17,7 +17,7 @@ from megatron_stare.errors import UserError
 from megatron_stare.rewards.pool import VerifierPool
 from megatron_stare.rewards.worker import Setup
 from megatron_stare.stop_signals import SIGNALS
-from tests.unit.children import processes
+from tests.children import children_named
 from tests.unit.rewards.verifiers import ACTIONS
 
 VERIFIERS = "tests.unit.rewards.verifiers"
@@ -170,7 +170,7 @@ def test_signals_that_ask_the_trainer_to_stop_cost_no_verdict(open_pool, number)
         verdicts = thread.submit(pool.run, [("0.1", "")] * 12)
         signalled = set()
         while not verdicts.done():  # From the moment that the first worker is there.
-            for pid in processes("megatron_stare.rewards.worker"):
+            for pid in children_named("megatron_stare.rewards.worker"):
                 os.kill(pid, number)
                 signalled.add(pid)
     assert [verdict.failure for verdict in verdicts.result()] == [None] * 12

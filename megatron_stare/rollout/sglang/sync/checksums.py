@@ -6,13 +6,13 @@ Experts it keeps in a layout of its own: they are left out.
 
 from __future__ import annotations
 
-import heapq
 import math
 import re
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from megatron_stare.balance import balanced
 from megatron_stare.rollout.sglang.sync.server_layout import ServerLayout
 from megatron_stare.rollout.sglang.sync.tensor_hashes import hash_on_cpu, hash_on_gpu
 
@@ -50,8 +50,8 @@ class Checksums:
                 whole: sum(math.prod(shapes[name]) for name in names)
                 for whole, names in parts.items()
             }
-            turns = _turns(sizes)
-            in_turn = turns[version % len(turns)]
+            num_turns = min(_TURNS, len(sizes))  # Every time at least one.
+            in_turn = set(balanced(sizes, num_turns)[version % num_turns])
         self.skipped: Sequence[str] = sorted(parts.keys() - in_turn)
         self.hashes: dict[str, str] = {}
         self._layout = layout
@@ -90,17 +90,6 @@ class Checksums:
 def checksum_key(name: str, rank: int) -> str:
     """A name for a tensor of a tensor-parallel rank of a server."""
     return f"{name} of rank {rank}"
-
-
-def _turns(sizes: Mapping[str, int]) -> list[set[str]]:
-    """Names by turn, about as much in each, and at least one."""
-    turns: list[set[str]] = [set() for _ in range(min(_TURNS, len(sizes)))]
-    filled = [(0, number) for number in range(len(turns))]
-    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
-        size, number = filled[0]
-        turns[number].add(name)
-        heapq.heapreplace(filled, (size + sizes[name], number))
-    return turns
 
 
 def _server_name(name: str) -> str:
