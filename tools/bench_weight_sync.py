@@ -34,7 +34,11 @@ from torch import Tensor
 from megatron_stare.config.rollout import ServersConfig
 from megatron_stare.rollout.sglang.event_loop import EventLoop
 from megatron_stare.rollout.sglang.pool import ServerPool
-from megatron_stare.rollout.sglang.serve import ServeOptions, running_servers
+from megatron_stare.rollout.sglang.serve import (
+    ServeOptions,
+    running_servers,
+    termination_as_interrupt,
+)
 from megatron_stare.rollout.sglang.sync.weight_sync import WeightSync
 
 CHUNK = 4 << 20
@@ -52,7 +56,8 @@ class Timing:
 def main() -> None:
     options = parse_options()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+    told_to_end = termination_as_interrupt()  # Servers end with this process.
+    with told_to_end, tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         model, tensors = make_model(folder / "model", options)
         num_bytes = sum(tensor.nbytes for tensor in tensors.values())
@@ -177,7 +182,7 @@ def loopback_s(num_bytes: int, num_processes: int, folder: Path) -> float:
         try:
             return run_at_once(num_processes, receive, (listener.getsockname(), num_bytes))
         finally:
-            sender.terminate()
+            sender.kill()
             sender.join()
 
 

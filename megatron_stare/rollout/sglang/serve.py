@@ -62,7 +62,7 @@ def serve(options: ServeOptions) -> None:
         UserError: bad options, or a server did not come up.
     """
     told_to_end = contextlib.suppress(KeyboardInterrupt)
-    with told_to_end, _termination_as_interrupt(), running_servers(options) as servers:
+    with told_to_end, termination_as_interrupt(), running_servers(options) as servers:
         for server in servers:
             print(
                 f"{server.url}\t{server.kind}\tpid {server.process.pid}\tlog {server.log}",
@@ -174,7 +174,7 @@ def _withdraw(server: RunningServer) -> None:
 
 
 @contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
+def termination_as_interrupt() -> Iterator[None]:
     """Have SIGTERM and SIGUSR1 end the block the way Ctrl-C does."""
     previous = [signal.signal(number, signal.default_int_handler) for number in SIGNALS]
     try:
