@@ -166,7 +166,6 @@ class WandbLogger:
         import wandb
         from wandb.errors import Error
 
-        self._errors = (OSError, Error)
         self._report = report
         self._is_lost = False
         try:
@@ -204,6 +203,6 @@ class WandbLogger:
             return
         try:
             action()
-        except self._errors as error:
+        except Exception as error:  # Of many unrelated classes; none may cost the run.
             self._is_lost = True
-            self._report(f"W&B is lost ({error}); {FILE_NAME} goes on")
+            self._report(f"W&B is lost ({error!r}); {FILE_NAME} goes on")

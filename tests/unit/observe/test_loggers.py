@@ -1,6 +1,3 @@
-import contextlib
-import os
-import signal
 import subprocess
 import sys
 
@@ -12,7 +9,6 @@ from megatron_stare.config.run import LogConfig
 from megatron_stare.errors import UserError
 from megatron_stare.observe.history import read_metrics
 from megatron_stare.observe.loggers import LogPosition, open_loggers
-from tests.children import children_named
 
 CONFIG = {
     "run": {"seed": 1},
@@ -112,18 +108,35 @@ def test_wandb_offline_writes_a_run_that_can_be_synced_and_gone_on_with(tmp_path
 
 
 @pytest.mark.usefixtures("cut_off")
-def test_a_run_goes_on_when_the_process_of_wandb_is_killed(tmp_path, capsys):
-    log = LogConfig(wandb_project="bands", wandb_mode="offline")
-    with open_loggers(log, tmp_path, resolved_config=CONFIG) as loggers:
-        for pid in children_named("wandb"):
-            os.kill(pid, signal.SIGKILL)
-        for step in range(1, 4):
-            loggers.log(step, {"reward/mean": 0.5})
-        assert loggers.state_dict().keys() == {"metrics_bytes", "wandb_id"}
+@pytest.mark.parametrize("moment", ["before the first step", "while the run waits for it"])
+def test_a_run_goes_on_when_the_process_of_wandb_is_killed(tmp_path, moment):
+    # In a process of its own: what W&B leaves behind then is to end with it.
+    program = f"""
+import os, signal, threading
+from pathlib import Path
+from megatron_stare.config.run import LogConfig
+from megatron_stare.observe.loggers import open_loggers
+from tests.children import children_named
+
+def send(number):
+    for pid in children_named("wandb"):
+        os.kill(pid, number)
+
+log = LogConfig(wandb_project="bands", wandb_mode="offline")
+with open_loggers(log, Path({str(tmp_path)!r}), resolved_config={CONFIG!r}) as loggers:
+    if {moment == "before the first step"}:
+        send(signal.SIGKILL)
+    else:  # It takes what is logged, and does not answer when the run is finished.
+        send(signal.SIGSTOP)
+        threading.Timer(1.0, send, [signal.SIGKILL]).start()
+    for step in range(1, 4):
+        loggers.log(step, {{"reward/mean": 0.5}})
+    assert loggers.state_dict().keys() == {{"metrics_bytes", "wandb_id"}}
+"""
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=True)
+    assert ended.stdout.count("W&B is lost") == 1
     assert len(read_metrics(tmp_path)["reward/mean"].steps) == 3
-    assert capsys.readouterr().out.count("W&B is lost") == 1
-    with contextlib.suppress(OSError):
-        wandb.teardown()
 
 
 @pytest.mark.usefixtures("cut_off")
