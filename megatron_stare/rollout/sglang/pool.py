@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from megatron_stare.config.rollout import ServersConfig
 from megatron_stare.errors import UserError
@@ -17,6 +18,9 @@ from megatron_stare.rollout.sglang.routing import Routing
 
 _POLL_S = 1.0
 _DTYPES = ("float32", "bfloat16")
+
+RollCall = Mapping[Server, Mapping[str, Any] | ServerFailure]
+"""What servers answered to /model_info, or how they failed to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +110,24 @@ class ServerPool:
 
         await self._wait_while(missing)
 
-    async def refresh(self) -> None:
+    async def refresh(self) -> RollCall:
         """Before a sync: look for new servers, and wait until `min_servers` answer.
 
         Raises:
             UserError: they do not in time, or a new one is of another kind.
         """
+        answers: RollCall = {}
 
         async def missing() -> str | None:
+            nonlocal answers
             await self._look()
-            problems = await self._knock()
-            if len(self._servers) - len(problems) >= self._config.min_servers:
+            answers = await self._call_the_roll()
+            problems = {
+                server.url: str(answer)
+                for server, answer in answers.items()
+                if isinstance(answer, ServerFailure)
+            }
+            if len(answers) - len(problems) >= self._config.min_servers:
                 return None
             return (
                 f"rollout.servers.min_servers={self._config.min_servers}: fewer SGLang servers "
@@ -125,6 +136,7 @@ class ServerPool:
             )
 
         await self._wait_while(missing)
+        return answers
 
     async def _wait_while(self, missing: Callable[[], Awaitable[str | None]]) -> None:
         """Look again and again; UserError with what is missing after `start_deadline_s`."""
@@ -227,25 +239,17 @@ class ServerPool:
         self._routing.check_defaults(server, info)
         return Kind(info["dtype"], info["device"], info["tp_size"])
 
-    async def _knock(self) -> dict[str, str]:
-        """Problems of servers that do not answer; waits for no more than are needed."""
-        deadline_s = self._config.health_deadline_s
-        problems: dict[str, str] = {}
-
-        async def knock(server: Server) -> None:
+    async def _call_the_roll(self) -> RollCall:
+        async def answer(server: Server) -> dict[str, Any] | ServerFailure:
             try:
-                await server.call("GET", "/model_info", deadline_s=deadline_s)
+                deadline_s = self._config.health_deadline_s
+                return await server.call("GET", "/model_info", deadline_s=deadline_s)
             except ServerFailure as failure:
-                problems[server.url] = str(failure)
+                return failure
 
-        knocks = [asyncio.create_task(knock(server)) for server in self.servers]
-        for num_done, done in enumerate(asyncio.as_completed(knocks), start=1):
-            await done
-            if num_done - len(problems) >= self._config.min_servers:
-                break
-        for knock_ in knocks:
-            knock_.cancel()
-        return problems
+        servers = self.servers
+        answers = await asyncio.gather(*(answer(server) for server in servers))
+        return dict(zip(servers, answers, strict=True))
 
     async def _examine_one(self, server: Server, version: int) -> None:
         try:

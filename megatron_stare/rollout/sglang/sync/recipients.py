@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.sglang.client import Server, ServerFailure
+from megatron_stare.rollout.sglang.pool import RollCall
 from megatron_stare.rollout.sglang.sync.checksums import checksum_key
 from megatron_stare.rollout.sglang.sync.weights import Shapes, check_network
 
@@ -27,7 +28,7 @@ class Run(Protocol):
 
 
 class Recipients:
-    """Servers that take part in a sync.
+    """Servers that take part in a sync: those that answered.
 
     servers   those still in it
     lost      why each other one is not
@@ -37,17 +38,24 @@ class Recipients:
     """
 
     def __init__(
-        self, servers: Sequence[Server], *, last_version: int, run: Run, deadline_s: float
+        self, answers: RollCall, *, last_version: int, run: Run, deadline_s: float
     ) -> None:
-        self.servers = list(servers)
+        self.servers: list[Server] = []
         self.lost: dict[Server, str] = {}
-        self.faithful: Collection[Server] = ()
+        self.faithful: set[Server] = set()
         self.run = run
         self.deadline_s = deadline_s
-        self._last_version = last_version
         self.paused_s = 0.0
         self._paused: list[Server] = []
         self._paused_at = 0.0
+        for server, answer in answers.items():
+            if isinstance(answer, ServerFailure):
+                self.lost[server] = str(answer)
+                continue
+            self.servers.append(server)
+            # Another version: it may have been restarted.
+            if server.is_routable and answer["weight_version"] == str(last_version):
+                self.faithful.add(server)
 
     async def ask[T](self, question: Callable[[Server], Awaitable[T]]) -> dict[Server, T]:
         """Ask every server at once; the answers of those that gave one."""
@@ -71,21 +79,17 @@ class Recipients:
             lambda server: server.call("POST", path, body, deadline_s=self.deadline_s)
         )
 
-    async def call_the_roll(self, shapes: Shapes, *, deadline_s: float) -> None:
-        """Leave out those that do not answer or have another network; see which are faithful."""
+    async def check_networks(self, shapes: Shapes, *, deadline_s: float) -> None:
+        """Leave out those that have another network; the faithful ones are not asked."""
 
-        async def is_faithful(server: Server) -> bool:
-            info = await server.call("GET", "/model_info", deadline_s=deadline_s)
-            if server.is_routable and info["weight_version"] == str(self._last_version):
-                return True
-            # It may have been restarted. Its path as it was started with: that of /model_info is
-            # where weights came from last.
+        async def check(server: Server) -> None:
+            if server in self.faithful:
+                return
+            # Its path as it was started with: that of /model_info is where weights came from last.
             started = await server.call("GET", "/server_info", deadline_s=deadline_s)
             check_network(Path(started["model_path"]), shapes)
-            return False
 
-        answers = await self.ask(is_faithful)
-        self.faithful = {server for server, faithful in answers.items() if faithful}
+        await self.ask(check)
 
     async def pause(self) -> None:
         """Have all of them stop: what runs is aborted, what comes waits."""

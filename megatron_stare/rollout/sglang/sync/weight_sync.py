@@ -89,14 +89,14 @@ class WeightSync:
             self._transport.close(self._run)
 
     def _assemble(self) -> Recipients:
-        self._run(self._pool.refresh())
         recipients = Recipients(
-            self._pool.servers,
+            self._run(self._pool.refresh()),
             last_version=self._version,
             run=self._run,
             deadline_s=self._config.sync_deadline_s,
         )
-        self._run(recipients.call_the_roll(self._shapes, deadline_s=self._config.health_deadline_s))
+        deadline_s = self._config.health_deadline_s
+        self._run(recipients.check_networks(self._shapes, deadline_s=deadline_s))
         for server in self._pool.servers:
             server.is_routable = False
         return recipients
