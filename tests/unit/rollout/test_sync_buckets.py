@@ -46,6 +46,17 @@ def test_buffers_hold_the_largest_tensor_and_are_aligned():
     assert buffer_bytes(1000, 2000) == 2048
 
 
+@pytest.mark.parametrize(("num_rows", "first"), [(2, 4), (5, 5)])
+def test_the_first_bucket_is_a_quarter_or_a_tensor(num_rows, first):
+    tensors = [(f"t{i}", torch.zeros(num_rows)) for i in range(40)]
+    buffers = list(torch.empty(2, 64, dtype=torch.uint8))
+    buckets = fill_buckets(tensors, buffers, torch.float32, lambda *_: None)
+    sizes = [bucket.num_bytes // 4 for bucket in buckets]
+    assert sizes[0] == first
+    assert set(sizes[1:-1]) == {16 // num_rows * num_rows}
+    assert sum(sizes) == 40 * num_rows
+
+
 def test_a_bucket_stays_while_the_next_one_is_filled():
     tensors = [(f"t{i}", torch.full((4,), float(i))) for i in range(6)]
     buckets = fill_buckets(

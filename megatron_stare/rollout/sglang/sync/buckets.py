@@ -3,7 +3,8 @@
     buffer 0   filled | on its way |  filled  | ...
     buffer 1          |   filled   | on its way | ...
 
-so the memory of a sync is that of two buckets, whatever the size of the model.
+so the memory of a sync is that of two buckets, whatever the size of the model. Servers wait for the
+first bucket, so that one is small.
 """
 
 from __future__ import annotations
@@ -16,17 +17,21 @@ import torch
 from torch import Tensor
 
 _ALIGNMENT = 64
+_FIRST = 1 / 4
+"""Of a buffer: how much of it the first bucket fills, if it is not of a single tensor."""
 
 
 @dataclass(slots=True)
 class Bucket:
     """Tensors of one dtype, contiguous in `buffer`, uint8 [capacity], of which `num_bytes` count.
 
+    share    of the buffer that it fills at most
     is_last  whether the sync ends with it
     """
 
     buffer: Tensor
     dtype: torch.dtype
+    share: float = 1.0
     names: list[str] = field(default_factory=list)
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     num_bytes: int = 0
@@ -39,7 +44,8 @@ class Bucket:
 
     def has_room_for(self, tensor: Tensor) -> bool:
         """Whether it takes this tensor too."""
-        return self.num_bytes + self._size(tensor) <= self.buffer.numel()
+        num_bytes = self.num_bytes + self._size(tensor)
+        return num_bytes <= self.share * self.buffer.numel() or not self.names
 
     def add(self, name: str, tensor: Tensor) -> Tensor:
         """Copy a tensor into it; the copy."""
@@ -71,7 +77,7 @@ def fill_buckets(
     `on_stored` gets every tensor as it is in a bucket. Buffers must hold the largest one.
     """
     turns = cycle(buffers)
-    bucket = Bucket(next(turns), dtype)
+    bucket = Bucket(next(turns), dtype, share=_FIRST)
     for name, tensor in tensors:
         if not bucket.has_room_for(tensor):
             yield bucket
