@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,8 +103,7 @@ def server_environment(options: ServeOptions, number: int) -> dict[str, str]:
         "SGLANG_USE_CPU_ENGINE": "1",
         "PYTHONPATH": str(_CPU_STAND_INS),
         "OMP_NUM_THREADS": "1",  # Servers side by side must not fight for cores.
-        # Huge pages for torch: buckets of weights arrive in memory that is new every time.
-        "THP_MEM_ALLOC_ENABLE": "1",
+        **_allocator(options.python),
     }
 
 
@@ -132,6 +132,18 @@ def check_options(options: ServeOptions) -> None:
             f"--servers {options.servers} x --tensor {options.tensor}: expected at most the "
             f"{options.num_gpus} GPUs of this machine"
         )
+
+
+def _allocator(python: Path) -> dict[str, str]:
+    """Has a server keep what it frees, in huge pages, if its environment has mimalloc.
+
+    It takes new memory for each bucket of weights, and the system a long time to give it some.
+    """
+    packages = "lib/python3*/site-packages"
+    for library in python.parent.parent.glob(f"{packages}/cmeel.prefix/lib/libmimalloc.so"):
+        preloaded = f"{library.absolute()} {os.environ.get('LD_PRELOAD', '')}".rstrip()
+        return {"LD_PRELOAD": preloaded, "MIMALLOC_PURGE_DELAY": "-1"}
+    return {}
 
 
 def _run_module(python: Path, module: str, api_key_env: str | None) -> list[str]:

@@ -98,6 +98,19 @@ def test_servers_on_a_cpu_leave_memory_to_each_other_and_the_trainer(tmp_path):
     assert float(command[command.index("--mem-fraction-static") + 1]) * 4 == 0.5
 
 
+def test_servers_on_a_cpu_get_the_allocator_of_their_environment(tmp_path, monkeypatch):
+    python, packages = tmp_path / "venv/bin/python", tmp_path / "venv/lib/python3.12/site-packages"
+    assert "LD_PRELOAD" not in server_environment(options(tmp_path, python=python), 0)
+    library = packages / "cmeel.prefix/lib/libmimalloc.so"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    monkeypatch.setenv("LD_PRELOAD", "/usr/lib/other.so")
+    environment = server_environment(options(tmp_path, python=python), 0)
+    assert environment["LD_PRELOAD"] == f"{library} /usr/lib/other.so"
+    on_gpus = options(tmp_path, python=python, num_gpus=2)
+    assert "LD_PRELOAD" not in server_environment(on_gpus, 0)
+
+
 def test_servers_draw_different_samples(tmp_path):
     seeds = []
     for number in range(2):
