@@ -35,7 +35,7 @@ from megatron_stare.weights.conversion import PART_BYTES, run_conversion
 from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.hf_to_megatron import HfToMegatron
 from megatron_stare.weights.megatron_to_hf import MegatronToHf
-from megatron_stare.weights.names import model_entries
+from megatron_stare.weights.names import hf_shapes
 from megatron_stare.weights.safetensors_writer import SafetensorsWriter, TensorSpec
 
 CONFIG = {
@@ -77,8 +77,7 @@ def make_model(folder: Path, gigabytes: float) -> int:
     folder.mkdir(parents=True)
     layers = round((gigabytes * 1e9 - EMBEDDING_BYTES) / LAYER_BYTES)
     (folder / "config.json").write_text(json.dumps(CONFIG | {"num_hidden_layers": layers}))
-    entries = [e for e in model_entries(read_hf_config(folder)).values() if not e.is_copy]
-    shapes = {name: shape for entry in entries for name, shape in entry.hf.items()}
+    shapes = hf_shapes(read_hf_config(folder))
     specs = {name: TensorSpec(torch.bfloat16, shape) for name, shape in shapes.items()}
     writer = SafetensorsWriter(specs, max_shard_bytes=10**9)
     writer.create(folder)

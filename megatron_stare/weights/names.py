@@ -149,3 +149,9 @@ TABLES: dict[Family, Table] = {
 def model_entries(shape: ModelShape) -> dict[str, Entry]:
     """The table of a model, by Megatron name with global layer indices, in forward order."""
     return {entry.megatron: entry for entry in TABLES[shape.family].entries(shape)}
+
+
+def hf_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
+    """Of every tensor, by Hugging Face name, in forward order."""
+    entries = model_entries(shape).values()
+    return {name: tuple(size) for entry in entries for name, size in entry.hf.items()}

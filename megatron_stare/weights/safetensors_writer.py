@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Buffer, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,9 +48,16 @@ class SafetensorsWriter:
     Args:
         tensors: every tensor by name, in the order of the files.
         max_shard_bytes: size of a file, unless one tensor alone is larger.
+        write_part: puts bytes into a file that is there, at an offset.
     """
 
-    def __init__(self, tensors: Mapping[str, TensorSpec], max_shard_bytes: int) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, TensorSpec],
+        max_shard_bytes: int,
+        write_part: Callable[[Path, int, Buffer], None] = write_part,
+    ) -> None:
+        self._write_part = write_part
         shards = list(_shards(tensors, max_shard_bytes))
         self._headers: dict[str, bytes] = {}
         self._slots: dict[str, _Slot] = {}
@@ -87,7 +94,7 @@ class SafetensorsWriter:
             if TensorSpec(tensor.dtype, tuple(tensor.shape)) != slot.spec:
                 raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)}, not {slot.spec}")
             content = tensor.contiguous().view(-1).view(torch.uint8).numpy()
-            write_part(folder / slot.file, slot.offset, content)
+            self._write_part(folder / slot.file, slot.offset, content)
 
     def files_of(self, names: Mapping[str, object]) -> set[str]:
         """The names of the files that hold these tensors."""

@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from megatron_stare.errors import UserError
+from megatron_stare.weights.cached_io import CachedWriter
 from megatron_stare.weights.folders import replacing
 from megatron_stare.weights.hf_config import ModelShape, read_hf_config
-from megatron_stare.weights.names import model_entries
-from megatron_stare.weights.safetensors_folder import INDEX_FILE, SINGLE_FILE
+from megatron_stare.weights.names import hf_shapes
+from megatron_stare.weights.safetensors_writer import SafetensorsWriter, TensorSpec
 
 COPIED_FILES = (
     "generation_config.json",
@@ -56,8 +54,7 @@ def save_hf_folder(
         dtype: what the tensors are stored in.
         write: False on ranks that take part in the export but do not write: they exhaust `tensors`.
         overwrite: replace an existing folder.
-        max_shard_bytes: size of a safetensors file, and bound of the host memory used, unless one
-            tensor alone is larger.
+        max_shard_bytes: size of a safetensors file, unless one tensor alone is larger.
 
     Raises:
         UserError: `destination` exists and is not to be overwritten.
@@ -75,7 +72,7 @@ def save_hf_folder(
     with replacing(destination) as folder:
         copy_files(source, folder)
         write_config(shape, folder, dtype)
-        _write_weights(tensors, shape, dtype, _Shards(folder, max_shard_bytes))
+        _write_weights(tensors, shape, dtype, folder, max_shard_bytes)
 
 
 def copy_files(source: Path, folder: Path) -> None:
@@ -94,59 +91,21 @@ def write_config(shape: ModelShape, folder: Path, dtype: torch.dtype) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-@dataclass(slots=True)
-class _Shards:
-    """Tensors on their way into safetensors files, one file's worth in memory."""
-
-    folder: Path
-    max_bytes: int
-    pending: dict[str, Tensor] = field(default_factory=dict)
-    written: list[list[str]] = field(default_factory=list)
-    """Tensor names of each file."""
-    total_bytes: int = 0
-
-    def add(self, name: str, tensor: Tensor) -> None:
-        pending_bytes = sum(other.nbytes for other in self.pending.values())
-        if self.pending and pending_bytes + tensor.nbytes > self.max_bytes:
-            self._write_pending()
-        self.pending[name] = tensor
-        self.total_bytes += tensor.nbytes
-
-    def finish(self) -> None:
-        """Write the last file; name the files, now that their number is known, and index them."""
-        self._write_pending()
-        if len(self.written) == 1:
-            self._part(1).rename(self.folder / SINGLE_FILE)
-            return
-        weight_map: dict[str, str] = {}
-        for number, names in enumerate(self.written, start=1):
-            file = f"model-{number:05d}-of-{len(self.written):05d}.safetensors"
-            self._part(number).rename(self.folder / file)
-            weight_map |= dict.fromkeys(names, file)
-        index = {"metadata": {"total_size": self.total_bytes}, "weight_map": weight_map}
-        (self.folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
-
-    def _write_pending(self) -> None:
-        self.written.append(list(self.pending))
-        try:
-            save_file(self.pending, self._part(len(self.written)), metadata={"format": "pt"})
-        except SafetensorError as error:  # What it makes of a disk that is full.
-            raise OSError(str(error)) from error
-        self.pending.clear()
-
-    def _part(self, number: int) -> Path:
-        return self.folder / f"part-{number}.safetensors"
-
-
 def _write_weights(
-    tensors: Iterable[tuple[str, Tensor]], shape: ModelShape, dtype: torch.dtype, shards: _Shards
+    tensors: Iterable[tuple[str, Tensor]],
+    shape: ModelShape,
+    dtype: torch.dtype,
+    folder: Path,
+    max_shard_bytes: int,
 ) -> None:
-    written: list[str] = []
-    for name, tensor in tensors:
-        # A copy even where nothing is converted: exported tensors share storage.
-        shards.add(name, tensor.to("cpu", dtype, copy=True).contiguous())
-        written.append(name)
-    shards.finish()
-    expected = {name for entry in model_entries(shape).values() for name in entry.hf}
-    if sorted(written) != sorted(expected):
-        raise ValueError(f"wrote the tensors {sorted(written)}, expected {sorted(expected)}")
+    missing = hf_shapes(shape)
+    specs = {name: TensorSpec(dtype, size) for name, size in missing.items()}
+    with CachedWriter() as cached:
+        writer = SafetensorsWriter(specs, max_shard_bytes, cached.write_part)
+        writer.create(folder)
+        for name, tensor in tensors:
+            if missing.pop(name, None) is None:
+                raise ValueError(f"got the tensor {name}, expected each of {sorted(specs)} once")
+            writer.write(folder, {name: tensor.detach().to("cpu", dtype)})
+    if missing:
+        raise ValueError(f"the tensors {sorted(missing)} are missing, expected each tensor once")

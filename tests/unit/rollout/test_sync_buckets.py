@@ -11,8 +11,9 @@ from megatron_stare.errors import UserError
 from megatron_stare.rollout.sglang.sync.addresses import is_loopback
 from megatron_stare.rollout.sglang.sync.buckets import buffer_bytes, fill_buckets
 from megatron_stare.rollout.sglang.sync.shared_memory import SharedBuffer
-from megatron_stare.rollout.sglang.sync.weights import checked, network_shapes
+from megatron_stare.rollout.sglang.sync.weights import checked
 from megatron_stare.weights.hf_config import read_hf_config
+from megatron_stare.weights.names import hf_shapes
 from tests.models import hf_tensors, make_hf_folder
 
 
@@ -79,13 +80,13 @@ def test_a_bucket_stays_while_the_next_one_is_filled():
 def test_what_is_not_the_network_is_refused(model, change, message):
     tensors = {k: v for k, v in (hf_tensors(model) | change).items() if v is not None}
     with pytest.raises(ValueError, match=message):
-        list(checked(tensors.items(), network_shapes(read_hf_config(model))))
+        list(checked(tensors.items(), hf_shapes(read_hf_config(model))))
 
 
 def test_a_tensor_that_comes_twice_is_refused(model):
     tensors = list(hf_tensors(model).items())
     with pytest.raises(ValueError, match="comes twice"):
-        list(checked([*tensors, tensors[0]], network_shapes(read_hf_config(model))))
+        list(checked([*tensors, tensors[0]], hf_shapes(read_hf_config(model))))
 
 
 def test_shared_memory_is_what_torch_opens_and_leaves_nothing_behind():

@@ -28,9 +28,9 @@ from megatron_stare.rollout.sglang.sync.weights import (
     Weights,
     checked,
     largest_bytes,
-    network_shapes,
 )
 from megatron_stare.weights.hf_config import read_hf_config
+from megatron_stare.weights.names import hf_shapes
 
 _MIB = 1 << 20
 
@@ -56,7 +56,7 @@ class WeightSync:
         self._weights_dir = weights_dir
         self._run = run
         self._shape = read_hf_config(model_folder)
-        self._shapes = network_shapes(self._shape)
+        self._shapes = hf_shapes(self._shape)
         self._transport: Transport | None = None
         self._version = -1
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.sglang.sync.checksums import Checksums
-from megatron_stare.weights.hf_config import ModelShape, read_hf_config
-from megatron_stare.weights.names import model_entries
+from megatron_stare.weights.hf_config import read_hf_config
+from megatron_stare.weights.names import hf_shapes
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Of all tensors of a network, by Hugging Face name."""
@@ -36,12 +36,6 @@ class Weights:
     max_bytes: int
 
 
-def network_shapes(shape: ModelShape) -> Shapes:
-    """Of every tensor, by Hugging Face name."""
-    entries = model_entries(shape).values()
-    return {name: tuple(size) for entry in entries for name, size in entry.hf.items()}
-
-
 def largest_bytes(shapes: Shapes, dtype: torch.dtype) -> int:
     """Bytes of the largest tensor in a dtype."""
     return max(math.prod(size) for size in shapes.values()) * dtype.itemsize
@@ -55,7 +49,7 @@ def check_network(folder: Path, shapes: Shapes) -> None:
     """
     if not (folder / "config.json").exists():
         return
-    others = network_shapes(read_hf_config(folder))
+    others = hf_shapes(read_hf_config(folder))
     differing = sorted(
         name for name in shapes.keys() | others.keys() if shapes.get(name) != others.get(name)
     )
