@@ -25,8 +25,12 @@ from megatron_stare.rollout.sglang.commands import (
     server_environment,
 )
 from megatron_stare.rollout.sglang.ports import free_ports
+from megatron_stare.rollout.sglang.serve import running_servers
+from megatron_stare.rollout.sglang.sync.checksums import Checksums, checksum_key
+from megatron_stare.rollout.sglang.sync.server_layout import ServerLayout
 from megatron_stare.weights.export import export_hf_tensors
 from megatron_stare.weights.hf_config import read_hf_config
+from megatron_stare.weights.names import hf_shapes
 from tests.models import hf_tensors, make_hf_folder
 from tests.policies import load_policy
 from tests.requests_of import requests_of
@@ -99,6 +103,35 @@ def test_a_tensor_parallel_server_gets_those_of_a_tensor_parallel_policy(
     results = run_world(2, push, 2, [wide_server], trained, tmp_path, STREAMS)
     for transport in STREAMS:
         assert_generated_by(results[0][transport], trained)
+
+
+def test_a_server_gets_experts_and_all_that_it_has_is_compared(tmp_path):
+    trained = make_hf_folder(tmp_path / "trained", "qwen3_moe", seed=2)
+    options = ServeOptions(
+        model=make_hf_folder(tmp_path / "model", "qwen3_moe", seed=1),
+        python=PYTHON,
+        servers=1,
+        host="127.0.0.1",
+        port=0,
+        registry=tmp_path / "registry",
+        dtype="float32",
+        tensor=1,
+        num_gpus=0,
+        deadline_s=270.0,
+        extra=("--max-total-tokens", "4096"),
+    )
+    with running_servers(options) as servers:
+        urls = [server.url for server in servers]
+        (samples,) = run_world(1, push, 1, urls, trained, tmp_path, TRANSPORTS)
+        asked = {"action": "checksum"}
+        (rank,) = httpx.post(f"{urls[0]}/weights_checker", json=asked).json()["ranks"]
+    for transport in TRANSPORTS:
+        assert_generated_by(samples[transport], trained)
+    shape, tensors = read_hf_config(trained), hf_tensors(trained)
+    compared = Checksums(hf_shapes(shape), ServerLayout("cpu", 1, shape.num_kv_heads), None)
+    for name, tensor in tensors.items():
+        compared.add(name, tensor)
+    assert compared.hashes == {checksum_key(k, 0): v for k, v in rank["checksums"].items()}
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

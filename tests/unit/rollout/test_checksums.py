@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from megatron_stare.rollout.sglang.sync.checksums import Checksums, checksum_key
 from megatron_stare.rollout.sglang.sync.server_layout import ServerLayout
@@ -72,6 +73,29 @@ def test_a_rank_has_its_heads_its_channels_and_its_tokens():
     padded = torch.cat([embedding, torch.zeros(58, 2)])
     assert_equal(shards("model.embed_tokens.weight", embedding), padded.split(32))
     assert_equal(shards("model.norm.weight", q), (q, q, q, q))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_experts_of_a_layer_are_one_tensor_whose_layout_is_known_on_a_cpu(device):
+    experts = {
+        f"{LAYER}.mlp.experts.{number}.{kind}_proj.weight": torch.randn(2, 2)
+        for number in range(11)
+        for kind in ("down", "gate", "up")
+    }
+    layout = ServerLayout(device, num_ranks=1, num_kv_heads=2)
+    whole = [f"{LAYER}.mlp.experts.w13_weight", f"{LAYER}.mlp.experts.w2_weight"]
+    hashes = hashes_of(dict(sorted(experts.items())), layout)
+    if device == "cuda":
+        assert hashes == {}
+        assert Checksums(shapes_of(experts), layout, None).skipped == whole
+        return
+
+    rows = [F.pad(v, (0, 0, 0, 30)) for k, v in experts.items() if "down" not in k]
+    columns = [F.pad(v, (0, 30)) for k, v in experts.items() if "down" in k]
+    assert hashes == {
+        checksum_key(whole[0], 0): sha(torch.cat(rows)),
+        checksum_key(whole[1], 0): sha(torch.cat(columns)),
+    }
 
 
 def test_every_tensor_is_hashed_at_first_and_in_turn_later(tensors):

@@ -1,7 +1,7 @@
 """Checksums of weights, computed here the way servers compute those of their own.
 
-A server keeps some tensors one after the other in one: queries, keys and values; gate and up.
-Experts it keeps in a layout of its own: they are left out.
+A server keeps some tensors one after the other in one: queries, keys and values; gate and up; the
+experts of a layer.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ _TURNS = 64
 _FUSED = (
     (re.compile(r"\.self_attn\.[qkv]_proj\."), ".self_attn.qkv_proj."),
     (re.compile(r"\.mlp\.(gate|up)_proj\."), ".mlp.gate_up_proj."),
+    (re.compile(r"\.experts\.\d+\.(gate|up)_proj\."), ".experts.w13_"),
+    (re.compile(r"\.experts\.\d+\.down_proj\."), ".experts.w2_"),
 )
 _PARTS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 """In the order in which a server keeps them."""
-_EXPERT = re.compile(r"\.mlp\.experts\.")
+_EXPERT = re.compile(r"\.experts\.(\d+)\.")
 
 
 class Checksums:
     """Of the servers' tensors whose turn it is at a version, or of all; filled tensor by tensor.
 
-    skipped  names of the servers' tensors whose turn it is not
+    skipped  names of the servers' tensors whose turn it is not, or whose layout is not known
     hashes   what servers with these weights report, by `checksum_key`
 
     Args:
@@ -42,7 +44,7 @@ class Checksums:
         self, shapes: Mapping[str, tuple[int, ...]], layout: ServerLayout, version: int | None
     ) -> None:
         parts: dict[str, list[str]] = {}
-        for name in sorted((n for n in shapes if not _EXPERT.search(n)), key=_place):
+        for name in sorted(filter(layout.is_known, shapes), key=_place):
             parts.setdefault(_server_name(name), []).append(name)
         in_turn = set(parts)
         if version is not None:
@@ -52,7 +54,8 @@ class Checksums:
             }
             num_turns = min(_TURNS, len(sizes))  # Every time at least one.
             in_turn = set(balanced(sizes, num_turns)[version % num_turns])
-        self.skipped: Sequence[str] = sorted(parts.keys() - in_turn)
+        unknown = {_server_name(name) for name in shapes if not layout.is_known(name)}
+        self.skipped: Sequence[str] = sorted(parts.keys() - in_turn | unknown)
         self.hashes: dict[str, str] = {}
         self._layout = layout
         self._parts = {whole: parts[whole] for whole in in_turn}
@@ -98,6 +101,8 @@ def _server_name(name: str) -> str:
     return name
 
 
-def _place(name: str) -> int:
-    """Of a part among the parts of its whole; 0 for others."""
-    return next((place for place, part in enumerate(_PARTS) if f".{part}." in name), 0)
+def _place(name: str) -> tuple[int, int]:
+    """Of a part among the parts of its whole: by expert, then by kind; 0 for others."""
+    expert = _EXPERT.search(name)
+    kind = next((place for place, part in enumerate(_PARTS) if f".{part}." in name), 0)
+    return (0 if expert is None else int(expert[1])), kind

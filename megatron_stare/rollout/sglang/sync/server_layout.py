@@ -1,8 +1,9 @@
 """Which part of each tensor a tensor-parallel rank of a server keeps.
 
 Vocabularies are padded with zeros to a multiple of 64 that the ranks divide; on a CPU, so are the
-channels of an MLP, to a multiple of 32 for each rank. Where ranks outnumber KV heads, neighbours
-have the same one. What no rule names is whole on every rank.
+channels of an MLP or an expert, to a multiple of 32 for each rank. Where ranks outnumber KV heads,
+neighbours have the same one. What no rule names is whole on every rank. Experts are known on a CPU
+alone: on GPUs they are arranged for the kernels that the server chose.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from torch import Tensor
 _VOCABULARY = re.compile(r"^(model\.embed_tokens|lm_head)\.")
 _QUERIES = re.compile(r"\.self_attn\.q_proj\.")
 _KEYS_AND_VALUES = re.compile(r"\.self_attn\.[kv]_proj\.")
-_MLP_IN = re.compile(r"\.mlp\.(gate|up)_proj\.")
+_MLP_IN = re.compile(r"\.(mlp|experts\.\d+)\.(gate|up)_proj\.")
 _ATTENTION_OUT = re.compile(r"\.self_attn\.o_proj\.weight$")
-_MLP_OUT = re.compile(r"\.mlp\.down_proj\.weight$")
+_MLP_OUT = re.compile(r"\.(mlp|experts\.\d+)\.down_proj\.weight$")
+_EXPERT = re.compile(r"\.mlp\.experts\.")
 _VOCABULARY_MULTIPLE = 64
 _CPU_MLP_MULTIPLE = 32
 
@@ -31,6 +33,11 @@ class ServerLayout:
     device: str
     num_ranks: int
     num_kv_heads: int
+
+    def is_known(self, name: str) -> bool:
+        """Whether ranks keep of a tensor, by Hugging Face name, what `shard` says."""
+        is_whole = self.device == "cpu" and self.num_ranks == 1
+        return is_whole or not _EXPERT.search(name)
 
     def shard(self, name: str, tensor: Tensor, rank: int) -> Tensor:
         """The part of a tensor, by Hugging Face name, that a rank keeps: a view, or padded."""
