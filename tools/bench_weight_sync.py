@@ -66,12 +66,11 @@ def main() -> None:
         with running_servers(serve_options(model, folder, options)) as servers:
             urls = tuple(server.url for server in servers)
             for transport in options.transports:
-                timings, plain_s = [], []
+                plain_s = time_plain_way(transport, num_bytes, folder, options)
                 with open_sync(urls, transport, model, folder, options) as update:
                     update(tensors, 0)  # hashes everything, connects and allocates
-                    for version in range(1, options.rounds + 1):
-                        plain_s.append(PLAIN_WAYS[transport](num_bytes, options.servers, folder))
-                        timings.append(update(tensors, version))
+                    timings = [update(tensors, i) for i in range(1, options.rounds + 1)]
+                plain_s += time_plain_way(transport, num_bytes, folder, options)
                 print(row(transport, timings, plain_s, num_bytes * options.servers))
 
 
@@ -146,6 +145,14 @@ def open_sync(
         loop.run(pool.close())
 
 
+def time_plain_way(
+    transport: str, num_bytes: int, folder: Path, options: argparse.Namespace
+) -> list[float]:
+    """Half of its rounds: they surround the syncs, since between these they would disturb them."""
+    rounds = range(-(-options.rounds // 2))
+    return [PLAIN_WAYS[transport](num_bytes, options.servers, folder) for _ in rounds]
+
+
 def row(transport: str, timings: list[Timing], plain_s: list[float], num_bytes: int) -> str:
     loop_s = statistics.median(timing.loop_s for timing in timings)
     paused_s = statistics.median(timing.paused_s for timing in timings)
@@ -158,7 +165,7 @@ def row(transport: str, timings: list[Timing], plain_s: list[float], num_bytes: 
 
 def memcpy_s(num_bytes: int, num_processes: int, folder: Path) -> float:
     """Bytes are copied into memory that as many processes share; each copies them out of it."""
-    data = memoryview(bytes(num_bytes))
+    data = made(num_bytes)
     with mmap.mmap(-1, num_bytes) as memory:
         memory[:] = data  # Touched once, like buffers that are kept from sync to sync.
         start = time.perf_counter()
@@ -187,7 +194,7 @@ def loopback_s(num_bytes: int, num_processes: int, folder: Path) -> float:
 
 
 def send_to_all(listener: socket.socket, num_bytes: int) -> None:
-    data = memoryview(bytes(num_bytes))
+    data = made(num_bytes)
     while True:
         connection, _ = listener.accept()
         Thread(target=send, args=(connection, data), daemon=True).start()
@@ -211,7 +218,7 @@ def receive(task: tuple[tuple[str, int], int], ready: Callable[[], None]) -> Non
 
 def disk_s(num_bytes: int, num_processes: int, folder: Path) -> float:
     """A file is written and flushed; as many processes read it."""
-    path, data = folder / "plain", bytes(num_bytes)
+    path, data = folder / "plain", made(num_bytes)
     start = time.perf_counter()
     with path.open("wb") as file:
         file.write(data)
@@ -228,6 +235,11 @@ def read(path: str, ready: Callable[[], None]) -> None:
     ready()
     with open(path, "rb", buffering=0) as file:
         file.readinto(target)
+
+
+def made(num_bytes: int) -> memoryview:
+    """Bytes that have memory of their own; zeros that nobody wrote share a page, in the cache."""
+    return memoryview(b"\1" * num_bytes)
 
 
 def run_at_once(num_processes: int, work: Callable[..., None], task: object) -> float:
