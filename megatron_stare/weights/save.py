@@ -12,6 +12,7 @@ from torch import Tensor
 
 from megatron_stare.errors import UserError
 from megatron_stare.weights.cached_io import CachedWriter
+from megatron_stare.weights.checked import checked
 from megatron_stare.weights.folders import replacing
 from megatron_stare.weights.hf_config import ModelShape, read_hf_config
 from megatron_stare.weights.names import hf_shapes
@@ -98,14 +99,10 @@ def _write_weights(
     folder: Path,
     max_shard_bytes: int,
 ) -> None:
-    missing = hf_shapes(shape)
-    specs = {name: TensorSpec(dtype, size) for name, size in missing.items()}
+    shapes = hf_shapes(shape)
+    specs = {name: TensorSpec(dtype, size) for name, size in shapes.items()}
     with CachedWriter() as cached:
         writer = SafetensorsWriter(specs, max_shard_bytes, cached.write_part)
         writer.create(folder)
-        for name, tensor in tensors:
-            if missing.pop(name, None) is None:
-                raise ValueError(f"got the tensor {name}, expected each of {sorted(specs)} once")
+        for name, tensor in checked(tensors, shapes):
             writer.write(folder, {name: tensor.detach().to("cpu", dtype)})
-    if missing:
-        raise ValueError(f"the tensors {sorted(missing)} are missing, expected each tensor once")

@@ -11,7 +11,7 @@ from megatron_stare.errors import UserError
 from megatron_stare.rollout.sglang.sync.addresses import is_loopback
 from megatron_stare.rollout.sglang.sync.buckets import buffer_bytes, fill_buckets
 from megatron_stare.rollout.sglang.sync.shared_memory import SharedBuffer
-from megatron_stare.rollout.sglang.sync.weights import checked
+from megatron_stare.weights.checked import checked
 from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.names import hf_shapes
 from tests.models import hf_tensors, make_hf_folder

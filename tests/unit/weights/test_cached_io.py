@@ -20,8 +20,7 @@ def test_parts_may_come_in_any_order(tmp_path):
     path, content = tmp_path / "file", os.urandom(10_000)
     path.touch()
     with CachedWriter() as writer:
-        for start in (7000, 300, 0, 2900, 9999):
-            end = {7000: 9999, 300: 2900, 0: 300, 2900: 7000, 9999: 10_000}[start]
+        for start, end in ((7000, 9999), (300, 2900), (0, 300), (2900, 7000), (9999, 10_000)):
             writer.write_part(path, start, content[start:end])
     assert path.read_bytes() == content
 

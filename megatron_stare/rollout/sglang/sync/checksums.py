@@ -44,18 +44,18 @@ class Checksums:
         self, shapes: Mapping[str, tuple[int, ...]], layout: ServerLayout, version: int | None
     ) -> None:
         parts: dict[str, list[str]] = {}
-        for name in sorted(filter(layout.is_known, shapes), key=_place):
+        for name in sorted(shapes, key=_place):
             parts.setdefault(_server_name(name), []).append(name)
-        in_turn = set(parts)
+        in_turn = {whole for whole, names in parts.items() if layout.is_known(names[0])}
         if version is not None:
             sizes = {
                 whole: sum(math.prod(shapes[name]) for name in names)
                 for whole, names in parts.items()
+                if whole in in_turn
             }
             num_turns = min(_TURNS, len(sizes))  # Every time at least one.
             in_turn = set(balanced(sizes, num_turns)[version % num_turns])
-        unknown = {_server_name(name) for name in shapes if not layout.is_known(name)}
-        self.skipped: Sequence[str] = sorted(parts.keys() - in_turn | unknown)
+        self.skipped: Sequence[str] = sorted(parts.keys() - in_turn)
         self.hashes: dict[str, str] = {}
         self._layout = layout
         self._parts = {whole: parts[whole] for whole in in_turn}

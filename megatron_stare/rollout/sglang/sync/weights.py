@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,26 +59,3 @@ def check_network(folder: Path, shapes: Shapes) -> None:
             f"serves another network ({folder}): {name} is {others.get(name)} there, "
             f"expected {shapes.get(name)}"
         )
-
-
-def checked(tensors: Iterable[tuple[str, Tensor]], shapes: Shapes) -> Iterator[tuple[str, Tensor]]:
-    """The same tensors, each seen to be the network's: one of a wrong shape would end a server.
-
-    Raises:
-        ValueError: a name or a shape is not the network's, a tensor comes twice, or one is missing
-            at the end.
-    """
-    missing = dict(shapes)
-    for name, tensor in tensors:
-        if name not in shapes:
-            raise ValueError(f"weight {name!r} is not a parameter of the servers' model")
-        if name not in missing:
-            raise ValueError(f"weight {name!r} comes twice")
-        if tuple(tensor.shape) != missing.pop(name):
-            raise ValueError(
-                f"weight {name!r} has shape {list(tensor.shape)}, "
-                f"the servers' has {list(shapes[name])}"
-            )
-        yield name, tensor
-    if missing:
-        raise ValueError(f"weights {sorted(missing)} are missing")
