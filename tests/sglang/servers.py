@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -118,19 +119,7 @@ class TwoServers:
     def revive(self, url: str) -> None:
         """Start a server that was killed again, at its URL, with the weights of the beginning."""
         host, port = urlsplit(url).netloc.split(":")
-        options = ServeOptions(
-            self.model,
-            PYTHON,
-            servers=1,
-            host=host,
-            port=int(port),
-            registry=self.registry,
-            dtype="float32",
-            tensor=1,
-            num_gpus=0,
-            deadline_s=270,
-            extra=EXTRA,
-        )
+        options = one_server(self.model, self.registry, host=host, port=int(port), extra=EXTRA)
         with self._file(url, "log").open("ab") as log:
             process = subprocess.Popen(
                 server_command(options, 0, int(port)),
@@ -154,6 +143,21 @@ class TwoServers:
     def logs(self) -> str:
         """The ends of the servers' logs."""
         return "\n".join(path.read_text()[-3000:] for path in self.registry.glob("*.log"))
+
+
+def one_server(model: Path, registry: Path, **changes: Any) -> ServeOptions:
+    """A server on the CPU, on a free port of loopback, in float32."""
+    settings: dict[str, Any] = {
+        "servers": 1,
+        "host": "127.0.0.1",
+        "port": 0,
+        "dtype": "float32",
+        "tensor": 1,
+        "num_gpus": 0,
+        "deadline_s": 270.0,
+        "extra": ("--max-total-tokens", "4096"),
+    }
+    return ServeOptions(model=model, python=PYTHON, registry=registry, **(settings | changes))
 
 
 def is_up(url: str) -> bool:

@@ -6,8 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from megatron_stare.rollout.sglang.commands import ServeOptions, server_environment
-from tests.sglang.servers import PYTHON, needs_servers
+from megatron_stare.rollout.sglang.commands import server_environment
+from tests.sglang.servers import PYTHON, needs_servers, one_server
 
 pytestmark = needs_servers
 
@@ -25,21 +25,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def test_memory_for_buckets_is_new_only_at_first(tmp_path):
-    options = ServeOptions(
-        model=tmp_path,
-        python=PYTHON,
-        servers=1,
-        host="127.0.0.1",
-        port=0,
-        registry=tmp_path,
-        dtype="float32",
-        tensor=1,
-        num_gpus=0,
-        deadline_s=10.0,
-    )
+    environment = server_environment(one_server(tmp_path, tmp_path), 0)
     done = subprocess.run(
         [PYTHON, "-c", BUCKETS],
-        env=os.environ | server_environment(options, 0),
+        env=os.environ | environment,
         stdout=subprocess.PIPE,
         timeout=120,
         check=True,

@@ -19,11 +19,7 @@ from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.errors import UserError
 from megatron_stare.policy.groups import build_groups
 from megatron_stare.policy.model import named_parameters
-from megatron_stare.rollout.sglang.commands import (
-    ServeOptions,
-    server_command,
-    server_environment,
-)
+from megatron_stare.rollout.sglang.commands import server_command, server_environment
 from megatron_stare.rollout.sglang.ports import free_ports
 from megatron_stare.rollout.sglang.serve import running_servers
 from megatron_stare.rollout.sglang.sync.checksums import Checksums, checksum_key
@@ -34,7 +30,7 @@ from megatron_stare.weights.names import hf_shapes
 from tests.models import hf_tensors, make_hf_folder
 from tests.policies import load_policy
 from tests.requests_of import requests_of
-from tests.sglang.servers import PYTHON, needs_servers
+from tests.sglang.servers import needs_servers, one_server
 from tests.sglang.test_engine import PROMPTS, open_engine
 from tests.worlds import run_world
 
@@ -58,19 +54,7 @@ class Urls:
 def wide_server(model, tmp_path_factory):
     """The URL of a server of two tensor-parallel ranks."""
     (port,), folder = free_ports("127.0.0.1", 1), tmp_path_factory.mktemp("wide")
-    options = ServeOptions(
-        model=model,
-        python=PYTHON,
-        servers=1,
-        host="127.0.0.1",
-        port=port,
-        registry=folder,
-        dtype="float32",
-        tensor=2,
-        num_gpus=0,
-        deadline_s=200.0,
-        extra=("--max-total-tokens", "4096"),
-    )
+    options = one_server(model, folder, port=port, tensor=2)
     environment = server_environment(options, 0) | {
         "SGLANG_CPU_OMP_THREADS_BIND": "0|1",
         # What torch brings would be taken for a sign of GPUs.
@@ -107,20 +91,8 @@ def test_a_tensor_parallel_server_gets_those_of_a_tensor_parallel_policy(
 
 def test_a_server_gets_experts_and_all_that_it_has_is_compared(tmp_path):
     trained = make_hf_folder(tmp_path / "trained", "qwen3_moe", seed=2)
-    options = ServeOptions(
-        model=make_hf_folder(tmp_path / "model", "qwen3_moe", seed=1),
-        python=PYTHON,
-        servers=1,
-        host="127.0.0.1",
-        port=0,
-        registry=tmp_path / "registry",
-        dtype="float32",
-        tensor=1,
-        num_gpus=0,
-        deadline_s=270.0,
-        extra=("--max-total-tokens", "4096"),
-    )
-    with running_servers(options) as servers:
+    model = make_hf_folder(tmp_path / "model", "qwen3_moe", seed=1)
+    with running_servers(one_server(model, tmp_path / "registry")) as servers:
         urls = [server.url for server in servers]
         (samples,) = run_world(1, push, 1, urls, trained, tmp_path, TRANSPORTS)
         asked = {"action": "checksum"}
