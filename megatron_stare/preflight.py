@@ -9,7 +9,7 @@ from megatron_stare.weights.hf_config import ModelShape, read_hf_config
 
 
 def check_run(config: TrainConfig, num_processes: int) -> None:
-    """See that a run in so many processes can start: model, layout, lengths, files.
+    """See that a run in so many processes can start: model, layout, lengths, engine, files.
 
     Raises:
         UserError: it cannot; the message names the key or file, the value, and what was expected.
@@ -24,22 +24,27 @@ def check_run(config: TrainConfig, num_processes: int) -> None:
 
 
 def check_fit(config: TrainConfig, shape: ModelShape, num_processes: int) -> None:
-    """See that layout and lengths fit the model, and the layout the processes.
+    """See that layout, lengths and engine fit the model, and the layout the processes.
 
     Raises:
         UserError: they do not.
     """
     shape.check_parallel(config.parallel)
     check_world_size(num_processes, config.parallel)
-    check_lengths(config, shape)
+    check_model(config, shape)
 
 
-def check_lengths(config: TrainConfig, shape: ModelShape) -> None:
-    """See that the model has positions for the longest sample.
+def check_model(config: TrainConfig, shape: ModelShape) -> None:
+    """See that the engine runs the model, and that it has positions for the longest sample.
 
     Raises:
-        UserError: it does not.
+        UserError: one of them does not hold.
     """
+    if config.rollout.engine == "sglang" and shape.family == "qwen3_moe" and shape.tied:
+        raise UserError(
+            f"model.path={config.model.path}: config.json has tie_word_embeddings=true, expected "
+            "false with rollout.engine=sglang: a server gives a Qwen3-MoE a head of its own"
+        )
     shape.check_positions(
         "data.max_prompt_tokens + rollout.max_response_tokens",
         config.data.max_prompt_tokens + config.rollout.max_response_tokens,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from megatron_stare.launch.signals import stop_requests
 from megatron_stare.objective import PolicyObjective, TokenTerms
 from megatron_stare.policy.memory import check_can_offload, offload, onload
 from megatron_stare.policy.step import TokenScores, UpdateResult
-from megatron_stare.preflight import check_lengths
+from megatron_stare.preflight import check_model
 from megatron_stare.rollout.sampler import Cancelled, Rollout
 from megatron_stare.rollout_side import RolloutSide, open_rollout_side
 from megatron_stare.saving import Saving, keep_saving
@@ -218,14 +218,13 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
     A run that goes on from a checkpoint stands where that was made. What is being written at the
     end is finished, unless the end is an error.
     """
-    with (
-        stop_requests(config.checkpoint.grace_s) as stop,
-        open_world(config) as world,
-        open_rollout_side(config, world) as rollout_side,
-    ):
+    with ExitStack() as stack:
+        stop = stack.enter_context(stop_requests(config.checkpoint.grace_s))
+        world = stack.enter_context(open_world(config))
+        check_model(config, world.shape)
         if config.rollout.colocated:
             check_can_offload(getattr(torch, config.model.dtype), world.topology.device)
-        check_lengths(config, world.shape)
+        rollout_side = stack.enter_context(open_rollout_side(config, world))
         session = open_session(
             config,
             world,
@@ -238,21 +237,23 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
             starting_weights = {
                 name: p.detach().clone() for name, p in session.policy.named_parameters()
             }
-        with keep_saving(
-            config,
-            world,
-            session,
-            stop,
-            num_steps=config.train.steps,
-            on_complete=lambda step: _forget_samples(rollout_side, step),
-        ) as saving:
-            controller = StareController(config.stare)
-            run = Run(config, session, controller, rollout_side, starting_weights, saving)
-            if world.resumed is not None:
-                run.resume(world.resumed.state)
-            if rollout_side is not None:
-                stop.when_set(rollout_side.sampler.cancel)
-            yield run
+        saving = stack.enter_context(
+            keep_saving(
+                config,
+                world,
+                session,
+                stop,
+                num_steps=config.train.steps,
+                on_complete=lambda step: _forget_samples(rollout_side, step),
+            )
+        )
+        controller = StareController(config.stare)
+        run = Run(config, session, controller, rollout_side, starting_weights, saving)
+        if world.resumed is not None:
+            run.resume(world.resumed.state)
+        if rollout_side is not None:
+            stop.when_set(rollout_side.sampler.cancel)
+        yield run
 
 
 def _forget_samples(rollout_side: RolloutSide | None, step: int) -> None:

@@ -103,6 +103,14 @@ def test_experts_over_more_processes_than_a_stage_has(tmp_path):
     assert "parallel.expert=2 does not divide the 1 processes of a pipeline stage" in message
 
 
+def test_tied_experts_on_servers_that_do_not_tie_them(tmp_path):
+    workspace = make_workspace(tmp_path, "qwen3_moe")
+    edit_json(workspace / "model" / "config.json", tie_word_embeddings=True)
+    servers = ("rollout.engine=sglang", 'rollout.servers.urls=["http://127.0.0.1:9"]')
+    message = refused("train", workspace / "train.yaml", "rollout.replay_path=null", *servers)
+    assert "tie_word_embeddings=true, expected false with rollout.engine=sglang" in message
+
+
 def test_sequences_longer_than_the_models_positions(workspace):
     message = refused(
         "train",
