@@ -32,7 +32,8 @@ from megatron_stare.weights.fused_experts import named_as_in_files
 class StepOutcome:
     """Everything of a step that no layout may change.
 
-    logprobs, entropies   [R]    under the weights before the step, in the batch's order
+    logprobs, entropies   [R]    under the weights before the step, in the batch's order; 0 where
+                                 the loss mask is
     positive, negative    int64  token ids of L+ and L-, ascending
     decision                     gate on, w, m
     losses, grad_norms           of each update
@@ -108,8 +109,8 @@ class ReferenceTrainer:
             losses.append(self._backward([samples[i] for i in ids], factors, logprobs, advantages))
             grad_norms.append(self._clip_and_step())
         return StepOutcome(
-            logprobs=logprobs,
-            entropies=entropies,
+            logprobs=logprobs * mask,
+            entropies=entropies * mask,
             positive=positive,
             negative=negative,
             decision=(gate_on, self.w, self.m),

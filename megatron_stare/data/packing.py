@@ -28,17 +28,17 @@ MicroBatches = list[tuple[int, ...]]
 @dataclass(frozen=True, slots=True)
 class SampleCost:
     """What a sample costs to train on, in any one unit: attention reads pairs of tokens, the matrix
-    products read tokens, and the output layer only those that predict a response token."""
+    products read tokens, and the output layer only those that predict a counted response token."""
 
     per_token: float
-    per_response_token: float
+    per_loss_token: float
     per_token_pair: float
 
-    def __call__(self, num_tokens: int, num_response_tokens: int) -> float:
+    def __call__(self, num_tokens: int, num_loss_tokens: int) -> float:
         """The cost of one sample of `num_tokens`, prompt and response."""
         return (
             self.per_token * num_tokens
-            + self.per_response_token * num_response_tokens
+            + self.per_loss_token * num_loss_tokens
             + self.per_token_pair * num_tokens**2
         )
 
@@ -88,7 +88,7 @@ def plan_share(
         UserError: a sample alone exceeds the budget.
     """
     lengths = (-(-batch.lengths // sample_multiple) * sample_multiple).tolist()
-    costs = [cost(*pair) for pair in zip(lengths, batch.response_lengths.tolist(), strict=True)]
+    costs = [cost(*pair) for pair in zip(lengths, batch.num_loss_tokens.tolist(), strict=True)]
     updates = [
         plan_micro_batches(ids, lengths, costs, dp_size=dp_size, max_tokens=max_tokens)[dp_rank]
         for ids in samples

@@ -50,7 +50,7 @@ class ServerSpeed:
         token = 2 * shape.num_layers * kv_heads * shape.head_dim * _BYTES
         room = job.gpu.memory_gib * 2**30 * assumed.server_memory_share - weights
         return cls(
-            token_flops=cost.per_token + cost.per_response_token,
+            token_flops=cost.per_token + cost.per_loss_token,
             pair_flops=2 * cost.per_token_pair,
             weight_bytes=weights,
             token_bytes=token,

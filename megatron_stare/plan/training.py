@@ -167,7 +167,7 @@ class _Clock:
             return [0.0] * num_stages, [0.0] * num_stages
         cost, job = self._cost, self._job
         tokens = sum(self._lengths[i] for i in micro_batch)
-        head = cost.per_response_token * sum(self._responses[i] for i in micro_batch)
+        head = cost.per_loss_token * sum(self._responses[i] for i in micro_batch)
         pairs = cost.per_token_pair * sum(self._lengths[i] ** 2 for i in micro_batch)
         matrices = cost.per_token * tokens
         recompute = job.config.model.recompute

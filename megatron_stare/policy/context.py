@@ -50,13 +50,15 @@ def _chunks(lengths: Sequence[int], cp_rank: int, cp_size: int) -> Iterator[Tens
 def gather_scores(held: Tensor, places: Tensor, num_tokens: int, group: ProcessGroup) -> Tensor:
     """Scores of all tokens, `[..., num_tokens]`, from those that each rank of the group holds.
 
+    0 where none of them holds one.
+
     Every rank then computes the same loss, whose gradient by a score is the same everywhere; the
     backward hands each rank that of its own scores. So a parameter's gradient is the plain sum of
     what the ranks hold of it: nothing is counted twice, and nothing is divided.
 
     Args:
         held: `[..., n]`, on this rank.
-        places: int64 `[n]`, where they stand; over the ranks, every place comes once.
+        places: int64 `[n]`, where they stand; over the ranks, a place comes at most once.
     """
     return _GatherScores.apply(held, places, num_tokens, group)
 
@@ -67,7 +69,8 @@ class _GatherScores(torch.autograd.Function):
         ctx.save_for_backward(places)
         scores = held.new_zeros(*held.shape[:-1], num_tokens)
         scores[..., places] = held
-        dist.all_reduce(scores, group=group)
+        if group.size() > 1:
+            dist.all_reduce(scores, group=group)
         return scores
 
     @staticmethod

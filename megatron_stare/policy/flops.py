@@ -9,10 +9,10 @@ from megatron_stare.weights.hf_config import ModelShape
 def sample_cost(shape: ModelShape) -> SampleCost:
     """FLOPs of a sample's forward pass; a backward pass takes twice that, in every term.
 
-    A token takes 2 for each weight of the layers' matrix products, one that predicts a response
-    token 2 for each weight of the output layer too. Of experts, those of the token count, and the
-    router. A query and a key it may attend to take 2 per
-    channel for their score and 2 for the weighted value; causal attention has n^2 / 2 such pairs.
+    A token takes 2 for each weight of the layers' matrix products, one that predicts a counted
+    response token 2 for each weight of the output layer too. Of experts, those of the token count,
+    and the router. A query and a key it may attend to take 2 per channel for their score and 2 for
+    the weighted value; causal attention has n^2 / 2 such pairs.
     """
     queries = shape.num_heads * shape.head_dim
     keys_and_values = 2 * shape.num_kv_heads * shape.head_dim
@@ -23,6 +23,6 @@ def sample_cost(shape: ModelShape) -> SampleCost:
     layer = shape.hidden_size * (2 * queries + keys_and_values + ffn)
     return SampleCost(
         per_token=2 * shape.num_layers * layer,
-        per_response_token=2 * shape.hidden_size * shape.vocab_size,
+        per_loss_token=2 * shape.hidden_size * shape.vocab_size,
         per_token_pair=2 * shape.num_layers * queries,
     )

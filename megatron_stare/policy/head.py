@@ -1,7 +1,7 @@
 """From hidden states to log-probs and entropies, in place of Megatron's LM head.
 
 `logprob_entropy_head` is an `output_processor` for `GPTModel.forward`: it gets the hidden states
-after the final norm, keeps the rows that predict a response token, and leaves logits to the op.
+after the final norm, keeps the rows that predict a counted response token, and leaves logits to the op.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def logprob_entropy_head(
 ) -> tuple[Tensor, Tensor]:
     """Log-prob and entropy in nats of a micro-batch's response tokens, in its flat order.
 
-    float32 `[num_tokens]` each, the same on all tensor-parallel and context-parallel ranks.
+    float32 `[num_tokens]` each, the same on all tensor-parallel and context-parallel ranks; 0 for
+    tokens that are not counted.
 
     Args:
         hidden_states: `[T / cp, 1, hidden]`, `[T / cp / tp, 1, hidden]` with sequence parallelism.
@@ -70,8 +71,6 @@ def logprob_entropy_head(
         # `grad_added_to_main_grad` stays unset: a tied embedding's own gradient is yet to be added.
         main_grad=getattr(weight, "main_grad", None),
     )
-    if context.cp_group.size() == 1:
-        return logprobs, entropies
     held = torch.stack([logprobs, entropies])
     scores = gather_scores(held, micro_batch.places, micro_batch.num_tokens, context.cp_group)
     return scores[0], scores[1]

@@ -63,13 +63,14 @@ class PackedSequences(PackedSeqParams):
 
 @dataclass(frozen=True, slots=True)
 class PackedMicroBatch:
-    """One rank's part of T packed tokens, and which of them predict the response tokens.
+    """One rank's part of T packed tokens, and which of them predict counted response tokens.
 
     input_ids, position_ids  int64 [1, T / cp_size]
-    rows        int64 [n]  tokens on this rank whose hidden state predicts a response token
-    targets     int64 [n]  those response tokens
-    places      int64 [n]  where they stand among the micro-batch's, sample after sample
-    num_tokens             response tokens of the micro-batch, over all context-parallel ranks
+    rows        int64 [n]  tokens on this rank whose hidden state predicts a counted token
+    targets     int64 [n]  those counted tokens
+    places      int64 [n]  where they stand among the micro-batch's response tokens
+    num_tokens             response tokens of the micro-batch, over all context-parallel ranks,
+                           sample after sample, counted or not
     """
 
     input_ids: Tensor
@@ -84,6 +85,7 @@ class PackedMicroBatch:
 def pack(
     sequences: Sequence[Tensor],
     prompt_lengths: Sequence[int],
+    loss_masks: Sequence[Tensor] | None = None,
     *,
     pad_to_multiple: int,
     device: torch.device,
@@ -99,6 +101,7 @@ def pack(
     Args:
         sequences: int64 prompt + response tokens of each sample.
         prompt_lengths: tokens of each sample that are its prompt, at least 1.
+        loss_masks: bool, which response tokens of each sample are counted; None for all.
         pad_to_multiple: T is a multiple of this, which is one of `sample_multiple(cp_size)`.
     """
     lengths = [padded_length(len(sequence), cp_size) for sequence in sequences]
@@ -117,7 +120,10 @@ def pack(
     row_of_token = torch.full_like(input_ids, -1)
     row_of_token[packed.held] = torch.arange(len(packed.held), device=device)
     rows = row_of_token[predicted - 1]
-    places = (rows >= 0).nonzero().squeeze(1)
+    is_here = rows >= 0
+    if loss_masks:
+        is_here &= torch.cat([*loss_masks]).to(device)
+    places = is_here.nonzero().squeeze(1)
     return PackedMicroBatch(
         input_ids=input_ids[packed.held].unsqueeze(0),
         position_ids=packed.positions.unsqueeze(0),

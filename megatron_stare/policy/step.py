@@ -34,7 +34,10 @@ from megatron_stare.weights.hf_config import ModelShape
 
 @dataclass(frozen=True, slots=True)
 class TokenScores:
-    """What the policy says of tokens: float32 `[r]` each, in nats, on the compute device."""
+    """What the policy says of tokens: float32 `[r]` each, in nats, on the compute device.
+
+    0 for a token under the loss mask, of which the policy is not asked.
+    """
 
     logprobs: Tensor
     entropies: Tensor
@@ -208,7 +211,7 @@ class Policy:
         """One pass of Megatron's schedule; outputs exist on the last pipeline stage only."""
         # What the schedule needs to be complete: micro-batches without samples, on every rank.
         idle = -len(micro_batches) % self.groups.schedule_multiple
-        inputs = [self._pack(batch, samples) for samples in [*micro_batches, *[()] * idle]]
+        inputs = self._pack(batch, [*micro_batches, *[()] * idle])
         starts = [0, *accumulate(packed.num_tokens for packed in inputs)]
         tokens = [slice(*span) for span in pairwise(starts)]
 
@@ -236,17 +239,22 @@ class Policy:
             forward_only=objective is None,
         )
 
-    def _pack(self, batch: TokenBatch, samples: Sequence[int]) -> PackedMicroBatch:
-        ends = batch.lengths.cumsum(0)
-        starts = ends - batch.lengths
-        return pack(
-            [batch.token_ids[starts[i] : ends[i]] for i in samples],
-            [int(batch.prompt_lengths[i]) for i in samples],
-            pad_to_multiple=self.groups.sequence_multiple,
-            device=self.device,
-            cp_rank=self.groups.cp.rank(),
-            cp_size=self.groups.cp.size(),
-        )
+    def _pack(self, batch: TokenBatch, micro_batches: MicroBatches) -> list[PackedMicroBatch]:
+        sequences = batch.token_ids.split(batch.lengths.tolist())
+        loss_masks = batch.loss_mask.split(batch.response_lengths.tolist())
+        prompt_lengths = batch.prompt_lengths.tolist()
+        return [
+            pack(
+                [sequences[i] for i in samples],
+                [prompt_lengths[i] for i in samples],
+                [loss_masks[i] for i in samples],
+                pad_to_multiple=self.groups.sequence_multiple,
+                device=self.device,
+                cp_rank=self.groups.cp.rank(),
+                cp_size=self.groups.cp.size(),
+            )
+            for samples in micro_batches
+        ]
 
     def _scores_on_every_stage(
         self, outputs: Sequence[_MicroBatchOutput], num_tokens: int

@@ -16,7 +16,7 @@ from megatron_stare.data.packing import (
 from megatron_stare.errors import UserError
 from megatron_stare.types import TokenBatch
 
-COST = SampleCost(per_token=14e9, per_response_token=1e9, per_token_pair=2e5)  # about 7B weights
+COST = SampleCost(per_token=14e9, per_loss_token=1e9, per_token_pair=2e5)  # about 7B weights
 
 
 def long_reasoning_lengths(n: int, seed: int) -> list[int]:
@@ -66,7 +66,7 @@ def test_ranks_carry_nearly_equal_cost(dp_size):
 
 def test_a_long_sample_weighs_more_than_its_tokens():
     lengths = [1000, 500, 500, 500]
-    quadratic = SampleCost(per_token=0, per_response_token=0, per_token_pair=1)
+    quadratic = SampleCost(per_token=0, per_loss_token=0, per_token_pair=1)
     ranks = plan_micro_batches(
         range(4), lengths, [quadratic(n, n) for n in lengths], dp_size=2, max_tokens=1500
     )

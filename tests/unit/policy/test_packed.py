@@ -21,6 +21,16 @@ def test_rows_predict_exactly_the_response_tokens():
     assert packed.packed_seq_params.max_seqlen_q == 4
 
 
+def test_tokens_under_the_loss_mask_have_a_place_but_no_row():
+    samples = [torch.tensor([10, 11, 12, 13]), torch.tensor([20, 21, 22])]
+    masks = [torch.tensor([False, True]), torch.tensor([True, False])]
+    packed = pack(samples, [2, 1], masks, pad_to_multiple=1, device=CPU)
+    assert packed.rows.tolist() == [2, 4]
+    assert packed.targets.tolist() == [13, 21]
+    assert packed.places.tolist() == [1, 2]
+    assert packed.num_tokens == 4
+
+
 def test_padding_is_a_sequence_of_its_own():
     packed = pack([torch.arange(5)], [2], pad_to_multiple=4, device=CPU)
     assert packed.input_ids.shape == (1, 8)
