@@ -9,6 +9,7 @@ from math import prod
 import numpy as np
 
 from megatron_stare.config.commands import EvalSection
+from megatron_stare.errors import UserError
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.engine import Engine
 from megatron_stare.rollout.groups import generate_groups
@@ -41,7 +42,7 @@ def evaluate(
         on_progress: called with the number of samples that arrived since the call before.
 
     Raises:
-        RuntimeError: the engine left a prompt without its samples; a mean over the rest would lie.
+        UserError: the engine left a prompt without its samples; a mean over the rest would lie.
     """
     answers = generate_groups(
         engine,
@@ -53,7 +54,7 @@ def evaluate(
         on_progress=on_progress,
     )
     if answers.unanswered:
-        raise RuntimeError(
+        raise UserError(
             f"evaluation: {len(answers.unanswered)} prompts were not answered in full, "
             f"the first is {answers.unanswered[0].row}"
         )

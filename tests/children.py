@@ -16,3 +16,11 @@ def children_named(name: str) -> list[int]:
     return [
         pid for pid in children_of() if name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
+
+
+def descendants(pid: int) -> list[int]:
+    """A process and all below it."""
+    found = [pid]
+    for parent in found:
+        found += children_of(parent)
+    return found

@@ -41,7 +41,7 @@ class CorrectionConfig(Settings):
     level: Literal["token", "sequence", "geometric"] = "token"
     """Whose ratio: of each token; the product over its sample; or the geometric mean over it."""
     low: float | None = Field(default=None, ge=0, le=1)
-    """Lower bound of the band; by default 0 for `tis`, 0.5 for `icepop` and `mis`."""
+    """Lower bound of the band; by default 0 for `tis`, 0.5 for `icepop`, 1 / `high` for `mis`."""
     high: float | None = Field(default=None, ge=1)
     """Upper bound of the band; by default 2 for `tis` and `mis`, 5 for `icepop`."""
 
@@ -49,7 +49,11 @@ class CorrectionConfig(Settings):
     def band(self) -> tuple[float, float]:
         """Bounds of the ratios that are left as they are."""
         low, high = CORRECTIONS[self.kind].band
-        return low if self.low is None else self.low, high if self.high is None else self.high
+        if self.high is not None:
+            high = self.high
+        if self.kind == "mis":
+            low = 1 / high  # a ratio and its inverse are both kept, or both dropped
+        return low if self.low is None else self.low, high
 
     @model_validator(mode="after")
     def _is_used(self) -> CorrectionConfig:

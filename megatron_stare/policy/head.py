@@ -1,7 +1,8 @@
 """From hidden states to log-probs and entropies, in place of Megatron's LM head.
 
 `logprob_entropy_head` is an `output_processor` for `GPTModel.forward`: it gets the hidden states
-after the final norm, keeps the rows that predict a counted response token, and leaves logits to the op.
+after the final norm, keeps the rows that predict a counted response token, and leaves logits to the
+op.
 """
 
 from __future__ import annotations

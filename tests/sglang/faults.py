@@ -57,14 +57,17 @@ class BreakingProxy:
     """A TCP proxy before a server that resets connections in the middle of answers.
 
     num_left  answers of /generate to break from now on, 0 at first; all others pass
+    peak      most requests of /generate that were under way
     """
 
     def __init__(self, url: str) -> None:
         host, port = url.removeprefix("http://").split(":")
         self.num_left = 0
+        self.peak = 0
+        self._num_under_way = 0
         self._behind = (host, int(port))
         self._loop = EventLoop()
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], None] = {}
         self._listener = self._loop.run(asyncio.start_server(self._connect, host, 0))
         self.url = f"http://{host}:{self._listener.sockets[0].getsockname()[1]}"
 
@@ -72,6 +75,14 @@ class BreakingProxy:
         """Break every connection, and take no more."""
         self._loop.run(self._end())
         self._loop.close()
+
+    def break_newest(self) -> None:
+        """Break the connection that came last."""
+        self._loop.run(self._break_newest())
+
+    async def _break_newest(self) -> None:
+        [*_, newest] = self._connections
+        newest.cancel()
 
     async def _end(self) -> None:
         self._listener.close()
@@ -83,20 +94,23 @@ class BreakingProxy:
     async def _connect(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         answers, server = await asyncio.open_connection(*self._behind)
         tasks = [
-            asyncio.create_task(_pass(reader, server)),
+            asyncio.create_task(self._ask(reader, server)),
             asyncio.create_task(self._answer(answers, client)),
         ]
-        self._connections.update(tasks)
+        self._connections.update(dict.fromkeys(tasks))
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
-        self._connections.difference_update(tasks)
+        for task in tasks:
+            del self._connections[task]
         server.close()
         client.close()
 
     async def _answer(self, answers: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         while data := await answers.read(_BUFFER_BYTES):
-            if self.num_left > 0 and b"output_ids" in data:
+            is_generation = b'"output_ids":[' in data
+            self._num_under_way -= is_generation
+            if self.num_left > 0 and is_generation:
                 self.num_left -= 1
                 client.write(data[: len(data) // 2])
                 await client.drain()
@@ -105,12 +119,13 @@ class BreakingProxy:
             client.write(data)
             await client.drain()
 
-
-async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(_BUFFER_BYTES):
-            writer.write(data)
-            await writer.drain()
+    async def _ask(self, client: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await client.read(_BUFFER_BYTES):
+                self._num_under_way += b"POST /generate" in data
+                self.peak = max(self.peak, self._num_under_way)
+                server.write(data)
+                await server.drain()
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -96,8 +97,8 @@ class TwoServers:
             assert time.monotonic() < deadline, self.logs()
             time.sleep(0.2)
 
-    def stop(self) -> str:
-        """End `serve`, and with it the servers; what it printed."""
+    def stop(self, *signals: signal.Signals) -> str:
+        """End `serve`, and with it the servers; what it printed. SIGTERM, or these in a row."""
         if self.process is None:
             return ""
         for url, process in self.revived.items():
@@ -105,7 +106,9 @@ class TwoServers:
             process.kill()
             process.wait()
         self.revived.clear()
-        self.process.send_signal(signal.SIGTERM)
+        for number in signals or (signal.SIGTERM,):
+            self.process.send_signal(number)
+            time.sleep(0.2)
         printed, _ = self.process.communicate(timeout=60)
         self.process = None
         return printed
@@ -123,7 +126,7 @@ class TwoServers:
         with self._file(url, "log").open("ab") as log:
             process = subprocess.Popen(
                 server_command(options, 0, int(port)),
-                env=os.environ | server_environment(options, 0),
+                env=os.environ | server_environment(options, 0, Path(tempfile.mkdtemp())),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -25,7 +25,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def test_memory_for_buckets_is_new_only_at_first(tmp_path):
-    environment = server_environment(one_server(tmp_path, tmp_path), 0)
+    environment = server_environment(one_server(tmp_path, tmp_path), 0, tmp_path)
     done = subprocess.run(
         [PYTHON, "-c", BUCKETS],
         env=os.environ | environment,

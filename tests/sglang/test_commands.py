@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+from threading import Thread
 
 import pytest
 
 from tests.e2e.programs import make_workspace, metrics_of, run_command, succeed
-from tests.sglang.servers import needs_servers
+from tests.sglang.servers import needs_servers, wait_until
 
 pytestmark = needs_servers
 
@@ -47,7 +50,7 @@ def test_every_step_trains_on_what_the_servers_sampled(steps):
 def test_servers_and_trainer_agree_on_logprobs_in_every_step(steps):
     """Each step's samples come from the weights that the step before left behind."""
     for metrics in steps[1:]:
-        assert metrics["mismatch/max"] < 1e-3
+        assert metrics["mismatch/max"] < 1e-4
 
 
 def test_held_out_problems_are_evaluated_on_the_servers(steps):
@@ -66,6 +69,45 @@ def test_a_run_without_an_answering_server_ends_with_one_line(workspace, tmp_pat
     )
     assert done.returncode == 2
     assert "http://127.0.0.1:9: no SGLang server answered" in done.stderr.splitlines()[-1]
+
+
+def test_a_run_outlives_one_of_its_servers(session_servers, tmp_path):
+    """Killed in the middle of the third batch, with a router in front."""
+    session_servers.start()
+    workspace = make_workspace(tmp_path)
+    victim, pid = next(iter(session_servers.pids.items()))
+    num_syncs = session_servers.log_of(victim).count(RESUMED) + 3
+
+    def kill_in_mid_batch():
+        wait_until(lambda: is_in_batch(session_servers.log_of(victim), num_syncs), timeout_s=120)
+        os.kill(pid, signal.SIGKILL)
+
+    killer = Thread(target=kill_in_mid_batch)
+    killer.start()
+    done = run_command(
+        *("train", workspace / "train.yaml", *SGLANG, "train.steps=4"),
+        *("rollout.max_response_tokens=200", "reward.overlong_buffer_tokens=90"),
+        "train.max_tokens_per_micro_batch=800",
+        f"rollout.servers.registry={session_servers.registry}",
+    )
+    killer.join()
+    assert done.returncode == 0, done.stderr
+    assert f"{victim}: out until the next weights" in done.stdout + done.stderr
+    steps = metrics_of(workspace / "run")
+    assert len(steps) == 4
+    for metrics in steps:
+        assert metrics["rollout/completed"] == 4
+        assert metrics["rollout/failed"] == metrics["rollout/aborted"] == 0
+        assert metrics["mismatch/max"] < 1e-4
+
+
+RESUMED = "POST /continue_generation"
+
+
+def is_in_batch(log, num_syncs):
+    """Whether a server has answered a request since so many syncs."""
+    parts = log.split(RESUMED)
+    return len(parts) > num_syncs and "POST /generate" in parts[num_syncs]
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +145,7 @@ def test_staleness_is_measured_and_bounded(older_steps):
 
 def test_older_tokens_are_corrected(older_steps):
     """One step old, the log-probs of the engine are not those of the policy."""
-    assert older_steps[0]["mismatch/max"] < 1e-3
+    assert older_steps[0]["mismatch/max"] < 1e-4
     for metrics in older_steps[1:]:
         assert metrics["mismatch/max"] > 1e-3
         assert math.isfinite(metrics["loss/total"])

@@ -20,6 +20,7 @@ from megatron_stare.rollout.sglang.engine import SGLangEngine
 from megatron_stare.types import Prompt
 from tests.models import EOS_ID, VOCAB_SIZE, hf_tensors
 from tests.requests_of import requests_of
+from tests.sglang.faults import BreakingProxy
 from tests.sglang.servers import PYTHON, needs_servers
 
 pytestmark = needs_servers
@@ -65,12 +66,10 @@ def test_tokens_and_logprobs_are_those_of_the_new_weights(servers, trained, tmp_
     }
     assert len(samples) == 24
     assert messages == []
-    network = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.float32)
     for sample in samples:
         assert sample.weight_versions == (7,) * len(sample.token_ids)
         assert sample.seconds > 0
-        expected = transformers_logprobs(network, sample, temperature=0.8)
-        torch.testing.assert_close(torch.tensor(sample.logprobs), expected, atol=1e-4, rtol=0)
+    assert_logprobs_of(trained, samples, temperature=0.8)
 
 
 def test_truncated_sampling_keeps_the_logprobs_of_the_whole_distribution(
@@ -142,11 +141,16 @@ def test_the_servers_share_the_work(servers, trained, tmp_path):
 
 
 def test_no_more_requests_than_allowed_are_under_way(servers, trained, tmp_path):
-    with open_engine(servers, trained, tmp_path, max_requests=2) as (engine, messages):
+    proxies = [BreakingProxy(url) for url in servers.urls]
+    urls = [proxy.url for proxy in proxies]
+    with open_engine(servers, trained, tmp_path, urls, max_requests=2) as (engine, messages):
         engine.update_weights(hf_tensors(trained).items(), 1)
         sampling = SamplingConfig(max_response_tokens=4)
         assert len(list(engine.generate(requests_of(PROMPTS, 4), sampling, seed=0))) == 24
         assert messages == []
+    assert [proxy.peak for proxy in proxies] == [2, 2]
+    for proxy in proxies:
+        proxy.close()
 
 
 @pytest.mark.parametrize("token", [VOCAB_SIZE, -1])
@@ -166,12 +170,25 @@ def test_a_prompt_too_long_for_the_server_is_an_error_that_says_so(servers, trai
     with open_engine(servers, trained, tmp_path) as (engine, _):
         engine.update_weights(hf_tensors(trained).items(), 1)
         long = Prompt("long", "file:9", "", (5,) * 600, "")
-        with pytest.raises(UserError, match="refused with status 400"):
-            next(
-                engine.generate(
-                    requests_of([long], 1), SamplingConfig(max_response_tokens=4), seed=0
-                )
-            )
+        sampling = SamplingConfig(max_response_tokens=4)
+        start = time.monotonic()
+        with pytest.raises(
+            UserError, match=r"sample 0 of prompt long \(file:9\): .*refused with status 400"
+        ):
+            list(engine.generate(requests_of([*PROMPTS, long], 1), sampling, seed=0))
+        assert time.monotonic() - start < 30
+
+
+def test_a_response_that_the_server_has_no_room_for_is_an_error_that_says_so(
+    servers, trained, tmp_path
+):
+    """It would cut it short and call that its length; the context is of 512 tokens."""
+    with open_engine(servers, trained, tmp_path) as (engine, _):
+        engine.update_weights(hf_tensors(trained).items(), 1)
+        prompt = Prompt("p", "file:1", "", (5,) * 400, "")
+        sampling = SamplingConfig(temperature=0.3, max_response_tokens=200)
+        with pytest.raises(UserError, match=r"--context-length|refused with status 400"):
+            list(engine.generate(requests_of([prompt], 4), sampling, seed=0))
 
 
 def test_closing_the_iterator_stops_what_runs_on_the_servers(servers, trained, tmp_path):
@@ -188,6 +205,14 @@ def test_closing_the_iterator_stops_what_runs_on_the_servers(servers, trained, t
             requests_of(PROMPTS[:1], 2), SamplingConfig(max_response_tokens=4), seed=1
         )
         assert len(list(again)) == 2
+
+
+def assert_logprobs_of(folder, samples, temperature=1.0):
+    """Samples' log-probs are those of transformers on a folder's weights."""
+    network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for sample in samples:
+        expected = transformers_logprobs(network, sample, temperature)
+        torch.testing.assert_close(torch.tensor(sample.logprobs), expected, atol=1e-4, rtol=0)
 
 
 def transformers_logprobs(network, sample, temperature):

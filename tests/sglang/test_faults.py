@@ -5,17 +5,25 @@ From the mildest fault to those that cost a start of servers.
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import time
 
 import pytest
 
 from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.errors import UserError
+from tests.children import descendants
 from tests.models import hf_tensors
 from tests.requests_of import requests_of
 from tests.sglang.faults import BreakingProxy, frozen, on_small_disk, slowed, start_trainer
 from tests.sglang.servers import is_alive, is_up, needs_servers, wait_until
-from tests.sglang.test_engine import PROMPTS, num_generated, open_engine
+from tests.sglang.test_engine import (
+    PROMPTS,
+    assert_logprobs_of,
+    num_generated,
+    open_engine,
+)
 
 pytestmark = needs_servers
 
@@ -44,7 +52,7 @@ def test_a_server_that_hangs_in_mid_answer_loses_its_requests_to_the_other(
         samples = [next(generating)]
         with frozen(pid):
             samples += generating
-        assert_complete(samples, 8, version=1)
+        assert_complete(samples, 8, version=1, of=(trained, LONG))
         assert messages == [
             f"{url}: no answer to /health_generate within 6 s; its requests go to other servers",
             f"{url}: out until the next weights: no answer to /health_generate within 6 s",
@@ -59,6 +67,44 @@ def test_a_server_that_hangs_in_mid_answer_loses_its_requests_to_the_other(
     assert min(after[log] - before[log] for log in before) >= 8
 
 
+def test_a_server_that_fails_a_request_and_then_hangs_keeps_none_of_the_others(
+    servers, trained, tmp_path
+):
+    """After the first failure nothing but its examination looks at it."""
+    whole, hanging = servers.urls
+    proxy = BreakingProxy(hanging)
+    with open_engine(servers, trained, tmp_path, [proxy.url, whole], **QUICK) as (engine, messages):
+        engine.update_weights(hf_tensors(trained).items(), 1)
+        generating = engine.generate(requests_of(PROMPTS, 8), LONG, seed=0)
+        samples = [next(generating)]
+        with frozen(servers.pids[hanging]):
+            proxy.break_newest()
+            samples += generating
+        assert_complete(samples, 8, version=1, of=(trained, LONG))
+        assert messages[0].startswith(f"{proxy.url}: no answer to /generate")
+        silent = "no answer to /health_generate within 6 s"
+        assert messages[1] == f"{proxy.url}: out until the next weights: {silent}"
+    proxy.close()
+
+
+def test_a_stop_is_not_held_up_by_a_server_that_generates_no_more(servers, trained, tmp_path):
+    """Its scheduler hangs; the process in front of it goes on, and takes orders to stop."""
+    url, pid = next(iter(servers.pids.items()))
+    config = {"health_every_s": 3.0, "health_deadline_s": 4.0}
+    with open_engine(servers, trained, tmp_path, **config) as (engine, messages):
+        engine.update_weights(hf_tensors(trained).items(), 1)
+        generating = engine.generate(requests_of(PROMPTS, 8), LONG, seed=0)
+        next(generating)
+        with contextlib.ExitStack() as stack:
+            for child in descendants(pid)[1:]:
+                stack.enter_context(frozen(child))
+            engine.interrupt()
+            start = time.monotonic()
+            list(generating)
+            assert time.monotonic() - start < 60
+        assert messages[0].startswith(f"{url}: no answer to /health_generate")
+
+
 def test_an_answer_that_breaks_off_is_asked_for_again(servers, trained, tmp_path):
     whole, broken = servers.urls
     proxy = BreakingProxy(broken)
@@ -67,7 +113,7 @@ def test_an_answer_that_breaks_off_is_asked_for_again(servers, trained, tmp_path
         engine.update_weights(hf_tensors(trained).items(), 1)
         proxy.num_left = 4
         samples = engine.generate(requests_of(PROMPTS, 4), SHORT, seed=0)
-        assert_complete(samples, 4, version=1)
+        assert_complete(samples, 4, version=1, of=(trained, SHORT))
     proxy.close()
     assert proxy.num_left == 0
     assert messages[0].startswith(f"{proxy.url}: no answer to /generate")
@@ -138,7 +184,7 @@ def test_the_other_server_finishes_what_a_killed_one_had_begun(servers, trained,
         samples = [next(generating)]
         url = servers.kill_one()
         samples += generating
-        assert_complete(samples, 8, version=1)
+        assert_complete(samples, 8, version=1, of=(trained, LONG))
         assert messages[0].startswith(f"{url}: ")
         assert messages[0].endswith("its requests go to other servers")
         assert messages[1].startswith(f"{url}: out until the next weights")
@@ -151,6 +197,27 @@ def test_the_other_server_finishes_what_a_killed_one_had_begun(servers, trained,
     assert log.read_text() == f"again, {url}\n"
 
 
+def test_a_server_that_dies_between_two_batches_is_missed_and_started_again(
+    servers, trained, tmp_path
+):
+    """It withdraws its announcement; the group for its weights is left without it."""
+    config = {
+        "registry": servers.registry,
+        "transport": "distributed",
+        "restart_command": ("sh", "-c", "echo again, $0", "{url}"),
+    }
+    with open_engine(servers, trained, tmp_path, **config) as (engine, messages):
+        engine.update_weights(hf_tensors(trained).items(), 1)
+        url = servers.kill_one()
+        wait_until(lambda: url not in servers.pids)
+        engine.update_weights(hf_tensors(trained).items(), 2)
+        assert messages == [f"{url}: is not announced any more"]
+        samples = engine.generate(requests_of(PROMPTS, 4), SHORT, seed=0)
+        assert_complete(samples, 4, version=2, of=(trained, SHORT))
+    (log,) = (tmp_path / "logs").iterdir()
+    wait_until(lambda: log.read_text() == f"again, {url}\n")
+
+
 def test_without_any_server_the_run_ends_and_serve_ends_its_own(session_servers, trained, tmp_path):
     """A server that is told to end finishes what it has; the rest of the requests has none left."""
     pids = session_servers.pids
@@ -158,10 +225,12 @@ def test_without_any_server_the_run_ends_and_serve_ends_its_own(session_servers,
         engine.update_weights(hf_tensors(trained).items(), 1)
         generating = engine.generate(requests_of(PROMPTS, 8), LONG, seed=0)
         next(generating)
-        printed = session_servers.stop()
-        gone = "|".join(pids)
+        # A terminal that closes, and somebody who cannot wait.
+        printed = session_servers.stop(signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
+        gone, start = "|".join(pids), time.monotonic()
         with pytest.raises(UserError, match=f"no SGLang server is left to generate: .*({gone})"):
             list(generating)
+        assert time.monotonic() - start < 60
     assert session_servers.pids == {}
     for url, pid in pids.items():
         assert f"{url}\tserver\tpid {pid}" in printed
@@ -188,12 +257,16 @@ def test_a_server_that_restarted_gives_nothing_until_it_has_the_weights(servers,
     assert min(after[log] - before[log] for log in before) >= 8
 
 
-def assert_complete(samples, num_samples, *, version):
+def assert_complete(samples, num_samples, *, version, of=None):
+    """Each is there once; and is of the weights of a folder and a sampling, where `of` has them."""
     samples = list(samples)
     expected = sorted((p.uid, i) for p in PROMPTS for i in range(num_samples))
     assert sorted((s.prompt.uid, s.index) for s in samples) == expected
     assert {sample.finish_reason for sample in samples} <= {"stop", "length"}
     assert {v for sample in samples for v in sample.weight_versions} == {version}
+    if of is not None:
+        folder, sampling = of
+        assert_logprobs_of(folder, samples, sampling.temperature)
 
 
 def wait_for_line(process, line):

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from megatron_stare.errors import UserError
-from tests.children import children_of
+from tests.children import descendants
 from tests.e2e.programs import REPO
 from tests.models import hf_tensors
 from tests.requests_of import requests_of
@@ -104,11 +104,3 @@ def test_a_variable_that_is_not_set_is_named(registry, trained, tmp_path):
 
 def bearer(key):
     return {"Authorization": f"Bearer {key}"}
-
-
-def descendants(pid):
-    """A process and all below it."""
-    found = [pid]
-    for parent in found:
-        found += children_of(parent)
-    return found

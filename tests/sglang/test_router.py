@@ -87,7 +87,7 @@ def test_it_shares_requests_out_and_changes_no_answer(servers, trained, router, 
         time.sleep(7)  # A step of the trainer's, longer than servers keep idle connections.
         assert_complete(engine.generate(requests_of(PROMPTS, 8), SHORT, seed=1), 8, version=1)
         assert messages == []
-    assert_complete(samples, 8, version=1)
+    assert_complete(samples, 8, version=1, of=(trained, sampling))
     # The servers' own defaults, such as three tokens, top_k 1, and token 65, do not apply.
     assert max(len(sample.token_ids) for sample in samples) == 40
     assert len({sample.token_ids[:3] for sample in samples}) > 24
@@ -103,7 +103,7 @@ def test_without_the_router_requests_go_straight_to_the_servers(servers, trained
         samples = [next(generating)]
         router.kill()
         samples += generating
-        assert_complete(samples, 8, version=1)
+        assert_complete(samples, 8, version=1, of=(trained, LONG))
         assert messages[0].startswith(f"{router.url}: no answer to /generate")
         assert re.match(
             rf"router {router.url}: no answer to /workers .*; "
@@ -145,7 +145,7 @@ def test_a_server_that_hangs_behind_it_is_taken_out_and_put_back(
         with frozen(pid):
             samples += generating
             assert router.workers() == [other]
-        assert_complete(samples, 8, version=1)
+        assert_complete(samples, 8, version=1, of=(trained, LONG))
         silent = "no answer to /health_generate within 6 s"
         outs = [message for message in messages if "out until the next weights" in message]
         assert outs == [f"{url}: out until the next weights: {silent}"], messages
@@ -164,7 +164,7 @@ def test_a_server_of_other_weights_behind_it_gives_no_sample(
         body = {"model_path": str(model), "weight_version": "old"}
         httpx.post(f"{url}/update_weights_from_disk", json=body, timeout=60).raise_for_status()
         samples = engine.generate(requests_of(PROMPTS, 8), SHORT, seed=0)
-        assert_complete(samples, 8, version=1)
+        assert_complete(samples, 8, version=1, of=(trained, SHORT))
         assert router.workers() == [other]
         problem = "has weights of version 'old', expected '1'"
         assert f"{url}: out until the next weights: {problem}" in messages
@@ -178,3 +178,20 @@ def test_defaults_that_a_router_lets_through_are_refused(servers, trained, route
         info = {"preferred_sampling_params": {"top_k": 1, "logit_bias": {"65": 90.0}}}
         with pytest.raises(UserError, match=r"--preferred-sampling-params for logit_bias"):
             routing.check_defaults(server, info)
+
+
+def test_a_server_that_is_killed_behind_it_costs_nothing_but_its_own_work(
+    servers, trained, router, tmp_path
+):
+    config = QUICK | {"router": router.url}
+    with open_engine(servers, trained, tmp_path, **config) as (engine, messages):
+        engine.update_weights(hf_tensors(trained).items(), 1)
+        generating = engine.generate(requests_of(PROMPTS, 8), LONG, seed=0)
+        samples = [next(generating)]
+        url = servers.kill_one()
+        samples += generating
+        assert_complete(samples, 8, version=1, of=(trained, LONG))
+        (other,) = set(servers.urls) - {url}
+        assert router.workers() == [other]
+        (out,) = [message for message in messages if "out until the next weights" in message]
+        assert out.startswith(f"{url}: ")

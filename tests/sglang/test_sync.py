@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -23,6 +24,7 @@ from megatron_stare.rollout.sglang.commands import server_command, server_enviro
 from megatron_stare.rollout.sglang.ports import free_ports
 from megatron_stare.rollout.sglang.serve import running_servers
 from megatron_stare.rollout.sglang.sync.checksums import Checksums, checksum_key
+from megatron_stare.rollout.sglang.sync.recipients import Recipients
 from megatron_stare.rollout.sglang.sync.server_layout import ServerLayout
 from megatron_stare.weights.export import export_hf_tensors
 from megatron_stare.weights.hf_config import read_hf_config
@@ -31,7 +33,7 @@ from tests.models import hf_tensors, make_hf_folder
 from tests.policies import load_policy
 from tests.requests_of import requests_of
 from tests.sglang.servers import needs_servers, one_server
-from tests.sglang.test_engine import PROMPTS, open_engine
+from tests.sglang.test_engine import PROMPTS, assert_logprobs_of, num_generated, open_engine
 from tests.worlds import run_world
 
 pytestmark = needs_servers
@@ -55,7 +57,7 @@ def wide_server(model, tmp_path_factory):
     """The URL of a server of two tensor-parallel ranks."""
     (port,), folder = free_ports("127.0.0.1", 1), tmp_path_factory.mktemp("wide")
     options = one_server(model, folder, port=port, tensor=2)
-    environment = server_environment(options, 0) | {
+    environment = server_environment(options, 0, folder) | {
         "SGLANG_CPU_OMP_THREADS_BIND": "0|1",
         # What torch brings would be taken for a sign of GPUs.
         "SGLANG_NCCL_SO_PATH": "/none",
@@ -131,6 +133,36 @@ def test_servers_of_other_sizes_are_left_out_and_live(servers, model, tmp_path):
     with open_engine(servers, model, tmp_path, transport="tensor") as (engine, _):
         engine.update_weights(hf_tensors(model).items(), 1)
         assert_generated_by(sample_from(engine), model)
+
+
+def test_a_server_whose_weights_differ_gives_nothing_until_they_do_not(
+    servers, trained, tmp_path, monkeypatch
+):
+    """All tensors are compared at first and again after that, else a share of them."""
+    num_skipped = []
+    compare = Recipients.checksums
+
+    async def comparing(recipients, skipped):
+        num_skipped.append(len(skipped))
+        return await compare(recipients, skipped)
+
+    monkeypatch.setattr(Recipients, "checksums", comparing)
+    url = servers.urls[0]
+    with open_engine(servers, trained, tmp_path, transport="tensor", **SMALL) as (engine, messages):
+        engine.update_weights(overwritten_meanwhile(trained, url), 1)
+        (message,) = messages
+        assert re.match(rf"{url}: out until the next weights: its \S+ and .* is not what", message)
+        before = num_generated(servers)
+        assert_generated_by(sample_from(engine), trained)
+        after = num_generated(servers)
+        assert sorted(after[log] - before[log] for log in before) == [0, 12]
+        for version in (2, 3):
+            engine.update_weights(hf_tensors(trained).items(), version)
+        assert_generated_by(sample_from(engine), trained)
+        assert len(messages) == 1
+        assert min(num_generated(servers)[log] - after[log] for log in before) > 0
+    first, again, share = num_skipped
+    assert first == again == 0 < share
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -243,21 +275,22 @@ def signalling(folder, pid, signum):
     yield from tensors[len(tensors) // 2 :]
 
 
+def overwritten_meanwhile(folder, url):
+    """A folder's tensors, before the last of which a server loses what it has of them."""
+    *tensors, last = hf_tensors(folder).items()
+    yield from tensors
+    randomize([url])
+    yield last
+
+
 def sample_from(engine):
     sampling = SamplingConfig(max_response_tokens=8)
     return list(engine.generate(requests_of(PROMPTS[:3], 4), sampling, seed=0))
 
 
 def assert_generated_by(samples, folder):
-    from transformers import AutoModelForCausalLM
-
-    from tests.sglang.test_engine import transformers_logprobs
-
     assert len(samples) == 12
-    network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    for sample in samples:
-        expected = transformers_logprobs(network, sample, temperature=1.0)
-        torch.testing.assert_close(torch.tensor(sample.logprobs), expected, atol=1e-4, rtol=0)
+    assert_logprobs_of(folder, samples)
 
 
 def randomize(urls):

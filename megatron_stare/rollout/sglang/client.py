@@ -26,6 +26,14 @@ class ServerFailure(Exception):
     """A server did not answer as it should. Another one may, or the same one later."""
 
 
+class GoneError(ServerFailure):
+    """Nothing listens where the server was: what ran on it has failed by itself."""
+
+
+class GivenUpError(ServerFailure):
+    """An answer that is not waited for any more; see `Server.give_up`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """A response: `logprobs` in nats, one a token; NaN where the server's was not finite."""
@@ -41,7 +49,7 @@ class Server:
     max_requests  that may be under way at it
     is_routable   whether it may get requests: it has the engine's weights, and answers
     problem       why it is not routable
-    last_heard    when it last answered anything, in the event loop's seconds
+    last_heard    when it last showed that it generates, in the event loop's seconds
     """
 
     def __init__(self, url: str, *, max_requests: int, api_key: str | None = None) -> None:
@@ -78,7 +86,7 @@ class Server:
 
         Raises:
             ServerFailure: no answer in time, not a valid one, or one of other weights.
-            UserError: the server refuses the request.
+            UserError: the server refuses the request, or has no room for so long a response.
         """
         body = {
             "rid": request_id,
@@ -91,10 +99,18 @@ class Server:
             "stream": False,
         }
         answer = await self._ask(body, deadline_s)
+        self._was_heard()
         try:
-            return _parse_generation(answer, version)
+            generation = _parse_generation(answer, parameters, version)
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise ServerFailure(f"not an answer of /generate ({error!r})") from None
+        num_tokens, asked = len(generation.token_ids), parameters["max_new_tokens"]
+        if generation.finish_reason == "length" and num_tokens < asked:
+            raise UserError(
+                f"{self.url}: ended a response at {num_tokens} tokens, expected room for {asked} "
+                f"after {len(token_ids)}: its --context-length or --max-total-tokens is too small"
+            )
+        return generation
 
     async def call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, deadline_s: float
@@ -105,6 +121,8 @@ class Server:
             ServerFailure: no answer in time, an error of the server's, or no JSON.
             UserError: the server calls the request wrong (HTTP 4xx).
         """
+        if self._client.is_closed:
+            raise ServerFailure("it is no longer among the servers")
         try:
             async with asyncio.timeout(deadline_s):
                 response = await self._client.request(method, path, json=body)
@@ -112,8 +130,8 @@ class Server:
             raise ServerFailure(f"no answer to {path} within {deadline_s:g} s") from None
         except httpx.HTTPError as error:
             cause = str(error) or type(error).__name__
-            raise ServerFailure(f"no answer to {path} ({cause})") from None
-        self.last_heard = asyncio.get_running_loop().time()
+            kind = GoneError if _is_refusal(error) else ServerFailure
+            raise kind(f"no answer to {path} ({cause})") from None
         if response.status_code in _REFUSED_KEY:
             raise UserError(
                 f"{self.url}{path}: refused with status {response.status_code}; "
@@ -138,19 +156,25 @@ class Server:
             ServerFailure: it does not, or has others.
         """
         await self.call("GET", "/health_generate", deadline_s=deadline_s)
+        self._was_heard()
         info = await self.call("GET", "/model_info", deadline_s=deadline_s)
         if version is not None:
             _check_version(info["weight_version"], version)
 
     def give_up(self, reason: str) -> None:
-        """Have all responses that are awaited fail now, for a reason."""
-        for wait in self._awaited:
-            self._awaited[wait] = reason
-            wait.reschedule(asyncio.get_running_loop().time())
+        """Have all responses that are awaited fail now, for a reason, with GivenUpError."""
+        for wait, known_reason in self._awaited.items():
+            if not known_reason:
+                self._awaited[wait] = reason
+                wait.reschedule(asyncio.get_running_loop().time())
 
     async def abort(self, request_id: str, *, deadline_s: float) -> None:
         """Stop a request; one that has ended is no error. Raises ServerFailure."""
         await self.call("POST", "/abort_request", {"rid": request_id}, deadline_s=deadline_s)
+
+    async def abort_all(self, *, deadline_s: float) -> None:
+        """Stop every request. Raises ServerFailure."""
+        await self.call("POST", "/abort_request", {"abort_all": True}, deadline_s=deadline_s)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -164,9 +188,12 @@ class Server:
             async with wait:
                 return await self.call("POST", "/generate", body, deadline_s=deadline_s)
         except TimeoutError:
-            raise ServerFailure(self._awaited[wait]) from None
+            raise GivenUpError(self._awaited[wait]) from None
         finally:
             del self._awaited[wait]
+
+    def _was_heard(self) -> None:
+        self.last_heard = asyncio.get_running_loop().time()
 
 
 def sampling_parameters(
@@ -200,26 +227,37 @@ def sampling_parameters(
     }
 
 
-def _parse_generation(answer: Any, version: int) -> Generation:
+def _is_refusal(error: BaseException | None) -> bool:
+    """Whether a connection was refused, at the bottom of what libraries make of it."""
+    while error is not None and not isinstance(error, ConnectionRefusedError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _parse_generation(answer: Any, parameters: Mapping[str, Any], version: int) -> Generation:
     meta = answer["meta_info"]
     token_ids = tuple(answer["output_ids"])
     logprobs = meta["output_token_logprobs"]
     if tuple(token for _, token, *_ in logprobs) != token_ids:
         raise ServerFailure("log-probs are not those of the tokens")
-    finish = meta["finish_reason"]
     if token_ids:
         for span in meta["weight_versions"]:
             _check_version(span["version"], version)
     return Generation(
         token_ids=token_ids,
         logprobs=tuple(math.nan if value is None else float(value) for value, *_ in logprobs),
-        finish_reason=_finish_reason(finish),
+        finish_reason=_finish_reason(meta["finish_reason"], token_ids, parameters),
     )
 
 
-def _finish_reason(finish: Mapping[str, Any]) -> Literal["stop", "length", "aborted"]:
+def _finish_reason(
+    finish: Mapping[str, Any], token_ids: Sequence[int], parameters: Mapping[str, Any]
+) -> Literal["stop", "length", "aborted"]:
     if finish["type"] == "abort":
-        return "aborted"
+        # The server says so too of a response whose last token came with the abort.
+        if token_ids and token_ids[-1] in parameters["stop_token_ids"]:
+            return "stop"
+        return "length" if len(token_ids) == parameters["max_new_tokens"] else "aborted"
     if finish["type"] == "stop" and not isinstance(finish["matched"], int):
         # No stop strings are ever sent: the server says here that its logits are broken.
         raise ServerFailure(f"generation stopped at {finish['matched']!r}, expected a stop token")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_stare.errors import UserError
+from megatron_stare.rollout.sglang.addresses import is_loopback
 from megatron_stare.rollout.sglang.api_key import read_api_key
 from megatron_stare.weights.hf_config import read_hf_config
 
@@ -88,10 +89,16 @@ def router_command(options: ServeOptions, port: int, metrics_port: int) -> list[
     ]
 
 
-def server_environment(options: ServeOptions, number: int) -> dict[str, str]:
-    """What the server with this number finds in its environment, besides this process's own."""
+def server_environment(options: ServeOptions, number: int, folder: Path) -> dict[str, str]:
+    """What the server with this number finds in its environment, besides this process's own.
+
+    `folder` is for files of these servers alone, on this machine.
+    """
     common = {
         "HF_HUB_OFFLINE": "1",
+        # Where its ranks find each other; else at a port that is open to every network.
+        "SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE": f"file://{folder}/ranks_{number}",
+        **({"GLOO_SOCKET_IFNAME": "lo"} if is_loopback(f"http://{options.host}") else {}),
         # A router keeps connections over a trainer's step, and fails requests on those that ended.
         "SGLANG_TIMEOUT_KEEP_ALIVE": "3600",
     }

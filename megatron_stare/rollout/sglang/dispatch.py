@@ -20,19 +20,26 @@ from uuid import uuid4
 from megatron_stare.config.rollout import ServersConfig
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.engine import Request
-from megatron_stare.rollout.sglang.client import Generation, Server, ServerFailure
+from megatron_stare.rollout.sglang.client import (
+    Generation,
+    GivenUpError,
+    Server,
+    ServerFailure,
+)
 from megatron_stare.rollout.sglang.health import HealthWatch
 from megatron_stare.rollout.sglang.pool import ServerPool
 
 _ABORT_EVERY_S = 1.0
 """An abort that overtakes its request does nothing, so it is repeated."""
+_ABORTS_AT_ONCE = 64
+"""Each takes a connection."""
 _NUM_NAMED = 8
 """Requests that a message names; of more it says how many."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A request on its way: `parameters` as the server takes them, `number` of attempts before."""
+    """A request on its way: `parameters` as the server takes them, `number` of failures before."""
 
     request: Request
     token_ids: tuple[int, ...]
@@ -90,6 +97,7 @@ class Dispatcher:
         self._asks: dict[asyncio.Task[None], _Ask] = {}
         self._chores: set[asyncio.Task[None]] = set()
         """Tasks that look after servers."""
+        self._watching: asyncio.Task[None] | None = None
         self._arrived: asyncio.Queue[Answered | Exception | None] = asyncio.Queue()
         self._is_interrupted = False
         self._watch = HealthWatch(
@@ -101,7 +109,7 @@ class Dispatcher:
 
     async def start(self) -> None:
         """Send what there is room for."""
-        self._watch.start()
+        self._watching = self._begin(self._watch.run())
         self._go_on()
 
     async def next(self) -> Answered | None:
@@ -133,14 +141,15 @@ class Dispatcher:
             self._is_interrupted = True
             self._waiting.clear()
             if self._asks:
-                self._chores.add(self._begin(self._abort_until_idle()))
+                self._chores.add(self._begin(self._stop_until_idle()))
 
     async def cancel(self) -> None:
         """Drop every request, here and on the servers."""
         self._is_interrupted = True
-        self._watch.stop()
         self._waiting.clear()
         asks, tasks = list(self._asks.values()), [*self._asks, *self._chores]
+        if self._watching is not None:
+            tasks.append(self._watching)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -148,20 +157,25 @@ class Dispatcher:
 
     def _go_on(self) -> None:
         """Send waiting requests as far as there is room; tell of the end when it has come."""
-        while self._waiting and (server := self._least_busy()) is not None:
+        if self._waiting:
+            self._send()
+        if not (self._asks or self._chores):
+            error = UserError(self._pool.explain()) if self._waiting else None
+            self._waiting.clear()
+            self._arrived.put_nowait(error)
+
+    def _send(self) -> None:
+        num_asks = Counter(ask.server for ask in self._asks.values())
+        while self._waiting and (server := self._least_busy(num_asks)) is not None:
+            num_asks[server] += 1
             attempt = self._waiting.popleft()
             request = attempt.request
             # Never twice, also beside what a server has not yet dropped.
             request_id = f"{request.prompt.uid}:{request.index}:{uuid4().hex}"
             ask = _Ask(attempt, server, request_id, asyncio.get_running_loop().time())
             self._asks[self._begin(self._ask(ask))] = ask
-        if not (self._asks or self._chores):
-            error = UserError(self._pool.explain()) if self._waiting else None
-            self._waiting.clear()
-            self._arrived.put_nowait(error)
 
-    def _least_busy(self) -> Server | None:
-        num_asks = Counter(ask.server for ask in self._asks.values())
+    def _least_busy(self, num_asks: Counter[Server]) -> Server | None:
         free = [t for t in self._pool.targets if num_asks[t] < t.max_requests]
         return min(free, key=lambda server: num_asks[server], default=None)
 
@@ -191,9 +205,15 @@ class Dispatcher:
                 version=self._version,
                 deadline_s=self._config.request_deadline_s,
             )
+            if generation.finish_reason == "aborted" and not self._is_interrupted:
+                raise ServerFailure("stopped a request that it was not told to stop")
         except ServerFailure as failure:
             self._suspect(ask.server, str(failure))
-            self._take_back(ask.attempt)
+            # Given up at a router, it may have run on another server than the one that hangs.
+            is_server = ask.server in self._pool.servers
+            self._take_back(ask.attempt, counts=is_server or not isinstance(failure, GivenUpError))
+        except UserError as error:
+            raise UserError(f"{ask.attempt.name}: {error}") from None
         else:
             seconds = asyncio.get_running_loop().time() - ask.since
             self._arrived.put_nowait(Answered(ask.attempt.request, generation, seconds))
@@ -203,17 +223,25 @@ class Dispatcher:
         if server.is_routable:
             server.is_routable, server.problem = False, reason
             self._report(f"{server.url}: {reason}; its requests go to other servers")
-            self._chores.add(self._begin(self._pool.examine(server, self._version)))
+            self._chores.add(self._begin(self._examine(server)))
+
+    async def _examine(self, server: Server) -> None:
+        for silent in await self._pool.examine(server, self._version):
+            self._give_up(silent, silent.problem)
 
     def _lose(self, server: Server, reason: str) -> None:
-        """Give up what runs on a server that has fallen silent, and what may run on it."""
+        """A server has fallen silent."""
         self._suspect(server, reason)
+        self._give_up(server, reason)
+
+    def _give_up(self, server: Server, reason: str) -> None:
+        """Wait no more for what runs on a server, and what may run on it."""
         for target in self._pool.leading_to(server):
             target.give_up(reason)
 
-    def _take_back(self, attempt: Attempt) -> None:
+    def _take_back(self, attempt: Attempt, *, counts: bool = True) -> None:
         """Have a failed request wait again, before the others."""
-        again = replace(attempt, number=attempt.number + 1)
+        again = replace(attempt, number=attempt.number + counts)
         if self._is_interrupted:
             return
         if again.number < self._config.max_attempts:
@@ -221,23 +249,31 @@ class Dispatcher:
         else:
             self._report(f"{attempt.name}: given up after {again.number} servers failed it")
 
-    async def _abort_until_idle(self) -> None:
+    async def _stop_until_idle(self) -> None:
+        deadline_s = self._config.health_deadline_s
         while asks := dict(self._asks):
-            await self._abort(asks.values())
+            servers = {ask.server for ask in asks.values()}
+            stops = (server.abort_all(deadline_s=deadline_s) for server in servers)
+            await asyncio.gather(*stops, return_exceptions=True)
             await asyncio.wait(asks, timeout=_ABORT_EVERY_S)
 
     async def _abort(self, asks: Iterable[_Ask]) -> None:
         deadline_s = self._config.health_deadline_s
-        aborts = (ask.server.abort(ask.request_id, deadline_s=deadline_s) for ask in asks)
-        await asyncio.gather(*aborts, return_exceptions=True)
+        room = asyncio.Semaphore(_ABORTS_AT_ONCE)
+
+        async def abort(ask: _Ask) -> None:
+            async with room:
+                await ask.server.abort(ask.request_id, deadline_s=deadline_s)
+
+        await asyncio.gather(*map(abort, asks), return_exceptions=True)
 
     def _send_again(self) -> None:
         """Give up on every answer that is awaited, and have its request wait again."""
         asks, self._asks = self._asks, {}
         for task, ask in asks.items():
-            task.cancel()
-            self._suspect(ask.server, "nothing comes from it")
-            self._take_back(ask.attempt)
+            if task.cancel():  # It is too late for one whose answer has just come.
+                self._suspect(ask.server, "nothing comes from it")
+                self._take_back(ask.attempt)
         self._chores.add(self._begin(self._abort(asks.values())))
 
     def _explain_stall(self) -> str:

@@ -135,7 +135,7 @@ class SGLangEngine:
         self._event_loop.run(self._memory.take_rest(self._pool.routable))
 
     def close(self) -> None:
-        """Close the connections. The servers go on, and may be used again."""
+        """Close the connections. The servers go on; those that have memory may be used again."""
         self._sync.close()
         self._event_loop.run(self._pool.close())
         self._event_loop.close()

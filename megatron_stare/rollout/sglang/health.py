@@ -39,18 +39,9 @@ class HealthWatch:
         self._silence_s = every_s - self._between_looks_s
         self._deadline_s = deadline_s
         self._asked: set[Server] = set()
-        self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Watch from now on, in the running event loop."""
-        self._task = asyncio.create_task(self._watch())
-
-    def stop(self) -> None:
-        """End, with the questions that are open."""
-        if self._task is not None:
-            self._task.cancel()
-
-    async def _watch(self) -> None:
+    async def run(self) -> None:
+        """Watch until cancelled."""
         clock = asyncio.get_running_loop().time
         start = clock()
         async with asyncio.TaskGroup() as questions:

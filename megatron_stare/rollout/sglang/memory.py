@@ -43,23 +43,28 @@ class SharedMemory:
         taken = await asyncio.gather(
             *(self._take_weights(server, version) for server, version in without.items())
         )
-        self._without_rest = {s for s, took in zip(without, taken, strict=True) if took}
+        self._without_rest |= {s for s, took in zip(without, taken, strict=True) if took}
 
     async def take_rest(self, routable: Sequence[Server]) -> None:
         """Have those that took new weights take what it needs to generate.
+
+        One that did not take them is asked when it has, after a later sync.
 
         Raises:
             UserError: one of them does not.
         """
         servers = self._without_rest.intersection(routable)
-        self._without_rest = set()
+        self._without_rest -= servers
         path = "/resume_memory_occupation"
         await asyncio.gather(*(self._post(server, path, tags=_REST) for server in servers))
 
     async def _give_up(self, server: Server) -> None:
         # A server that still generates would end.
         await self._post(server, "/pause_generation", mode="abort")
-        version = await self._version(server)
+        try:
+            version = await self._version(server)
+        except ServerFailure as failure:
+            raise _out_of_turn(server, failure) from None
         await self._post(server, "/release_memory_occupation", tags=[*_WEIGHTS, *_REST])
         self._without_weights[server] = version
 
@@ -80,6 +85,10 @@ class SharedMemory:
         try:
             await server.call("POST", path, body, deadline_s=self._deadline_s)
         except ServerFailure as failure:
-            raise UserError(
-                f"{server.url}: {failure}; with rollout.colocated=true every server must take turns"
-            ) from None
+            raise _out_of_turn(server, failure) from None
+
+
+def _out_of_turn(server: Server, failure: ServerFailure) -> UserError:
+    return UserError(
+        f"{server.url}: {failure}; with rollout.colocated=true every server must take turns"
+    )

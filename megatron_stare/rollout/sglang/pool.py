@@ -11,7 +11,7 @@ from typing import Any
 from megatron_stare.config.rollout import ServersConfig
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.sglang.api_key import read_api_key
-from megatron_stare.rollout.sglang.client import Server, ServerFailure
+from megatron_stare.rollout.sglang.client import GoneError, Server, ServerFailure
 from megatron_stare.rollout.sglang.registry import registered_urls
 from megatron_stare.rollout.sglang.restart import Restarts
 from megatron_stare.rollout.sglang.routing import Routing
@@ -87,8 +87,8 @@ class ServerPool:
         return self._kind
 
     def leading_to(self, server: Server) -> list[Server]:
-        """The targets whose requests may be running on a server."""
-        return list({server, *self._routing.targets([server])})
+        """Everything whose requests may be running on a server."""
+        return self._routing.leading_to(server)
 
     async def connect(self) -> None:
         """Wait for the servers: all of the given URLs, or `min_servers` in the folder.
@@ -127,6 +127,8 @@ class ServerPool:
                 for server, answer in answers.items()
                 if isinstance(answer, ServerFailure)
             }
+            for url in problems:
+                self._restarts.begin(url)
             if len(answers) - len(problems) >= self._config.min_servers:
                 return None
             return (
@@ -159,11 +161,19 @@ class ServerPool:
             raise UserError(f"weights {version}: {self.explain()}")
         await self._routing.begin(self.routable)
 
-    async def examine(self, target: Server, version: int) -> None:
-        """See whether a target that failed works after all; leave out the server that does not."""
-        suspects = self.routable if target not in self.servers else [target]
-        await asyncio.gather(*(self._examine_one(server, version) for server in suspects))
+    async def examine(self, target: Server, version: int) -> list[Server]:
+        """See whether a target that failed works after all; leave out the server that does not.
+
+        Returns those that do not work, but are there: answers that are awaited may never come.
+        """
+        is_router = target not in self.servers
+        suspects = self.routable if is_router else [target]
+        hang = await asyncio.gather(*(self._examine_one(server, version) for server in suspects))
         await self._routing.update(self.routable)
+        silent = [server for server, hangs in zip(suspects, hang, strict=True) if hangs]
+        if is_router and not target.is_routable:
+            silent.append(target)
+        return silent
 
     def explain(self) -> str:
         """What is wrong with the servers that are not routable, where too few are."""
@@ -198,6 +208,8 @@ class ServerPool:
         self._absent = {}
         for url in self._servers.keys() - set(urls):
             await self._servers.pop(url).close()
+            self._report(f"{url}: is not announced any more")
+            self._restarts.begin(url)
         await asyncio.gather(*(self._add(url) for url in urls if url not in self._servers))
 
     async def _add(self, url: str) -> None:
@@ -251,15 +263,17 @@ class ServerPool:
         answers = await asyncio.gather(*(answer(server) for server in servers))
         return dict(zip(servers, answers, strict=True))
 
-    async def _examine_one(self, server: Server, version: int) -> None:
+    async def _examine_one(self, server: Server, version: int) -> bool:
+        """Whether it hangs."""
         try:
             await server.check_health(version, deadline_s=self._config.health_deadline_s)
         except (ServerFailure, UserError) as error:
             self.leave_out(server, str(error))
-        else:
-            if not server.is_routable:
-                server.is_routable = True
-                self._report(f"{server.url}: generates; it takes requests again")
+            return not isinstance(error, GoneError)
+        if not server.is_routable:
+            server.is_routable = True
+            self._report(f"{server.url}: generates; it takes requests again")
+        return False
 
     def _explain_absent(self) -> str:
         if self._absent:

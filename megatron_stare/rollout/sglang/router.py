@@ -54,10 +54,16 @@ class Router(Server):
     async def check_health(self, version: int | None, *, deadline_s: float) -> None:
         """See that it answers; weights are its members' matter. Raises ServerFailure."""
         await self._workers(deadline_s)
+        self._was_heard()
 
     async def abort(self, request_id: str, *, deadline_s: float) -> None:
         """Stop a request on whichever member has it."""
         aborts = (member.abort(request_id, deadline_s=deadline_s) for member in self._members)
+        await asyncio.gather(*aborts, return_exceptions=True)
+
+    async def abort_all(self, *, deadline_s: float) -> None:
+        """Stop every request on all members."""
+        aborts = (member.abort_all(deadline_s=deadline_s) for member in self._members)
         await asyncio.gather(*aborts, return_exceptions=True)
 
     async def _workers(self, deadline_s: float) -> dict[str, dict[str, Any]]:

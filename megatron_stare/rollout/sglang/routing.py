@@ -33,6 +33,10 @@ class Routing:
             return [self._router]
         return list(servers)
 
+    def leading_to(self, server: Server) -> list[Server]:
+        """Where requests may have been sent that run on a server; a router may be out since."""
+        return [server] if self._router is None else [server, self._router]
+
     async def look(self) -> None:
         """Find the router that is configured or announced.
 

@@ -1,8 +1,8 @@
 """`megatron-stare serve`: SGLang servers on this machine, started, announced, and ended by pid.
 
 Servers and router run in environments of their own (`make setup-sglang`); nothing of SGLang is
-imported here. They stay up until this process is told to end (SIGINT, SIGTERM, or SIGUSR1, which is
-what Slurm's srun passes on), whatever trainers do.
+imported here. They stay up until this process is told to end (SIGINT, SIGTERM, SIGUSR1, which is
+what Slurm's srun passes on, or SIGHUP, when its terminal closes), whatever trainers do.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import contextlib
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -33,6 +35,7 @@ from megatron_stare.stop_signals import SIGNALS
 
 _POLL_S = 0.5
 _STOP_TIMEOUT_S = 10.0
+_ENDING = (*SIGNALS, signal.SIGHUP)
 _HEALTH_PATHS: dict[Kind, str] = {"server": "/health_generate", "router": "/health"}
 
 
@@ -86,11 +89,11 @@ def running_servers(options: ServeOptions) -> Iterator[list[RunningServer]]:
     check_options(options)
     options.registry.mkdir(parents=True, exist_ok=True)
     servers: list[RunningServer] = []
-    try:
+    with tempfile.TemporaryDirectory(prefix="megatron-stare-serve-") as folder, _ended(servers):
         *ports, router_port, metrics_port = _ports(options)
         for number, port in enumerate(ports):
             command = server_command(options, number, port)
-            environment = server_environment(options, number)
+            environment = server_environment(options, number, Path(folder))
             servers.append(_start(options, "server", port, command, environment))
         if options.router_python is not None:
             command = router_command(options, router_port, metrics_port)
@@ -102,8 +105,16 @@ def running_servers(options: ServeOptions) -> Iterator[list[RunningServer]]:
                 options.registry, server.url, pid=server.process.pid, kind=server.kind
             )
         yield servers
+
+
+@contextmanager
+def _ended(servers: Sequence[RunningServer]) -> Iterator[None]:
+    """At its end all of the servers are, however often this process is told to end meanwhile."""
+    try:
+        yield
     finally:
-        _stop(servers)
+        with _on_signals(signal.SIG_IGN, [*_ENDING, signal.SIGINT]):
+            _stop(servers)
 
 
 def _start(
@@ -163,7 +174,7 @@ def _stop(servers: Sequence[RunningServer]) -> None:
         try:
             server.process.wait(timeout=max(deadline - time.monotonic(), 0.0))
         except subprocess.TimeoutExpired:
-            server.process.kill()
+            os.killpg(server.process.pid, signal.SIGKILL)
             server.process.wait()
 
 
@@ -175,10 +186,17 @@ def _withdraw(server: RunningServer) -> None:
 
 @contextmanager
 def termination_as_interrupt() -> Iterator[None]:
-    """Have SIGTERM and SIGUSR1 end the block the way Ctrl-C does."""
-    previous = [signal.signal(number, signal.default_int_handler) for number in SIGNALS]
+    """Have SIGTERM, SIGUSR1 and SIGHUP end the block the way Ctrl-C does; not those ignored."""
+    numbers = [number for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]
+    with _on_signals(signal.default_int_handler, numbers):
+        yield
+
+
+@contextmanager
+def _on_signals(handler: Any, numbers: Sequence[int]) -> Iterator[None]:
+    previous = [signal.signal(number, handler) for number in numbers]
     try:
         yield
     finally:
-        for number, handler in zip(SIGNALS, previous, strict=True):
-            signal.signal(number, handler)
+        for number, before in zip(numbers, previous, strict=True):
+            signal.signal(number, before)

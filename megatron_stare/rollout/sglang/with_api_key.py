@@ -17,7 +17,10 @@ def _keep_out_of_logs(secret: str) -> None:
 
     def make_without(*args, **kwargs):
         record = make(*args, **kwargs)
-        message = record.getMessage()
+        try:
+            message = record.getMessage()
+        except Exception:  # Arguments that do not fit their message are the logger's to report.
+            return record
         if secret in message:
             record.msg, record.args = message.replace(secret, "***"), ()
         return record
@@ -29,5 +32,5 @@ if __name__ == "__main__":
     variable, module, *arguments = sys.argv[1:]
     key = os.environ[variable]
     _keep_out_of_logs(key)
-    sys.argv = [module, *arguments, "--api-key", key]
+    sys.argv = [module, *arguments, f"--api-key={key}"]  # A key may begin with a dash.
     runpy.run_module(module, run_name="__main__", alter_sys=True)

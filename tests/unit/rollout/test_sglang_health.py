@@ -35,12 +35,12 @@ async def watched(server, seconds, *, hears_every_s=None):
         every_s=0.2,
         deadline_s=0.1,
     )
-    watch.start()
+    watching = asyncio.create_task(watch.run())
     while clock() - start < seconds:
         await asyncio.sleep(hears_every_s or seconds)
         if hears_every_s:
             server.last_heard = clock()
-    watch.stop()
+    watching.cancel()
     await server.close()
     return told
 

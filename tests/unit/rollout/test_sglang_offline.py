@@ -87,7 +87,7 @@ def test_a_whole_distribution_is_asked_for_in_the_servers_words():
 
 def test_servers_on_gpus_get_their_own(tmp_path):
     on_gpus = options(tmp_path, num_gpus=4, tensor=2)
-    assert server_environment(on_gpus, 1)["CUDA_VISIBLE_DEVICES"] == "2,3"
+    assert server_environment(on_gpus, 1, tmp_path)["CUDA_VISIBLE_DEVICES"] == "2,3"
     command = server_command(on_gpus, 1, 30001)
     assert "--device" not in command
     assert command[command.index("--tp-size") + 1] == "2"
@@ -100,15 +100,15 @@ def test_servers_on_a_cpu_leave_memory_to_each_other_and_the_trainer(tmp_path):
 
 def test_servers_on_a_cpu_get_the_allocator_of_their_environment(tmp_path, monkeypatch):
     python, packages = tmp_path / "venv/bin/python", tmp_path / "venv/lib/python3.12/site-packages"
-    assert "LD_PRELOAD" not in server_environment(options(tmp_path, python=python), 0)
+    assert "LD_PRELOAD" not in server_environment(options(tmp_path, python=python), 0, tmp_path)
     library = packages / "cmeel.prefix/lib/libmimalloc.so"
     library.parent.mkdir(parents=True)
     library.touch()
     monkeypatch.setenv("LD_PRELOAD", "/usr/lib/other.so")
-    environment = server_environment(options(tmp_path, python=python), 0)
+    environment = server_environment(options(tmp_path, python=python), 0, tmp_path)
     assert environment["LD_PRELOAD"] == f"{library} /usr/lib/other.so"
     on_gpus = options(tmp_path, python=python, num_gpus=2)
-    assert "LD_PRELOAD" not in server_environment(on_gpus, 0)
+    assert "LD_PRELOAD" not in server_environment(on_gpus, 0, tmp_path)
 
 
 def test_servers_draw_different_samples(tmp_path):

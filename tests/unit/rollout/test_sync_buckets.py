@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from megatron_stare.errors import UserError
-from megatron_stare.rollout.sglang.sync.addresses import is_loopback
+from megatron_stare.rollout.sglang.addresses import is_loopback
 from megatron_stare.rollout.sglang.sync.buckets import buffer_bytes, fill_buckets
 from megatron_stare.rollout.sglang.sync.shared_memory import SharedBuffer
 from megatron_stare.weights.checked import checked

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from megatron_stare.errors import UserError
+from megatron_stare.rollout.sglang.addresses import is_loopback
 from megatron_stare.rollout.sglang.client import Server
-from megatron_stare.rollout.sglang.sync.addresses import is_loopback
 from megatron_stare.rollout.sglang.sync.buckets import Bucket, buffer_bytes, fill_buckets
 from megatron_stare.rollout.sglang.sync.process_group import ServerGroup, make_group
 from megatron_stare.rollout.sglang.sync.recipients import Recipients, Run, bid_farewell

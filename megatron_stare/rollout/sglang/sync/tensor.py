@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.multiprocessing import reductions
 
 from megatron_stare.errors import UserError
+from megatron_stare.rollout.sglang.addresses import is_loopback
 from megatron_stare.rollout.sglang.client import Server
-from megatron_stare.rollout.sglang.sync.addresses import is_loopback
 from megatron_stare.rollout.sglang.sync.buckets import Bucket, buffer_bytes, fill_buckets
 from megatron_stare.rollout.sglang.sync.recipients import Recipients, Run
 from megatron_stare.rollout.sglang.sync.shared_memory import SharedBuffer
