@@ -63,7 +63,9 @@ def head_partial(
         temperature: float32 `[n]`.
     """
     partial = empty_partial(local_targets)
-    for rows in blocks(len(hidden), tile.rows if len(columns) else len(hidden)):
+    if not len(hidden) or not len(columns):
+        return partial
+    for rows in blocks(len(hidden), tile.rows):
         hidden_rows = _operand(hidden[rows])
         parts = [
             partial_of(
@@ -72,8 +74,7 @@ def head_partial(
             )
             for span in blocks(len(columns), tile.columns)
         ]
-        if parts:
-            partial[:, rows] = merge(torch.stack(parts))
+        partial[:, rows] = merge(torch.stack(parts))
     return partial
 
 

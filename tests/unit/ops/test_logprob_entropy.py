@@ -175,9 +175,12 @@ def test_logits_are_not_modified():
     assert torch.equal(logits, before)
 
 
-def test_no_tokens():
-    hidden, weight, targets, d_logprob = random_head(0, 16, 40)
-    logprob, entropy, d_hidden, d_weight = run(hidden, weight, targets, d_logprob, "linear")
+@pytest.mark.parametrize("form", ["linear", "logits"])
+@pytest.mark.parametrize("vocab_size", [40, 0])
+def test_no_tokens(form, vocab_size):
+    """Not even where all columns are padding, as on the last of many ranks."""
+    case = random_head(0, 16, 40)
+    logprob, entropy, d_hidden, d_weight = run(*case, form, vocab_size=vocab_size)
     assert logprob.shape == entropy.shape == (0,)
     assert d_hidden.shape == (0, 16)
     assert not d_weight.any()
