@@ -7,7 +7,8 @@ again and writes its d_logits in the type of the inputs, for the two products th
 
 Products accumulate in float32, and float32 operands are not rounded to TF32. Programs are numbered
 in bands of GROUP row blocks, so that those running at a time share operands in L2 cache. Any n, h
-and v are masked, with -inf where there is no column. Tiles are tuned on first use for each h and v.
+and v are masked, with -inf where there is no column. Tiles are tuned on first use for each h and v,
+once for few tokens and once for many, so that a small micro-batch does not choose for large ones.
 Under TRITON_INTERPRET=1, which must be set before this module is imported, the kernels run on CPU,
 in float32 and float16 (the interpreter multiplies the bits of bfloat16).
 """
@@ -24,6 +25,11 @@ from megatron_stare.ops.partials import RowTerms, empty_partial, merge
 
 _SPLIT = 1024
 """Columns of a partial: its 16 bytes are 1/64 byte a logit."""
+
+_MANY_TOKENS = 4096
+
+_TUNED_FOR = ["h", "v", "is_many"]
+"""`is_many` is read by the tuner alone: a bool, whose values Triton compiles no binaries for."""
 
 
 def _configs() -> list[triton.Config]:
@@ -68,6 +74,7 @@ def triton_partial(
         n,
         v,
         hidden.shape[1],
+        n >= _MANY_TOKENS,
         SPLIT=_SPLIT,
     )
     return merge(partials)
@@ -93,6 +100,7 @@ def triton_d_logits(
         n,
         v,
         hidden.shape[1],
+        n >= _MANY_TOKENS,
     )
     return d_logits
 
@@ -135,7 +143,7 @@ def _tile_logits(
     return logits
 
 
-@triton.autotune(configs=_configs(), key=["h", "v"])
+@triton.autotune(configs=_configs(), key=_TUNED_FOR)
 @triton.jit
 def _partial_kernel(
     hidden,
@@ -146,6 +154,7 @@ def _partial_kernel(
     n,
     v,
     h,
+    is_many,
     SPLIT: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
@@ -185,7 +194,7 @@ def _partial_kernel(
     tl.store(out + 3 * n, target_logit, mask=rows < n)
 
 
-@triton.autotune(configs=_configs(), key=["h", "v"])
+@triton.autotune(configs=_configs(), key=_TUNED_FOR)
 @triton.jit
 def _d_logits_kernel(
     hidden,
@@ -200,6 +209,7 @@ def _d_logits_kernel(
     n,
     v,
     h,
+    is_many,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
     DEPTH: tl.constexpr,

@@ -64,9 +64,11 @@ def test_triton_kernels_compile_for_hopper(name, tmp_path, monkeypatch):
         "n": "i32",
         "v": "i32",
         "h": "i32",
+        "is_many": "u1",
         **dict.fromkeys(bfloat16, "*bf16"),
     }
     arguments = kernel.fn.arg_names
+    assert {*kernel.keys} <= {*arguments}  # the tuner passes over unknown ones in silence
     source = ASTSource(
         kernel.fn,
         {
