@@ -1,14 +1,16 @@
 """What bench_logprob_entropy.py compares: ways from hidden states to log-probs and entropies.
 
 Each peer takes (hidden `[n, h]`, weight `[V/tp, h]`, targets `[n]`, group) and returns log-prob and
-entropy `[n]`, or None for the entropy if it has none. `hidden` is the same on all ranks.
+entropy `[n]`, or None for the entropy if it has none. `hidden` is the same on all ranks. The last
+peer is no head, but the matmuls that ours cannot do without.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it has to be)
 
@@ -22,7 +24,9 @@ from megatron.core.tensor_parallel.mappings import (
     reduce_from_tensor_model_parallel_region,
 )
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from megatron_stare.ops.head_tiles import Tile, blocks
 from megatron_stare.ops.logprob_entropy import linear_logprob_entropy, logprob_entropy
 
 Group = dist.ProcessGroup
@@ -41,6 +45,7 @@ class Peer:
     sharded_needs_cuda: bool = False
     one_rank_only: bool = False
     only_16_bit: bool = False
+    only_matmuls: bool = False  # what it returns has the shapes of a head's outputs, no more
 
     def why_skipped(self, device: torch.device, dtype: torch.dtype, tp_size: int) -> str | None:
         """None if it runs here."""
@@ -149,6 +154,43 @@ def verl_kernel(hidden: Tensor, weight: Tensor, targets: Tensor, group: Group) -
     return linear_cross_entropy(hidden, weight, targets, 1.0, "none", group)
 
 
+def bare_matmuls(hidden: Tensor, weight: Tensor, targets: Tensor, group: Group) -> Outputs:
+    """This op's matmuls, and nothing between them or between ranks."""
+    return _BareMatmuls.apply(hidden, weight), None
+
+
+class _BareMatmuls(torch.autograd.Function):
+    """The four of each of the op's tiles: logits; and again, and their products with the operands.
+
+    In the operands' type, accumulated in float32. Logits stand for their own gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor):
+        ctx.save_for_backward(hidden, weight)
+        for rows, span in _tiles(hidden, weight):
+            torch.mm(hidden[rows], weight[span].t())
+        return hidden.new_zeros(len(hidden))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_logprob: Tensor):
+        hidden, weight = ctx.saved_tensors
+        d_hidden, d_weight = torch.zeros_like(hidden), torch.zeros_like(weight)
+        for rows, span in _tiles(hidden, weight):
+            logits = torch.mm(hidden[rows], weight[span].t())
+            d_hidden[rows].addmm_(logits, weight[span])
+            d_weight[span].addmm_(logits.t(), hidden[rows])
+        return d_hidden, d_weight
+
+
+def _tiles(hidden: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice]]:
+    tile = Tile.for_head(weight.shape[1], weight.device)
+    for rows in blocks(len(hidden), tile.rows):
+        for span in blocks(len(weight), tile.columns):
+            yield rows, span
+
+
 PEERS = (
     Peer("this op", this_op),
     Peer("this op, given logits", this_op_on_logits, materialises_logits=True),
@@ -171,4 +213,5 @@ PEERS = (
         one_rank_only=True,
     ),
     Peer("verl kernel", verl_kernel, package="verl", needs_cuda=True),
+    Peer("bare matmuls", bare_matmuls, only_matmuls=True),
 )
