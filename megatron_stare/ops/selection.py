@@ -50,8 +50,8 @@ def global_top_k(
     """Mask of the k largest values over the group; bool `[n]`.
 
     Exactly k tokens are taken: among equal values the smaller token ids first, whichever rank holds
-    them. -0.0 equals 0.0, infinities are ordinary values. Two to four collectives of 8 KiB a rank,
-    none without a group.
+    them. -0.0 equals 0.0, infinities are ordinary values. Two to four collectives of 8 KiB a rank
+    for up to 2**27 candidates, none without a group.
 
     Args:
         values: float `[n]`, ranked as float32.
