@@ -58,6 +58,8 @@ def main() -> int:
 @contextmanager
 def servers(model: Path, registry: Path) -> Iterator[Path]:
     """Two servers and a router, announced in a folder; ended with the block."""
+    for stale in registry.glob("*.json"):  # of a `serve` that was killed
+        stale.unlink()
     line = ["serve", str(model), "--servers", "2", "--router", "--dtype", "float32"]
     process = subprocess.Popen(
         [sys.executable, "-m", "megatron_stare.cli", *line, "--registry", str(registry)],

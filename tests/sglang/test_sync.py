@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import time
@@ -151,7 +150,8 @@ def test_a_server_whose_weights_differ_gives_nothing_until_they_do_not(
     with open_engine(servers, trained, tmp_path, transport="tensor", **SMALL) as (engine, messages):
         engine.update_weights(overwritten_meanwhile(trained, url), 1)
         (message,) = messages
-        assert re.match(rf"{url}: out until the next weights: its \S+ and .* is not what", message)
+        assert message.startswith(f"{url}: out until the next weights: its model.")
+        assert message.endswith(" is not what was sent")
         before = num_generated(servers)
         assert_generated_by(sample_from(engine), trained)
         after = num_generated(servers)
@@ -163,6 +163,20 @@ def test_a_server_whose_weights_differ_gives_nothing_until_they_do_not(
         assert min(num_generated(servers)[log] - after[log] for log in before) > 0
     first, again, share = num_skipped
     assert first == again == 0 < share
+
+
+def test_a_server_whose_model_is_elsewhere_is_reported_once(servers, trained, tmp_path):
+    elsewhere = servers.model.rename(servers.model.with_name("elsewhere"))
+    try:
+        with open_engine(servers, trained, tmp_path) as (engine, messages):
+            for version in (1, 2):
+                engine.update_weights(hf_tensors(trained).items(), version)
+            assert sorted(message.partition(": its model's")[0] for message in messages) == (
+                servers.urls
+            )
+            assert_generated_by(sample_from(engine), trained)
+    finally:
+        elsewhere.rename(servers.model)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

@@ -51,7 +51,7 @@ class ServerPool:
     ) -> None:
         self._config = config
         self._model_type = model_type
-        self._report = report
+        self.report = report
         self._api_key = read_api_key(config.api_key_env, option="rollout.servers.api_key_env")
         self._routing = Routing(config, api_key=self._api_key, report=report)
         self._restarts = Restarts(config.restart_command, log_dir)
@@ -190,7 +190,7 @@ class ServerPool:
     def leave_out(self, server: Server, problem: str) -> None:
         """Give a server no requests until it takes weights; have it restarted."""
         server.is_routable, server.problem = False, problem
-        self._report(f"{server.url}: out until the next weights: {problem}")
+        self.report(f"{server.url}: out until the next weights: {problem}")
         self._restarts.begin(server.url)
 
     async def close(self) -> None:
@@ -208,7 +208,7 @@ class ServerPool:
         self._absent = {}
         for url in self._servers.keys() - set(urls):
             await self._servers.pop(url).close()
-            self._report(f"{url}: is not announced any more")
+            self.report(f"{url}: is not announced any more")
             self._restarts.begin(url)
         await asyncio.gather(*(self._add(url) for url in urls if url not in self._servers))
 
@@ -272,7 +272,7 @@ class ServerPool:
             return not isinstance(error, GoneError)
         if not server.is_routable:
             server.is_routable = True
-            self._report(f"{server.url}: generates; it takes requests again")
+            self.report(f"{server.url}: generates; it takes requests again")
         return False
 
     def _explain_absent(self) -> str:

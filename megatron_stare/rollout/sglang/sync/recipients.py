@@ -79,17 +79,21 @@ class Recipients:
             lambda server: server.call("POST", path, body, deadline_s=self.deadline_s)
         )
 
-    async def check_networks(self, shapes: Shapes, *, deadline_s: float) -> None:
-        """Leave out those that have another network; the faithful ones are not asked."""
+    async def check_networks(self, shapes: Shapes, *, deadline_s: float) -> list[Server]:
+        """Leave out those that have another network; the faithful ones are not asked.
 
-        async def check(server: Server) -> None:
+        Returns those whose network cannot be seen from here.
+        """
+
+        async def check(server: Server) -> bool:
             if server in self.faithful:
-                return
+                return True
             # Its path as it was started with: that of /model_info is where weights came from last.
             started = await server.call("GET", "/server_info", deadline_s=deadline_s)
-            check_network(Path(started["model_path"]), shapes)
+            return check_network(Path(started["model_path"]), shapes)
 
-        await self.ask(check)
+        checked = await self.ask(check)
+        return [server for server, is_checked in checked.items() if not is_checked]
 
     async def pause(self) -> None:
         """Have all of them stop: what runs is aborted, what comes waits."""

@@ -96,7 +96,11 @@ class WeightSync:
             deadline_s=self._config.sync_deadline_s,
         )
         deadline_s = self._config.health_deadline_s
-        self._run(recipients.check_networks(self._shapes, deadline_s=deadline_s))
+        for server in self._run(recipients.check_networks(self._shapes, deadline_s=deadline_s)):
+            self._pool.report(
+                f"{server.url}: its model's folder is not on this machine, so that it has the "
+                "names and shapes of model.path was not seen"
+            )
         for server in self._pool.servers:
             server.is_routable = False
         return recipients

@@ -41,14 +41,14 @@ def largest_bytes(shapes: Shapes, dtype: torch.dtype) -> int:
     return max(math.prod(size) for size in shapes.values()) * dtype.itemsize
 
 
-def check_network(folder: Path, shapes: Shapes) -> None:
-    """See that the network of a server is this one, where its folder is on this machine.
+def check_network(folder: Path, shapes: Shapes) -> bool:
+    """See that the network of a server is this one; False where its folder is not on this machine.
 
     Raises:
         UserError: a tensor has another shape there, or only one of them has it.
     """
     if not (folder / "config.json").exists():
-        return
+        return False
     others = hf_shapes(read_hf_config(folder))
     differing = sorted(
         name for name in shapes.keys() | others.keys() if shapes.get(name) != others.get(name)
@@ -59,3 +59,4 @@ def check_network(folder: Path, shapes: Shapes) -> None:
             f"serves another network ({folder}): {name} is {others.get(name)} there, "
             f"expected {shapes.get(name)}"
         )
+    return True
