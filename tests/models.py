@@ -41,17 +41,18 @@ EXPERTS = {
     "norm_topk_prob": True,
 }
 NETWORKS: dict[str, dict[str, Any]] = {
-    "qwen2": {"family": "qwen2"},
+    "qwen2": {"family": "qwen2", "num_key_value_heads": 2},
     "qwen2 tied": {"family": "qwen2", "tied": True},
     "qwen3": {"family": "qwen3", "attention_bias": True},
-    "qwen3 tied": {"family": "qwen3", "tied": True},
+    "qwen3 tied": {"family": "qwen3", "tied": True, "num_key_value_heads": 1},
     "llama": {"family": "llama", "attention_bias": True, "mlp_bias": True},
     "llama tied": {"family": "llama", "tied": True, "rope_parameters": LLAMA3_ROPE},
     "mistral": {"family": "mistral"},
     "qwen3_moe": {"family": "qwen3_moe"},
     "qwen3_moe tied": {"family": "qwen3_moe", "tied": True, "norm_topk_prob": False},
 }
-"""Keywords of `make_hf_folder`: each family, tied and untied, with biases and rope scaling."""
+"""Keywords of `make_hf_folder`: each family, tied and untied, with biases, rope scaling, and fewer
+KV heads than tensor-parallel ranks."""
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
@@ -88,7 +89,7 @@ def make_tokenizer(
 def tiny_config(
     family: str, *, tied: bool = False, **overrides: Any
 ) -> transformers.PreTrainedConfig:
-    """4 layers, 8 query heads in 4 KV groups: fits tensor parallelism 1, 2, 4 and pipeline 1, 2, 4.
+    """4 layers, 8 query heads in 4 KV groups: fits tensor parallelism to 8 and pipeline to 4.
 
     `head_dim` is not `hidden_size / num_attention_heads`, so that a mix-up of the two shows.
     """

@@ -2,7 +2,8 @@
 
 Legend, of one rank: `T` tokens of a micro-batch, `t` = T / cp of them here, `s` of them between the
 matrices (t / tp with sequence parallelism, else t), `h` hidden size, `q` and `kv` channels of
-queries and of keys (or values), `f` of the MLP, `b` bytes of an element.
+queries and of keys (or values), `f` of the MLP, `b` bytes of an element. Tensor ranks that share KV
+heads gather `shared_qkv` channels, those of all ranks; 0 where each has its own.
 
 Two kinds of layers: Transformer Engine's on GPUs, from its source, and this project's on torch,
 which the tests hold against what autograd really keeps.
@@ -33,6 +34,7 @@ class RankSizes:
     h: int
     q: int
     kv: int
+    shared_qkv: int
     f: int
     heads: int
     kv_heads: int
@@ -45,13 +47,14 @@ class RankSizes:
         """Of a micro-batch of `num_tokens` over all context-parallel ranks, padding included."""
         tp = parallel.tensor
         t = num_tokens // parallel.context
-        heads, kv_heads = shape.num_heads // tp, shape.num_kv_heads // tp
+        heads, kv_heads = shape.num_heads // tp, max(shape.num_kv_heads // tp, 1)
         return cls(
             t=t,
             s=t // tp if parallel.sequence else t,
             h=shape.hidden_size,
             q=heads * shape.head_dim,
             kv=kv_heads * shape.head_dim,
+            shared_qkv=shape.num_qkv_rows if tp > shape.num_kv_heads else 0,
             f=shape.ffn_size // (1 if shape.moe else tp),
             heads=heads,
             kv_heads=kv_heads,
@@ -81,7 +84,7 @@ def _attention_bytes(
     shape: ModelShape, n: RankSizes, context: int, kind: LayerKind, is_recomputed: bool
 ) -> int:
     """Between the products that make queries, keys and values and the one that reads the output."""
-    qkv = n.t * (n.q + 2 * n.kv) * n.b
+    qkv = n.t * (n.shared_qkv or n.q + 2 * n.kv) * n.b
     softmax_sums = n.t * n.heads * _FLOAT32
     norms = n.t * (n.heads + n.kv_heads) * _FLOAT32 if shape.qk_norm else 0
     if kind == "transformer_engine":
@@ -90,11 +93,13 @@ def _attention_bytes(
         rotated = n.t * (n.q + n.kv) * n.b
         return qkv + rotated + norms + (0 if is_recomputed else softmax_sums)
     queries = n.t * n.q * n.b
+    # Values hold on to the product; out of that of several KV heads, queries are copied.
+    product = qkv + (queries if n.kv_heads > 1 else 0)
     if is_recomputed:
-        # Queries are copied out of the product, the values hold on to it; norms make new ones.
+        # Norms make new queries and keys.
         normed = n.t * (n.q + n.kv) * n.b if shape.qk_norm else 0
-        return queries + qkv + norms + normed
-    before_norm = queries + qkv if shape.qk_norm else 0
+        return product + norms + normed
+    before_norm = product if shape.qk_norm else 0
     rotary = 2 * n.t * shape.head_dim * n.b
     # With context parallelism an early and a late chunk of each sample: of its 2 cp, 2 cp + 1.
     seen = n.t if context == 1 else n.t * (2 * context + 1) // 2
@@ -148,13 +153,15 @@ def backward_work_bytes(
     """What the backward pass of one layer allocates on top of what is kept.
 
     The first product of the MLP is the largest: its input, gathered again, the gradients of input
-    and output, and that of its weight before it is added to the float32 one. A layer that is
-    computed again has everything it would have kept.
+    and output, and that of its weight before it is added to the float32 one. Where tensor ranks
+    share KV heads, the gradient of what they gathered may be larger, and its copy in the order of
+    the ranks. A layer that is computed again has everything it would have kept.
     """
     n = sizes
     tokens = n.s * shape.moe.experts_per_token if shape.moe else n.t
     weight = 2 * n.f * n.h * n.b
-    work = tokens * (2 * n.h + 2 * n.f) * n.b + weight
+    mlp = tokens * (2 * n.h + 2 * n.f) * n.b + weight
+    work = max(mlp, 2 * n.t * n.shared_qkv * n.b)
     if recompute == "full":
         work += layer_bytes(
             shape, n, recompute="none", kind="transformer_engine", context=parallel.context

@@ -32,14 +32,15 @@ def layer_traffic(job: Job, n: RankSizes) -> LayerTraffic:
 
     Tensor parallelism gathers tokens before, and scatters them after, attention and MLP; backwards
     it does the same the other way round, and gathers inputs once more for the weights' gradients.
-    Without sequence parallelism an all-reduce stands for each gather and scatter. Context
-    parallelism passes keys and values around, backwards with their gradients. Experts: tokens
-    there and back.
+    Without sequence parallelism an all-reduce stands for each gather and scatter. Ranks that share
+    KV heads gather queries, keys and values, and scatter their gradients. Context parallelism
+    passes keys and values around, backwards with their gradients. Experts: tokens there and back.
     """
     parallel, moe = job.parallel, job.shape.moe
     whole = n.t * n.h * n.b
     pairs = 2 if moe is None else 1  # Tensor parallelism does not split an expert.
-    tensor = 2 * pairs * whole * _others(parallel.tensor)
+    shared = n.t * n.shared_qkv * n.b
+    tensor = (2 * pairs * whole + shared) * _others(parallel.tensor)
     again = pairs * whole * _others(parallel.tensor) if parallel.sequence else 0.0
     ring = 2 * n.t * n.kv * n.b * (parallel.context - 1)
     routed = n.s * n.h * n.b * moe.experts_per_token if moe else 0

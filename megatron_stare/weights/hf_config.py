@@ -83,7 +83,8 @@ class ModelShape:
         """Refuse a layout that cannot hold this network.
 
         Raises:
-            UserError: tensor parallelism does not divide heads, KV heads or FFN, pipeline
+            UserError: tensor parallelism does not divide heads, FFN or the rows of queries, keys
+                and values, or neither divides nor is a multiple of the KV heads; pipeline
                 parallelism and its model chunks do not divide the layers, or expert parallelism
                 does not divide the experts; tensor parallelism of experts without sequence
                 parallelism, which Megatron does not train.
@@ -95,7 +96,6 @@ class ModelShape:
             chunks += f" x parallel.virtual_pipeline={parallel.virtual_pipeline}"
         divisions = [
             (tensor, parallel.tensor, "attention heads", self.num_heads),
-            (tensor, parallel.tensor, "key-value heads", self.num_kv_heads),
             (chunks, parallel.pipeline * parallel.virtual_pipeline, "layers", self.num_layers),
             (experts, parallel.expert, "experts", self.moe.num_experts)
             if self.moe
@@ -104,12 +104,26 @@ class ModelShape:
         for keys, size, divided, count in divisions:
             if count % size:
                 raise UserError(f"{keys} does not divide the model's {count} {divided}")
+        self._check_qkv(parallel.tensor)
         if self.moe is None and parallel.expert > 1:
             raise UserError(
                 f"{experts} needs a mixture of experts, found model_type={self.family!r}"
             )
         if self.moe and parallel.tensor > 1 and not parallel.sequence:
             raise UserError(f"{tensor} of a mixture of experts needs parallel.sequence=true")
+
+    def _check_qkv(self, tensor: int) -> None:
+        """Refuse a tensor-parallel size by which Megatron does not cut queries, keys and values."""
+        if self.num_kv_heads % tensor and tensor % self.num_kv_heads:
+            raise UserError(
+                f"parallel.tensor={tensor}: expected a divisor or a multiple of the model's "
+                f"{self.num_kv_heads} key-value heads"
+            )
+        if self.num_qkv_rows % tensor:
+            raise UserError(
+                f"parallel.tensor={tensor} does not divide the model's {self.num_qkv_rows} rows of "
+                "queries, keys and values"
+            )
 
     def check_positions(self, keys: str, num_tokens: int) -> None:
         """Refuse sequences of `num_tokens`, as `keys` of the config allow, beyond the positions.
@@ -122,6 +136,11 @@ class ModelShape:
                 f"{keys} = {num_tokens} tokens, expected at most config.json's "
                 f"max_position_embeddings={self.max_positions}"
             )
+
+    @property
+    def num_qkv_rows(self) -> int:
+        """Rows of a layer's queries, keys and values, which Megatron keeps in one matrix."""
+        return (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
 
     @property
     def num_experts(self) -> int:

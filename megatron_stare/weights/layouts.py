@@ -161,7 +161,8 @@ class VocabParallel:
 class GroupedQkv:
     """q, k and v interleaved by KV group: each group's query heads, then its key, then its value.
 
-    Ranks hold whole groups.
+    Ranks hold equal parts of that: whole groups, or, where they outnumber the groups, a part of one
+    each, wherever in it the cuts fall. A rank reads the whole group of which it holds a part.
     """
 
     def shard_shape(self, shapes: Sequence[Shape], tp_size: int) -> Shape:
@@ -172,9 +173,12 @@ class GroupedQkv:
         self, sources: Sequence[Source], tp_rank: int, tp_size: int, shape: ModelShape
     ) -> Tensor:
         """`[heads * d, *]`, `[g * d, *]`, `[g * d, *]` to `[(heads + 2g) * d / P, *]`."""
-        groups = shape.num_kv_heads // tp_size
-        parts = [source[_part(source.shape[0], tp_rank, tp_size)] for source in sources]
-        return torch.cat([part.unflatten(0, (groups, -1)) for part in parts], dim=1).flatten(0, 1)
+        holders = max(1, tp_size // shape.num_kv_heads)  # Ranks that share a group.
+        run, num_runs = tp_rank // holders, tp_size // holders
+        groups = shape.num_kv_heads // num_runs
+        parts = [source[_part(source.shape[0], run, num_runs)] for source in sources]
+        rows = torch.cat([part.unflatten(0, (groups, -1)) for part in parts], dim=1).flatten(0, 1)
+        return rows[_part(rows.shape[0], tp_rank % holders, holders)]
 
     def merge(self, shards: Sequence[Tensor], shape: ModelShape) -> list[Tensor]:
         """`P x [(heads + 2g) * d / P, *]` to `[heads * d, *]`, `[g * d, *]`, `[g * d, *]`."""

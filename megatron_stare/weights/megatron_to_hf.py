@@ -116,7 +116,7 @@ def _without_padding(
 ) -> tuple[int, ...]:
     """Without the zero rows that fill the vocabulary up to a multiple of a tensor-parallel size."""
     rows, true_rows = found[0], place.shape[0]
-    sizes = range(1, entry.shape.num_kv_heads + 1)
+    sizes = range(1, entry.shape.num_heads + 1)
     if rows <= true_rows or rows not in {-(-true_rows // size) * size for size in sizes}:
         return found
     padding = checkpoint.read_part(place.key, (true_rows, 0), (rows - true_rows, found[1]))

@@ -22,6 +22,7 @@ LAYOUTS = {
     "one process": ParallelConfig(),
     "tp2 sp pp2": ParallelConfig(tensor=2, pipeline=2, sequence=True),
     "tp4 sp": ParallelConfig(tensor=4, sequence=True),
+    "tp8 sp": ParallelConfig(tensor=8, sequence=True),
     "pp2 vpp2": ParallelConfig(pipeline=2, virtual_pipeline=2),
     "pp2 cp2 ep2": ParallelConfig(pipeline=2, context=2, expert=2),
 }
@@ -120,7 +121,10 @@ def save(chunks, folder: Path, rank: int) -> None:
     dist_checkpointing.save(model, str(folder), PlainWriter())
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout",
+    [pytest.param(name, marks=pytest.mark.slow if name == "tp8 sp" else ()) for name in LAYOUTS],
+)
 def test_to_megatron_through_any_layout_and_back_changes_no_bit(folders, tmp_path, layout):
     parallel = LAYOUTS[layout]
     here = fit(folders, parallel)

@@ -1,9 +1,9 @@
 """Every layout takes the same STARE steps as a float64 trainer that knows no layout.
 
 Three steps in a row, from the same weights on the same ragged batches, through the trainer's own
-`learn`, for every family with tied and untied embeddings and a vocabulary of 259. Decisions are
-exactly those of the reference: L+ and L- token by token, the gate, w and m. Numbers agree to the
-errors named in tests/layout_steps.py.
+`learn`, for every family with tied and untied embeddings and a vocabulary of 259; of one or two KV
+heads, tensor-parallel ranks hold parts. Decisions are exactly those of the reference: L+ and L-
+token by token, the gate, w and m. Numbers agree to the errors named in tests/layout_steps.py.
 
 Exact selection is compared where it is defined. Log-probs of one token differ between layouts in
 their last bits, so two tokens whose surprisals are as close as that have no order in float32. Where
@@ -74,6 +74,7 @@ LAYOUTS = {
     "dp8": Layout(8, max_tokens=400),
     "tp2 sp pp2 dp2": Layout(8, _TP2 | _SP | _PP2, max_tokens=1000),
     "tp2 pp2 cp2": Layout(8, _TP2 | _PP2 | _CP2, max_tokens=600),
+    "tp4 sp cp2": Layout(8, _TP4 | _SP | _CP2, max_tokens=600, recompute="selective"),
     "tp2 sp pp2 vpp2 cp2": Layout(8, _TP2 | _SP | _VPP2 | _CP2, recompute="full"),
 }
 QUICK = ("one process", "dp2", "tp2 sp", "pp2")

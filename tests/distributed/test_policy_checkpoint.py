@@ -195,6 +195,7 @@ def assert_identical(found: Outcome, expected: Outcome) -> None:
         ("qwen3 tied", DP2),
         ("large vocabulary", DP8),
         ("llama", TP2),
+        ("qwen3 tied", TP2),
         ("qwen3 tied", PP2),
         ("qwen2", PP2_INTERLEAVED),
         ("llama", CP2),
@@ -212,6 +213,8 @@ def test_the_same_layout_goes_on_bit_for_bit(network, layout, saves):
     ("network", "before", "after"),
     [
         ("llama", TP2, PP2),
+        ("qwen3 tied", TP2, PP2),
+        ("qwen2", DP2, (4, {"tensor": 4, "sequence": True})),
         ("qwen2", PP2_INTERLEAVED, TP2),
         ("qwen3 tied", PP2, ALONE),
         ("qwen3 tied", DP2, PP2),

@@ -27,12 +27,15 @@ SMALL_BUCKET = 20_000
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> list[Path]:
-    """Every family, tied and untied."""
+    """Every family, tied and untied, and one whose KV head tensor-parallel ranks share."""
     root = tmp_path_factory.mktemp("models")
     return [
-        make_hf_folder(root / f"{family}-{tied}", family, tied=tied)
-        for family in FAMILIES
-        for tied in (False, True)
+        *(
+            make_hf_folder(root / f"{family}-{tied}", family, tied=tied)
+            for family in FAMILIES
+            for tied in (False, True)
+        ),
+        make_hf_folder(root / "one-kv-head", "qwen2", num_key_value_heads=1),
     ]
 
 

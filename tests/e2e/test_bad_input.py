@@ -67,7 +67,16 @@ def test_a_config_that_is_not_that_of_the_weights(copy):
 
 def test_heads_that_tensor_parallelism_does_not_divide(workspace):
     message = refused("train", workspace / "train.yaml", "parallel.tensor=3")
-    assert "parallel.tensor=3" in message
+    assert "parallel.tensor=3 does not divide the model's 8 attention heads" in message
+
+
+def test_kv_heads_that_tensor_parallelism_neither_divides_nor_multiplies(copy):
+    edit_json(copy / "model" / "config.json", num_attention_heads=12, intermediate_size=96)
+    message = refused("train", copy / "train.yaml", "parallel.tensor=6")
+    expected = (
+        "parallel.tensor=6: expected a divisor or a multiple of the model's 4 key-value heads"
+    )
+    assert expected in message
 
 
 def test_layers_that_pipeline_parallelism_does_not_divide(workspace):

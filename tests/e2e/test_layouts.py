@@ -46,11 +46,18 @@ def test_metrics_and_final_weights_do_not_depend_on_the_layout(reference, tmp_pa
 
 
 def test_experts_over_ranks_change_nothing(tmp_path):
-    workspace = make_workspace(tmp_path, "qwen3_moe")
+    _assert_split_changes_nothing(make_workspace(tmp_path, "qwen3_moe"), "parallel.expert=2")
+
+
+def test_ranks_that_share_a_kv_head_change_nothing(tmp_path):
+    workspace = make_workspace(tmp_path, "qwen2", num_key_value_heads=1)
+    _assert_split_changes_nothing(workspace, "parallel.tensor=2")
+
+
+def _assert_split_changes_nothing(workspace: Path, layout: str) -> None:
     succeed("train", workspace / "train.yaml")
-    split = tmp_path / "split"
-    overrides = [f"run.dir={split}", "parallel.expert=2"]
-    succeed("train", workspace / "train.yaml", *overrides, processes=2)
+    split = workspace / "split"
+    succeed("train", workspace / "train.yaml", f"run.dir={split}", layout, processes=2)
     _assert_same_run(workspace / "run", split)
 
 

@@ -37,6 +37,9 @@ LAYOUTS = {
     "CP": {"context": 2},
     "TP SP CP": {"tensor": 2, "context": 2, "sequence": True},
     "PP": {"pipeline": 2},
+    "TP, a KV head each": {"tensor": 4},
+    "TP SP, KV heads shared": {"tensor": 8, "sequence": True},
+    "TP SP CP, KV heads shared": {"tensor": 8, "context": 2, "sequence": True},
 }
 
 
@@ -76,8 +79,12 @@ def test_a_forward_pass_keeps_what_is_planned(layout, recompute, tmp_path):
 @pytest.mark.parametrize("recompute", ["none", "selective"])
 @pytest.mark.parametrize(
     ("network", "dtype"),
-    [({"model_type": "qwen2"}, "float32"), (EXPERTS, "bfloat16")],
-    ids=["qwen2", "qwen3_moe"],
+    [
+        ({"model_type": "qwen2"}, "float32"),
+        ({"model_type": "qwen2", "num_key_value_heads": 1}, "bfloat16"),
+        (EXPERTS, "bfloat16"),
+    ],
+    ids=["qwen2", "qwen2 with one KV head", "qwen3_moe"],
 )
 def test_other_networks_and_types(network, dtype, recompute, tmp_path):
     """Experts with equal shares of the tokens, as planned, to what the router makes of them."""

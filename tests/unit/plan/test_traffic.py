@@ -18,9 +18,9 @@ from tests.unit.plan.measured import sent_bytes
 from tests.unit.plan.test_activations import LENGTHS, NETWORK
 
 
-def job_of(folder: Path, parallel: ParallelConfig) -> Job:
+def job_of(folder: Path, parallel: ParallelConfig, **network: int) -> Job:
     """Two GPUs that train a small network, without a prepass."""
-    (folder / "config.json").write_text(json.dumps(NETWORK | {"model_type": "qwen3"}))
+    (folder / "config.json").write_text(json.dumps(NETWORK | network | {"model_type": "qwen3"}))
     tree = {
         "model": {"path": folder, "dtype": "bfloat16"},
         "parallel": parallel.model_dump(),
@@ -37,9 +37,12 @@ def job_of(folder: Path, parallel: ParallelConfig) -> Job:
     )
 
 
+@pytest.mark.parametrize("kv_heads", [1, 4])
 @pytest.mark.parametrize("sequence", [False, True])
-def test_tensor_parallelism_sends_what_is_planned(sequence, tmp_path):
-    job = job_of(tmp_path, ParallelConfig(tensor=2, sequence=sequence))
+def test_tensor_parallelism_sends_what_is_planned(sequence, kv_heads, tmp_path):
+    """One KV head is shared by the two ranks."""
+    parallel = ParallelConfig(tensor=2, sequence=sequence)
+    job = job_of(tmp_path, parallel, num_key_value_heads=kv_heads)
     sent = sent_bytes(job.shape, job.config.model, job.parallel, LENGTHS)
     traffic = step_traffic(
         job,

@@ -60,6 +60,7 @@ def shape_of(folder: Path, network: str) -> ModelShape:
     [
         ({}, 3),
         ({"tensor": 2, "sequence": True, "pipeline": 4}, 16),
+        ({"tensor": 8, "sequence": True, "pipeline": 2}, 16),
         ({"pipeline": 2, "virtual_pipeline": 2, "context": 2}, 8),
     ],
 )

@@ -264,7 +264,7 @@ def test_a_folder_without_a_readable_config_is_refused(tmp_path):
     ("layout", "message"),
     [
         ({"tensor": 3}, "parallel.tensor=3 does not divide the model's 8 attention heads"),
-        ({"tensor": 8}, "parallel.tensor=8 does not divide the model's 4 key-value heads"),
+        ({"tensor": 16}, "parallel.tensor=16 does not divide the model's 8 attention heads"),
         ({"pipeline": 3}, "parallel.pipeline=3 does not divide the model's 4 layers"),
         (
             {"pipeline": 2, "virtual_pipeline": 4},
@@ -277,6 +277,27 @@ def test_layouts_that_do_not_divide_the_network(tmp_path, layout, message):
     shape.check_parallel(ParallelConfig(tensor=4, pipeline=2, virtual_pipeline=2))
     with pytest.raises(UserError, match=message):
         shape.check_parallel(ParallelConfig(**layout))
+
+
+@pytest.mark.parametrize(("kv_heads", "fits", "other"), [(4, (2, 4, 12), 6), (6, (3, 6, 12), 4)])
+def test_tensor_parallelism_and_kv_heads_divide_one_by_the_other(tmp_path, kv_heads, fits, other):
+    network = {"num_attention_heads": 12, "head_dim": 12, "intermediate_size": 96}
+    shape = read_hf_config(tiny(tmp_path, "qwen3", num_key_value_heads=kv_heads, **network))
+    for size in fits:
+        shape.check_parallel(ParallelConfig(tensor=size))
+    message = (
+        f"parallel.tensor={other}: expected a divisor or a multiple of the model's {kv_heads} key-v"
+    )
+    with pytest.raises(UserError, match=message):
+        shape.check_parallel(ParallelConfig(tensor=other))
+
+
+def test_ranks_that_share_kv_heads_hold_equally_many_rows(tmp_path):
+    network = {"num_attention_heads": 14, "num_key_value_heads": 2, "intermediate_size": 28}
+    shape = read_hf_config(tiny(tmp_path, "qwen2", **network))
+    message = "parallel.tensor=14 does not divide the model's 144 rows of queries, keys and values"
+    with pytest.raises(UserError, match=message):
+        shape.check_parallel(ParallelConfig(tensor=14))
 
 
 def test_ffn_channels_are_divided_too(tmp_path):

@@ -20,6 +20,8 @@ MODELS = [
     ("qwen3", {"attention_bias": True}),
     ("llama", {"attention_bias": True, "mlp_bias": True}),
     ("llama", {"num_key_value_heads": 8}),
+    ("qwen2", {"num_key_value_heads": 2}),
+    ("qwen3", {"num_key_value_heads": 1, "attention_bias": True}),
 ]
 IDS = ["-".join([family, *(f"{k}={v}" for k, v in flags.items())]) for family, flags in MODELS]
 every_model = pytest.mark.parametrize(("family", "flags"), MODELS, ids=IDS)
@@ -58,7 +60,7 @@ def test_each_tensor_is_exported_by_one_rule(tmp_path, family, flags):
 
 
 @every_model
-@pytest.mark.parametrize("tp_size", [1, 2, 4])
+@pytest.mark.parametrize("tp_size", [1, 2, 4, 8])
 def test_shards_merge_to_the_same_bits(tmp_path, family, flags, tp_size):
     tensors = tensors_of(family, **flags)
     merged: dict[str, Tensor] = {}
@@ -86,6 +88,19 @@ def test_qkv_is_interleaved_by_kv_group(tmp_path, kind):
                 rows.append(q[head * d : (head + 1) * d])
             rows += [k[group * d : (group + 1) * d], v[group * d : (group + 1) * d]]
         assert torch.equal(entry.shard(tensors, rank, 2), torch.cat(rows))
+
+
+@pytest.mark.parametrize("kind", ["weight", "bias"])
+@pytest.mark.parametrize(("kv_heads", "tp_size"), [(4, 8), (2, 4), (2, 8), (1, 2), (1, 8)])
+def test_ranks_that_share_kv_heads_hold_equal_parts(tmp_path, kv_heads, tp_size, kind):
+    """Megatron cuts what one rank would hold, also inside a head, and not group by group."""
+    entry = model_entries(shape_of(tmp_path, "qwen2", num_key_value_heads=kv_heads))[
+        f"decoder.layers.2.self_attention.linear_qkv.{kind}"
+    ]
+    tensors = tensors_of("qwen2", num_key_value_heads=kv_heads)
+    parts = entry.shard(tensors, 0, 1).chunk(tp_size)
+    for rank, part in enumerate(parts):
+        assert torch.equal(entry.shard(tensors, rank, tp_size), part)
 
 
 def test_gate_and_up_are_split_before_they_are_stacked(tmp_path):
