@@ -16,6 +16,11 @@ import torch
 import torch.distributed as dist
 
 import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it has to be)
+
+# isort: split
+from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
+from megatron.core.transformer import attention
+
 from megatron_stare import objective, token_terms, train
 from megatron_stare.algorithms.corrections import Correction, correct
 from megatron_stare.algorithms.stare import StareSelection, stare_selection
@@ -147,6 +152,12 @@ def _keep_key_gradients_on_the_querying_rank() -> AbstractContextManager:
     return _replaced(context_attention, name, partial(gather, tensor_parallel_output_grad=False))
 
 
+def _keep_gradients_of_shared_heads_apart() -> AbstractContextManager:
+    """Of the gathered queries, keys and values, each rank's gradient of its own part only."""
+    name = "all_gather_last_dim_from_tensor_parallel_region"
+    return _replaced(attention, name, gather_from_tensor_model_parallel_region)
+
+
 @contextmanager
 def _nothing() -> Iterator[None]:
     yield
@@ -165,4 +176,5 @@ MUTATIONS: dict[str, Callable[[], AbstractContextManager]] = {
     "shift labels after the context split": _shift_labels_after_the_context_split,
     "count gradients on every context rank": _count_gradients_on_every_context_rank,
     "keep key gradients on the querying rank": _keep_key_gradients_on_the_querying_rank,
+    "keep gradients of shared heads apart": _keep_gradients_of_shared_heads_apart,
 }

@@ -6,6 +6,9 @@ the first difference, and that has to be the one the fault makes.
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from tests.distributed.mutations import MUTATIONS, mutated_steps
@@ -18,7 +21,12 @@ from tests.worlds import run_world
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = {"policy ranks": POLICY_RANKS, "engine ranks": ENGINE_RANKS}
+SETTINGS = {
+    "policy ranks": (POLICY_RANKS, {}),
+    "engine ranks": (ENGINE_RANKS, {}),
+    "one KV head": (POLICY_RANKS, {"num_key_value_heads": 1}),
+}
+"""Of a run, and what is different in its network."""
 FOUND = [
     ("select per rank", "dp2", "policy ranks", "L[+-]"),
     ("break ties by place on the rank", "dp2", "engine ranks", "L[+-]"),
@@ -32,19 +40,22 @@ FOUND = [
     ("shift labels after the context split", "cp2", "policy ranks", "logprobs"),
     ("count gradients on every context rank", "cp2", "policy ranks", "gradient norm"),
     ("keep key gradients on the querying rank", "cp2", "policy ranks", "gradient norm"),
+    ("keep gradients of shared heads apart", "tp2 sp", "one KV head", "gradient norm"),
 ]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "qwen2"
-    return make_hf_folder(folder, max_shard_size="1GB", **NETWORKS["qwen2 tied"])
+def jobs(tmp_path_factory):
+    root, batches = tmp_path_factory.mktemp("models"), ragged_batches(seed=0)[:1]
+    return {
+        name: Job(_make_folder(root / name.replace(" ", "_"), change), settings, batches)
+        for name, (settings, change) in SETTINGS.items()
+    }
 
 
-@pytest.fixture(scope="module")
-def jobs(folder):
-    batches = ragged_batches(seed=0)[:1]
-    return {name: Job(folder, settings, batches) for name, settings in SETTINGS.items()}
+def _make_folder(folder: Path, change: dict[str, Any]) -> Path:
+    network = NETWORKS["qwen2 tied"] | change
+    return make_hf_folder(folder, max_shard_size="1GB", **network)
 
 
 @pytest.fixture(scope="module")
