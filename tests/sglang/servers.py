@@ -57,12 +57,14 @@ EXTRA = ("--max-total-tokens", "16384", "--preferred-sampling-params", json.dump
 class TwoServers:
     """`megatron-stare serve --servers 2 --router`; `pids` by URL of servers that are announced.
 
+    killed   URLs of servers that were
     revived  servers that were started again beside `serve`, by URL
     """
 
     model: Path
     registry: Path
     process: subprocess.Popen[str] | None = None
+    killed: set[str] = field(default_factory=set)
     revived: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -76,7 +78,8 @@ class TwoServers:
 
     def start(self) -> None:
         """Start them, unless both are up."""
-        if self.process is not None and self.process.poll() is None and len(self.pids) == 2:
+        is_serving = self.process is not None and self.process.poll() is None
+        if is_serving and len(self.pids) == 2 and not self.killed - self.revived.keys():
             return
         self.stop()
         self.process = subprocess.Popen(
@@ -106,6 +109,7 @@ class TwoServers:
             process.kill()
             process.wait()
         self.revived.clear()
+        self.killed.clear()
         for number in signals or (signal.SIGTERM,):
             self.process.send_signal(number)
             time.sleep(0.2)
@@ -116,8 +120,13 @@ class TwoServers:
     def kill_one(self) -> str:
         """Kill a server with SIGKILL; its URL."""
         url, pid = next(iter(self.pids.items()))
-        os.kill(pid, signal.SIGKILL)
+        self.kill(url, pid)
         return url
+
+    def kill(self, url: str, pid: int) -> None:
+        """Kill a server with SIGKILL."""
+        os.kill(pid, signal.SIGKILL)
+        self.killed.add(url)
 
     def revive(self, url: str) -> None:
         """Start a server that was killed again, at its URL, with the weights of the beginning."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
 from threading import Thread
 
 import pytest
@@ -80,7 +78,7 @@ def test_a_run_outlives_one_of_its_servers(session_servers, tmp_path):
 
     def kill_in_mid_batch():
         wait_until(lambda: is_in_batch(session_servers.log_of(victim), num_syncs), timeout_s=120)
-        os.kill(pid, signal.SIGKILL)
+        session_servers.kill(victim, pid)
 
     killer = Thread(target=kill_in_mid_batch)
     killer.start()

@@ -73,7 +73,11 @@ def test_a_server_that_fails_a_request_and_then_hangs_keeps_none_of_the_others(
     """After the first failure nothing but its examination looks at it."""
     whole, hanging = servers.urls
     proxy = BreakingProxy(hanging)
-    with open_engine(servers, trained, tmp_path, [proxy.url, whole], **QUICK) as (engine, messages):
+    config = {"health_deadline_s": 6.0}
+    with open_engine(servers, trained, tmp_path, [proxy.url, whole], **config) as (
+        engine,
+        messages,
+    ):
         engine.update_weights(hf_tensors(trained).items(), 1)
         generating = engine.generate(requests_of(PROMPTS, 8), LONG, seed=0)
         samples = [next(generating)]
