@@ -56,6 +56,8 @@ class ServerPool:
         self._routing = Routing(config, api_key=self._api_key, report=report)
         self._restarts = Restarts(config.restart_command, log_dir)
         self._servers: dict[str, Server] = {}
+        self._reported: set[Server] = set()
+        """Those that are left out, until the next sync: two examinations may find the same."""
         self._absent: dict[str, str] = {}
         """URLs where no server answers yet, with the problem."""
         self._kind: Kind | None = None
@@ -117,6 +119,7 @@ class ServerPool:
             UserError: they do not in time, or a new one is of another kind.
         """
         answers: RollCall = {}
+        self._reported.clear()
 
         async def missing() -> str | None:
             nonlocal answers
@@ -190,7 +193,9 @@ class ServerPool:
     def leave_out(self, server: Server, problem: str) -> None:
         """Give a server no requests until it takes weights; have it restarted."""
         server.is_routable, server.problem = False, problem
-        self.report(f"{server.url}: out until the next weights: {problem}")
+        if server not in self._reported:
+            self._reported.add(server)
+            self.report(f"{server.url}: out until the next weights: {problem}")
         self._restarts.begin(server.url)
 
     async def close(self) -> None:
@@ -272,6 +277,7 @@ class ServerPool:
             return not isinstance(error, GoneError)
         if not server.is_routable:
             server.is_routable = True
+            self._reported.discard(server)
             self.report(f"{server.url}: generates; it takes requests again")
         return False
 
