@@ -27,7 +27,7 @@ from tests.sglang.test_engine import (
 
 pytestmark = needs_servers
 
-LONG = SamplingConfig(temperature=0.3, max_response_tokens=300)
+LONG = SamplingConfig(temperature=0.3, max_response_tokens=160)
 SHORT = SamplingConfig(max_response_tokens=8)
 QUICK = {"health_every_s": 1.0, "health_deadline_s": 6.0}
 
