@@ -57,7 +57,7 @@ EXTRA = ("--max-total-tokens", "16384", "--preferred-sampling-params", json.dump
 class TwoServers:
     """`megatron-stare serve --servers 2 --router`; `pids` by URL of servers that are announced.
 
-    killed   URLs of servers that were
+    killed   URLs of servers that were, and are not there again
     revived  servers that were started again beside `serve`, by URL
     """
 
@@ -79,7 +79,7 @@ class TwoServers:
     def start(self) -> None:
         """Start them, unless both are up."""
         is_serving = self.process is not None and self.process.poll() is None
-        if is_serving and len(self.pids) == 2 and not self.killed - self.revived.keys():
+        if is_serving and len(self.pids) == 2 and not self.killed:
             return
         self.stop()
         self.process = subprocess.Popen(
@@ -141,6 +141,7 @@ class TwoServers:
                 start_new_session=True,
             )
         self.revived[url] = process
+        self.killed.discard(url)
         wait_until(lambda: is_up(url), timeout_s=270)
         register(self.registry, url, pid=process.pid)
 
