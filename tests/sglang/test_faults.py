@@ -227,7 +227,8 @@ def test_without_any_server_the_run_ends_and_serve_ends_its_own(session_servers,
     pids = session_servers.pids
     with open_engine(session_servers, trained, tmp_path, max_requests=4) as (engine, _):
         engine.update_weights(hf_tensors(trained).items(), 1)
-        generating = engine.generate(requests_of(PROMPTS, 8), LONG, seed=0)
+        longer = SamplingConfig(temperature=0.3, max_response_tokens=450)
+        generating = engine.generate(requests_of(PROMPTS, 8), longer, seed=0)
         next(generating)
         # A terminal that closes, and somebody who cannot wait.
         printed = session_servers.stop(signal.SIGHUP, signal.SIGTERM, signal.SIGINT)

@@ -178,20 +178,3 @@ def test_defaults_that_a_router_lets_through_are_refused(servers, trained, route
         info = {"preferred_sampling_params": {"top_k": 1, "logit_bias": {"65": 90.0}}}
         with pytest.raises(UserError, match=r"--preferred-sampling-params for logit_bias"):
             routing.check_defaults(server, info)
-
-
-def test_a_server_that_is_killed_behind_it_costs_nothing_but_its_own_work(
-    servers, trained, router, tmp_path
-):
-    config = QUICK | {"router": router.url}
-    with open_engine(servers, trained, tmp_path, **config) as (engine, messages):
-        engine.update_weights(hf_tensors(trained).items(), 1)
-        generating = engine.generate(requests_of(PROMPTS, 8), LONG, seed=0)
-        samples = [next(generating)]
-        url = servers.kill_one()
-        samples += generating
-        assert_complete(samples, 8, version=1, of=(trained, LONG))
-        (other,) = set(servers.urls) - {url}
-        assert router.workers() == [other]
-        (out,) = [message for message in messages if "out until the next weights" in message]
-        assert out.startswith(f"{url}: ")
