@@ -48,12 +48,9 @@ class CorrectionConfig(Settings):
     @property
     def band(self) -> tuple[float, float]:
         """Bounds of the ratios that are left as they are."""
-        low, high = CORRECTIONS[self.kind].band
-        if self.high is not None:
-            high = self.high
-        if self.kind == "mis":
-            low = 1 / high  # a ratio and its inverse are both kept, or both dropped
-        return low if self.low is None else self.low, high
+        kind = CORRECTIONS[self.kind]
+        high = kind.high if self.high is None else self.high
+        return kind.low(high) if self.low is None else self.low, high
 
     @model_validator(mode="after")
     def _is_used(self) -> CorrectionConfig:
@@ -110,16 +107,17 @@ def _outside(ratios: Tensor, low: float, high: float) -> Tensor:
 
 
 class Kind(NamedTuple):
-    """A correction: `(ratios, low, high) -> weights`, and its published band."""
+    """A correction: `(ratios, low, high) -> weights`, and its published band: low by high."""
 
     weights: Callable[[Tensor, float, float], Tensor]
-    band: tuple[float, float]
+    low: Callable[[float], float]
+    high: float
 
 
 CORRECTIONS: dict[str, Kind] = {
-    "tis": Kind(truncated, (0.0, 2.0)),
-    "icepop": Kind(icepop, (0.5, 5.0)),
-    "mis": Kind(masked, (0.5, 2.0)),
+    "tis": Kind(truncated, lambda _: 0.0, 2.0),
+    "icepop": Kind(icepop, lambda _: 0.5, 5.0),
+    "mis": Kind(masked, lambda high: 1 / high, 2.0),  # as far down as up
 }
 
 

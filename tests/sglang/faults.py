@@ -101,7 +101,6 @@ class BreakingProxy:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
-        for task in tasks:
             del self._connections[task]
         server.close()
         client.close()

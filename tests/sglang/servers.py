@@ -135,7 +135,8 @@ class TwoServers:
         with self._file(url, "log").open("ab") as log:
             process = subprocess.Popen(
                 server_command(options, 0, int(port)),
-                env=os.environ | server_environment(options, 0, Path(tempfile.mkdtemp())),
+                env=os.environ
+                | server_environment(options, 0, Path(tempfile.mkdtemp(dir=self.registry))),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -72,6 +72,12 @@ def test_the_config_offers_what_the_tables_hold():
     assert set(get_args(fields["level"].annotation)) == set(LEVELS)
 
 
+def test_the_band_of_mis_reaches_as_far_down_as_up():
+    assert CorrectionConfig(kind="mis").band == (0.5, 2.0)
+    assert CorrectionConfig(kind="mis", high=1.25).band == (0.8, 1.25)
+    assert CorrectionConfig(kind="mis", low=0.9, high=1.25).band == (0.9, 1.25)
+
+
 every_kind = pytest.mark.parametrize("kind", CORRECTIONS)
 every_level = pytest.mark.parametrize("level", LEVELS)
 

@@ -24,10 +24,7 @@ from megatron_stare.rollout.sglang.sync.recipients import Recipients, Run
 from megatron_stare.rollout.sglang.sync.server_layout import ServerLayout
 from megatron_stare.rollout.sglang.sync.tensor import TensorTransport
 from megatron_stare.rollout.sglang.sync.transport import Transport
-from megatron_stare.rollout.sglang.sync.weights import (
-    Weights,
-    largest_bytes,
-)
+from megatron_stare.rollout.sglang.sync.weights import Weights, largest_bytes
 from megatron_stare.weights.checked import checked
 from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.names import hf_shapes
