@@ -11,20 +11,24 @@ from torch import Tensor
 
 from megatron_stare.algorithms.losses import importance_ratios
 from megatron_stare.algorithms.quadrants import QUADRANTS, quadrant_sums
-from megatron_stare.algorithms.stare import StareDecision
+from megatron_stare.algorithms.stare import StareDecision, StareSelection
 from megatron_stare.ops.selection import global_kth_value
 from megatron_stare.policy.step import TokenScores, UpdateResult
-from megatron_stare.token_terms import RankedTokens
+from megatron_stare.token_terms import LocalTokens
 
 
 def token_metrics(
-    scores: TokenScores, ranked: RankedTokens, decision: StareDecision, group: dist.ProcessGroup
+    scores: TokenScores,
+    tokens: LocalTokens,
+    selection: StareSelection,
+    decision: StareDecision,
+    group: dist.ProcessGroup,
 ) -> dict[str, float]:
     """Entropy, STARE, quadrant and train/rollout mismatch metrics over the global batch.
 
     `scores` are of the policy before the update, `[r]`; `group` is the data-parallel group.
     """
-    mask, selection = ranked.mask, ranked.selection
+    mask = tokens.mask
     selected = selection.mask.sum()
     num_tokens, entropy, surprisal, selected = _reduce(
         [mask.sum(), scores.entropies[mask].sum(), -scores.logprobs[mask].sum(), selected], group
@@ -38,8 +42,8 @@ def token_metrics(
         "stare/threshold_positive": selection.threshold_positive,
         "stare/threshold_negative": selection.threshold_negative,
         "stare/selected_share": selected / num_tokens,
-        **_quadrant_metrics(scores, ranked, num_tokens, group),
-        **_mismatch_metrics(scores.logprobs[mask], ranked.rollout_logprobs[mask], group),
+        **_quadrant_metrics(scores, tokens, selection, num_tokens, group),
+        **_mismatch_metrics(scores.logprobs[mask], tokens.rollout_logprobs[mask], group),
     }
 
 
@@ -68,9 +72,13 @@ def update_metrics(results: Sequence[UpdateResult]) -> dict[str, float]:
 
 
 def _quadrant_metrics(
-    scores: TokenScores, ranked: RankedTokens, num_tokens: float, group: dist.ProcessGroup
+    scores: TokenScores,
+    tokens: LocalTokens,
+    selection: StareSelection,
+    num_tokens: float,
+    group: dist.ProcessGroup,
 ) -> dict[str, float]:
-    sums = quadrant_sums(scores.entropies, ranked.advantages, ranked.selection)
+    sums = quadrant_sums(scores.entropies, tokens.advantages, selection)
     counts, entropies = torch.tensor(_reduce(list(sums.flatten()), group)).view(2, 4).tolist()
     metrics: dict[str, float] = {}
     for name, count, entropy in zip(QUADRANTS, counts, entropies, strict=True):

@@ -13,13 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_stare.algorithms.aggregation import aggregation_coefficients
-from megatron_stare.algorithms.stare import (
-    StareConfig,
-    StareDecision,
-    StareSelection,
-    selection_weights,
-    stare_selection,
-)
+from megatron_stare.algorithms.stare import StareConfig, StareSelection, stare_selection
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.data.packing import Share
 from megatron_stare.errors import UserError
@@ -29,57 +23,62 @@ from megatron_stare.types import RolloutBatch, TokenBatch
 
 
 @dataclass(frozen=True, slots=True)
-class RankedTokens:
-    """This rank's tokens, and which of them STARE selects from the whole batch. `[r]` each.
+class LocalTokens:
+    """This rank's tokens as they were sampled. `[r]` each.
 
     mask              bool     counted in the loss
     advantages        float32  of the token's sample; 0 under the mask
     rollout_logprobs  float32  nats, of the engine
-    surprisal         float32  nats, what ranks the tokens
     """
 
     mask: Tensor
     advantages: Tensor
     rollout_logprobs: Tensor
-    surprisal: Tensor
-    selection: StareSelection
+
+
+def local_tokens(
+    batch: RolloutBatch, share: Share, advantages: Tensor, device: torch.device
+) -> LocalTokens:
+    """Those of a share; `advantages` is per sample, `[B]`."""
+    index = share.index
+    mask = batch.loss_mask[index].to(device)
+    token_advantages = advantages[batch.sample_ids[index]].to(device) * mask
+    return LocalTokens(mask, token_advantages, batch.rollout_logprobs[index].to(device))
 
 
 def rank_tokens(
     batch: RolloutBatch,
     share: Share,
-    advantages: Tensor,
-    old: TokenScores | None,
+    tokens: LocalTokens,
+    scores: TokenScores | None,
     config: StareConfig,
     dp_group: dist.ProcessGroup,
-    device: torch.device,
-) -> RankedTokens:
-    """Select L+ and L- over the global batch; `advantages` is per sample, `[B]`.
+) -> StareSelection:
+    """Select L+ and L- over the global batch.
 
     A log-prob that is not finite under a broken policy ranks as 0: the loss is not finite either,
     and the update is skipped.
 
+    Args:
+        scores: of the policy before the update; None where the engine's log-probs rank.
+
     Raises:
         UserError: tokens are to be ranked by the engine's log-probs, and it gave none.
     """
-    index = share.index
-    mask = batch.loss_mask[index].to(device)
-    token_advantages = advantages[batch.sample_ids[index]].to(device) * mask
-    rollout_logprobs = batch.rollout_logprobs[index].to(device)
     if config.surprisal == "rollout":
         _require_rollout_logprobs(batch, "stare.surprisal", "rollout", instead="policy")
-        surprisal = -rollout_logprobs
+        surprisal = -tokens.rollout_logprobs
     else:
-        assert old is not None  # TrainConfig.needs_prepass
-        surprisal = _surprisal(old)
-    selection = _select(surprisal, token_advantages, share, config, dp_group)
-    return RankedTokens(mask, token_advantages, rollout_logprobs, surprisal, selection)
+        assert scores is not None  # TrainConfig.needs_prepass
+        surprisal = _surprisal(scores)
+    return _select(surprisal, tokens.advantages, share, config, dp_group)
 
 
 def selection_overlap(
     batch: RolloutBatch,
     share: Share,
-    ranked: RankedTokens,
+    tokens: LocalTokens,
+    selection: StareSelection,
     scores: TokenScores,
     config: StareConfig,
     dp_group: dist.ProcessGroup,
@@ -95,9 +94,9 @@ def selection_overlap(
     if not _has_rollout_logprobs(batch):
         return math.nan
     by_engine = config.surprisal == "rollout"
-    surprisal = _surprisal(scores) if by_engine else -ranked.rollout_logprobs
-    other = _select(surprisal, ranked.advantages, share, config, dp_group)
-    selected, chosen = ranked.selection.mask, other.mask
+    surprisal = _surprisal(scores) if by_engine else -tokens.rollout_logprobs
+    other = _select(surprisal, tokens.advantages, share, config, dp_group)
+    selected, chosen = selection.mask, other.mask
     counts = torch.stack([(selected & chosen).sum(), selected.sum()])
     dist.all_reduce(counts, group=dp_group)
     both, either = counts.tolist()
@@ -137,7 +136,7 @@ def _select(
 
 
 def batch_entropy(
-    ranked: RankedTokens,
+    tokens: LocalTokens,
     old: TokenScores | None,
     config: StareConfig,
     dp_group: dist.ProcessGroup,
@@ -148,11 +147,11 @@ def batch_entropy(
     of it when sampling is not truncated.
     """
     if config.surprisal == "rollout":
-        values = ranked.surprisal
+        values = -tokens.rollout_logprobs
     else:
         assert old is not None  # TrainConfig.needs_prepass
         values = old.entropies
-    total = torch.stack([values[ranked.mask].double().sum(), ranked.mask.sum().double()])
+    total = torch.stack([values[tokens.mask].double().sum(), tokens.mask.sum().double()])
     dist.all_reduce(total, group=dp_group)
     return float(total[0] / total[1])
 
@@ -160,27 +159,30 @@ def batch_entropy(
 def token_terms(
     batch: RolloutBatch,
     share: Share,
-    ranked: RankedTokens,
-    decision: StareDecision,
+    tokens: LocalTokens,
+    weights: Tensor,
     old: TokenScores | None,
     reference: TokenScores | None,
     config: TrainConfig,
 ) -> TokenTerms:
     """The constants of the loss: aggregation, advantages, STARE's omega, fixed log-probs.
 
+    Args:
+        weights: omega, float32 `[r]`.
+
     Raises:
         UserError: a correction is asked for, and the engine gave no log-probs.
     """
-    correction, device = config.algorithm.correction.kind, ranked.mask.device
+    correction, device = config.algorithm.correction.kind, tokens.mask.device
     if correction != "none":
         _require_rollout_logprobs(batch, "algorithm.correction.kind", correction, instead="none")
     coefficients = aggregation(batch, share, config.algorithm.aggregation)
     return TokenTerms(
         coefficients=coefficients.to(device),
-        advantages=ranked.advantages,
-        weights=selection_weights(ranked.selection, decision, config.stare),
+        advantages=tokens.advantages,
+        weights=weights,
         old_logprobs=None if old is None else old.logprobs,
-        rollout_logprobs=None if correction == "none" else ranked.rollout_logprobs,
+        rollout_logprobs=None if correction == "none" else tokens.rollout_logprobs,
         reference_logprobs=None if reference is None else reference.logprobs,
         sample_ids=batch.sample_ids[share.index].to(device),
     )

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from megatron_stare.algorithms.advantages import group_advantages
-from megatron_stare.algorithms.stare import StareDecision
+from megatron_stare.algorithms.stare import StareDecision, StareSelection, selection_weights
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.data.packing import Share
 from megatron_stare.policy.step import TokenScores, UpdateResult
@@ -19,8 +20,9 @@ from megatron_stare.rollout.sampler import Rollout
 from megatron_stare.run import Run, open_run
 from megatron_stare.step_metrics import token_metrics, update_metrics
 from megatron_stare.token_terms import (
-    RankedTokens,
+    LocalTokens,
     batch_entropy,
+    local_tokens,
     rank_tokens,
     selection_overlap,
     token_terms,
@@ -87,7 +89,11 @@ def _record(
         run.session.loggers.message(f"step {step}: entropy is not finite; gate, w and m are held")
     metrics = {
         **token_metrics(
-            learned.scores, learned.ranked, learned.decision, run.session.policy.groups.dp
+            learned.scores,
+            learned.tokens,
+            learned.selection,
+            learned.decision,
+            run.session.policy.groups.dp,
         ),
         "stare/engine_overlap": learned.engine_overlap,
         **update_metrics(learned.updates),
@@ -109,7 +115,8 @@ class Learned:
     share: Share
     advantages: Tensor
     scores: TokenScores
-    ranked: RankedTokens
+    tokens: LocalTokens
+    selection: StareSelection
     engine_overlap: float
     decision: StareDecision
     updates: list[UpdateResult]
@@ -128,17 +135,22 @@ def learn(run: Run, batch: RolloutBatch) -> Learned:
     reference = run.score_reference(batch, share)
 
     advantages = group_advantages(batch.rewards, batch.group_ids, config.algorithm.advantage)
-    ranked = rank_tokens(
-        batch, share, advantages, old, config.stare, dp, run.session.topology.device
-    )
-    decision = run.controller.update(batch_entropy(ranked, old, config.stare, dp))
-    terms = token_terms(batch, share, ranked, decision, old, reference, config)
+    tokens = local_tokens(batch, share, advantages, run.session.topology.device)
+    if config.stare.enabled:
+        selection = rank_tokens(batch, share, tokens, old, config.stare, dp)
+        decision = run.controller.update(batch_entropy(tokens, old, config.stare, dp))
+        weights = selection_weights(selection, decision, config.stare)
+    else:
+        selection, decision = None, run.controller.decision
+        weights = torch.ones_like(tokens.advantages)
+    terms = token_terms(batch, share, tokens, weights, old, reference, config)
 
     updates = run.update(batch, share, terms)
     # A single on-policy update scores its tokens itself, under the weights before the update.
     scores = old or updates[0].scores
-    overlap = selection_overlap(batch, share, ranked, scores, config.stare, dp)
-    return Learned(share, advantages, scores, ranked, overlap, decision, updates)
+    selection = selection or rank_tokens(batch, share, tokens, scores, config.stare, dp)
+    overlap = selection_overlap(batch, share, tokens, selection, scores, config.stare, dp)
+    return Learned(share, advantages, scores, tokens, selection, overlap, decision, updates)
 
 
 def _evaluate_if_due(run: Run, step: int) -> None:

@@ -12,7 +12,7 @@ the others, and None stands for this process alone.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal
 from typing import Literal
 
@@ -29,7 +29,7 @@ class StareConfig(Settings):
     """The method's settings. Its defaults are the paper's for models up to 7B."""
 
     enabled: bool = True
-    """False is plain GRPO: the gate stays off. Tokens are still ranked, for the metrics."""
+    """False is plain GRPO: the gate stays off. Tokens are ranked after the update, for metrics."""
     variant: Literal["O1", "C2"] = "O1"
     """O1 reweights L+ (by w); C2 also L- (by m)."""
     top_share: float = Field(default=0.10, ge=0, le=1)
@@ -95,7 +95,12 @@ class StareController:
             self._gate_on = batch_entropy < self._config.target_entropy
             if self._config.adaptive:
                 self._adapt(batch_entropy)
-        return StareDecision(self._gate_on, self._w, self._m, is_finite)
+        return replace(self.decision, entropy_is_finite=is_finite)
+
+    @property
+    def decision(self) -> StareDecision:
+        """Where gate and schedule stand."""
+        return StareDecision(self._gate_on, self._w, self._m)
 
     def _adapt(self, batch_entropy: float) -> None:
         config = self._config
@@ -105,7 +110,7 @@ class StareController:
         self._m = min(max(self._m - step, config.m_min), 1.0)
 
     def state_dict(self) -> dict[str, float | bool]:
-        """Where gate and schedule stand."""
+        """The same, to be saved."""
         return {"gate_on": self._gate_on, "w": self._w, "m": self._m}
 
     def load_state_dict(self, state: dict[str, float | bool]) -> None:

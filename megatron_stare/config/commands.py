@@ -71,7 +71,8 @@ class TrainConfig(Section):
     @property
     def needs_prepass(self) -> bool:
         """Whether log-probs of the policy before the update are needed before the update."""
-        return self.stare.surprisal == "policy" or self.train.updates_per_step > 1
+        ranks = self.stare.enabled and self.stare.surprisal == "policy"
+        return ranks or self.train.updates_per_step > 1
 
     @model_validator(mode="after")
     def _older_tokens_are_corrected(self) -> TrainConfig:
@@ -92,7 +93,8 @@ class TrainConfig(Section):
                 f"train.updates_per_step={updates} does not divide "
                 f"rollout.prompts_per_step={rollout.prompts_per_step}"
             )
-        if self.stare.surprisal == "rollout" and (rollout.top_p < 1 or rollout.top_k > 0):
+        gated_by_rollout = self.stare.enabled and self.stare.surprisal == "rollout"
+        if gated_by_rollout and (rollout.top_p < 1 or rollout.top_k > 0):
             raise ValueError(
                 f"stare.surprisal='rollout' with rollout.top_p={rollout.top_p}, "
                 f"rollout.top_k={rollout.top_k}: truncated sampling renormalises the engine's "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -30,7 +30,7 @@ from megatron_stare.policy.attention import plan_attention
 from megatron_stare.policy.context import gather_scores
 from megatron_stare.policy.packed import PackedMicroBatch, pack
 from megatron_stare.policy.step import TokenScores
-from megatron_stare.token_terms import RankedTokens, aggregation, rank_tokens
+from megatron_stare.token_terms import LocalTokens, aggregation, rank_tokens
 from tests.layout_steps import Job, Layout, RankStep, take_steps
 
 
@@ -62,23 +62,20 @@ def _break_ties_by_place_on_the_rank() -> AbstractContextManager:
 
 
 def _rank_per_micro_batch() -> AbstractContextManager:
-    def rank(batch, share: Share, advantages, old, *settings) -> RankedTokens:
-        parts, start = [], 0
+    def rank(batch, share: Share, tokens: LocalTokens, old, *settings) -> StareSelection:
+        selections, start = [], 0
         for samples in share.micro_batches:
             here = slice(start, start + int(batch.response_lengths[list(samples)].sum()))
             start = here.stop
             part = Share(share.samples, [[samples]], share.index[here])
+            flat = (getattr(tokens, field.name)[here] for field in fields(tokens))
             scores = TokenScores(old.logprobs[here], old.entropies[here])
-            parts.append(rank_tokens(batch, part, advantages, scores, *settings))
-        selections = [part.selection for part in parts]
-        selection = replace(
+            selections.append(rank_tokens(batch, part, LocalTokens(*flat), scores, *settings))
+        return replace(
             selections[0],
             positive=torch.cat([selection.positive for selection in selections]),
             negative=torch.cat([selection.negative for selection in selections]),
         )
-        flat = ("mask", "advantages", "rollout_logprobs", "surprisal")
-        tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in flat}
-        return RankedTokens(**tensors, selection=selection)
 
     return _replaced(train, "rank_tokens", rank)
 

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from megatron_stare.algorithms.stare import StareDecision, StareSelection
 from megatron_stare.policy.step import TokenScores
 from megatron_stare.step_metrics import token_metrics
-from megatron_stare.token_terms import RankedTokens
+from megatron_stare.token_terms import LocalTokens
 from tests.worlds import run_world
 
 DECISION = StareDecision(gate_on=True, w=1.1, m=0.9)
@@ -19,15 +19,10 @@ def metrics_of_a_part(rank: int, logprobs, engine, mask, ends) -> dict[str, floa
     """The tokens from one rank's end to the next are this rank's."""
     here = slice(ends[rank], ends[rank + 1])
     nothing = torch.zeros_like(mask[here])
-    ranked = RankedTokens(
-        mask=mask[here],
-        advantages=torch.zeros_like(logprobs[here]),
-        rollout_logprobs=engine[here],
-        surprisal=-logprobs[here],
-        selection=StareSelection(nothing, nothing, math.nan, math.nan),
-    )
+    tokens = LocalTokens(mask[here], torch.zeros_like(logprobs[here]), engine[here])
+    selection = StareSelection(nothing, nothing, math.nan, math.nan)
     scores = TokenScores(logprobs[here], torch.ones_like(logprobs[here]))
-    metrics = token_metrics(scores, ranked, DECISION, dist.group.WORLD)
+    metrics = token_metrics(scores, tokens, selection, DECISION, dist.group.WORLD)
     return {name: value for name, value in metrics.items() if name.startswith("mismatch/")}
 
 

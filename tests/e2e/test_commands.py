@@ -1,6 +1,7 @@
 """The commands in the order a user runs them: sft, train, eval, report, on a tiny model."""
 
 import json
+import math
 import shutil
 
 import pyarrow.json
@@ -137,6 +138,22 @@ def test_an_engine_that_agrees_leaves_nothing_to_correct(engine_ranked):
 def test_engine_and_policy_select_the_same_tokens(engine_ranked):
     for metrics in metrics_of(engine_ranked):
         assert metrics["stare/engine_overlap"] >= 0.99
+
+
+def test_without_stare_a_single_update_needs_no_prepass(workspace, tmp_path):
+    """And it is the step that STARE takes with weights of 1, metrics of the ranking included."""
+    for name, changes in (("plain", ["stare.enabled=false"]), ("of_1", ["stare.w=1.0"])):
+        settings = (f"run.dir={tmp_path}/{name}", "train.steps=3", *changes)
+        succeed("train", workspace / "train.yaml", *settings)
+    for plain, of_1 in zip(*(metrics_of(tmp_path / n) for n in ("plain", "of_1")), strict=True):
+        assert of_1.pop("time/prepass_s") > 0
+        assert "time/prepass_s" not in plain
+        assert (plain.pop("stare/gate"), of_1.pop("stare/gate")) == (0.0, 1.0)
+        assert not math.isnan(plain["stare/threshold_positive"])
+        names = [n for n in plain if not n.startswith(("time/", "stare/w"))]
+        expected = {name: of_1[name] for name in names}
+        found = {name: plain[name] for name in names}
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-6, nan_ok=True)
 
 
 def test_a_policy_that_is_not_finite_stops_the_run_with_one_line(workspace, tmp_path):

@@ -101,6 +101,8 @@ def test_a_budget_holds_the_longest_sample_as_context_parallelism_pads_it(
 def test_truncated_sampling_cannot_rank_by_the_engines_surprisal(config_file, cut):
     with pytest.raises(UserError, match=r"stare\.surprisal='rollout' with .*renormalises"):
         load_config(TrainConfig, config_file(SMALLEST), [cut, "stare.surprisal=rollout"])
+    grpo = [cut, "stare.surprisal=rollout", "stare.enabled=false"]
+    assert not load_config(TrainConfig, config_file(SMALLEST), grpo).needs_prepass
 
 
 def test_a_missing_key_is_named(config_file):

@@ -158,6 +158,7 @@ def test_disabled_the_gate_is_never_on_and_the_schedule_rests():
     for entropy in (0.01, 5.0, math.nan, 0.01):
         decision = controller.update(entropy)
         assert (decision.gate_on, decision.w, decision.m) == (False, 1.1, 0.9)
+        assert controller.decision == StareDecision(False, 1.1, 0.9)
 
 
 def test_the_schedule_stays_within_its_bounds():
