@@ -76,10 +76,16 @@ class TwoServers:
     def urls(self) -> list[str]:
         return sorted(self.pids)
 
+    @property
+    def own(self) -> set[str]:
+        """URLs of those that `serve` started and nobody killed."""
+        return self.pids.keys() - self.revived.keys() - self.killed
+
     def start(self) -> None:
-        """Start them, unless both are up."""
-        is_serving = self.process is not None and self.process.poll() is None
-        if is_serving and len(self.pids) == 2 and not self.killed:
+        """Start what is not up: a server that was killed, or all while `serve` has none left."""
+        if self.process is not None and self.process.poll() is None and self.own:
+            for url in sorted(self.killed):
+                self.revive(url)
             return
         self.stop()
         self.process = subprocess.Popen(
@@ -90,6 +96,7 @@ class TwoServers:
                 *("--sglang", *EXTRA),
             ],
             cwd=REPO,
+            env=os.environ | {"CXX": "/no/compiler"},  # Servers do without.
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -118,15 +125,18 @@ class TwoServers:
         return printed
 
     def kill_one(self) -> str:
-        """Kill a server with SIGKILL; its URL."""
-        url, pid = next(iter(self.pids.items()))
-        self.kill(url, pid)
+        """Kill a server with SIGKILL, a revived one where there is one; its URL."""
+        url = next(iter(self.revived or self.pids))
+        self.kill(url)
         return url
 
-    def kill(self, url: str, pid: int) -> None:
-        """Kill a server with SIGKILL."""
-        os.kill(pid, signal.SIGKILL)
+    def kill(self, url: str) -> None:
+        """Kill a server with SIGKILL; `serve` withdraws its own, and a revived one goes here."""
+        os.kill(self.pids[url], signal.SIGKILL)
         self.killed.add(url)
+        if url in self.revived:
+            self.revived.pop(url).wait()
+            self._file(url, "json").unlink()
 
     def revive(self, url: str) -> None:
         """Start a server that was killed again, at its URL, with the weights of the beginning."""
@@ -134,7 +144,7 @@ class TwoServers:
         options = one_server(self.model, self.registry, host=host, port=int(port), extra=EXTRA)
         with self._file(url, "log").open("ab") as log:
             process = subprocess.Popen(
-                server_command(options, 0, int(port)),
+                server_command(options, int(port), int(port)),  # No other has the seed of a port.
                 env=os.environ
                 | server_environment(options, 0, Path(tempfile.mkdtemp(dir=self.registry))),
                 stdout=log,

@@ -84,7 +84,7 @@ def test_a_run_outlives_one_of_its_servers(session_servers, tmp_path):
     def kill_in_mid_batch():
         wait_until(at_work, timeout_s=120)
         killed.append(at_work()[0])
-        session_servers.kill(killed[0], pids[killed[0]])
+        session_servers.kill(killed[0])
 
     killer = Thread(target=kill_in_mid_batch)
     killer.start()
@@ -97,6 +97,7 @@ def test_a_run_outlives_one_of_its_servers(session_servers, tmp_path):
     killer.join()
     assert done.returncode == 0, done.stderr
     assert f"{killed[0]}: " in done.stdout + done.stderr
+    assert killed[0] not in session_servers.pids, "`serve` announces a dead server"
     steps = metrics_of(workspace / "run")
     assert len(steps) == 4
     for metrics in steps:

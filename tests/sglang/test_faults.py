@@ -6,7 +6,6 @@ From the mildest fault to those that cost a start of servers.
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
 
 import pytest
@@ -17,7 +16,7 @@ from tests.children import descendants
 from tests.models import hf_tensors
 from tests.requests_of import requests_of
 from tests.sglang.faults import BreakingProxy, frozen, on_small_disk, slowed, start_trainer
-from tests.sglang.servers import is_alive, is_up, needs_servers, wait_until
+from tests.sglang.servers import is_up, needs_servers, wait_until
 from tests.sglang.test_engine import (
     PROMPTS,
     assert_logprobs_of,
@@ -220,26 +219,6 @@ def test_a_server_that_dies_between_two_batches_is_missed_and_started_again(
         assert_complete(samples, 4, version=2, of=(trained, SHORT))
     (log,) = (tmp_path / "logs").iterdir()
     wait_until(lambda: log.read_text() == f"again, {url}\n")
-
-
-def test_without_any_server_the_run_ends_and_serve_ends_its_own(session_servers, trained, tmp_path):
-    """A server that is told to end finishes what it has; the rest of the requests has none left."""
-    pids = session_servers.pids
-    with open_engine(session_servers, trained, tmp_path, max_requests=4) as (engine, _):
-        engine.update_weights(hf_tensors(trained).items(), 1)
-        longer = SamplingConfig(temperature=0.3, max_response_tokens=450)
-        generating = engine.generate(requests_of(PROMPTS, 8), longer, seed=0)
-        next(generating)
-        # A terminal that closes, and somebody who cannot wait.
-        printed = session_servers.stop(signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
-        gone, start = "|".join(pids), time.monotonic()
-        with pytest.raises(UserError, match=f"no SGLang server is left to generate: .*({gone})"):
-            list(generating)
-        assert time.monotonic() - start < 60
-    assert session_servers.pids == {}
-    for url, pid in pids.items():
-        assert f"{url}\tserver\tpid {pid}" in printed
-        assert not is_alive(pid)
 
 
 def test_a_server_that_restarted_gives_nothing_until_it_has_the_weights(servers, trained, tmp_path):

@@ -110,6 +110,8 @@ def server_environment(options: ServeOptions, number: int, folder: Path) -> dict
         "SGLANG_USE_CPU_ENGINE": "1",
         "PYTHONPATH": str(_CPU_STAND_INS),
         "OMP_NUM_THREADS": "1",  # Servers side by side must not fight for cores.
+        # Its few compiled functions are no faster, need a C++ compiler, and seconds at first.
+        "TORCHDYNAMO_DISABLE": "1",
         **_allocator(options.python),
     }
 
