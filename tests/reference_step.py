@@ -138,6 +138,8 @@ class ReferenceTrainer:
 
     def _gate(self, entropy: float) -> bool:
         stare = self.config.stare
+        if not stare.enabled:
+            return False
         if stare.adaptive:
             sign = (stare.target_entropy > entropy) - (stare.target_entropy < entropy)
             self.w = min(max(self.w + sign * stare.alpha, 1.0), stare.w_max)

@@ -82,6 +82,7 @@ QUICK = ("one process", "dp2", "tp2 sp", "pp2")
 OPTIM = {"lr": 1e-3, "weight_decay": 0.1, "eps": 1e-4, "clip_grad": 0.5}
 ADAPTIVE = {"adaptive": True, "alpha": 0.05, "w": 1.2, "m": 0.8}
 POLICY_RANKS = {"optim": OPTIM, "stare": ADAPTIVE | {"variant": "C2", "target_entropy": 10.0}}
+GRPO = {"optim": OPTIM, "stare": {"enabled": False}}
 ENGINE_RANKS = {
     "optim": OPTIM,
     "stare": ADAPTIVE | {"surprisal": "rollout", "target_entropy": 5.675},
@@ -98,7 +99,7 @@ SETTINGS = {
     "qwen2": TWO_UPDATES,
     "qwen2 tied": POLICY_RANKS,
     "qwen3": ENGINE_RANKS,
-    "qwen3 tied": POLICY_RANKS,
+    "qwen3 tied": GRPO,
     "llama": TWO_UPDATES,
     "llama tied": ENGINE_RANKS,
     "qwen3_moe": POLICY_RANKS,

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,15 +56,20 @@ def slowed(pid: int, *, stopped_s: float, running_s: float) -> Iterator[None]:
 class BreakingProxy:
     """A TCP proxy before a server that resets connections in the middle of answers.
 
-    num_left  answers of /generate to break from now on, 0 at first; all others pass
-    peak      most requests of /generate that were under way
+    num_left      answers of /generate to break from now on, 0 at first; all others pass
+    peak          most requests of /generate that were under way
+    num_asked     requests of /generate so far
+    num_answered  of them
+    holds         whether the next answer of /generate is to wait
     """
 
     def __init__(self, url: str) -> None:
         host, port = url.removeprefix("http://").split(":")
         self.num_left = 0
         self.peak = 0
-        self._num_under_way = 0
+        self.num_asked = 0
+        self.num_answered = 0
+        self.holds: Callable[[], bool] = lambda: False
         self._behind = (host, int(port))
         self._loop = EventLoop()
         self._connections: dict[asyncio.Task[None], None] = {}
@@ -108,7 +113,9 @@ class BreakingProxy:
     async def _answer(self, answers: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         while data := await answers.read(_BUFFER_BYTES):
             is_generation = b'"output_ids":[' in data
-            self._num_under_way -= is_generation
+            while is_generation and self.holds():
+                await asyncio.sleep(0.05)
+            self.num_answered += is_generation
             if self.num_left > 0 and is_generation:
                 self.num_left -= 1
                 client.write(data[: len(data) // 2])
@@ -121,8 +128,8 @@ class BreakingProxy:
     async def _ask(self, client: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await client.read(_BUFFER_BYTES):
-                self._num_under_way += b"POST /generate" in data
-                self.peak = max(self.peak, self._num_under_way)
+                self.num_asked += b"POST /generate" in data
+                self.peak = max(self.peak, self.num_asked - self.num_answered)
                 server.write(data)
                 await server.drain()
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+import time
 from threading import Thread
 
 import pytest
 
 from tests.e2e.programs import make_workspace, metrics_of, run_command, succeed
+from tests.sglang.faults import BreakingProxy
 from tests.sglang.servers import needs_servers, wait_until
 
 pytestmark = needs_servers
@@ -16,6 +19,9 @@ SGLANG = (
     *("rollout.engine=sglang", "rollout.replay_path=null", "rollout.dynamic_sampling=false"),
     *("rollout.max_response_tokens=24", "train.steps=3"),
 )
+
+NUM_RESPONSES = 16
+"""Of a batch."""
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +152,41 @@ def test_staleness_is_measured_and_bounded(older_steps):
     oldest = [metrics["rollout/staleness_max"] for metrics in older_steps]
     assert oldest[:2] == [0, 1]
     assert 2 <= max(oldest) <= 3
+
+
+def test_a_batch_is_generated_while_the_one_before_trains(session_servers, tmp_path):
+    """No response of the third of three batches arrives before the second one is trained on."""
+    session_servers.start()
+    workspace = make_workspace(tmp_path)
+    proxies = [BreakingProxy(url) for url in session_servers.urls]
+    recorded = workspace / "run/metrics.jsonl"
+    asked, deadline = [], time.monotonic() + 90
+
+    def is_second_trained():
+        return recorded.exists() and len(recorded.read_text().splitlines()) >= 2
+
+    def is_early():
+        is_third = sum(proxy.num_answered for proxy in proxies) >= 2 * NUM_RESPONSES
+        return is_third and not is_second_trained() and time.monotonic() < deadline
+
+    def count_asked():
+        wait_until(is_second_trained, timeout_s=100)
+        asked.append(sum(proxy.num_asked for proxy in proxies))
+
+    for proxy in proxies:
+        proxy.holds = is_early
+    counter = Thread(target=count_asked)
+    counter.start()
+    succeed(
+        *("train", workspace / "train.yaml", *SGLANG, "rollout.one_step_off=true"),
+        f"rollout.servers.urls={json.dumps([proxy.url for proxy in proxies])}",
+    )
+    counter.join()
+    for proxy in proxies:
+        proxy.close()
+    assert time.monotonic() < deadline, "the second batch waited for the third"
+    assert asked == [3 * NUM_RESPONSES]
+    assert [m["rollout/staleness_max"] for m in metrics_of(workspace / "run")] == [0, 1, 1]
 
 
 def test_older_tokens_are_corrected(older_steps):

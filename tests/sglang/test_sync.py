@@ -82,11 +82,10 @@ def test_servers_get_all_of_a_policys_weights(servers, trained, tmp_path, tensor
         assert_generated_by(results[0][transport], trained)
 
 
-def test_a_tensor_parallel_server_gets_those_of_a_tensor_parallel_policy(
-    wide_server, trained, tmp_path
-):
-    results = run_world(2, push, 2, [wide_server], trained, tmp_path, STREAMS)
-    for transport in STREAMS:
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_a_tensor_parallel_server_gets_all_of_them(wide_server, trained, tmp_path, tensor):
+    results = run_world(tensor, push, tensor, [wide_server], trained, tmp_path, TRANSPORTS)
+    for transport in TRANSPORTS:
         assert_generated_by(results[0][transport], trained)
 
 
