@@ -110,7 +110,7 @@ def server_environment(options: ServeOptions, number: int, folder: Path) -> dict
         "SGLANG_USE_CPU_ENGINE": "1",
         "PYTHONPATH": str(_CPU_STAND_INS),
         "OMP_NUM_THREADS": "1",  # Servers side by side must not fight for cores.
-        # Its few compiled functions are no faster, need a C++ compiler, and seconds at first.
+        # The few functions it compiles are no faster, and need a C++ compiler and seconds.
         "TORCHDYNAMO_DISABLE": "1",
         **_allocator(options.python),
     }
