@@ -36,6 +36,26 @@ class LocalTokens:
     rollout_logprobs: Tensor
 
 
+def check_rollout_logprobs(batch: RolloutBatch, config: TrainConfig) -> None:
+    """See that the engine gave log-probs where the config wants them.
+
+    Raises:
+        UserError: it gave none, and tokens are ranked or corrected by them.
+    """
+    if _has_rollout_logprobs(batch):
+        return
+    settings = (
+        ("stare.surprisal", config.stare.surprisal, "policy"),
+        ("algorithm.correction.kind", config.algorithm.correction.kind, "none"),
+    )
+    for key, value, without in settings:
+        if value != without:
+            raise UserError(
+                f"{key}={value!r}: the samples have no log-probs of the engine; "
+                f"record them, or use {key}={without!r}"
+            )
+
+
 def local_tokens(
     batch: RolloutBatch, share: Share, advantages: Tensor, device: torch.device
 ) -> LocalTokens:
@@ -61,12 +81,8 @@ def rank_tokens(
 
     Args:
         scores: of the policy before the update; None where the engine's log-probs rank.
-
-    Raises:
-        UserError: tokens are to be ranked by the engine's log-probs, and it gave none.
     """
     if config.surprisal == "rollout":
-        _require_rollout_logprobs(batch, "stare.surprisal", "rollout", instead="policy")
         surprisal = -tokens.rollout_logprobs
     else:
         assert scores is not None  # TrainConfig.needs_prepass
@@ -105,14 +121,6 @@ def selection_overlap(
 
 def _has_rollout_logprobs(batch: RolloutBatch) -> bool:
     return not batch.rollout_logprobs[batch.loss_mask].isnan().any()
-
-
-def _require_rollout_logprobs(batch: RolloutBatch, key: str, value: str, *, instead: str) -> None:
-    if not _has_rollout_logprobs(batch):
-        raise UserError(
-            f"{key}={value!r}: the samples have no log-probs of the engine; "
-            f"record them, or use {key}={instead!r}"
-        )
 
 
 def _surprisal(scores: TokenScores) -> Tensor:
@@ -169,13 +177,8 @@ def token_terms(
 
     Args:
         weights: omega, float32 `[r]`.
-
-    Raises:
-        UserError: a correction is asked for, and the engine gave no log-probs.
     """
     correction, device = config.algorithm.correction.kind, tokens.mask.device
-    if correction != "none":
-        _require_rollout_logprobs(batch, "algorithm.correction.kind", correction, instead="none")
     coefficients = aggregation(batch, share, config.algorithm.aggregation)
     return TokenTerms(
         coefficients=coefficients.to(device),

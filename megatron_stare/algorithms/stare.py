@@ -51,6 +51,11 @@ class StareConfig(Settings):
     surprisal: Literal["policy", "rollout"] = "policy"
     """Whose log-probs rank the tokens: the trainer's before the update, or the engine's."""
 
+    @property
+    def ranks_by(self) -> Literal["policy", "rollout"] | None:
+        """Whose log-probs rank and gate before the update; None without STARE."""
+        return self.surprisal if self.enabled else None
+
     @model_validator(mode="after")
     def _starts_within_bounds(self) -> StareConfig:
         if self.adaptive and self.w > self.w_max:

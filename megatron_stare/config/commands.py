@@ -71,8 +71,7 @@ class TrainConfig(Section):
     @property
     def needs_prepass(self) -> bool:
         """Whether log-probs of the policy before the update are needed before the update."""
-        ranks = self.stare.enabled and self.stare.surprisal == "policy"
-        return ranks or self.train.updates_per_step > 1
+        return self.stare.ranks_by == "policy" or self.train.updates_per_step > 1
 
     @model_validator(mode="after")
     def _older_tokens_are_corrected(self) -> TrainConfig:
@@ -93,8 +92,8 @@ class TrainConfig(Section):
                 f"train.updates_per_step={updates} does not divide "
                 f"rollout.prompts_per_step={rollout.prompts_per_step}"
             )
-        gated_by_rollout = self.stare.enabled and self.stare.surprisal == "rollout"
-        if gated_by_rollout and (rollout.top_p < 1 or rollout.top_k > 0):
+        is_truncated = rollout.top_p < 1 or rollout.top_k > 0
+        if self.stare.ranks_by == "rollout" and is_truncated:
             raise ValueError(
                 f"stare.surprisal='rollout' with rollout.top_p={rollout.top_p}, "
                 f"rollout.top_k={rollout.top_k}: truncated sampling renormalises the engine's "

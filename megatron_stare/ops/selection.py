@@ -29,8 +29,8 @@ _ID_BITS = 63 - _LOW_BITS
 _NUM_BINS = 2**_BIN_BITS
 _NUM_SHOWN = _NUM_BINS - 2  # with the bounds they were taken from: as long as the histogram
 _MAX_ROUNDS = 7  # enough for 2**63 candidates
-_INT32_MAX, _INT32_MIN = 2**31 - 1, -(2**31)
 _INT64_MAX = 2**63 - 1
+_BLOCK = {"cpu": 2**17, "cuda": 2**31}  # values looked at at a time; on a CPU what its cache holds
 
 
 class TopK(NamedTuple):
@@ -72,16 +72,14 @@ def global_top_k_with_threshold(
     """`global_top_k` and the k-th value, at no further cost."""
     if k == 0:
         return TopK(torch.zeros_like(values, dtype=torch.bool), float("nan"))
-    keys = _descending_keys(values)
-    bins = keys >> _LOW_BITS
-    found = _locate(bins, k, group)
-    candidates = (bins == found.bin).nonzero().squeeze(1)
-    places = _places(keys.index_select(0, candidates), token_ids.index_select(0, candidates))
-    kth = _kth_smallest(places, found.k_in_bin, group)
-    if found.num_nan:
-        raise ValueError(f"cannot rank values: token {_id_of(kth)} has the value NaN")
-    mask = (bins < found.bin).index_copy_(0, candidates, places <= kth)
-    return TopK(mask, _value_of(found.bin, kth))
+    values = values.detach().float()
+    counts = _histogram(values, group)
+    if _num_nan(counts):
+        first = _first_nan(values, token_ids, group)
+        raise ValueError(f"cannot rank values: token {first} has the value NaN")
+    kth = _kth(values, token_ids, k, counts, group)
+    ties = (values == kth.value).logical_and_(token_ids <= kth.token_id)
+    return TopK(ties.logical_or_(values > kth.value), kth.value)
 
 
 def global_kth_value(values: Tensor, k: int, *, group: dist.ProcessGroup | None = None) -> float:
@@ -90,62 +88,106 @@ def global_kth_value(values: Tensor, k: int, *, group: dist.ProcessGroup | None 
     Raises:
         ValueError: on every rank, when k is out of range or a value is NaN.
     """
-    keys = _descending_keys(values)
-    bins = keys >> _LOW_BITS
-    found = _locate(bins, k, group)
-    if found.num_nan:
-        raise ValueError(f"cannot rank values: {found.num_nan} of them are NaN")
-    candidates = keys.masked_select(bins == found.bin)
-    places = _places(candidates, torch.arange(len(candidates), device=keys.device))
-    return _value_of(found.bin, _kth_smallest(places, found.k_in_bin, group))
+    values = values.detach().float()
+    counts = _histogram(values, group)
+    if num_nan := _num_nan(counts):
+        raise ValueError(f"cannot rank values: {num_nan} of them are NaN")
+    token_ids = torch.arange(len(values), device=values.device)
+    return _kth(values, token_ids, k, counts, group).value
 
 
-def _descending_keys(values: Tensor) -> Tensor:
-    """int32 images: the larger the value, the smaller its key; NaN before all, in a bin alone."""
-    canonical = values.detach().float() + 0.0  # -0.0 + 0.0 is 0.0
-    keys = _flip_negative(canonical.view(torch.int32)).bitwise_not_()
-    return keys.masked_fill_(canonical.isnan(), _INT32_MIN)
+class _Kth(NamedTuple):
+    value: float
+    token_id: int
 
 
-def _flip_negative(bits: Tensor) -> Tensor:
-    """From float32 bits to an int32 of the same order, and back: negatives are sign-magnitude."""
-    return (bits >> 31).bitwise_and_(_INT32_MAX).bitwise_xor_(bits)
+class _Bin(NamedTuple):
+    """The float32 numbers of a sign, an exponent and a first bit of the fraction.
+
+    start  the bits of the largest, as an int32
+    step   from them to those of the next smaller number
+    """
+
+    start: int
+    step: int
+
+    @classmethod
+    def at(cls, position: int) -> _Bin:
+        """The bin at a position in descending order."""
+        num_positive = _NUM_BINS // 2
+        if position < num_positive:
+            return cls(((num_positive - position) << _LOW_BITS) - 1, -1)
+        return cls((position - _NUM_BINS) << _LOW_BITS, 1)
+
+    def holds(self, bits: Tensor) -> Tensor:
+        return bits >> _LOW_BITS == self.start >> _LOW_BITS
+
+    def places(self, bits: Tensor, token_ids: Tensor) -> Tensor:
+        """The order by value and id in the bin as one int64; anything for bits outside of it."""
+        return torch.add(token_ids, bits - self.start, alpha=self.step << _ID_BITS)
+
+    def at_place(self, place: int) -> _Kth:
+        bits = self.start + self.step * (place >> _ID_BITS)
+        value = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+        return _Kth(value.item(), place & (2**_ID_BITS - 1))
 
 
-def _places(keys: Tensor, token_ids: Tensor) -> Tensor:
-    """Keys of one bin and their ids, as one int64 of the same order."""
-    low_bits = keys.long().bitwise_and_(2**_LOW_BITS - 1)
-    return low_bits.bitwise_left_shift_(_ID_BITS).bitwise_or_(token_ids)
-
-
-def _id_of(place: int) -> int:
-    return place & (2**_ID_BITS - 1)
-
-
-def _value_of(bin_: int, place: int) -> float:
-    key = torch.tensor((bin_ << _LOW_BITS) + (place >> _ID_BITS), dtype=torch.int32)
-    return _flip_negative(~key).view(torch.float32).item()
-
-
-class _Found(NamedTuple):
-    bin: int  # the leading bits of the k-th key; of NaN where there are any
-    k_in_bin: int
-    num_nan: int
-
-
-def _locate(bins: Tensor, k: int, group: dist.ProcessGroup | None) -> _Found:
-    """The bin of the k-th smallest key over the group; of the first NaN where there are any."""
-    lowest = -_NUM_BINS // 2
-    counts = torch.bincount(bins - lowest, minlength=_NUM_BINS)
-    if group is not None:
-        dist.all_reduce(counts, group=group)
+def _kth(
+    values: Tensor, token_ids: Tensor, k: int, counts: Tensor, group: dist.ProcessGroup | None
+) -> _Kth:
+    """The k-th over the group, k from 1; `counts` are those of its histogram, without NaN."""
     ends = counts.cumsum(0)
     if not 0 < k <= ends[-1]:
         raise ValueError(f"k = {k} is out of range: there are {int(ends[-1])} values")
-    if num_nan := int(counts[0]):
-        return _Found(lowest, 1, num_nan)
-    bin_ = int(torch.searchsorted(ends, k))
-    return _Found(lowest + bin_, k - int(ends[bin_ - 1]), 0)
+    position = int(torch.searchsorted(ends, k))
+    k_in_bin = k - int(ends[position] - counts[position])
+    bin_ = _Bin.at(position)
+    places = _candidates(values, token_ids, bin_, k_in_bin)
+    return bin_.at_place(_kth_smallest(places, k_in_bin, group))
+
+
+def _bits(values: Tensor) -> Tensor:
+    """As int32. -0.0 is 0.0, and NaN quiet: in the first and the last bin, which are its own."""
+    return (values + 0.0).view(torch.int32)
+
+
+def _histogram(values: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """How many values of the group are in each bin, the largest values first; int64 `[1024]`."""
+    counts = torch.zeros(_NUM_BINS, dtype=torch.int64, device=values.device)
+    for block in values.split(_BLOCK[values.device.type]):
+        leading = (_bits(block) >> _LOW_BITS).bitwise_and_(_NUM_BINS - 1)
+        counts += torch.bincount(leading, minlength=_NUM_BINS)
+    if group is not None:
+        dist.all_reduce(counts, group=group)
+    positive, negative = counts.chunk(2)
+    return torch.cat([positive.flip(0), negative])
+
+
+def _num_nan(counts: Tensor) -> int:
+    return int(counts[0] + counts[-1])
+
+
+def _first_nan(values: Tensor, token_ids: Tensor, group: dist.ProcessGroup | None) -> int:
+    """The smallest id of a NaN over the group."""
+    first = token_ids.masked_fill(~values.isnan(), _INT64_MAX)
+    first = torch.cat([first, first.new_tensor([_INT64_MAX])]).amin()
+    if group is not None:
+        dist.all_reduce(first, dist.ReduceOp.MIN, group=group)
+    return int(first)
+
+
+def _candidates(values: Tensor, token_ids: Tensor, bin_: _Bin, k: int) -> Tensor:
+    """Places in the bin of this rank's values: all of them, or the k smallest and some more."""
+    parts, num_held, bound = [], 0, _INT64_MAX
+    size = _BLOCK[values.device.type]
+    for block, ids in zip(values.split(size), token_ids.split(size), strict=True):
+        bits = _bits(block)
+        places = bin_.places(bits, ids)
+        parts.append(places.masked_select(bin_.holds(bits).logical_and_(places <= bound)))
+        num_held += len(parts[-1])
+        if num_held >= k and bound == _INT64_MAX:
+            bound = int(torch.cat(parts).max())
+    return torch.cat(parts)
 
 
 def _kth_smallest(places: Tensor, k: int, group: dist.ProcessGroup | None) -> int:

@@ -182,9 +182,12 @@ def test_truncated_sampling_with_the_engines_surprisal(workspace):
     assert "stare.surprisal='rollout' with rollout.top_p=0.9" in message
 
 
-def test_a_correction_of_samples_without_the_engines_log_probs(workspace):
-    message = refused("train", workspace / "train.yaml", "algorithm.correction.kind=tis")
-    assert "algorithm.correction.kind='tis': the samples have no log-probs" in message
+@pytest.mark.parametrize("method", ["stare.enabled=true", "stare.enabled=false"])
+@pytest.mark.parametrize("needs", ["algorithm.correction.kind=tis", "stare.surprisal=rollout"])
+def test_samples_without_the_engines_log_probs_where_they_are_needed(copy, method, needs):
+    key, value = needs.split("=")
+    message = refused("train", copy / "train.yaml", method, needs)
+    assert f"{key}={value!r}: the samples have no log-probs" in message
 
 
 def test_a_verifier_that_cannot_be_imported(workspace):

@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 from megatron_stare.rollout.sglang.commands import ServeOptions, server_command, server_environment
-from megatron_stare.rollout.sglang.registry import register
+from megatron_stare.rollout.sglang.registry import register, registered_urls
 from tests.e2e.programs import REPO
 
 PYTHON = REPO / ".venv-sglang/bin/python"
@@ -73,6 +73,12 @@ class TwoServers:
         return {entry["url"]: entry["pid"] for entry in found if entry["kind"] == "server"}
 
     @property
+    def router(self) -> str:
+        """URL of the router."""
+        [url] = registered_urls(self.registry, "router")
+        return url
+
+    @property
     def urls(self) -> list[str]:
         return sorted(self.pids)
 
@@ -111,11 +117,8 @@ class TwoServers:
         """End `serve`, and with it the servers; what it printed. SIGTERM, or these in a row."""
         if self.process is None:
             return ""
-        for url, process in self.revived.items():
-            self._file(url, "json").unlink(missing_ok=True)
-            process.kill()
-            process.wait()
-        self.revived.clear()
+        for url in [*self.revived]:
+            self._end_revived(url)
         self.killed.clear()
         for number in signals or (signal.SIGTERM,):
             self.process.send_signal(number)
@@ -131,12 +134,12 @@ class TwoServers:
         return url
 
     def kill(self, url: str) -> None:
-        """Kill a server with SIGKILL; `serve` withdraws its own, and a revived one goes here."""
-        os.kill(self.pids[url], signal.SIGKILL)
+        """Kill a server with SIGKILL."""
         self.killed.add(url)
         if url in self.revived:
-            self.revived.pop(url).wait()
-            self._file(url, "json").unlink()
+            self._end_revived(url)
+        else:
+            os.kill(self.pids[url], signal.SIGKILL)
 
     def revive(self, url: str) -> None:
         """Start a server that was killed again, at its URL, with the weights of the beginning."""
@@ -155,6 +158,13 @@ class TwoServers:
         self.killed.discard(url)
         wait_until(lambda: is_up(url), timeout_s=270)
         register(self.registry, url, pid=process.pid)
+
+    def _end_revived(self, url: str) -> None:
+        """Kill a server that no `serve` looks after, and withdraw it."""
+        process = self.revived.pop(url)
+        process.kill()
+        process.wait()
+        self._file(url, "json").unlink(missing_ok=True)
 
     def log_of(self, url: str) -> str:
         """What a server has logged."""
@@ -189,6 +199,11 @@ def is_up(url: str) -> bool:
     with contextlib.suppress(httpx.HTTPError):
         return httpx.get(f"{url}/health_generate", timeout=5).is_success
     return False
+
+
+def workers_of(router: str) -> list[str]:
+    """URLs of the servers that a router knows."""
+    return sorted(worker["url"] for worker in httpx.get(f"{router}/workers").json()["workers"])
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 30) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.programs import make_workspace, metrics_of, run_command, succeed
 from tests.sglang.faults import BreakingProxy
-from tests.sglang.servers import needs_servers, wait_until
+from tests.sglang.servers import needs_servers, wait_until, workers_of
 
 pytestmark = needs_servers
 
@@ -104,6 +104,7 @@ def test_a_run_outlives_one_of_its_servers(session_servers, tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"{killed[0]}: " in done.stdout + done.stderr
     assert killed[0] not in session_servers.pids, "`serve` announces a dead server"
+    assert workers_of(session_servers.router) == [*pids.keys() - set(killed)]
     steps = metrics_of(workspace / "run")
     assert len(steps) == 4
     for metrics in steps:

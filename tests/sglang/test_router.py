@@ -13,12 +13,12 @@ import pytest
 
 from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.errors import UserError
-from megatron_stare.rollout.sglang.commands import ServeOptions, router_command
+from megatron_stare.rollout.sglang.commands import router_command
 from megatron_stare.rollout.sglang.ports import free_ports
 from tests.models import hf_tensors
 from tests.requests_of import requests_of
 from tests.sglang.faults import frozen
-from tests.sglang.servers import PYTHON, ROUTER_PYTHON, needs_servers, wait_until
+from tests.sglang.servers import ROUTER_PYTHON, needs_servers, one_server, wait_until, workers_of
 from tests.sglang.test_engine import PROMPTS, num_generated, open_engine
 from tests.sglang.test_faults import LONG, QUICK, SHORT, assert_complete
 
@@ -35,19 +35,7 @@ class RouterProcess:
         self.process = None
 
     def start(self):
-        options = ServeOptions(
-            self._folder,
-            PYTHON,
-            servers=0,
-            host="127.0.0.1",
-            port=0,
-            registry=self._folder,
-            dtype="float32",
-            tensor=1,
-            num_gpus=0,
-            deadline_s=60,
-            router_python=ROUTER_PYTHON,
-        )
+        options = one_server(self._folder, self._folder, servers=0, router_python=ROUTER_PYTHON)
         with (self._folder / "router.log").open("ab") as log:
             command = router_command(options, self._port, self._metrics_port)
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
@@ -57,9 +45,6 @@ class RouterProcess:
         with contextlib.suppress(httpx.HTTPError):
             return httpx.get(f"{self.url}/health", timeout=2).is_success
         return False
-
-    def workers(self):
-        return sorted(w["url"] for w in httpx.get(f"{self.url}/workers").json()["workers"])
 
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
@@ -81,7 +66,7 @@ def test_it_shares_requests_out_and_changes_no_answer(servers, trained, router, 
     before = num_generated(servers)
     with open_engine(servers, trained, tmp_path, router=router.url) as (engine, messages):
         engine.update_weights(hf_tensors(trained).items(), 1)
-        assert router.workers() == servers.urls
+        assert workers_of(router.url) == servers.urls
         sampling = SamplingConfig(max_response_tokens=40)
         samples = list(engine.generate(requests_of(PROMPTS, 8), sampling, seed=0))
         time.sleep(7)  # A step of the trainer's, longer than servers keep idle connections.
@@ -117,7 +102,7 @@ def test_without_the_router_requests_go_straight_to_the_servers(servers, trained
         router.start()
         engine.update_weights(hf_tensors(trained).items(), 3)
         assert messages[2:] == [f"router {router.url}: takes requests again"]
-        assert router.workers() == servers.urls
+        assert workers_of(router.url) == servers.urls
         assert_complete(engine.generate(requests_of(PROMPTS, 1), SHORT, seed=2), 1, version=3)
 
 
@@ -144,13 +129,13 @@ def test_a_server_that_hangs_behind_it_is_taken_out_and_put_back(
         samples = [next(generating)]
         with frozen(pid):
             samples += generating
-            assert router.workers() == [other]
+            assert workers_of(router.url) == [other]
         assert_complete(samples, 8, version=1, of=(trained, LONG))
         silent = "no answer to /health_generate within 6 s"
         outs = [message for message in messages if "out until the next weights" in message]
         assert outs == [f"{url}: out until the next weights: {silent}"], messages
         engine.update_weights(hf_tensors(trained).items(), 2)
-        assert router.workers() == servers.urls
+        assert workers_of(router.url) == servers.urls
         assert_complete(engine.generate(requests_of(PROMPTS, 4), SHORT, seed=1), 4, version=2)
 
 
@@ -165,7 +150,7 @@ def test_a_server_of_other_weights_behind_it_gives_no_sample(
         httpx.post(f"{url}/update_weights_from_disk", json=body, timeout=60).raise_for_status()
         samples = engine.generate(requests_of(PROMPTS, 8), SHORT, seed=0)
         assert_complete(samples, 8, version=1, of=(trained, SHORT))
-        assert router.workers() == [other]
+        assert workers_of(router.url) == [other]
         problem = "has weights of version 'old', expected '1'"
         assert f"{url}: out until the next weights: {problem}" in messages
 

@@ -84,8 +84,9 @@ def test_ids_break_ties_by_all_their_bits():
         (torch.arange(300_000) % 3 == 0).float(),
         torch.full((300_000,), -INF),
         1.0 + torch.arange(300_000).remainder(5) * 2**-23,
+        torch.rand(300_000, generator=torch.Generator().manual_seed(0)) - 1,
     ],
-    ids=["exponential", "saturated", "all equal", "neighbours in float32"],
+    ids=["exponential", "saturated", "all equal", "neighbours in float32", "negative"],
 )
 def test_more_candidates_than_a_rank_can_show_at_once(values, k):
     token_ids = torch.randperm(300_000, generator=torch.Generator().manual_seed(1)) * 3
@@ -140,3 +141,11 @@ def test_nan_is_an_error_that_names_the_first_token(sign, k):
         top_ids(values, k, ids=[10, 50, 30, 20])
     with pytest.raises(ValueError, match="2 of them are NaN"):
         global_kth_value(torch.tensor(values), k)
+
+
+def test_every_pattern_of_nan_is_one():
+    patterns = [0x7F800001, 0x7FC00000, 0x7FFFFFFF, -0x007FFFFF, -0x00400000, -1]
+    for pattern in patterns:
+        nan = torch.tensor(pattern, dtype=torch.int32).view(torch.float32)
+        with pytest.raises(ValueError, match="token 1 has the value NaN"):
+            global_top_k(torch.stack([torch.zeros(()), nan]), 1, token_ids=torch.arange(2))
