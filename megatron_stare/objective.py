@@ -10,7 +10,7 @@ from torch import Tensor
 from megatron_stare.algorithms.corrections import Correction, correct
 from megatron_stare.algorithms.losses import clip_shares, clipped_policy_loss, kl_penalty
 from megatron_stare.config.algorithm import AlgorithmConfig
-from megatron_stare.policy.step import TokenScores
+from megatron_stare.ops.partials import TokenScores
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ from megatron_stare.data.packing import Share, split_updates
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.launch.signals import stop_requests
 from megatron_stare.objective import PolicyObjective, TokenTerms
+from megatron_stare.ops.partials import TokenScores
 from megatron_stare.policy.memory import check_can_offload, offload, onload
-from megatron_stare.policy.step import TokenScores, UpdateResult
+from megatron_stare.policy.step import UpdateResult
 from megatron_stare.preflight import check_model
 from megatron_stare.rollout.sampler import Cancelled, Rollout
 from megatron_stare.rollout_side import RolloutSide, open_rollout_side
@@ -103,19 +104,31 @@ class Run:
         with self.session.policy.weights_swapped_for(self.starting_weights):
             return self.score(batch, share)
 
-    def update(self, batch: RolloutBatch, share: Share, terms: TokenTerms) -> list[UpdateResult]:
-        """The step's optimizer updates, in order; `terms` are flat over the whole share."""
+    def update(
+        self, batch: RolloutBatch, share: Share, terms: TokenTerms, old: TokenScores | None
+    ) -> list[UpdateResult]:
+        """The step's optimizer updates, in order.
+
+        Args:
+            terms: flat over the whole share.
+            old: `score` of the share, if there was a prepass. The first update is under the same
+                weights.
+        """
         results, start = [], 0
         with self.session.phase("update", len(share.index)) as advance:
             for micro_batches in share.updates:
                 num_tokens = sum(
                     int(batch.response_lengths[list(samples)].sum()) for samples in micro_batches
                 )
-                objective = PolicyObjective(
-                    terms[start : start + num_tokens], self.config.algorithm
+                tokens = slice(start, start + num_tokens)
+                start = tokens.stop
+                result = self.session.policy.update(
+                    batch,
+                    micro_batches,
+                    PolicyObjective(terms[tokens], self.config.algorithm),
+                    advance,
+                    known=None if old is None or results else old.at(tokens),
                 )
-                start += num_tokens
-                result = self.session.policy.update(batch, micro_batches, objective, advance)
                 results.append(self.session.check(result, self.config.train.max_bad_updates))
         return results
 

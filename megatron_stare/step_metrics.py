@@ -12,8 +12,9 @@ from torch import Tensor
 from megatron_stare.algorithms.losses import importance_ratios
 from megatron_stare.algorithms.quadrants import QUADRANTS, quadrant_sums
 from megatron_stare.algorithms.stare import StareDecision, StareSelection
+from megatron_stare.ops.partials import TokenScores
 from megatron_stare.ops.selection import global_kth_value
-from megatron_stare.policy.step import TokenScores, UpdateResult
+from megatron_stare.policy.step import UpdateResult
 from megatron_stare.token_terms import LocalTokens
 
 

@@ -18,7 +18,7 @@ from megatron_stare.config.commands import TrainConfig
 from megatron_stare.data.packing import Share
 from megatron_stare.errors import UserError
 from megatron_stare.objective import TokenTerms
-from megatron_stare.policy.step import TokenScores
+from megatron_stare.ops.partials import TokenScores
 from megatron_stare.types import RolloutBatch, TokenBatch
 
 

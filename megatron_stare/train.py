@@ -15,7 +15,8 @@ from megatron_stare.algorithms.advantages import group_advantages
 from megatron_stare.algorithms.stare import StareDecision, StareSelection, selection_weights
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.data.packing import Share
-from megatron_stare.policy.step import TokenScores, UpdateResult
+from megatron_stare.ops.partials import TokenScores
+from megatron_stare.policy.step import UpdateResult
 from megatron_stare.rollout.sampler import Rollout
 from megatron_stare.run import Run, open_run
 from megatron_stare.step_metrics import token_metrics, update_metrics
@@ -147,7 +148,7 @@ def learn(run: Run, batch: RolloutBatch) -> Learned:
         weights = torch.ones_like(tokens.advantages)
     terms = token_terms(batch, share, tokens, weights, old, reference, config)
 
-    updates = run.update(batch, share, terms)
+    updates = run.update(batch, share, terms, old)
     # A single on-policy update scores its tokens itself, under the weights before the update.
     scores = old or updates[0].scores
     selection = selection or rank_tokens(batch, share, tokens, scores, config.stare, dp)

@@ -27,6 +27,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from megatron_stare.config.policy import ModelConfig, ParallelConfig
+from megatron_stare.ops.partials import TokenScores
 from megatron_stare.policy.groups import ParallelGroups
 from megatron_stare.policy.head import HeadInputs, logprob_entropy_head
 from megatron_stare.policy.model import build_model, named_parameters
@@ -193,8 +194,8 @@ def forward_backward(
     )
 
 
-def _weighted_sum(weight: Tensor, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, tuple]:
-    logprobs, entropies = output
+def _weighted_sum(weight: Tensor, output: TokenScores) -> tuple[Tensor, Tensor, tuple]:
+    logprobs, entropies, *_ = output
     uncounted = torch.zeros((), dtype=torch.int)
     return (logprobs * weight).sum(), uncounted, (logprobs.detach(), entropies.detach())
 

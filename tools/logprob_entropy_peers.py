@@ -28,6 +28,7 @@ from torch.autograd.function import once_differentiable
 
 from megatron_stare.ops.head_tiles import Tile, blocks
 from megatron_stare.ops.logprob_entropy import linear_logprob_entropy, logprob_entropy
+from megatron_stare.ops.partials import TokenScores
 
 Group = dist.ProcessGroup
 Outputs = tuple[Tensor, Tensor | None]
@@ -65,13 +66,32 @@ class Peer:
 def this_op(hidden: Tensor, weight: Tensor, targets: Tensor, group: Group) -> Outputs:
     """As in training: the weight gradient goes to `main_grad`."""
     main_grad = getattr(weight, "main_grad", None)
-    return linear_logprob_entropy(hidden, weight, targets, group=group, main_grad=main_grad)
+    scores = linear_logprob_entropy(hidden, weight, targets, group=group, main_grad=main_grad)
+    return scores.logprobs, scores.entropies
+
+
+class ThisOpAfterAPrepass:
+    """As in a STARE step: what a call without gradients has found, the next one with them knows."""
+
+    def __init__(self) -> None:
+        self._known: TokenScores | None = None
+
+    def __call__(self, hidden: Tensor, weight: Tensor, targets: Tensor, group: Group) -> Outputs:
+        """As every peer is called."""
+        known = self._known if torch.is_grad_enabled() else None
+        main_grad = getattr(weight, "main_grad", None)
+        scores = linear_logprob_entropy(
+            hidden, weight, targets, group=group, main_grad=main_grad, known=known
+        )
+        self._known = None if torch.is_grad_enabled() else scores
+        return scores.logprobs, scores.entropies
 
 
 def this_op_on_logits(hidden: Tensor, weight: Tensor, targets: Tensor, group: Group) -> Outputs:
     """The LM head outside."""
     hidden = copy_to_tensor_model_parallel_region(hidden, group)
-    return logprob_entropy(hidden @ weight.t(), targets, group=group)
+    scores = logprob_entropy(hidden @ weight.t(), targets, group=group)
+    return scores.logprobs, scores.entropies
 
 
 def plain_torch(hidden: Tensor, weight: Tensor, targets: Tensor, group: Group) -> Outputs:
@@ -191,8 +211,10 @@ def _tiles(hidden: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice]]:
             yield rows, span
 
 
+AFTER_A_PREPASS = "this op, after a prepass"
 PEERS = (
     Peer("this op", this_op),
+    Peer(AFTER_A_PREPASS, ThisOpAfterAPrepass()),
     Peer("this op, given logits", this_op_on_logits, materialises_logits=True),
     Peer("plain torch", plain_torch, materialises_logits=True, one_rank_only=True),
     Peer(

@@ -22,6 +22,7 @@ from megatron_stare.ops.head_kernels import kernels_for
 from megatron_stare.ops.head_tiles import CHUNK_BYTES, Tile, blocks, head_gradients
 from megatron_stare.ops.partials import (
     RowTerms,
+    TokenScores,
     VocabShard,
     combine,
     d_logits_,
@@ -38,7 +39,7 @@ def logprob_entropy(
     vocab_size: int | None = None,
     group: dist.ProcessGroup | None = None,
     differentiable_entropy: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> TokenScores:
     """Log-prob and entropy of each token from its logits.
 
     One all-gather of `[4, n]` float32 in the forward, no collective in the backward.
@@ -52,16 +53,17 @@ def logprob_entropy(
         differentiable_entropy: the entropy has a gradient too.
 
     Returns:
-        logprob, entropy: float32 `[n]`; unless asked for, the entropy carries no gradient.
+        The log-probs carry a gradient; the entropies if asked for.
 
     Raises:
         RuntimeError: a target is out of range (on CUDA a device-side assertion, without a sync).
     """
     shard = VocabShard.of(logits.shape[1], vocab_size, group)
     _check_targets(targets, shard)
-    return _LogitsLogprobEntropy.apply(
+    scores = _LogitsLogprobEntropy.apply(
         logits, targets, _per_row(temperature, targets), shard, differentiable_entropy
     )
+    return TokenScores(*scores)
 
 
 def linear_logprob_entropy(
@@ -75,7 +77,8 @@ def linear_logprob_entropy(
     chunk_size: int | None = None,
     differentiable_entropy: bool = False,
     main_grad: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+    known: TokenScores | None = None,
+) -> TokenScores:
     """Log-prob and entropy of each token from its hidden state; the LM head is inside.
 
     Logits exist for a tile of tokens and columns at a time, in float32, and are computed again in
@@ -90,10 +93,12 @@ def linear_logprob_entropy(
         chunk_size: tokens whose logits exist at a time; default from a budget of bytes.
         main_grad: float32 `[V/tp, h]`. If given, the gradient by `weight` is added to it, never
             rounded to weight's type, and autograd gets none.
+        known: what a call with the same inputs has returned; the forward then computes and
+            communicates nothing.
         targets, temperature, vocab_size, group, differentiable_entropy: as for `logprob_entropy`.
 
     Returns:
-        logprob, entropy: float32 `[n]`; unless asked for, the entropy carries no gradient.
+        The log-probs carry a gradient; the entropies if asked for.
 
     Raises:
         RuntimeError: a target is out of range (on CUDA a device-side assertion, without a sync).
@@ -103,7 +108,7 @@ def linear_logprob_entropy(
     tile = Tile.for_head(weight.shape[1], weight.device)
     if chunk_size is not None:
         tile = tile._replace(rows=chunk_size)
-    return _LinearLogprobEntropy.apply(
+    scores = _LinearLogprobEntropy.apply(
         hidden,
         weight,
         targets,
@@ -112,7 +117,9 @@ def linear_logprob_entropy(
         tile,
         differentiable_entropy,
         main_grad,
+        known,
     )
+    return TokenScores(*scores)
 
 
 class _LogitsLogprobEntropy(torch.autograd.Function):
@@ -130,14 +137,14 @@ class _LogitsLogprobEntropy(torch.autograd.Function):
         for rows in _row_blocks(logits, shard):
             scaled = _float32_copy(logits, rows, shard).div_(temperature[rows, None])
             partial[:, rows] = partial_of(scaled, local_targets[rows])
-        outputs = combine(partial, shard.group)
-        _keep(ctx, (logits, local_targets), temperature, outputs, differentiable_entropy)
+        scores = combine(partial, shard.group)
+        _keep(ctx, (logits, local_targets), temperature, scores, differentiable_entropy)
         ctx.shard = shard
-        return outputs[:2]
+        return tuple(scores)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_logprob: Tensor, d_entropy: Tensor):
+    def backward(ctx: Any, d_logprob: Tensor, d_entropy: Tensor, *_: Tensor):
         (logits, local_targets), terms = _kept(ctx, d_logprob, d_entropy)
         d_logits = torch.zeros_like(logits)
         for rows in _row_blocks(logits, ctx.shard):
@@ -159,21 +166,25 @@ class _LinearLogprobEntropy(torch.autograd.Function):
         tile: Tile,
         differentiable_entropy: bool,
         main_grad: Tensor | None,
+        known: TokenScores | None,
     ):
         local_targets = targets - shard.start
-        columns = weight[: shard.num_columns]
-        kernels = kernels_for(weight.device, weight.dtype)
-        partial = kernels.partial(hidden, columns, local_targets, temperature, tile)
-        outputs = combine(partial, shard.group)
-        _keep(ctx, (hidden, weight, local_targets), temperature, outputs, differentiable_entropy)
+        if known is None:
+            columns = weight[: shard.num_columns]
+            kernels = kernels_for(weight.device, weight.dtype)
+            partial = kernels.partial(hidden, columns, local_targets, temperature, tile)
+            scores = combine(partial, shard.group)
+        else:
+            scores = TokenScores(*(score.clone() for score in known))
+        _keep(ctx, (hidden, weight, local_targets), temperature, scores, differentiable_entropy)
         # Not by `save_for_backward`, which forbids what others add to it before the backward.
         ctx.main_grad = main_grad
         ctx.shard, ctx.tile = shard, tile
-        return outputs[:2]
+        return tuple(scores)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_logprob: Tensor, d_entropy: Tensor):
+    def backward(ctx: Any, d_logprob: Tensor, d_entropy: Tensor, *_: Tensor):
         (hidden, weight, local_targets), terms = _kept(ctx, d_logprob, d_entropy)
         d_weight = ctx.main_grad
         if d_weight is None:
@@ -191,23 +202,24 @@ class _LinearLogprobEntropy(torch.autograd.Function):
         for rows, part in _summed_over_ranks(parts, ctx.shard.group):
             d_hidden[rows] = part
         returned = d_weight.to(weight.dtype) if ctx.main_grad is None else None
-        return d_hidden, returned, None, None, None, None, None, None
+        return d_hidden, returned, None, None, None, None, None, None, None
 
 
 def _keep(
     ctx: Any,
     inputs: tuple[Tensor, ...],
     temperature: Tensor,
-    outputs: tuple[Tensor, Tensor, Tensor, Tensor],
+    scores: TokenScores,
     differentiable_entropy: bool,
 ) -> None:
-    _, entropy, maximum, total = outputs
+    _, entropies, *softmax = scores
     ctx.differentiable_entropy = differentiable_entropy
     if differentiable_entropy:
-        ctx.save_for_backward(*inputs, temperature, maximum, total, entropy)
+        ctx.save_for_backward(*inputs, temperature, *softmax, entropies)
+        ctx.mark_non_differentiable(*softmax)
     else:
-        ctx.save_for_backward(*inputs, temperature, maximum, total)
-        ctx.mark_non_differentiable(entropy)
+        ctx.save_for_backward(*inputs, temperature, *softmax)
+        ctx.mark_non_differentiable(*softmax, entropies)
 
 
 def _kept(ctx: Any, d_logprob: Tensor, d_entropy: Tensor) -> tuple[tuple[Tensor, ...], RowTerms]:

@@ -18,6 +18,7 @@ Shapes: n tokens, V vocabulary with padding. Logits here are divided by the temp
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -46,6 +47,25 @@ class VocabShard:
         start = rank * width
         num_columns = min(max(vocab_size - start, 0), width)
         return cls(start, num_columns, vocab_size, group if size > 1 else None)
+
+
+class TokenScores(NamedTuple):
+    """What a softmax over the vocabulary says of tokens: float32 `[n]` each.
+
+    logprobs   of the target, ln p, in nats
+    entropies  of the distribution, in nats
+    maxima     M
+    totals     S; with M all that a backward needs of the forward
+    """
+
+    logprobs: Tensor
+    entropies: Tensor
+    maxima: Tensor
+    totals: Tensor
+
+    def at(self, tokens: slice | Tensor) -> TokenScores:
+        """Those of some of the tokens."""
+        return TokenScores(*(score[tokens] for score in self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +151,20 @@ def merge(partials: Tensor) -> Tensor:
     return torch.stack([maximum, total, moment, targets.sum(0)])
 
 
-def combine(
-    partial: Tensor, group: dist.ProcessGroup | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Log-prob, entropy, M and S `[n]` from this rank's partial; one all-gather of it."""
+def combine(partial: Tensor, group: dist.ProcessGroup | None) -> TokenScores:
+    """The scores from this rank's partial; one all-gather of it."""
     if group is not None:
         gathered = partial.new_empty(group.size() * len(partial), partial.shape[1])
         dist.all_gather_single(gathered, partial, group=group)
         partial = merge(gathered.view(group.size(), *partial.shape))
-    maximum, total, moment, target = partial
-    log_total = total.log()
-    return target - maximum - log_total, log_total - moment / total, maximum.clone(), total.clone()
+    maxima, totals, moments, targets = partial
+    log_totals = totals.log()
+    return TokenScores(
+        logprobs=targets - maxima - log_totals,
+        entropies=log_totals - moments / totals,
+        maxima=maxima.clone(),
+        totals=totals.clone(),
+    )
 
 
 def d_logits_(logits: Tensor, local_targets: Tensor, terms: RowTerms) -> Tensor:

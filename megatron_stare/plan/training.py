@@ -92,11 +92,15 @@ def training_time(
     clock = _Clock(job, cost, lengths, batch.responses)
     passes = num_forward_passes(job)
     prepass = sum(max(clock.forward(rank) for rank in plan) for plan in plans)
+    flops = (3 + passes) * sum(costs)
     update = busy = 0.0
-    for plan in plans:
-        slowest = max(clock.forward_and_backward(rank) for rank in plan)
+    for number, plan in enumerate(plans):
+        has_scores = config.needs_prepass and number == 0
+        slowest = max(clock.forward_and_backward(rank, has_scores) for rank in plan)
         update += slowest
-        busy += sum(clock.busy(rank) for rank in plan) / len(plan)
+        busy += sum(clock.busy(rank, has_scores) for rank in plan) / len(plan)
+        if has_scores:
+            flops -= cost.per_loss_token * sum(batch.responses[i] for i in updates[number])
     counts = [len(plan[0]) for plan in plans]
     return TrainingTime(
         prepass=passes * prepass,
@@ -106,7 +110,7 @@ def training_time(
         * held.optimized
         * _OPTIMIZER_BYTES
         / (job.gpu.memory_gb_s * 1e9 * job.assumptions.link_efficiency),
-        flops=(3 + passes) * sum(costs),
+        flops=flops,
         busy_share=busy / update,
         num_micro_batches=max(counts),
         fill=sum(lengths) / (budget * sum(counts) * job.data),
@@ -137,22 +141,24 @@ class _Clock:
 
     def forward(self, rank: MicroBatches) -> float:
         """A pass without gradients."""
-        stages = [self._stages(micro_batch)[0] for micro_batch in rank]
+        stages, _ = self._both(rank, has_scores=False)
         return self._interleaved(pipeline_seconds(stages), stages)
 
-    def forward_and_backward(self, rank: MicroBatches) -> float:
-        """A pass with gradients."""
-        forward, backward = self._both(rank)
+    def forward_and_backward(self, rank: MicroBatches, has_scores: bool) -> float:
+        """A pass with gradients; with scores from before, the head does not go forward."""
+        forward, backward = self._both(rank, has_scores)
         seconds = pipeline_seconds(forward, backward)
         return self._interleaved(seconds, [*forward, *backward])
 
-    def busy(self, rank: MicroBatches) -> float:
+    def busy(self, rank: MicroBatches, has_scores: bool) -> float:
         """Seconds that a stage has something to do in such a pass, mean over the stages."""
-        forward, backward = self._both(rank)
+        forward, backward = self._both(rank, has_scores)
         return sum(map(sum, [*forward, *backward])) / self._job.parallel.pipeline
 
-    def _both(self, rank: MicroBatches) -> tuple[list[list[float]], list[list[float]]]:
-        pairs = [self._stages(micro_batch) for micro_batch in rank]
+    def _both(
+        self, rank: MicroBatches, has_scores: bool
+    ) -> tuple[list[list[float]], list[list[float]]]:
+        pairs = [self._stages(micro_batch, has_scores) for micro_batch in rank]
         return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 
     def _interleaved(self, seconds: float, stages: list[list[float]]) -> float:
@@ -160,7 +166,9 @@ class _Clock:
         busiest = max((sum(column) for column in zip(*stages, strict=True)), default=0.0)
         return busiest + (seconds - busiest) / self._job.parallel.virtual_pipeline
 
-    def _stages(self, micro_batch: Sequence[int]) -> tuple[list[float], list[float]]:
+    def _stages(
+        self, micro_batch: Sequence[int], has_scores: bool
+    ) -> tuple[list[float], list[float]]:
         """Seconds of a micro-batch forward and backward, by stage; an empty one takes none."""
         num_stages = self._job.parallel.pipeline
         if not micro_batch:
@@ -178,7 +186,7 @@ class _Clock:
         backward = (2 * (matrices + pairs) + again) / num_stages / self._flops_s
         backward += sent[1] + overhead + (sent[0] if recompute == "full" else 0.0)
         forwards, backwards = [forward] * num_stages, [backward] * num_stages
-        forwards[-1] += head / self._flops_s
+        forwards[-1] += 0.0 if has_scores else head / self._flops_s
         backwards[-1] += 3 * head / self._flops_s  # Its logits are computed again.
         return forwards, backwards
 

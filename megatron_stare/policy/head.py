@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from megatron_stare.ops.logprob_entropy import linear_logprob_entropy
+from megatron_stare.ops.partials import TokenScores
 from megatron_stare.policy.context import gather_scores
 from megatron_stare.policy.model import PolicyConfig
 from megatron_stare.policy.packed import PackedMicroBatch
@@ -28,11 +29,13 @@ class HeadInputs:
     micro_batch  where log-probs are wanted
     temperature  divides the logits
     cp_group     ranks that share the micro-batch's tokens
+    known        what the head has said of the micro-batch's response tokens under these weights
     """
 
     micro_batch: PackedMicroBatch
     temperature: float
     cp_group: ProcessGroup
+    known: TokenScores | None = None
 
 
 def logprob_entropy_head(
@@ -43,8 +46,8 @@ def logprob_entropy_head(
     context: HeadInputs,
     config: PolicyConfig,
     **_: Any,
-) -> tuple[Tensor, Tensor]:
-    """Log-prob and entropy in nats of a micro-batch's response tokens, in its flat order.
+) -> TokenScores:
+    """What the policy says of a micro-batch's response tokens, in its flat order.
 
     float32 `[num_tokens]` each, the same on all tensor-parallel and context-parallel ranks; 0 for
     tokens that are not counted.
@@ -59,9 +62,9 @@ def logprob_entropy_head(
         hidden_states = gather_from_sequence_parallel_region(
             hidden_states, tensor_parallel_output_grad=False, group=output_layer.tp_group
         )
-    micro_batch = context.micro_batch
+    micro_batch, known = context.micro_batch, context.known
     weight = output_layer.weight if output_weight is None else output_weight
-    logprobs, entropies = linear_logprob_entropy(
+    held = linear_logprob_entropy(
         hidden_states.squeeze(1).index_select(0, micro_batch.rows),
         weight,
         micro_batch.targets,
@@ -71,7 +74,7 @@ def logprob_entropy_head(
         # Megatron's data parallelism attaches it; without, autograd carries the gradient. Its flag
         # `grad_added_to_main_grad` stays unset: a tied embedding's own gradient is yet to be added.
         main_grad=getattr(weight, "main_grad", None),
+        known=None if known is None else known.at(micro_batch.places),
     )
-    held = torch.stack([logprobs, entropies])
-    scores = gather_scores(held, micro_batch.places, micro_batch.num_tokens, context.cp_group)
-    return scores[0], scores[1]
+    places, num_tokens = micro_batch.places, micro_batch.num_tokens
+    return TokenScores(*gather_scores(torch.stack(held), places, num_tokens, context.cp_group))

@@ -56,7 +56,7 @@ def _logprobs(
     model: MegatronModule, tokens: Tensor, groups: ParallelGroups, device: torch.device
 ) -> Tensor:
     packed = pack([tokens], [1], pad_to_multiple=groups.sequence_multiple, device=device)
-    logprobs, _ = model(
+    scores = model(
         input_ids=packed.input_ids,
         position_ids=packed.position_ids,
         attention_mask=None,
@@ -64,4 +64,4 @@ def _logprobs(
         output_processor=logprob_entropy_head,
         output_processor_context=HeadInputs(packed, 1.0, groups.cp),
     )
-    return logprobs.float().cpu()
+    return scores.logprobs.float().cpu()

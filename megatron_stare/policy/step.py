@@ -1,7 +1,8 @@
 """The policy on this rank: score tokens, update weights, stream them out.
 
 Everything per token is flat over the tokens of this data-parallel rank: micro-batch after
-micro-batch, sample after sample (`data.packing.Share`).
+micro-batch, sample after sample (`data.packing.Share`). Scores are on the compute device, and 0 for
+tokens under the loss mask, of which the policy is not asked.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from megatron_stare.data.packing import MicroBatches
+from megatron_stare.ops.partials import TokenScores
 from megatron_stare.policy.groups import ParallelGroups
 from megatron_stare.policy.head import HeadInputs, logprob_entropy_head
 from megatron_stare.policy.model import named_parameters
@@ -30,17 +32,6 @@ from megatron_stare.policy.packed import PackedMicroBatch, pack
 from megatron_stare.types import TokenBatch
 from megatron_stare.weights.export import export_hf_tensors
 from megatron_stare.weights.hf_config import ModelShape
-
-
-@dataclass(frozen=True, slots=True)
-class TokenScores:
-    """What the policy says of tokens: float32 `[r]` each, in nats, on the compute device.
-
-    0 for a token under the loss mask, of which the policy is not asked.
-    """
-
-    logprobs: Tensor
-    entropies: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +64,7 @@ def _at_once() -> None:
 
 @dataclass(frozen=True, slots=True)
 class _MicroBatchOutput:
-    scores: Tensor  # [2, r_micro_batch]: log-probs, entropies
+    scores: Tensor  # [4, r_micro_batch], those of `TokenScores`
     sums: Tensor  # [1 + stats], float64: loss, then the objective's statistics
 
 
@@ -130,9 +121,9 @@ class Policy:
     def score(
         self, batch: TokenBatch, micro_batches: MicroBatches, progress: Progress = _silent
     ) -> TokenScores:
-        """Log-probs and entropies of this rank's response tokens; on every pipeline stage."""
+        """Scores of this rank's response tokens, `[r]`; on every pipeline stage."""
         with torch.no_grad():
-            outputs = self._run(batch, micro_batches, None, progress)
+            outputs = self._run(batch, micro_batches, None, None, progress)
         return self._scores_on_every_stage(outputs, _num_tokens(batch, micro_batches))
 
     def update(
@@ -141,12 +132,19 @@ class Policy:
         micro_batches: MicroBatches,
         objective: Objective,
         progress: Progress = _silent,
+        *,
+        known: TokenScores | None = None,
     ) -> UpdateResult:
-        """Forward, backward and one optimizer step; skipped when loss or gradient is not finite."""
+        """Forward, backward and one optimizer step; skipped when loss or gradient is not finite.
+
+        Args:
+            known: what `score` has said of these micro-batches under these weights. The head then
+                goes backward only.
+        """
         for chunk in self.model:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
-        outputs = self._run(batch, micro_batches, objective, progress)
+        outputs = self._run(batch, micro_batches, objective, known, progress)
         loss, *sums = self._sum_over_ranks([output.sums for output in outputs], objective)
         self.optimizer.prepare_grads()
         grad_norm = float(self.optimizer.get_grad_norm())
@@ -206,6 +204,7 @@ class Policy:
         batch: TokenBatch,
         micro_batches: MicroBatches,
         objective: Objective | None,
+        known: TokenScores | None,
         progress: Progress,
     ) -> list[_MicroBatchOutput]:
         """One pass of Megatron's schedule; outputs exist on the last pipeline stage only."""
@@ -217,13 +216,14 @@ class Policy:
 
         def forward_step(iterator: Iterator, model: torch.nn.Module):
             packed, span = next(iterator)
+            said = None if known is None else known.at(span)
             output = model(
                 input_ids=packed.input_ids,
                 position_ids=packed.position_ids,
                 attention_mask=None,
                 packed_seq_params=packed.packed_seq_params,
                 output_processor=logprob_entropy_head,
-                output_processor_context=HeadInputs(packed, self.temperature, self.groups.cp),
+                output_processor_context=HeadInputs(packed, self.temperature, self.groups.cp, said),
             )
             if model is self.model[-1]:
                 progress(packed.num_tokens)
@@ -259,7 +259,7 @@ class Policy:
     def _scores_on_every_stage(
         self, outputs: Sequence[_MicroBatchOutput], num_tokens: int
     ) -> TokenScores:
-        stacked = torch.empty(2, num_tokens, device=self.device)
+        stacked = torch.empty(len(TokenScores._fields), num_tokens, device=self.device)
         if outputs:
             torch.cat([output.scores for output in outputs], dim=1, out=stacked)
         self._broadcast_from_last_stage(stacked)
@@ -286,16 +286,16 @@ def _num_tokens(batch: TokenBatch, micro_batches: MicroBatches) -> int:
 
 
 def _loss(
-    objective: Objective | None, tokens: slice, output: tuple[Tensor, Tensor]
+    objective: Objective | None, tokens: slice, output: TokenScores
 ) -> tuple[Tensor, Tensor, _MicroBatchOutput]:
     """What Megatron's schedule asks of a loss: (loss, num_tokens, anything to keep).
 
     `num_tokens` would divide the gradient; the objective has its own denominators, and
     `sum_gradients` ignores the count.
     """
-    logprobs, entropies = output
-    scores = TokenScores(logprobs, entropies.detach())
-    detached = torch.stack([logprobs.detach(), entropies.detach()])
+    logprobs, *others = output
+    scores = TokenScores(logprobs, *(score.detach() for score in others))
+    detached = torch.stack(scores).detach()
     uncounted = torch.zeros((), dtype=torch.int, device=logprobs.device)
     if objective is None:
         return logprobs.sum(), uncounted, _MicroBatchOutput(detached, logprobs.new_zeros(1))

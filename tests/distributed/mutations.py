@@ -29,7 +29,6 @@ from megatron_stare.policy import build, context_attention, head, model, packed,
 from megatron_stare.policy.attention import plan_attention
 from megatron_stare.policy.context import gather_scores
 from megatron_stare.policy.packed import PackedMicroBatch, pack
-from megatron_stare.policy.step import TokenScores
 from megatron_stare.token_terms import LocalTokens, aggregation, rank_tokens
 from tests.layout_steps import Job, Layout, RankStep, take_steps
 
@@ -69,8 +68,8 @@ def _rank_per_micro_batch() -> AbstractContextManager:
             start = here.stop
             part = Share(share.samples, [[samples]], share.index[here])
             flat = (getattr(tokens, field.name)[here] for field in fields(tokens))
-            scores = TokenScores(old.logprobs[here], old.entropies[here])
-            selections.append(rank_tokens(batch, part, LocalTokens(*flat), scores, *settings))
+            local = LocalTokens(*flat)
+            selections.append(rank_tokens(batch, part, local, old.at(here), *settings))
         return replace(
             selections[0],
             positive=torch.cat([selection.positive for selection in selections]),

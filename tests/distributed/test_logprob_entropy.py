@@ -26,16 +26,16 @@ def run_shard(
     hidden = hidden.clone().requires_grad_()
     shard = weight.chunk(group.size())[group.rank()].clone().requires_grad_()
     if form == "linear":
-        logprob, entropy = linear_logprob_entropy(hidden, shard, targets, group=group, **options)
-        (d_logprob * logprob).sum().backward()
+        scores = linear_logprob_entropy(hidden, shard, targets, group=group, **options)
+        (d_logprob * scores.logprobs).sum().backward()
     else:
         logits = hidden @ shard.t()
-        logprob, entropy = logprob_entropy(logits, targets, group=group, **options)
-        (d_logprob * logprob).sum().backward()
+        scores = logprob_entropy(logits, targets, group=group, **options)
+        (d_logprob * scores.logprobs).sum().backward()
         dist.all_reduce(hidden.grad)
     shards = [torch.empty_like(shard.grad) for _ in range(group.size())]
     dist.all_gather(shards, shard.grad)
-    return logprob.detach(), entropy, hidden.grad, torch.cat(shards)
+    return scores.logprobs.detach(), scores.entropies, hidden.grad, torch.cat(shards)
 
 
 def equals_the_dense_reference(rank: int, form: str) -> None:
@@ -96,7 +96,7 @@ def entropy_gradient(rank: int) -> None:
     group = dist.group.WORLD
     hidden = hidden.clone().requires_grad_()
     shard = weight.chunk(group.size())[rank].clone().requires_grad_()
-    logprob, entropy = linear_logprob_entropy(
+    logprob, entropy, *_ = linear_logprob_entropy(
         hidden,
         shard,
         targets,
@@ -122,21 +122,19 @@ def every_case(rank: int) -> list[tuple[Tensor, Tensor, Tensor]]:
     return [run_shard(case, form)[:3] for form in FORMS]
 
 
-def traffic(rank: int, n: int, chunk_size: int | None) -> tuple[list, list]:
-    """Collectives of forward and of backward, from bfloat16 inputs."""
+def traffic(rank: int, n: int, chunk_size: int | None) -> tuple[list, list, list]:
+    """Collectives of forward, of a forward of what is known, and of backward; bfloat16 inputs."""
     hidden, weight, targets, _ = random_head(n, 16, 48)
     shard = weight.chunk(2)[rank].bfloat16().requires_grad_()
+    inputs = (hidden.bfloat16().requires_grad_(), shard, targets)
+    options = {"group": dist.group.WORLD, "chunk_size": chunk_size}
     with recorded_collectives() as forward:
-        logprob, _ = linear_logprob_entropy(
-            hidden.bfloat16().requires_grad_(),
-            shard,
-            targets,
-            group=dist.group.WORLD,
-            chunk_size=chunk_size,
-        )
+        known = linear_logprob_entropy(*inputs, **options)
+    with recorded_collectives() as again:
+        scores = linear_logprob_entropy(*inputs, **options, known=known)
     with recorded_collectives() as backward:
-        logprob.sum().backward()
-    return forward, backward
+        scores.logprobs.sum().backward()
+    return forward, again, backward
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -148,12 +146,13 @@ def test_any_shards_equal_the_dense_reference_and_all_ranks_agree_bit_for_bit(si
 
 
 def test_one_gather_in_the_forward_and_one_reduction_in_the_backward():
-    for forward, backward in run_world(2, traffic, 64, None):
+    for forward, again, backward in run_world(2, traffic, 64, None):
         assert forward == [("all_gather_single", 2 * 4 * 64 * 4)]
+        assert again == []
         assert backward == [("all_reduce", 64 * 16 * 4)]  # float32, though d_hidden is bfloat16
 
 
 def test_the_reduction_comes_in_blocks_of_tokens_and_is_no_larger_for_it():
-    for forward, backward in run_world(2, traffic, 64, 24):
+    for forward, _, backward in run_world(2, traffic, 64, 24):
         assert forward == [("all_gather_single", 2 * 4 * 64 * 4)]
         assert backward == [("all_reduce", rows * 16 * 4) for rows in (24, 24, 16)]

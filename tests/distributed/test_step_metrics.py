@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_stare.algorithms.stare import StareDecision, StareSelection
-from megatron_stare.policy.step import TokenScores
+from megatron_stare.ops.partials import TokenScores
 from megatron_stare.step_metrics import token_metrics
 from megatron_stare.token_terms import LocalTokens
 from tests.worlds import run_world
@@ -21,7 +21,7 @@ def metrics_of_a_part(rank: int, logprobs, engine, mask, ends) -> dict[str, floa
     nothing = torch.zeros_like(mask[here])
     tokens = LocalTokens(mask[here], torch.zeros_like(logprobs[here]), engine[here])
     selection = StareSelection(nothing, nothing, math.nan, math.nan)
-    scores = TokenScores(logprobs[here], torch.ones_like(logprobs[here]))
+    scores = TokenScores(logprobs[here], *torch.ones(3, here.stop - here.start))
     metrics = token_metrics(scores, tokens, selection, DECISION, dist.group.WORLD)
     return {name: value for name, value in metrics.items() if name.startswith("mismatch/")}
 

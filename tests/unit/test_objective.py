@@ -9,7 +9,7 @@ from torch import Tensor
 from megatron_stare.algorithms.corrections import correct
 from megatron_stare.config.algorithm import AlgorithmConfig
 from megatron_stare.objective import PolicyObjective, TokenTerms
-from megatron_stare.policy.step import TokenScores
+from megatron_stare.ops.partials import TokenScores
 
 CORRECTIONS = [
     {"kind": "tis"},
@@ -48,7 +48,7 @@ def evaluate(
     """Loss, its gradient by log-prob, and the statistics by name."""
     leaf = logprobs[span].clone().requires_grad_()
     objective = PolicyObjective(terms, config)
-    loss, stats = objective(TokenScores(leaf, torch.zeros_like(leaf)), span)
+    loss, stats = objective(TokenScores(leaf, *torch.zeros(3, len(leaf))), span)
     (gradient,) = torch.autograd.grad(loss, leaf)
     return loss.item(), gradient, dict(zip(objective.stat_names, stats.tolist(), strict=True))
 

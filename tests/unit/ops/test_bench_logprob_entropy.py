@@ -49,13 +49,15 @@ def test_a_peer_that_did_not_run_is_not_measured(bench):
 def test_goals_on_a_cpu_are_the_correct_paths_with_logits(bench):
     rows = [
         row(bench, "this op", 120.0, 1e-6),
+        row(bench, "this op, after a prepass", 80.0, 1e-6),
         row(bench, "plain torch", 100.0, 1e-6, True),
         row(bench, "Megatron-Core + entropy", 50.0, 3e-2, True),
         row(bench, "bare matmuls", 100.0, torch.nan),
     ]
-    assert [goal.name for goal in bench.time_goals_on_cpu(rows)] == [
-        "forward / plain torch",
-        "forward+backward / plain torch",
+    assert [goal.line() for goal in bench.time_goals_on_cpu(rows)] == [
+        "| forward / plain torch | 1.2 | 1.1 | MISS |",
+        "| forward+backward / plain torch | 1.2 | 1.1 | MISS |",
+        "| STARE step / plain torch | 0.8 | 1.1 | pass |",
     ]
 
 

@@ -59,7 +59,7 @@ def sent_bytes(
     """Bytes that a rank of a one-stage layout sends in a forward and in a backward pass."""
     with _one_rank(shape, model, parallel, lengths, 0) as forward:
         with _Sent() as ahead:
-            logprobs, _ = forward()
+            logprobs, *_ = forward()
         with _Sent() as back:
             logprobs.sum().backward()
     return ahead.num_bytes, back.num_bytes

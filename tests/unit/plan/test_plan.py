@@ -123,3 +123,18 @@ def test_operations_take_their_time(tmp_path):
     )
     assert time.prepass + time.update > time.flops / rate
     assert time.prepass + time.update < 2 * time.flops / rate
+
+
+def test_after_a_prepass_the_head_of_the_first_update_does_not_go_forward(tmp_path):
+    settings = {"parallel": {"context": 1, "tensor": 8}}
+    times = []
+    for enabled in (True, False):
+        job = job_of(config_of(tmp_path, **settings, stare={"enabled": enabled}), gpus=56)
+        held = tabulated_elements(job.entries, job.parallel, 0, job.num_trainers)
+        times.append(training_time(job, Batch([200], [20_000]), held))
+    stare, grpo = times
+    rate = 8 * 989e12 * job.assumptions.compute_efficiency
+    head = 2 * 5120 * 152_064 * 20_000
+    assert grpo.update - stare.update == pytest.approx(head / rate)
+    assert grpo.prepass == 0.0
+    assert stare.flops + head == pytest.approx(4 / 3 * grpo.flops)

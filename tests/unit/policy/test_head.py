@@ -21,7 +21,7 @@ BFLOAT16 = ModelConfig(path=Path("unused"), random_init=True, dtype="bfloat16")
 
 def backward(model: torch.nn.Module, groups) -> None:
     packed = pack([torch.arange(40)], [3], pad_to_multiple=1, device=CPU)
-    logprobs, _ = model(
+    logprobs, *_ = model(
         input_ids=packed.input_ids,
         position_ids=packed.position_ids,
         attention_mask=None,

@@ -59,7 +59,7 @@ def test_recompute_changes_nothing(groups, tmp_path, recompute):
 
 def test_a_micro_batch_without_samples_has_zero_gradients(groups):
     model = build(groups)
-    logprobs, entropies = score(model, groups, pack([], [], pad_to_multiple=1, device=CPU))
+    logprobs, entropies, *_ = score(model, groups, pack([], [], pad_to_multiple=1, device=CPU))
     assert logprobs.shape == entropies.shape == (0,)
     logprobs.sum().backward()
     assert all((p.grad == 0).all() for p in model.parameters())
@@ -69,16 +69,16 @@ def test_bfloat16_parameters_give_float32_scores(groups):
     model = build(groups, config=RANDOM.model_copy(update={"dtype": "bfloat16"}))
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     packed = pack([torch.arange(40)], [3], pad_to_multiple=1, device=CPU)
-    logprobs, entropies = score(model, groups, packed)
+    logprobs, entropies, *_ = score(model, groups, packed)
     assert logprobs.dtype == entropies.dtype == torch.float32
-    exact, _ = score(build(groups), groups, packed)
+    exact, *_ = score(build(groups), groups, packed)
     torch.testing.assert_close(logprobs, exact, atol=0.05, rtol=0)
 
 
 def test_scoring_without_gradients_keeps_no_graph(groups):
     packed = pack([torch.arange(9)], [3], pad_to_multiple=1, device=CPU)
     with torch.no_grad():
-        logprobs, _ = score(build(groups), groups, packed)
+        logprobs, *_ = score(build(groups), groups, packed)
     assert not logprobs.requires_grad
 
 
