@@ -67,7 +67,6 @@ def local_tokens(
 
 
 def rank_tokens(
-    batch: RolloutBatch,
     share: Share,
     tokens: LocalTokens,
     scores: TokenScores | None,

@@ -140,7 +140,7 @@ def learn(run: Run, batch: RolloutBatch) -> Learned:
     advantages = group_advantages(batch.rewards, batch.group_ids, config.algorithm.advantage)
     tokens = local_tokens(batch, share, advantages, run.session.topology.device)
     if config.stare.enabled:
-        selection = rank_tokens(batch, share, tokens, old, config.stare, dp)
+        selection = rank_tokens(share, tokens, old, config.stare, dp)
         decision = run.controller.update(batch_entropy(tokens, old, config.stare, dp))
         weights = selection_weights(selection, decision, config.stare)
     else:
@@ -151,7 +151,7 @@ def learn(run: Run, batch: RolloutBatch) -> Learned:
     updates = run.update(batch, share, terms, old)
     # A single on-policy update scores its tokens itself, under the weights before the update.
     scores = old or updates[0].scores
-    selection = selection or rank_tokens(batch, share, tokens, scores, config.stare, dp)
+    selection = selection or rank_tokens(share, tokens, scores, config.stare, dp)
     overlap = selection_overlap(batch, share, tokens, selection, scores, config.stare, dp)
     return Learned(share, advantages, scores, tokens, selection, overlap, decision, updates)
 

@@ -55,7 +55,7 @@ class TokenScores(NamedTuple):
     logprobs   of the target, ln p, in nats
     entropies  of the distribution, in nats
     maxima     M
-    totals     S; with M all that a backward needs of the forward
+    totals     S; with the entropies and M all that a backward needs of the forward
     """
 
     logprobs: Tensor

@@ -181,12 +181,12 @@ def _candidates(values: Tensor, token_ids: Tensor, bin_: _Bin, k: int) -> Tensor
     parts, num_held, bound = [], 0, _INT64_MAX
     size = _BLOCK[values.device.type]
     for block, ids in zip(values.split(size), token_ids.split(size), strict=True):
+        if num_held >= k and bound == _INT64_MAX:
+            bound = int(torch.cat(parts).max())
         bits = _bits(block)
         places = bin_.places(bits, ids)
         parts.append(places.masked_select(bin_.holds(bits).logical_and_(places <= bound)))
         num_held += len(parts[-1])
-        if num_held >= k and bound == _INT64_MAX:
-            bound = int(torch.cat(parts).max())
     return torch.cat(parts)
 
 

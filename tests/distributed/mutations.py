@@ -29,7 +29,7 @@ from megatron_stare.policy import build, context_attention, head, model, packed,
 from megatron_stare.policy.attention import plan_attention
 from megatron_stare.policy.context import gather_scores
 from megatron_stare.policy.packed import PackedMicroBatch, pack
-from megatron_stare.token_terms import LocalTokens, aggregation, rank_tokens
+from megatron_stare.token_terms import LocalTokens, aggregation, local_tokens, rank_tokens
 from tests.layout_steps import Job, Layout, RankStep, take_steps
 
 
@@ -60,23 +60,32 @@ def _break_ties_by_place_on_the_rank() -> AbstractContextManager:
     return _replaced(token_terms, "stare_selection", select)
 
 
-def _rank_per_micro_batch() -> AbstractContextManager:
-    def rank(batch, share: Share, tokens: LocalTokens, old, *settings) -> StareSelection:
+@contextmanager
+def _rank_per_micro_batch() -> Iterator[None]:
+    lengths = torch.empty(0)
+
+    def tokens_of(batch, *settings) -> LocalTokens:
+        nonlocal lengths
+        lengths = batch.response_lengths
+        return local_tokens(batch, *settings)
+
+    def rank(share: Share, tokens: LocalTokens, old, *settings) -> StareSelection:
         selections, start = [], 0
         for samples in share.micro_batches:
-            here = slice(start, start + int(batch.response_lengths[list(samples)].sum()))
+            here = slice(start, start + int(lengths[list(samples)].sum()))
             start = here.stop
             part = Share(share.samples, [[samples]], share.index[here])
             flat = (getattr(tokens, field.name)[here] for field in fields(tokens))
             local = LocalTokens(*flat)
-            selections.append(rank_tokens(batch, part, local, old.at(here), *settings))
+            selections.append(rank_tokens(part, local, old.at(here), *settings))
         return replace(
             selections[0],
             positive=torch.cat([selection.positive for selection in selections]),
             negative=torch.cat([selection.negative for selection in selections]),
         )
 
-    return _replaced(train, "rank_tokens", rank)
+    with _replaced(train, "local_tokens", tokens_of), _replaced(train, "rank_tokens", rank):
+        yield
 
 
 def _token_mean_per_rank() -> AbstractContextManager:

@@ -4,7 +4,10 @@ A prepass is a forward pass under the weights of the first update. What it has s
 all that the head's backward needs there, so the head itself goes forward once, not twice.
 """
 
+import math
 from unittest import mock
+
+import pytest
 
 import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it has to be)
 from megatron_stare.ops.logprob_entropy import linear_logprob_entropy
@@ -16,8 +19,8 @@ from tests.ragged_batches import ragged_batches
 from tests.worlds import run_world
 
 
-def ways_through_the_head(rank: int, jobs: dict[str, Job]) -> list[str]:
-    """Of every micro-batch, in order."""
+def ways_through_the_head(rank: int, layout: Layout, jobs: dict[str, Job]) -> list[str]:
+    """Of every micro-batch, in order; a rank of an earlier pipeline stage has none."""
     ways = []
 
     def recorded(hidden, *inputs, known, **options):
@@ -26,17 +29,19 @@ def ways_through_the_head(rank: int, jobs: dict[str, Job]) -> list[str]:
         return linear_logprob_entropy(hidden, *inputs, known=known, **options)
 
     with mock.patch.object(head, "linear_logprob_entropy", recorded):
-        take_steps(rank, Layout(max_tokens=4096), jobs)
+        take_steps(rank, layout, jobs)
     return ways
 
 
-def test_the_head_does_not_go_forward_twice_under_the_same_weights(tmp_path):
+@pytest.mark.parametrize("parallel", [{}, {"tensor": 2}, {"pipeline": 2}, {"context": 2}])
+def test_the_head_does_not_go_forward_twice_under_the_same_weights(parallel, tmp_path):
     folder = make_hf_folder(tmp_path / "qwen3", **NETWORKS["qwen3"])
     batches = ragged_batches(seed=0)[:1]
     settings = (POLICY_RANKS, TWO_UPDATES, ENGINE_RANKS, GRPO)
     jobs = {str(number): Job(folder, each, batches) for number, each in enumerate(settings)}
-    [ways] = run_world(1, ways_through_the_head, jobs)
-    assert ways == [
+    layout = Layout(math.prod(parallel.values()), parallel, max_tokens=4096)
+    *_, last = run_world(layout.processes, ways_through_the_head, layout, jobs)
+    assert last == [
         *("forward", "known, backward"),
         *("forward", "forward", "known, backward", "forward, backward"),
         "forward, backward",

@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from megatron_stare.cli import main
+from megatron_stare.policy.step import Policy
 from tests.e2e.programs import make_workspace, run_command, write_jsonl
 from tests.models import edit_json
 
@@ -184,7 +185,12 @@ def test_truncated_sampling_with_the_engines_surprisal(workspace):
 
 @pytest.mark.parametrize("method", ["stare.enabled=true", "stare.enabled=false"])
 @pytest.mark.parametrize("needs", ["algorithm.correction.kind=tis", "stare.surprisal=rollout"])
-def test_samples_without_the_engines_log_probs_where_they_are_needed(copy, method, needs):
+def test_samples_without_the_engines_log_probs_where_they_are_needed(
+    copy, monkeypatch, method, needs
+):
+    """Before the policy looks at any of them."""
+    monkeypatch.delattr(Policy, "score")
+    monkeypatch.delattr(Policy, "update")
     key, value = needs.split("=")
     message = refused("train", copy / "train.yaml", method, needs)
     assert f"{key}={value!r}: the samples have no log-probs" in message
