@@ -27,7 +27,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from megatron_stare.ops.head_tiles import Tile, blocks
-from megatron_stare.ops.logprob_entropy import linear_logprob_entropy, logprob_entropy
+from megatron_stare.ops.logprob_entropy import (
+    linear_logprob_entropy,
+    linear_token_scores,
+    logprob_entropy,
+)
 from megatron_stare.ops.partials import TokenScores
 
 Group = dist.ProcessGroup
@@ -66,8 +70,7 @@ class Peer:
 def this_op(hidden: Tensor, weight: Tensor, targets: Tensor, group: Group) -> Outputs:
     """As in training: the weight gradient goes to `main_grad`."""
     main_grad = getattr(weight, "main_grad", None)
-    scores = linear_logprob_entropy(hidden, weight, targets, group=group, main_grad=main_grad)
-    return scores.logprobs, scores.entropies
+    return linear_logprob_entropy(hidden, weight, targets, group=group, main_grad=main_grad)
 
 
 class ThisOpAfterAPrepass:
@@ -80,7 +83,7 @@ class ThisOpAfterAPrepass:
         """As every peer is called."""
         known = self._known if torch.is_grad_enabled() else None
         main_grad = getattr(weight, "main_grad", None)
-        scores = linear_logprob_entropy(
+        scores = linear_token_scores(
             hidden, weight, targets, group=group, main_grad=main_grad, known=known
         )
         self._known = None if torch.is_grad_enabled() else scores
@@ -90,8 +93,7 @@ class ThisOpAfterAPrepass:
 def this_op_on_logits(hidden: Tensor, weight: Tensor, targets: Tensor, group: Group) -> Outputs:
     """The LM head outside."""
     hidden = copy_to_tensor_model_parallel_region(hidden, group)
-    scores = logprob_entropy(hidden @ weight.t(), targets, group=group)
-    return scores.logprobs, scores.entropies
+    return logprob_entropy(hidden @ weight.t(), targets, group=group)
 
 
 def plain_torch(hidden: Tensor, weight: Tensor, targets: Tensor, group: Group) -> Outputs:

@@ -11,7 +11,7 @@ All ranks of the group pass the same n, targets and temperature.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 import torch.distributed as dist
@@ -39,7 +39,7 @@ def logprob_entropy(
     vocab_size: int | None = None,
     group: dist.ProcessGroup | None = None,
     differentiable_entropy: bool = False,
-) -> TokenScores:
+) -> tuple[Tensor, Tensor]:
     """Log-prob and entropy of each token from its logits.
 
     One all-gather of `[4, n]` float32 in the forward, no collective in the backward.
@@ -53,7 +53,7 @@ def logprob_entropy(
         differentiable_entropy: the entropy has a gradient too.
 
     Returns:
-        The log-probs carry a gradient; the entropies if asked for.
+        logprob, entropy: float32 `[n]`; unless asked for, the entropy carries no gradient.
 
     Raises:
         RuntimeError: a target is out of range (on CUDA a device-side assertion, without a sync).
@@ -63,10 +63,35 @@ def logprob_entropy(
     scores = _LogitsLogprobEntropy.apply(
         logits, targets, _per_row(temperature, targets), shard, differentiable_entropy
     )
-    return TokenScores(*scores)
+    return scores[:2]
+
+
+class HeadOptions(TypedDict, total=False):
+    """Those of `linear_token_scores`, where they are explained."""
+
+    temperature: float | Tensor
+    vocab_size: int | None
+    group: dist.ProcessGroup | None
+    chunk_size: int | None
+    differentiable_entropy: bool
+    main_grad: Tensor | None
 
 
 def linear_logprob_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, **options: Unpack[HeadOptions]
+) -> tuple[Tensor, Tensor]:
+    """Log-prob and entropy of each token from its hidden state, without logits.
+
+    Args:
+        hidden, weight, targets, options: as for `linear_token_scores`.
+
+    Returns:
+        logprob, entropy: float32 `[n]`; unless asked for, the entropy carries no gradient.
+    """
+    return linear_token_scores(hidden, weight, targets, **options)[:2]
+
+
+def linear_token_scores(
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
@@ -79,13 +104,13 @@ def linear_logprob_entropy(
     main_grad: Tensor | None = None,
     known: TokenScores | None = None,
 ) -> TokenScores:
-    """Log-prob and entropy of each token from its hidden state; the LM head is inside.
+    """Scores of each token from its hidden state, which spare a later call the forward.
 
-    Logits exist for a tile of tokens and columns at a time, in float32, and are computed again in
-    the backward; what is kept between the two is the inputs and O(n) floats. One all-gather of
-    `[4, n]` float32 in the forward. In the backward d_hidden is summed over the ranks, in float32
-    and by blocks of tokens while the next block is computed; so it is complete and the same on all
-    ranks: nobody need reduce it again.
+    The LM head is inside. Logits exist for a tile of tokens and columns at a time, in float32, and
+    are computed again in the backward; what is kept between the two is the inputs and O(n) floats.
+    One all-gather of `[4, n]` float32 in the forward. In the backward d_hidden is summed over the
+    ranks, in float32 and by blocks of tokens while the next block is computed; so it is complete
+    and the same on all ranks: nobody need reduce it again.
 
     Args:
         hidden: float `[n, h]`, the same on all ranks.

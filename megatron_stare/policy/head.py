@@ -15,7 +15,7 @@ from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from megatron_stare.ops.logprob_entropy import linear_logprob_entropy
+from megatron_stare.ops.logprob_entropy import linear_token_scores
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.policy.context import gather_scores
 from megatron_stare.policy.model import PolicyConfig
@@ -64,7 +64,7 @@ def logprob_entropy_head(
         )
     micro_batch, known = context.micro_batch, context.known
     weight = output_layer.weight if output_weight is None else output_weight
-    held = linear_logprob_entropy(
+    held = linear_token_scores(
         hidden_states.squeeze(1).index_select(0, micro_batch.rows),
         weight,
         micro_batch.targets,

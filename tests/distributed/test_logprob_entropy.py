@@ -5,7 +5,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from megatron_stare.ops.logprob_entropy import linear_logprob_entropy, logprob_entropy
+from megatron_stare.ops.logprob_entropy import (
+    linear_logprob_entropy,
+    linear_token_scores,
+    logprob_entropy,
+)
 from tests.dense_head import (
     assert_near,
     assert_near_in_norm,
@@ -26,16 +30,16 @@ def run_shard(
     hidden = hidden.clone().requires_grad_()
     shard = weight.chunk(group.size())[group.rank()].clone().requires_grad_()
     if form == "linear":
-        scores = linear_logprob_entropy(hidden, shard, targets, group=group, **options)
-        (d_logprob * scores.logprobs).sum().backward()
+        logprob, entropy = linear_logprob_entropy(hidden, shard, targets, group=group, **options)
+        (d_logprob * logprob).sum().backward()
     else:
         logits = hidden @ shard.t()
-        scores = logprob_entropy(logits, targets, group=group, **options)
-        (d_logprob * scores.logprobs).sum().backward()
+        logprob, entropy = logprob_entropy(logits, targets, group=group, **options)
+        (d_logprob * logprob).sum().backward()
         dist.all_reduce(hidden.grad)
     shards = [torch.empty_like(shard.grad) for _ in range(group.size())]
     dist.all_gather(shards, shard.grad)
-    return scores.logprobs.detach(), scores.entropies, hidden.grad, torch.cat(shards)
+    return logprob.detach(), entropy, hidden.grad, torch.cat(shards)
 
 
 def equals_the_dense_reference(rank: int, form: str) -> None:
@@ -96,7 +100,7 @@ def entropy_gradient(rank: int) -> None:
     group = dist.group.WORLD
     hidden = hidden.clone().requires_grad_()
     shard = weight.chunk(group.size())[rank].clone().requires_grad_()
-    logprob, entropy, *_ = linear_logprob_entropy(
+    logprob, entropy = linear_logprob_entropy(
         hidden,
         shard,
         targets,
@@ -129,9 +133,9 @@ def traffic(rank: int, n: int, chunk_size: int | None) -> tuple[list, list, list
     inputs = (hidden.bfloat16().requires_grad_(), shard, targets)
     options = {"group": dist.group.WORLD, "chunk_size": chunk_size}
     with recorded_collectives() as forward:
-        known = linear_logprob_entropy(*inputs, **options)
+        known = linear_token_scores(*inputs, **options)
     with recorded_collectives() as again:
-        scores = linear_logprob_entropy(*inputs, **options, known=known)
+        scores = linear_token_scores(*inputs, **options, known=known)
     with recorded_collectives() as backward:
         scores.logprobs.sum().backward()
     return forward, again, backward

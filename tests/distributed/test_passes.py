@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 
 import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it has to be)
-from megatron_stare.ops.logprob_entropy import linear_logprob_entropy
+from megatron_stare.ops.logprob_entropy import linear_token_scores
 from megatron_stare.policy import head
 from tests.distributed.test_layouts import ENGINE_RANKS, GRPO, POLICY_RANKS, TWO_UPDATES
 from tests.layout_steps import Job, Layout, take_steps
@@ -26,9 +26,9 @@ def ways_through_the_head(rank: int, layout: Layout, jobs: dict[str, Job]) -> li
     def recorded(hidden, *inputs, known, **options):
         forward = "forward" if known is None else "known"
         ways.append(f"{forward}, backward" if hidden.requires_grad else forward)
-        return linear_logprob_entropy(hidden, *inputs, known=known, **options)
+        return linear_token_scores(hidden, *inputs, known=known, **options)
 
-    with mock.patch.object(head, "linear_logprob_entropy", recorded):
+    with mock.patch.object(head, "linear_token_scores", recorded):
         take_steps(rank, layout, jobs)
     return ways
 

@@ -9,7 +9,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from megatron_stare.ops.head_tiles import CHUNK_BYTES, Tile
-from megatron_stare.ops.logprob_entropy import linear_logprob_entropy, logprob_entropy
+from megatron_stare.ops.logprob_entropy import (
+    linear_logprob_entropy,
+    linear_token_scores,
+    logprob_entropy,
+)
 from tests.dense_head import (
     assert_near,
     assert_near_in_norm,
@@ -22,10 +26,10 @@ def run(hidden, weight, targets, d_logprob, form: str, **options):
     """Log-prob, entropy, d_hidden and d_weight through either form."""
     hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
     if form == "linear":
-        logprob, entropy, *_ = linear_logprob_entropy(hidden, weight, targets, **options)
+        logprob, entropy = linear_logprob_entropy(hidden, weight, targets, **options)
     else:
         logits = hidden @ weight.t()
-        logprob, entropy, *_ = logprob_entropy(logits, targets, **options)
+        logprob, entropy = logprob_entropy(logits, targets, **options)
     (d_logprob * logprob).sum().backward()
     return logprob.detach(), entropy, hidden.grad, weight.grad
 
@@ -77,7 +81,7 @@ def test_the_entropy_has_its_gradient_if_asked_for(form):
     hidden, weight = hidden.requires_grad_(), weight.requires_grad_()
     inputs = (hidden, weight) if form == "linear" else (hidden @ weight.t(),)
     op = linear_logprob_entropy if form == "linear" else logprob_entropy
-    logprob, entropy, *_ = op(*inputs, targets, differentiable_entropy=True, **options)
+    logprob, entropy = op(*inputs, targets, differentiable_entropy=True, **options)
     (d_logprob * logprob + d_entropy * entropy).sum().backward()
     assert_near(hidden.grad, d_hidden, 2e-5)
     assert_near(weight.grad, d_weight, 2e-5)
@@ -86,7 +90,7 @@ def test_the_entropy_has_its_gradient_if_asked_for(form):
 def test_the_entropy_gradient_vanishes_where_all_mass_is_on_one_token():
     logits = torch.zeros(1, 10)
     logits[:, 3] = 500.0
-    _, entropy, *_ = logprob_entropy(
+    _, entropy = logprob_entropy(
         logits.requires_grad_(), torch.tensor([3]), differentiable_entropy=True
     )
     entropy.sum().backward()
@@ -97,7 +101,7 @@ def test_the_entropy_gradient_vanishes_where_all_mass_is_on_one_token():
 def test_nothing_cancels_far_from_zero(offset):
     logits = torch.randn(64, 300, generator=torch.Generator().manual_seed(0)) + offset
     targets = torch.arange(64)
-    logprob, entropy, *_ = logprob_entropy(logits, targets)
+    logprob, entropy = logprob_entropy(logits, targets)
     reference = logits.double().log_softmax(-1)
     assert_near(logprob, reference[targets, targets], 2e-6)
     assert_near(entropy, -(reference.exp() * reference).sum(-1), 2e-6)
@@ -106,7 +110,7 @@ def test_nothing_cancels_far_from_zero(offset):
 def test_a_row_with_all_mass_on_one_token():
     logits = torch.zeros(2, 10)
     logits[:, 3] = 500.0
-    logprob, entropy, *_ = logprob_entropy(logits.requires_grad_(), torch.tensor([3, 4]))
+    logprob, entropy = logprob_entropy(logits.requires_grad_(), torch.tensor([3, 4]))
     assert logprob.tolist() == [0.0, -500.0]
     assert entropy.tolist() == [0.0, 0.0]
     logprob.sum().backward()
@@ -118,7 +122,7 @@ def test_a_row_with_all_mass_on_one_token():
 def test_equal_logits_have_the_entropy_of_the_true_vocabulary():
     logits = torch.full((1, 64), 3.0)
     logits[:, 50:] = 1e4  # padding, whatever stands there
-    logprob, entropy, *_ = logprob_entropy(logits, torch.tensor([0]), vocab_size=50)
+    logprob, entropy = logprob_entropy(logits, torch.tensor([0]), vocab_size=50)
     assert entropy.item() == pytest.approx(math.log(50))
     assert logprob.item() == pytest.approx(-math.log(50))
 
@@ -159,7 +163,7 @@ def test_main_grad_takes_the_weight_gradient_unrounded():
     hidden, weight = hidden.bfloat16(), weight.bfloat16()
     *_, d_weight = dense_logprob_entropy(hidden, weight, targets, d_logprob)
     main_grad = torch.ones(200, 64)
-    logprob, *_ = linear_logprob_entropy(
+    logprob, _ = linear_logprob_entropy(
         hidden, weight.requires_grad_(), targets, main_grad=main_grad, chunk_size=7
     )
     for _ in range(2):
@@ -171,7 +175,7 @@ def test_main_grad_takes_the_weight_gradient_unrounded():
 def test_logits_are_not_modified():
     logits = torch.randn(5, 11)
     before = logits.clone()
-    logprob, *_ = logprob_entropy(logits.requires_grad_(), torch.arange(5), temperature=0.5)
+    logprob, _ = logprob_entropy(logits.requires_grad_(), torch.arange(5), temperature=0.5)
     logprob.sum().backward()
     assert torch.equal(logits, before)
 
@@ -189,7 +193,7 @@ def test_no_tokens(form, vocab_size):
 
 def test_the_entropy_carries_no_gradient():
     hidden, weight, targets, _ = random_head(4, 16, 40)
-    logprob, entropy, *_ = linear_logprob_entropy(hidden.requires_grad_(), weight, targets)
+    logprob, entropy = linear_logprob_entropy(hidden.requires_grad_(), weight, targets)
     assert logprob.requires_grad
     assert not entropy.requires_grad
 
@@ -201,11 +205,11 @@ def test_what_is_known_is_not_computed_again(differentiable_entropy):
     options = {"vocab_size": 37, "temperature": torch.linspace(0.5, 2.0, 23)}
     options["differentiable_entropy"] = differentiable_entropy
     with torch.no_grad():
-        known = linear_logprob_entropy(hidden, weight, targets, **options)
+        known = linear_token_scores(hidden, weight, targets, **options)
 
     def scores_and_gradients(**known):
         leaves = (hidden.clone().requires_grad_(), weight.clone().requires_grad_())
-        scores = linear_logprob_entropy(*leaves, targets, **options, **known)
+        scores = linear_token_scores(*leaves, targets, **options, **known)
         loss = (d_logprob * scores.logprobs).sum()
         if differentiable_entropy:
             loss = loss + (d_logprob.flip(0) * scores.entropies).sum()
@@ -214,7 +218,7 @@ def test_what_is_known_is_not_computed_again(differentiable_entropy):
     for got, want in zip(scores_and_gradients(known=known), scores_and_gradients(), strict=True):
         assert torch.equal(got, want)
     with FlopCounterMode(display=False) as counter:
-        linear_logprob_entropy(hidden.requires_grad_(), weight, targets, known=known, **options)
+        linear_token_scores(hidden.requires_grad_(), weight, targets, known=known, **options)
     assert counter.get_total_flops() == 0
     assert not any(score.requires_grad for score in known)
 
@@ -235,7 +239,7 @@ def test_nothing_is_kept_without_gradients():
     hidden, weight, targets, _ = random_head(4, 16, 40)
     alive = weakref.ref(hidden)
     with torch.no_grad():
-        logprob, *_ = linear_logprob_entropy(hidden, weight.requires_grad_(), targets)
+        logprob, _ = linear_logprob_entropy(hidden, weight.requires_grad_(), targets)
     del hidden
     gc.collect()
     assert logprob.grad_fn is None
