@@ -25,8 +25,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pydantic import ValidationError
 
+from megatron_stare.errors import UserError
+from megatron_stare.launch.topology import check_world_size
 from megatron_stare.types import RolloutBatch
+from megatron_stare.weights.hf_config import read_hf_config
 from tests.layout_steps import (
     SCORE_ERROR,
     Job,
@@ -171,6 +175,45 @@ def test_three_steps_are_those_of_the_reference(name, jobs, expected):
         found = merge_ranks([rank[network] for rank in ranks])
         for step, expected_step in zip(found, expected[network], strict=True):
             assert_same_step(step, expected_step)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(24))
+def test_layouts_drawn_at_random_take_them_too(seed, jobs, expected):
+    """Whatever the program does not refuse, of up to 8 processes."""
+    rng = random.Random(seed)
+    network = rng.choice([*SETTINGS])
+    layout = _drawn(rng, jobs[network])
+    ranks = run_world(layout.processes, take_steps, layout, {network: jobs[network]})
+    found = merge_ranks([rank[network] for rank in ranks])
+    for step, expected_step in zip(found, expected[network], strict=True):
+        assert_same_step(step, expected_step)
+
+
+def _drawn(rng: random.Random, job: Job) -> Layout:
+    while True:
+        parallel = {
+            **{key: rng.choice([1, 2, 4]) for key in ("tensor", "pipeline", "context", "expert")},
+            **{"virtual_pipeline": rng.choice([1, 2]), "sequence": rng.choice([False, True])},
+        }
+        layout = Layout(
+            rng.choice([4, 5, 6, 8]),
+            parallel,
+            max_tokens=rng.choice([400, 401, 512, 777, 1000, 4096]),
+            recompute=rng.choice(["none", "selective", "full"]),
+        )
+        if _is_allowed(layout, job):
+            return layout
+
+
+def _is_allowed(layout: Layout, job: Job) -> bool:
+    try:
+        config = job.config(layout)
+        read_hf_config(job.folder).check_parallel(config.parallel)
+        check_world_size(layout.processes, config.parallel)
+    except (UserError, ValidationError):
+        return False
+    return True
 
 
 @pytest.mark.parametrize("layout", ["dp2", "tp2 sp"])
