@@ -42,14 +42,12 @@ def check_rollout_logprobs(batch: RolloutBatch, config: TrainConfig) -> None:
     Raises:
         UserError: it gave none, and tokens are ranked or corrected by them.
     """
-    if _has_rollout_logprobs(batch):
-        return
     settings = (
         ("stare.surprisal", config.stare.surprisal, "policy"),
         ("algorithm.correction.kind", config.algorithm.correction.kind, "none"),
     )
     for key, value, without in settings:
-        if value != without:
+        if value != without and not _has_rollout_logprobs(batch):
             raise UserError(
                 f"{key}={value!r}: the samples have no log-probs of the engine; "
                 f"record them, or use {key}={without!r}"

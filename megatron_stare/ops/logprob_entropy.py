@@ -200,6 +200,7 @@ class _LinearLogprobEntropy(torch.autograd.Function):
             partial = kernels.partial(hidden, columns, local_targets, temperature, tile)
             scores = combine(partial, shard.group)
         else:
+            # Copies: autograd makes what is returned its own.
             scores = TokenScores(*(score.clone() for score in known))
         _keep(ctx, (hidden, weight, local_targets), temperature, scores, differentiable_entropy)
         # Not by `save_for_backward`, which forbids what others add to it before the backward.

@@ -123,7 +123,7 @@ class Policy:
     ) -> TokenScores:
         """Scores of this rank's response tokens, `[r]`; on every pipeline stage."""
         with torch.no_grad():
-            outputs = self._run(batch, micro_batches, None, None, progress)
+            outputs = self._run(batch, micro_batches, progress)
         return self._scores_on_every_stage(outputs, _num_tokens(batch, micro_batches))
 
     def update(
@@ -144,7 +144,7 @@ class Policy:
         for chunk in self.model:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
-        outputs = self._run(batch, micro_batches, objective, known, progress)
+        outputs = self._run(batch, micro_batches, progress, objective, known)
         loss, *sums = self._sum_over_ranks([output.sums for output in outputs], objective)
         self.optimizer.prepare_grads()
         grad_norm = float(self.optimizer.get_grad_norm())
@@ -203,9 +203,9 @@ class Policy:
         self,
         batch: TokenBatch,
         micro_batches: MicroBatches,
-        objective: Objective | None,
-        known: TokenScores | None,
         progress: Progress,
+        objective: Objective | None = None,
+        known: TokenScores | None = None,
     ) -> list[_MicroBatchOutput]:
         """One pass of Megatron's schedule; outputs exist on the last pipeline stage only."""
         # What the schedule needs to be complete: micro-batches without samples, on every rank.

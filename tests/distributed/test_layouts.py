@@ -168,7 +168,10 @@ def _reference_steps(job: Job) -> list[StepOutcome]:
     ],
 )
 def test_three_steps_are_those_of_the_reference(name, jobs, expected):
-    layout, networks = LAYOUTS[name], networks_of(name)
+    assert_reference_steps(LAYOUTS[name], networks_of(name), jobs, expected)
+
+
+def assert_reference_steps(layout, networks, jobs, expected) -> None:
     here = {network: jobs[network] for network in networks}
     ranks = run_world(layout.processes, take_steps, layout, here)
     for network in networks:
@@ -183,11 +186,7 @@ def test_layouts_drawn_at_random_take_them_too(seed, jobs, expected):
     """Whatever the program does not refuse, of up to 8 processes."""
     rng = random.Random(seed)
     network = rng.choice([*SETTINGS])
-    layout = _drawn(rng, jobs[network])
-    ranks = run_world(layout.processes, take_steps, layout, {network: jobs[network]})
-    found = merge_ranks([rank[network] for rank in ranks])
-    for step, expected_step in zip(found, expected[network], strict=True):
-        assert_same_step(step, expected_step)
+    assert_reference_steps(_drawn(rng, jobs[network]), [network], jobs, expected)
 
 
 def _drawn(rng: random.Random, job: Job) -> Layout:
