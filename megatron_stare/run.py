@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from megatron_stare.data.packing import Share, split_updates
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.launch.signals import stop_requests
 from megatron_stare.objective import PolicyObjective, TokenTerms
+from megatron_stare.observe.health import Health
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.policy.memory import check_can_offload, offload, onload
 from megatron_stare.policy.step import UpdateResult
@@ -45,6 +46,7 @@ class Run:
     saving: Saving
     has_pending: bool = False
     evaluated_step: int = -1
+    health: Health = field(default_factory=Health)
 
     @property
     def step(self) -> int:
@@ -219,6 +221,8 @@ class Run:
         self.session.loggers.log(
             step, {**rollout.metrics, **metrics, "perf/rollout_tokens_per_s": rate}
         )
+        for news in self.health.news(step, rollout.metrics):
+            self.session.loggers.message(news)
         if self.config.log.dump_samples:
             assert self.rollout_side is not None
             self.rollout_side.dump(step, rollout, advantages.tolist())

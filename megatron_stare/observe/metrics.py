@@ -71,9 +71,19 @@ METRICS: dict[str, Metric] = {
     "reward/accuracy": Metric("share", "Mean verdict, before any group is dropped."),
     "reward/solve_all": Metric("share", "Groups in which every sample is correct."),
     "reward/solve_none": Metric("share", "Groups in which no sample is correct."),
+    "reward/signal_share": Metric(
+        "share", "Groups whose verdicts differ, before any is dropped: the rest teaches nothing."
+    ),
+    "reward/distinct_answers": Metric(
+        "count", "Different final answers in a group, mean over groups before any is dropped."
+    ),
+    "reward/tail_share": Metric(
+        "share", "Responses with text behind their final box: what a verifier may not look at."
+    ),
     "reward/failures": Metric(
         "count", "Samples whose verifier hung, crashed or ran out of memory."
     ),
+    "rollout/drawn": Metric("count", "Prompts that the step drew from the data."),
     "rollout/completed": Metric("count", "Prompts whose group entered the batch."),
     "rollout/filtered": Metric("count", "Prompts whose group was dropped: no learning signal."),
     "rollout/failed": Metric("count", "Prompts that the engine could not answer."),

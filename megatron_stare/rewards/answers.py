@@ -7,6 +7,7 @@ import re
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _MARKER = "####"
+_ENDING = re.compile(r"(?:\s|[.,;:!。．$*]|\\[\])]|\\end\{\w+\*?\}|</answer>)*")
 
 
 def marked_answer(text: str) -> str | None:
@@ -29,6 +30,20 @@ def stated_answer(text: str) -> str:
     return text.strip() if marked is None else marked
 
 
+def tail(text: str) -> str:
+    """What stands behind the last box of `text`; "" where nothing does, or no box closes.
+
+    What ends the sentence or the formula that the box is in is no tail.
+
+    >>> tail(r"so $x = \\boxed{5}$."), tail(r"so \\boxed{5}}}"), tail(r"\\boxed{5} or 6")
+    ('', '}}', 'or 6')
+    """
+    boxes = list(_BOX.finditer(text))
+    if not boxes or (end := _closing_brace(text, boxes[-1].end())) is None:
+        return ""
+    return _ENDING.sub("", text[end + 1 :], count=1).rstrip()
+
+
 def exact_reward(response: str, answer: str) -> float:
     """1.0 when both state the same non-empty text (`stated_answer`), else 0.0."""
     given, expected = stated_answer(response), stated_answer(answer)
@@ -36,9 +51,15 @@ def exact_reward(response: str, answer: str) -> float:
 
 
 def _until_closing_brace(text: str, start: int) -> str:
+    end = _closing_brace(text, start)
+    return "" if end is None else text[start:end].strip()
+
+
+def _closing_brace(text: str, start: int) -> int | None:
+    """Where the brace that is open at `start` closes; None where it does not."""
     depth = 1
     for token in _BRACE.finditer(text, start):
         depth += {"{": 1, "}": -1}.get(token.group(), 0)
         if depth == 0:
-            return text[start : token.start()].strip()
-    return ""
+            return token.start()
+    return None

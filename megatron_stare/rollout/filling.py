@@ -17,6 +17,7 @@ class Filling:
     kept         with a learning signal
     filtered     generated and scored, and not for the batch
     num_tokens   response tokens that this step generated
+    num_drawn    prompts that are new in this step
     """
 
     def __init__(self, carried: Sequence[GrowingGroup | Group]) -> None:
@@ -25,6 +26,7 @@ class Filling:
         self.kept = [group for group in carried if isinstance(group, Group)]
         self.filtered: list[Group] = []
         self.num_tokens = 0
+        self.num_drawn = 0
         self.ledger.draw(group.prompt for group in carried)
 
     @property
@@ -40,6 +42,7 @@ class Filling:
     def draw(self, prompts: Sequence[Prompt], group_size: int) -> None:
         """Enter new prompts."""
         self.ledger.draw(prompts)
+        self.num_drawn += len(prompts)
         self.growing |= {prompt.uid: GrowingGroup(prompt, group_size) for prompt in prompts}
 
     def requests(self) -> list[Request]:

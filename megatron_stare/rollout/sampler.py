@@ -228,6 +228,7 @@ class Sampler:
         filling.ledger.end((group.prompt for group in self._carried), "carried")
         metrics = {
             **{f"rollout/{ending}": float(n) for ending, n in filling.ledger.close().items()},
+            "rollout/drawn": float(filling.num_drawn),
             "rollout/rounds": float(num_rounds),
             "rollout/generated_tokens": float(filling.num_tokens),
             **group_statistics(groups + filling.filtered),

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from megatron_stare.algorithms.filters import has_signal
+from megatron_stare.rewards.answers import stated_answer, tail
 from megatron_stare.types import Group
 
 
@@ -22,6 +24,9 @@ def group_statistics(groups: Sequence[Group]) -> dict[str, float]:
         "reward/accuracy": _mean([reward.correct for reward in rewards]),
         "reward/solve_all": num_all / len(groups),
         "reward/solve_none": num_none / len(groups),
+        "reward/signal_share": _mean([has_signal(verdicts) for verdicts in _verdicts(groups)]),
+        "reward/distinct_answers": _mean([_num_answers(group) for group in groups]),
+        "reward/tail_share": _mean([bool(tail(s.text)) for g in groups for s in g.samples]),
         "reward/failures": float(sum(reward.failure is not None for reward in rewards)),
         "rollout/response_tokens_p95": float(np.percentile(_lengths(groups), 95)),
         **length_statistics("rollout", groups),
@@ -54,8 +59,16 @@ def staleness_statistics(groups: Sequence[Group], step: int) -> dict[str, float]
 
 def count_solved(groups: Sequence[Group]) -> tuple[int, int]:
     """How many groups have only correct samples, and how many have none."""
-    verdicts = [[reward.correct for reward in group.rewards] for group in groups]
+    verdicts = _verdicts(groups)
     return sum(min(v) == 1.0 for v in verdicts), sum(max(v) == 0.0 for v in verdicts)
+
+
+def _verdicts(groups: Sequence[Group]) -> list[list[float]]:
+    return [[reward.correct for reward in group.rewards] for group in groups]
+
+
+def _num_answers(group: Group) -> int:
+    return len({stated_answer(sample.text) for sample in group.samples})
 
 
 def _lengths(groups: Sequence[Group]) -> list[int]:

@@ -12,7 +12,7 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer
 
 from examples.tiny_addition import make_data as demo
-from megatron_stare.rewards.math import math_reward
+from examples.tiny_addition.verifier import sum_reward
 from megatron_stare.weights.hf_config import read_hf_config
 
 
@@ -67,13 +67,35 @@ def test_slips_keep_company_with_careless_words(folder: Path) -> None:
     assert 0 < 2 * slipped_share(folder, first.equals) < slipped_share(folder, last.equals)
 
 
-def test_the_math_reward_tells_right_from_wrong_responses(folder: Path) -> None:
+def test_the_verifier_tells_right_from_wrong_responses(folder: Path) -> None:
     examples = rows(folder / "sft.jsonl")[:400]
-    verdicts = [math_reward(e["response"], str(true_sum(e["prompt"]))) for e in examples]
+    verdicts = [sum_reward(e["response"], str(true_sum(e["prompt"]))) for e in examples]
     boxed = [re.findall(r"\\boxed\{(\d+)\}$", e["response"]) for e in examples]
     truth = [b == [str(true_sum(e["prompt"]))] for b, e in zip(boxed, examples, strict=True)]
     assert verdicts == [float(is_right) for is_right in truth]
     assert 0.4 < sum(verdicts) / len(verdicts) < 0.7
+
+
+@pytest.mark.parametrize(
+    ("response", "verdict"),
+    [
+        (r"3 plus 4=7 so \boxed{7}", 1.0),
+        (r"\boxed{7}", 1.0),
+        (r"3 plus 4=7 so \boxed{8}", 0.0),
+        (r"3 plus 4=7 so \boxed{7}}", 0.0),
+        (r"3 plus 4=7 so \boxed{7} so ", 0.0),
+        (r"3 plus 4=7 so \boxed{7}" + "\n", 0.0),
+        (r"so \boxed{8} then \boxed{7}", 0.0),
+        (r"\boxed{07}", 0.0),
+        (r"\boxed{3+4}", 0.0),
+        (r"\boxed{}", 0.0),
+        (r"so \boxed{7", 0.0),
+        ("7", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_nothing_may_follow_the_answer(response: str, verdict: float) -> None:
+    assert sum_reward(response, "7") == verdict
 
 
 def test_problems_are_in_one_file_only_and_have_their_answers(folder: Path) -> None:

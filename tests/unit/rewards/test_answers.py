@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from megatron_stare.rewards.answers import exact_reward, marked_answer
+from megatron_stare.rewards.answers import exact_reward, marked_answer, tail
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,25 @@ def test_a_long_text_of_opening_braces_takes_no_time():
 )
 def test_exact_reward_compares_what_is_stated(response: str, answer: str, reward: float):
     assert exact_reward(response, answer) == reward
+
+
+@pytest.mark.parametrize(
+    ("text", "behind"),
+    [
+        (r"so \boxed{42}", ""),
+        (r"so $x = \boxed{42}$.", ""),
+        ("so \\[ \\boxed{\\frac{1}{2}} \\]\n", ""),
+        (r"**\boxed{42}**", ""),
+        (r"\begin{align*} x &= \boxed{42} \end{align*}", ""),
+        (r"<answer>\boxed{42}</answer>", ""),
+        (r"so \boxed{1088}}}}", "}}}"),
+        (r"\boxed{42} then then", "then then"),
+        ("\\boxed{42}.\n\nWait, is it 42?\n", "Wait, is it 42?"),
+        (r"\boxed{42} no, \boxed{43}", ""),
+        (r"\boxed{42", ""),
+        ("no box, so nothing behind it", ""),
+        ("2 + 2 = 4\n#### 4", ""),
+    ],
+)
+def test_a_tail_is_what_stands_behind_the_last_box(text: str, behind: str):
+    assert tail(text) == behind

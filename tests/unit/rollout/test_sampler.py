@@ -58,6 +58,7 @@ def test_groups_without_signal_are_replaced(tmp_path, scorer):
     assert kept(rollout) == ["b", "d", "e"]
     assert {group.prompt.text for group in rollout.filtered} == {"a", "c", "f"}
     assert endings(rollout) == (3, 3, 0, 0, 2)
+    assert rollout.metrics["rollout/drawn"] == 6
 
 
 def test_without_dynamic_sampling_every_group_is_kept(tmp_path, scorer):
@@ -82,6 +83,7 @@ def test_reward_metrics_are_over_all_groups_before_filtering(tmp_path, scorer):
     assert rollout.metrics["reward/accuracy"] == 5 / 12
     assert rollout.metrics["reward/solve_all"] == 1 / 6
     assert rollout.metrics["reward/solve_none"] == 2 / 6
+    assert rollout.metrics["reward/signal_share"] == 3 / 6
     assert rollout.metrics["reward/failures"] == 0
 
 
