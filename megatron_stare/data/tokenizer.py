@@ -1,30 +1,75 @@
-"""Loading the tokenizer of a Hugging Face folder."""
+"""Loading the tokenizer of a Hugging Face folder: the one that its tokenizer.json describes."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from megatron_stare.data.probes import first_difference, probes_of
 from megatron_stare.errors import UserError
 
-_VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_FILE = "tokenizer.json"
+_VOCABULARY_FILES = (_FILE, "tokenizer.model", "vocab.json")
+
+_AS_THE_FILE_SAYS: dict[str, Any] = {
+    "clean_up_tokenization_spaces": False,
+    "split_special_tokens": False,
+    "fix_mistral_regex": False,
+}
+"""Settings of tokenizer_config.json that would have text differ from what tokenizer.json says."""
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The folder's tokenizer; UserError where there is none, or one without an end of sequence."""
+    """The folder's tokenizer, which encodes and decodes as its tokenizer.json does.
+
+    Special tokens and chat template are those of tokenizer_config.json and the files beside it. The
+    class that it names is not used where there is a tokenizer.json: by it, transformers 5 builds
+    another pre-tokenizer, which loses every space of a byte-level vocabulary.
+
+        tokenizer = load_tokenizer(Path("models/Llama-3.1-8B-Instruct"))
+
+    Raises:
+        UserError: there is none, it is malformed or without an end of sequence, or what is loaded
+            is not what tokenizer.json says.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder, expected a Hugging Face model folder")
     # From a config.json alone transformers makes a tokenizer without a vocabulary.
     if not any((folder / name).is_file() for name in _VOCABULARY_FILES):
         raise UserError(f"{folder}: no tokenizer, expected one of {', '.join(_VOCABULARY_FILES)}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = _load(folder)
     except Exception as error:  # Whatever a malformed file makes transformers raise.
         reason = f"{type(error).__name__}: {str(error).strip().partition('\n')[0]}"
         raise UserError(f"{folder}: no usable tokenizer ({reason})") from error
     eos_token_id(tokenizer)
+    if (folder / _FILE).is_file():
+        _check_against(folder / _FILE, tokenizer)
     return tokenizer
+
+
+def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """Digests by which two runs can tell whether their texts and tokens mean the same.
+
+    Returns:
+        `tokenizer` (vocabulary, rules, end of sequence) and `chat_template`, in hexadecimal.
+    """
+    if isinstance(tokenizer, PreTrainedTokenizerFast):
+        # Left by its last call, and no part of it.
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+        content = tokenizer.backend_tokenizer.to_str()
+    else:
+        content = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return {
+        "tokenizer": _digest(f"{tokenizer.eos_token_id} {content}"),
+        "chat_template": _digest(json.dumps(tokenizer.chat_template, sort_keys=True)),
+    }
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
@@ -45,3 +90,59 @@ def eos_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
             "tokenizer_config.json: responses end with it"
         )
     return tokenizer.eos_token_id
+
+
+def _load(folder: Path) -> PreTrainedTokenizerBase:
+    if not (folder / _FILE).is_file():
+        return _load_by_class(folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(
+        folder, local_files_only=True, **_AS_THE_FILE_SAYS
+    )
+    if tokenizer.eos_token is None:
+        _take_special_tokens(tokenizer, folder)
+    return tokenizer
+
+
+def _load_by_class(folder: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False, clean_up_tokenization_spaces=False
+    )
+
+
+def _take_special_tokens(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Special tokens that no file names, and the model's own class of tokenizers has."""
+    try:
+        by_class = _load_by_class(folder)
+    except Exception:  # Of a config.json or a class that transformers does not know.
+        return
+    vocabulary = tokenizer.get_vocab()
+    for name, token in by_class.special_tokens_map.items():
+        if getattr(tokenizer, name, None) is None and token in vocabulary:
+            setattr(tokenizer, name, token)
+
+
+def _check_against(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """UserError where the tokenizer does not encode and decode as the file does."""
+    file = Tokenizer.from_file(str(path))
+    file.no_truncation()
+    file.no_padding()
+    probes = probes_of(tokenizer)
+    texts = list(probes.values())
+    expected = [encoding.ids for encoding in file.encode_batch(texts, add_special_tokens=False)]
+    found = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    if difference := first_difference(probes, found, expected):
+        raise UserError(
+            f"{path}: the tokenizer that transformers makes of it and of tokenizer_config.json is "
+            f"another one; {difference}"
+        )
+    for kind, ids in zip(probes, expected, strict=True):
+        text, wanted = tokenizer.decode(ids), file.decode(ids, skip_special_tokens=False)
+        if text != wanted:
+            raise UserError(
+                f"{path}: the tokenizer that transformers makes of it decodes {kind} to "
+                f"{text!r:.60}, expected {wanted!r:.60}"
+            )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
