@@ -3,32 +3,88 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.data.tokenizer import eos_token_id
 from megatron_stare.errors import UserError
 
+CONFIG_FILES = ("config.json", "generation_config.json")
+"""Where a model folder may say `eos_token_id`: one, or a list."""
 
-def stop_token_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The tokenizer's end of sequence, and those that generation_config.json adds, ascending.
+
+def stop_token_ids(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, *, turn_ends: Iterable[int] = ()
+) -> tuple[int, ...]:
+    """All ids at which responses end, ascending: the keys of `stop_token_sources`.
+
+    >>> stop_token_ids(Path("models/Llama-3.1-8B-Instruct"), tokenizer)  # doctest: +SKIP
+    (128001, 128008, 128009)
+    """
+    return tuple(stop_token_sources(folder, tokenizer, turn_ends=turn_ends))
+
+
+def stop_token_sources(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, *, turn_ends: Iterable[int] = ()
+) -> dict[int, list[str]]:
+    """Who says of a token that responses end with it, by token id, ascending.
+
+    Args:
+        folder: with a config.json and a generation_config.json, or without.
+        turn_ends: what the chat template ends a turn with, where one is used.
 
     Raises:
-        UserError: the tokenizer has no end of sequence, or generation_config.json is malformed.
+        UserError: the tokenizer has no end of sequence, or one of the two files is malformed or has
+            an `eos_token_id` that is no token of the model.
     """
-    return tuple(sorted({eos_token_id(tokenizer), *_generation_eos_ids(folder)}))
+    said = [("tokenizer", [eos_token_id(tokenizer)])]
+    contents = {name: _read(folder / name) for name in CONFIG_FILES}
+    vocab_size = _vocab_size(contents["config.json"], tokenizer)
+    for name, content in contents.items():
+        said.append((name, _eos_ids(folder / name, content.get("eos_token_id"), vocab_size)))
+    said.append(("chat template", list(turn_ends)))
+    ids = sorted({token for _, tokens in said for token in tokens})
+    return {token: [name for name, tokens in said if token in tokens] for token in ids}
 
 
-def _generation_eos_ids(folder: Path) -> list[int]:
-    path = folder / "generation_config.json"
+def describe_stop_tokens(sources: dict[int, list[str]], tokenizer: PreTrainedTokenizerBase) -> str:
+    """One line for the start of a run: each token's id, its text, and who says so."""
+    texts = tokenizer.convert_ids_to_tokens(list(sources))
+    return "responses end with " + ", ".join(
+        f"{token} {text or 'no text'} ({', '.join(names)})"
+        for (token, names), text in zip(sources.items(), texts, strict=True)
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The object in a file; an empty one where there is no file."""
     if not path.exists():
-        return []
+        return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-    except (ValueError, AttributeError):
-        raise UserError(f"{path}: malformed, expected a JSON object") from None
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: malformed, expected a JSON object")
+    return content
+
+
+def _vocab_size(config: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> int:
+    """Ids of the model, which may have more than its tokenizer; without a model the tokenizer's."""
+    found = config.get("vocab_size")
+    is_count = isinstance(found, int) and not isinstance(found, bool)
+    return found if is_count else max(tokenizer.get_vocab().values()) + 1
+
+
+def _eos_ids(path: Path, found: Any, vocab_size: int) -> list[int]:
     ids = found if isinstance(found, list) else [] if found is None else [found]
-    if not all(isinstance(token, int) for token in ids):
-        raise UserError(f"{path}: eos_token_id={found!r}, expected a token id or a list of them")
+    for token in ids:
+        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab_size:
+            raise UserError(
+                f"{path}: eos_token_id={found!r:.200}, expected a token id or a list of them, "
+                f"each from 0 to {vocab_size - 1}"
+            )
     return ids
