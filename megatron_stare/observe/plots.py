@@ -58,6 +58,16 @@ FIGURES: dict[str, Lines] = {
             Panel("Prompts without signal, dropped", "rollout/filtered"),
         ),
     ),
+    "health": Lines(
+        "Health: what reward and entropy do not show",
+        2,
+        (
+            Panel("Groups with a signal", "reward/signal_share"),
+            Panel("Prompts drawn a step", "rollout/drawn"),
+            Panel("Distinct answers a group", "reward/distinct_answers"),
+            Panel("Responses with text behind the answer", "reward/tail_share"),
+        ),
+    ),
     "length": Lines(
         "Response length",
         3,
