@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.e2e.programs import make_workspace, metrics_of, run_command, succeed
+from tests.e2e.programs import make_workspace, metrics_of, run_command, succeed, write_jsonl
 from tests.models import hf_tensors
 
 pytestmark = pytest.mark.slow
@@ -173,6 +173,28 @@ def test_a_policy_that_is_not_finite_stops_the_run_with_one_line(workspace, tmp_
     assert "2 updates in a row were not finite" in done.stderr.splitlines()[-1]
     assert len(metrics_of(tmp_path / "run")) == 1
     assert "Traceback" not in done.stderr
+
+
+def test_a_run_says_once_that_text_grows_behind_its_answers(workspace, tmp_path):
+    lines = (workspace / "prompts.jsonl").read_text().splitlines()
+    problems = [json.loads(line) for line in lines]
+    texts = [r"\boxed{%s}}}", r"\boxed{%s}", r"\boxed{0%s}", r"\boxed{%s0}"]
+    write_jsonl(
+        tmp_path / "replay.jsonl",
+        [p | {"response": text % p["answer"]} for p in problems for text in texts],
+    )
+    printed = succeed(
+        *("train", workspace / "train.yaml", f"run.dir={tmp_path}/run", "train.steps=2"),
+        *("reward.kind=exact", f"rollout.replay_path={tmp_path}/replay.jsonl"),
+    )
+    signs = [line for line in printed.splitlines() if "reward/tail_share" in line]
+    assert len(signs) == 1
+    assert signs[0].startswith("step 1: reward/tail_share is 0.25, above 0.2")
+    for metrics in metrics_of(tmp_path / "run"):
+        assert metrics["reward/tail_share"] == 0.25
+        assert metrics["reward/signal_share"] == 1.0
+        assert metrics["reward/distinct_answers"] == 3.0
+        assert metrics["rollout/drawn"] == 4.0
 
 
 def test_report_compares_runs_in_one_page(workspace, tmp_path):
