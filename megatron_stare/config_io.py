@@ -5,12 +5,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from megatron_stare.config_yaml import read_yaml
 from megatron_stare.errors import UserError
+
+_MAX_CHARACTERS = 1 << 20
+_MAX_PROBLEMS = 10
+_MAX_SHOWN = 120
 
 
 def load_config[ConfigT: BaseModel](
@@ -21,14 +27,16 @@ def load_config[ConfigT: BaseModel](
     Raises:
         UserError: one line per problem, each naming the key, the value and what was expected.
     """
-    tree = _read_yaml(path)
-    for override in overrides:
-        _apply(tree, override)
+    tree = _read_file(path)
+    _apply(tree, overrides)
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(kind, problem) for problem in error.errors()]
-        raise UserError("\n".join(f"{path}: {line}" for line in lines)) from None
+        problems = error.errors(include_url=False)
+        lines = [f"{path}: {_explain(kind, problem)}" for problem in problems[:_MAX_PROBLEMS]]
+        if len(problems) > len(lines):
+            lines.append(f"{path}: ... and {len(problems) - len(lines):,} problems more")
+        raise UserError("\n".join(lines)) from None
 
 
 def to_yaml(config: BaseModel) -> str:
@@ -37,19 +45,24 @@ def to_yaml(config: BaseModel) -> str:
 
 
 def describe(kind: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
-    """Every key in reading order: (dotted key, type, default, help)."""
+    """Every key in reading order: (dotted key, type and bounds, default, help)."""
     for key, field in _leaves(kind):
         default = "required" if field.is_required() else str(field.get_default())
-        yield key, _type_name(field.annotation), default, (field.description or "").strip()
+        type_ = _type_name(field.annotation) + _bounds(field)
+        yield key, type_, default, (field.description or "").strip()
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_file(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text())
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MAX_CHARACTERS + 1)
+        if len(text) > _MAX_CHARACTERS:
+            raise UserError(f"{path}: expected a config, found more than {_MAX_CHARACTERS:,} bytes")
+        tree = read_yaml(text)
     except OSError as error:
         raise UserError(f"{path}: cannot read the config ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -57,31 +70,61 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"override {override!r}: expected section.key=value")
-    *parents, leaf = key.split(".")
-    for parent in parents:
-        if not isinstance(tree.get(parent), dict):
+def _apply(tree: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set what each override says; one may not undo another."""
+    given: list[str] = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not all(key.split(".")):
+            raise UserError(f"override {_shown(override)}: expected section.key=value")
+        for other in given:
+            if f"{other}.".startswith(f"{key}."):
+                raise UserError(f"override {_shown(override)}: {other} is given already, before it")
+        given.append(key)
+        try:
+            parsed = read_yaml(value)
+        except ValueError as error:
+            raise UserError(
+                f"override {_shown(override)}: {_shown(value)} is not a YAML value ({error})"
+            ) from None
+        _set(tree, key.split("."), parsed, override)
+
+
+def _set(tree: dict[str, Any], keys: Sequence[str], value: Any, override: str) -> None:
+    for depth, parent in enumerate(keys[:-1], start=1):
+        if tree.get(parent) is None:
             tree[parent] = {}
         tree = tree[parent]
-    try:
-        tree[leaf] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"override {override!r}: {value!r} is not a YAML value") from None
+        if not isinstance(tree, dict):
+            section = ".".join(keys[:depth])
+            raise UserError(
+                f"override {_shown(override)}: {section} is {_shown(tree)}, expected a section"
+            )
+    tree[keys[-1]] = value
 
 
 def _explain(kind: type[BaseModel], problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
+    key = _cut(".".join(str(part) for part in problem["loc"]))
+    found = _shown(problem["input"])
     if problem["type"] == "extra_forbidden":
-        return f"{key}: unknown key (value {problem['input']!r}){_suggestion(kind, key)}"
+        return f"{key}: unknown key (value {found}){_suggestion(kind, key)}"
     if problem["type"] == "missing":
         return f"{key}: missing, and it has no default"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{key}: {message}" if key else message
-    return f"{key}: {message[0].lower()}{message[1:]}, found {problem['input']!r}"
+    return f"{key}: {message[0].lower()}{message[1:]}, found {found}"
+
+
+def _shown(value: Any) -> str:
+    """As Python writes it, on one line, and not too long."""
+    return _cut(repr(value))
+
+
+def _cut(text: str) -> str:
+    if not text.isprintable():
+        text = repr(text)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def _suggestion(kind: type[BaseModel], key: str) -> str:
@@ -114,5 +157,40 @@ def _section(annotation: Any) -> type[BaseModel] | None:
 
 
 def _type_name(annotation: Any) -> str:
-    name = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    return name.replace("typing.", "").replace("pathlib._local.", "").replace("pathlib.", "")
+    parts = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return _type_name(parts[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return " | ".join(map(_type_name, parts))
+    if annotation is NoneType:
+        return "None"
+    if isinstance(annotation, type) and not parts:
+        return annotation.__name__
+    if get_origin(annotation) in (tuple, dict):
+        names = ("..." if part is Ellipsis else _type_name(part) for part in parts)
+        return f"{get_origin(annotation).__name__}[{', '.join(names)}]"
+    return str(annotation).removeprefix("typing.")
+
+
+def bounds_of(annotation: Any, metadata: Sequence[Any] = ()) -> dict[str, float]:
+    """Bounds of a key's numbers: of `ge`, `gt`, `le` and `lt` those that it has.
+
+    Args:
+        annotation, metadata: of its field; an optional or nested number has its own inside.
+    """
+    bounds: dict[str, float] = {}
+    for part in get_args(annotation):
+        bounds |= bounds_of(part)
+        bounds |= bounds_of(None, getattr(part, "metadata", ()))
+    for constraint in metadata:
+        for name in ("ge", "gt", "le", "lt"):
+            if (bound := getattr(constraint, name, None)) is not None:
+                bounds[name] = bound
+    return bounds
+
+
+def _bounds(field: Any) -> str:
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    bounds = bounds_of(field.annotation, field.metadata)
+    texts = [f"{sign} {bounds[name]:g}" for name, sign in signs.items() if name in bounds]
+    return f" ({', '.join(texts)})" if texts else ""

@@ -6,6 +6,7 @@ from megatron_stare.config.commands import TrainConfig
 from megatron_stare.errors import UserError
 from megatron_stare.launch.topology import check_world_size
 from megatron_stare.weights.hf_config import ModelShape, read_hf_config
+from megatron_stare.weights.rope_scaling import check_factors_agree
 
 
 def check_run(config: TrainConfig, num_processes: int) -> None:
@@ -45,6 +46,11 @@ def check_model(config: TrainConfig, shape: ModelShape) -> None:
             f"model.path={config.model.path}: config.json has tie_word_embeddings=true, expected "
             "false with rollout.engine=sglang: a server gives a Qwen3-MoE a head of its own"
         )
+    if config.rollout.engine == "sglang":
+        try:
+            check_factors_agree(shape.rope_scaling)
+        except ValueError as error:
+            raise UserError(f"model.path={config.model.path}: config.json: {error}") from None
     shape.check_positions(
         "data.max_prompt_tokens + rollout.max_response_tokens",
         config.data.max_prompt_tokens + config.rollout.max_response_tokens,

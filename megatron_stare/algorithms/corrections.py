@@ -29,6 +29,7 @@ from torch import Tensor
 
 from megatron_stare.algorithms.losses import importance_ratios
 from megatron_stare.algorithms.settings import Settings
+from megatron_stare.values import Multiple
 
 
 class CorrectionConfig(Settings):
@@ -42,7 +43,7 @@ class CorrectionConfig(Settings):
     """Whose ratio: of each token; the product over its sample; or the geometric mean over it."""
     low: float | None = Field(default=None, ge=0, le=1)
     """Lower bound of the band; by default 0 for `tis`, 0.5 for `icepop`, 1 / `high` for `mis`."""
-    high: float | None = Field(default=None, ge=1)
+    high: Multiple | None = None
     """Upper bound of the band; by default 2 for `tis` and `mis`, 5 for `icepop`."""
 
     @property

@@ -1,13 +1,27 @@
-"""What every group of settings of an algorithm has in common."""
+"""What every group of settings of a config has in common."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+
+from megatron_stare.values import check_kind
 
 
 class Settings(BaseModel):
-    """Unknown keys and numbers that are not finite are errors; nothing changes after the check."""
+    """A frozen group of keys, checked when it is made.
+
+    Unknown keys, numbers that are not finite and values of another kind (see `check_kind`) are
+    errors. Docstrings of the keys are the help text.
+    """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_of_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        check_kind(value, cls.model_fields[str(info.field_name)].annotation)
+        return value

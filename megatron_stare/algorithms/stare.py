@@ -23,6 +23,7 @@ from torch import Tensor
 
 from megatron_stare.algorithms.settings import Settings
 from megatron_stare.ops.selection import global_top_k_with_threshold
+from megatron_stare.values import Multiple, PositiveWeight
 
 
 class StareConfig(Settings):
@@ -34,17 +35,17 @@ class StareConfig(Settings):
     """O1 reweights L+ (by w); C2 also L- (by m)."""
     top_share: float = Field(default=0.10, ge=0, le=1)
     """P: the share of the tokens of each advantage sign that is selected."""
-    w: float = Field(default=1.1, ge=1)
+    w: Multiple = 1.1
     """W, the weight of L+; where it starts if `adaptive`."""
     m: float = Field(default=0.9, ge=0, le=1)
     """M, the weight of L-; where it starts if `adaptive`."""
-    target_entropy: float = Field(default=0.3, gt=0)
+    target_entropy: PositiveWeight = 0.3
     """H_tgt, nats per token: the gate is on below it."""
     adaptive: bool = False
     """Move w and m by `alpha` each step, towards the target (paper, section 4.4)."""
-    alpha: float = Field(default=0.01, gt=0)
+    alpha: PositiveWeight = 0.01
     """Step of the adaptive schedule."""
-    w_max: float = Field(default=1.5, ge=1)
+    w_max: Multiple = 1.5
     """Largest w of the adaptive schedule."""
     m_min: float = Field(default=0.5, ge=0, le=1)
     """Smallest m of the adaptive schedule."""
@@ -57,11 +58,13 @@ class StareConfig(Settings):
         return self.surprisal if self.enabled else None
 
     @model_validator(mode="after")
-    def _starts_within_bounds(self) -> StareConfig:
+    def _can_act(self) -> StareConfig:
         if self.adaptive and self.w > self.w_max:
             raise ValueError(f"w={self.w} starts above w_max={self.w_max}")
         if self.adaptive and self.m < self.m_min:
             raise ValueError(f"m={self.m} starts below m_min={self.m_min}")
+        if self.enabled and not self.top_share:
+            raise ValueError("top_share=0 selects no token: expected more, or enabled=false")
         return self
 
 

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from megatron_stare.algorithms.corrections import CorrectionConfig
 from megatron_stare.config.section import Section
+from megatron_stare.values import CountOrZero, Seconds, Weight
 
 
 class RewardConfig(Section):
@@ -17,17 +18,17 @@ class RewardConfig(Section):
     """`math`, `exact`, or a function of your own, `package.module:function(response, answer)`."""
     format_pattern: str | None = None
     """Regular expression a response must match in full; None asks for no format."""
-    format_reward: float = 0.0
+    format_reward: float = Field(default=0.0, ge=-1_000_000, le=1_000_000)
     """Added when the format matches."""
-    deadline_s: float = Field(default=10.0, gt=0)
+    deadline_s: Seconds = 10.0
     """Seconds a verification may take before its process is killed."""
-    memory_gib: float = Field(default=2.0, gt=0)
+    memory_gib: float = Field(default=2.0, ge=0.01, le=1_000_000)
     """Memory a verification may add before its process is killed."""
-    workers: int = Field(default=2, ge=1)
+    workers: int = Field(default=2, ge=1, le=4096)
     """Verifier processes."""
-    overlong_buffer_tokens: int = Field(default=0, ge=0)
+    overlong_buffer_tokens: CountOrZero = 0
     """DAPO's soft overlong penalty over the last tokens before the length limit; 0 is off."""
-    overlong_factor: float = 1.0
+    overlong_factor: Weight = 1.0
     """Largest overlong penalty."""
 
 
@@ -38,15 +39,15 @@ class AlgorithmConfig(Section):
     """Group baseline and normalisation."""
     clip_low: float = Field(default=0.2, ge=0, lt=1)
     """Ratio is clipped below at 1 - clip_low."""
-    clip_high: float = Field(default=0.28, ge=0)
+    clip_high: Weight = 0.28
     """Ratio is clipped above at 1 + clip_high."""
-    dual_clip: float = Field(default=10.0, gt=1)
+    dual_clip: float = Field(default=10.0, gt=1, le=1_000_000)
     """Bound of the loss in units of |advantage| where the advantage is negative."""
     aggregation: Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum"] = "token-mean"
     """How token losses become one number, over the global batch."""
     kl: Literal["none", "k1", "k2", "k3"] = "none"
     """Estimator of the penalty towards the starting policy."""
-    kl_coef: float = Field(default=0.0, ge=0)
+    kl_coef: Weight = 0.0
     """Weight of that penalty."""
     correction: CorrectionConfig = CorrectionConfig()
 

@@ -8,7 +8,7 @@ names the key, the value and what was expected. Checks that need the model's sha
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from megatron_stare.algorithms.stare import StareConfig
 from megatron_stare.config.algorithm import AlgorithmConfig, RewardConfig
@@ -18,20 +18,21 @@ from megatron_stare.config.rollout import RolloutConfig, SamplingConfig
 from megatron_stare.config.run import CheckpointConfig, LogConfig, ResumableRunConfig, RunConfig
 from megatron_stare.config.section import Section
 from megatron_stare.config.slurm import SlurmConfig
+from megatron_stare.values import BatchCount, Count, CountOrZero
 
 
 class TrainSection(Section):
     """The loop."""
 
-    steps: int = Field(default=100, ge=1)
+    steps: Count = 100
     """Steps; one batch of rollouts each."""
-    updates_per_step: int = Field(default=1, ge=1)
+    updates_per_step: Count = 1
     """Optimizer updates per batch: 1 is on-policy, more split the batch by groups."""
-    max_tokens_per_micro_batch: int = Field(default=8192, ge=1)
+    max_tokens_per_micro_batch: Count = 8192
     """Token budget of a packed micro-batch on one data-parallel rank."""
-    save_every: int = Field(default=0, ge=0)
+    save_every: CountOrZero = 0
     """Steps between saved Hugging Face folders; 0 saves at the end only."""
-    max_bad_updates: int = Field(default=3, ge=1)
+    max_bad_updates: Count = 3
     """Updates with a non-finite loss or gradient in a row, each skipped, before the run stops."""
 
 
@@ -40,13 +41,13 @@ class EvalSection(SamplingConfig):
 
     data: DataConfig | None = None
     """Problems; None evaluates nothing."""
-    every: int = Field(default=0, ge=0)
+    every: CountOrZero = 0
     """Steps between evaluations; 0 evaluates at the start and end only."""
-    samples_per_prompt: int = Field(default=1, ge=1)
+    samples_per_prompt: BatchCount = 1
     """k of avg@k; pass@k is reported for 1, 2, 4, ... k."""
-    max_batch_sequences: int = Field(default=512, ge=1)
+    max_batch_sequences: Count = 512
     """Sequences that `megatron-stare eval` generates together."""
-    max_prompts: int | None = Field(default=None, ge=1)
+    max_prompts: Count | None = None
     """Use the first problems only."""
 
 
@@ -118,13 +119,13 @@ class TrainConfig(Section):
 class SftSection(Section):
     """The supervised loop."""
 
-    steps: int = Field(default=100, ge=1)
+    steps: Count = 100
     """Optimizer steps."""
-    examples_per_step: int = Field(default=64, ge=1)
+    examples_per_step: BatchCount = 64
     """Examples in the global batch."""
-    max_tokens_per_micro_batch: int = Field(default=8192, ge=1)
+    max_tokens_per_micro_batch: Count = 8192
     """Token budget of a packed micro-batch on one data-parallel rank."""
-    max_bad_updates: int = Field(default=3, ge=1)
+    max_bad_updates: Count = 3
     """Updates with a non-finite loss or gradient in a row, each skipped, before the run stops."""
 
 

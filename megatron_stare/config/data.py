@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from megatron_stare.config.section import Section
+from megatron_stare.values import Count, FilePath
 
 
 class DataConfig(Section):
     """A set of prompts with reference answers."""
 
-    path: Path
+    path: FilePath
     """JSONL or Parquet file, one problem per row."""
     prompt_field: str = "prompt"
     """Field of the problem: a string, or a list of chat messages."""
@@ -23,7 +23,7 @@ class DataConfig(Section):
     """Plain template with `{prompt}`; or `chat`, the tokenizer's chat template."""
     system_prompt: str | None = None
     """System message, with `template: chat`."""
-    max_prompt_tokens: int = Field(default=1024, ge=1)
+    max_prompt_tokens: Count = 1024
     """Longer prompts are left out, and counted."""
     on_long_prompt: Literal["skip", "error"] = "skip"
     """What a prompt over the limit does."""
@@ -42,7 +42,7 @@ class DataConfig(Section):
 class SftDataConfig(Section):
     """Worked examples."""
 
-    path: Path
+    path: FilePath
     """JSONL or Parquet file, one example per row."""
     prompt_field: str = "prompt"
     """Field of the problem: a string, or a list of chat messages."""
@@ -50,5 +50,5 @@ class SftDataConfig(Section):
     """Field of the response to learn; the end-of-sequence token is appended."""
     template: str = "{prompt}"
     """Plain template with `{prompt}`; or `chat`, the tokenizer's chat template."""
-    max_tokens: int = Field(default=2048, ge=2)
+    max_tokens: int = Field(default=2048, ge=2, le=1_000_000_000)
     """Longer examples are left out, and counted."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from megatron_stare.config.section import Section
+from megatron_stare.values import CountOrZero, FilePath, RankCount, Weight
 
 
 class ModelConfig(Section):
     """The policy network."""
 
-    path: Path
+    path: FilePath
     """Hugging Face folder: config.json, tokenizer and, unless `random_init`, safetensors."""
     random_init: bool = False
     """Start from random weights (a seeded initialisation) instead of the folder's."""
@@ -37,15 +37,15 @@ def padded_length(num_tokens: int, context: int) -> int:
 class ParallelConfig(Section):
     """How one policy replica is split; data parallelism takes the rest of the world."""
 
-    tensor: int = Field(default=1, ge=1)
+    tensor: RankCount = 1
     """Tensor-parallel size."""
-    pipeline: int = Field(default=1, ge=1)
+    pipeline: RankCount = 1
     """Pipeline-parallel size."""
-    virtual_pipeline: int = Field(default=1, ge=1)
+    virtual_pipeline: RankCount = 1
     """Model chunks per pipeline stage, interleaved over the stages: a smaller pipeline bubble."""
-    context: int = Field(default=1, ge=1)
+    context: RankCount = 1
     """Context-parallel size: ranks that share the tokens of every sample."""
-    expert: int = Field(default=1, ge=1)
+    expert: RankCount = 1
     """Expert-parallel size: ranks of a pipeline stage, of any tensor, context and data parallelism,
     that share the experts of a layer; each computes its experts for the tokens of all."""
     sequence: bool = False
@@ -82,23 +82,23 @@ class ParallelConfig(Section):
 class OptimConfig(Section):
     """AdamW and its schedule."""
 
-    lr: float = Field(default=1e-6, gt=0)
+    lr: float = Field(default=1e-6, gt=0, le=10)
     """Peak learning rate."""
-    min_lr: float = Field(default=0.0, ge=0)
+    min_lr: float = Field(default=0.0, ge=0, le=10)
     """Learning rate at the end of the decay."""
-    warmup_steps: int = Field(default=0, ge=0)
+    warmup_steps: CountOrZero = 0
     """Optimizer steps of linear warm-up."""
     decay: Literal["constant", "linear", "cosine"] = "constant"
     """Schedule after the warm-up, over the rest of the run."""
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, le=10)
     """Decoupled; not applied to norms and biases."""
-    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta1: float = Field(default=0.9, ge=0, le=0.999_999)
     """Decay of the first moment."""
-    beta2: float = Field(default=0.999, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, le=0.999_999)
     """Decay of the second moment."""
-    eps: float = Field(default=1e-8, gt=0)
+    eps: float = Field(default=1e-8, ge=1e-30, le=1)
     """Denominator offset."""
-    clip_grad: float = Field(default=1.0, ge=0)
+    clip_grad: Weight = 1.0
     """Largest global gradient norm; 0 does not clip."""
 
     @model_validator(mode="after")

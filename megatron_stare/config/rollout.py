@@ -3,25 +3,44 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from megatron_stare.config.section import Section
+from megatron_stare.values import (
+    BatchCount,
+    Count,
+    CountOrZero,
+    FilePath,
+    RankCount,
+    Seconds,
+    Share,
+    expand,
+)
+
+_MAX_SAMPLES_PER_STEP = 10_000_000
 
 
 class SamplingConfig(Section):
     """How responses are drawn."""
 
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=1e-4, le=1_000)
     """Divides the logits, in the engine and wherever the trainer computes log-probs."""
-    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_p: Share = 1.0
     """Nucleus sampling; 1 keeps the whole distribution."""
-    top_k: int = Field(default=0, ge=0)
+    top_k: CountOrZero = 0
     """Keep the k likeliest tokens; 0 keeps all."""
-    max_response_tokens: int = Field(default=1024, ge=1)
+    max_response_tokens: Count = 1024
     """Length limit of a response."""
+
+
+def _with_program_expanded(command: tuple[str, ...]) -> tuple[str, ...]:
+    """Arguments are left alone: they may be for a shell, perhaps on another machine."""
+    return (expand(command[0]), *command[1:]) if command else command
+
+
+Command = Annotated[tuple[str, ...], AfterValidator(_with_program_expanded)]
 
 
 class ServersConfig(Section):
@@ -29,7 +48,7 @@ class ServersConfig(Section):
 
     urls: tuple[str, ...] = ()
     """Their URLs, such as http://127.0.0.1:30000; each must answer at the start."""
-    registry: Path | None = None
+    registry: FilePath | None = None
     """Or the folder in which `megatron-stare serve` announces them; read again at every sync."""
     transport: Literal["disk", "tensor", "distributed"] = "disk"
     """Of weights: through `weights_dir`; through shared memory; by process groups."""
@@ -37,33 +56,33 @@ class ServersConfig(Section):
     """URL of an sglang-router for requests; None takes the one in `registry`, if there is one."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the API key of servers and router."""
-    weights_dir: Path | None = None
+    weights_dir: FilePath | None = None
     """Folder that trainer and servers share, for `disk`; None is `sync` in the run's folder."""
-    bucket_mib: float = Field(default=256, gt=0)
+    bucket_mib: float = Field(default=256, gt=0, le=1_000_000)
     """Of weights sent at once by the other two; rank 0 holds two such buckets."""
     sync_host: str | None = None
     """Address of rank 0's machine that servers reach, for `distributed`; None is loopback."""
-    max_requests: int = Field(default=256, ge=1)
+    max_requests: Count = 256
     """Requests under way at one server; more wait here."""
-    max_attempts: int = Field(default=3, ge=1)
+    max_attempts: Count = 3
     """Servers that a sample is asked of before it is given up."""
-    request_deadline_s: float = Field(default=3600.0, gt=0)
+    request_deadline_s: Seconds = 3600.0
     """Seconds for one sample on one server."""
-    sync_deadline_s: float = Field(default=600.0, gt=0)
+    sync_deadline_s: Seconds = 600.0
     """Seconds for a server to load weights; one that does not is left out until the next."""
-    health_every_s: float = Field(default=10.0, gt=0)
+    health_every_s: Seconds = 10.0
     """Seconds that a server may be silent while requests run, before it has to show that it
     generates."""
-    health_deadline_s: float = Field(default=30.0, gt=0)
+    health_deadline_s: Seconds = 30.0
     """Seconds for a server that failed, or was silent, to show that it generates."""
-    min_servers: int = Field(default=1, ge=1)
+    min_servers: RankCount = 1
     """Servers that every sync must find; the run waits `start_deadline_s` for them, then ends."""
-    restart_command: tuple[str, ...] | None = None
+    restart_command: Command | None = None
     """Program and arguments, run once for each server that is left out; {url} is the server's."""
-    stall_deadline_s: float = Field(default=3600.0, gt=0)
+    stall_deadline_s: Seconds = 3600.0
     """Seconds without a sample from any server until what is awaited is sent again, and as many
     until the run stops."""
-    start_deadline_s: float = Field(default=300.0, gt=0)
+    start_deadline_s: Seconds = 300.0
     """Seconds to wait for servers, at the start and where too few are left at a sync."""
 
     @model_validator(mode="after")
@@ -94,16 +113,16 @@ class RolloutConfig(SamplingConfig):
 
     engine: Literal["embedded", "replay", "sglang"] = "embedded"
     """`embedded`: transformers in this process; `replay`: recorded samples; `sglang`: servers."""
-    replay_path: Path | None = None
+    replay_path: FilePath | None = None
     """JSONL of recorded samples, for `replay`."""
     servers: ServersConfig = ServersConfig()
-    prompts_per_step: int = Field(default=64, ge=1)
+    prompts_per_step: BatchCount = 64
     """Groups in a training batch."""
-    samples_per_prompt: int = Field(default=8, ge=1)
+    samples_per_prompt: BatchCount = 8
     """G, the size of a group."""
     dynamic_sampling: bool = True
     """Drop groups whose verdicts are all equal and draw more prompts (DAPO)."""
-    max_rounds: int = Field(default=10, ge=1)
+    max_rounds: Count = 10
     """Generation rounds per step before dynamic sampling gives up."""
     oversampling: float = Field(default=1.0, ge=1, le=2)
     """Groups under way over groups missing: the first that are whole fill the batch, and the rest
@@ -112,13 +131,13 @@ class RolloutConfig(SamplingConfig):
     """Responses that are stopped go on in the next step, under its weights; engine `sglang`."""
     one_step_off: bool = False
     """Generate the next batch while this one is trained on: its weights are one step older."""
-    max_staleness: int = Field(default=1, ge=1)
+    max_staleness: Count = 1
     """Steps by which a token may be older than the weights that it trains; a batch waits for
     partial rollouts that would become older."""
     colocated: bool = False
     """Servers and trainer share GPUs, and take turns with their memory; servers must be started
     with --enable-memory-saver."""
-    max_batch_sequences: int = Field(default=512, ge=1)
+    max_batch_sequences: Count = 512
     """Sequences that the embedded engine generates together."""
 
     @property
@@ -138,6 +157,16 @@ class RolloutConfig(SamplingConfig):
             raise ValueError(
                 "partial_rollouts=true with one_step_off=true and max_staleness=1: one step off "
                 "takes that one, expected max_staleness of at least 2"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _step_ends(self) -> RolloutConfig:
+        samples = self.prompts_per_step * self.samples_per_prompt
+        if samples > _MAX_SAMPLES_PER_STEP:
+            raise ValueError(
+                f"prompts_per_step={self.prompts_per_step} x samples_per_prompt="
+                f"{self.samples_per_prompt}: expected at most {_MAX_SAMPLES_PER_STEP} samples"
             )
         return self
 

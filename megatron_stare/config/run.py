@@ -8,14 +8,15 @@ from typing import Literal
 from pydantic import Field
 
 from megatron_stare.config.section import Section
+from megatron_stare.values import Count, CountOrZero, FilePath, Seconds
 
 
 class RunConfig(Section):
     """Identity of the run."""
 
-    dir: Path = Path("runs/default")
+    dir: FilePath = Path("runs/default")
     """Folder of everything the run writes: metrics, samples, models, report."""
-    seed: int = 1
+    seed: int = Field(default=1, ge=-(2**63), lt=2**63)
     """Seed of data order, sampling and initialisation."""
 
 
@@ -30,17 +31,17 @@ class ResumableRunConfig(RunConfig):
 class CheckpointConfig(Section):
     """What a run needs to go on where it stopped, in `checkpoints/` of its folder."""
 
-    every: int = Field(default=20, ge=0)
+    every: CountOrZero = 20
     """Steps between checkpoints, and one at the end; 0 saves only when told to stop."""
-    keep_last: int = Field(default=2, ge=1)
+    keep_last: Count = 2
     """Newest checkpoints that are kept."""
-    keep_every: int = Field(default=0, ge=0)
+    keep_every: CountOrZero = 0
     """Checkpoints of every so many steps are kept as well; 0 keeps none of them."""
     asynchronous: bool = True
     """Write while training goes on."""
     verify: bool = True
     """Read a checkpoint's files for their checksums before it is used; sizes are always checked."""
-    grace_s: float = Field(default=120.0, gt=0)
+    grace_s: Seconds = 120.0
     """Seconds from SIGTERM or SIGUSR1 until the process ends even if it has not saved."""
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from megatron_stare.algorithms.settings import Settings
 
 
-class Section(BaseModel):
-    """A frozen group of keys that rejects what it does not know; docstrings are the help text."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+class Section(Settings):
+    """A section of the config of a command."""

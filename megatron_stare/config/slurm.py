@@ -9,57 +9,58 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from megatron_stare.config.section import Section
+from megatron_stare.values import CountOrZero, Expanded, FilePath, RankCount, Seconds
 
 
 class SlurmRolloutConfig(Section):
     """SGLang servers in the job, where `rollout.servers.registry` says that servers announce
     themselves."""
 
-    nodes: int = Field(default=0, ge=0)
+    nodes: int = Field(default=0, ge=0, le=100_000)
     """Nodes of their own; 0 puts servers on the trainers' nodes, on the GPUs that those leave."""
-    gpus_per_node: int | None = Field(default=None, ge=0)
+    gpus_per_node: CountOrZero | None = None
     """GPUs of such a node, where they are not those of the trainers' nodes."""
     options: tuple[str, ...] = ()
     """sbatch options of these nodes, such as `--partition=l40s`; with any, or with other GPUs, the
     job is a heterogeneous one."""
-    tensor: int = Field(default=1, ge=1)
+    tensor: RankCount = 1
     """GPUs of a server; a node has as many servers as fit, and one without GPUs has one."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Of the servers' weights and activations."""
-    python: Path = Path(".venv-sglang/bin/python")
+    python: FilePath = Path(".venv-sglang/bin/python")
     """Of the servers' environment."""
-    router: Path | None = None
+    router: FilePath | None = None
     """Python of the router's environment, such as .venv-router/bin/python: starts a router for all
     servers on the first of their nodes; None has them asked directly."""
-    start_deadline_s: float = Field(default=1800.0, gt=0)
+    start_deadline_s: Seconds = 1800.0
     """Seconds for the servers of a node to come up."""
-    sglang: tuple[str, ...] = ()
+    sglang: tuple[Expanded, ...] = ()
     """Arguments for SGLang's own launcher."""
 
 
-_OPTION = re.compile(r"--[a-z][a-z-]*(=\S+)?")
+_OPTION = re.compile(r"--[a-z][a-z-]*(=(?!~)[^\s$]+)?")
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_]\w*")
-_MOUNT = re.compile(r"[^\s'\"\\$`,:]+:[^\s'\"\\$`,]+")
+_MOUNT = re.compile(r"(?!~)[^\s'\"\\$`,:]+:(?!~)[^\s'\"\\$`,]+")
 _OVERRIDE = re.compile(r"[\w.]+=[^\s'\"\\$`/]+")
 
 
 class SlurmConfig(Section):
     """The job that `megatron-stare slurm` makes of the config; a run does not read it."""
 
-    nodes: int = Field(default=1, ge=1)
+    nodes: RankCount = 1
     """Nodes of trainers."""
-    processes_per_node: int = Field(default=8, ge=1)
+    processes_per_node: RankCount = 8
     """Trainer processes on each of them, one for a GPU."""
-    gpus_per_node: int = Field(default=8, ge=0)
+    gpus_per_node: int = Field(default=8, ge=0, le=100_000)
     """GPUs of a node; 0 is a cluster without."""
-    cpus_per_process: int = Field(default=8, ge=1)
+    cpus_per_process: RankCount = 8
     """Cores of a trainer process; servers get as many for each GPU."""
     rollout: SlurmRolloutConfig = SlurmRolloutConfig()
-    hours: float = Field(default=24.0, gt=0)
+    hours: float = Field(default=24.0, gt=0, le=10_000)
     """Time limit of the job, which queues itself again until the run is over."""
-    signal_s: int = Field(default=600, ge=60)
+    signal_s: int = Field(default=600, ge=60, le=1_000_000)
     """Seconds before the limit at which the run is told to save; more than a step takes."""
-    max_restarts: int = Field(default=20, ge=0)
+    max_restarts: CountOrZero = 20
     """How often the job may be queued again, whatever the reason."""
     options: tuple[str, ...] = ()
     """Further sbatch options, such as `--partition=h200` or `--account=me`."""
@@ -67,9 +68,9 @@ class SlurmConfig(Section):
     """Runs of a job array: the overrides of each, such as `run.seed=2 optim.lr=2e-6`."""
     setup: tuple[str, ...] = ()
     """Lines of shell that make the environment: modules, a virtual environment."""
-    environment: dict[str, str] = Field(default={})
+    environment: dict[str, Expanded] = Field(default={})
     """Further variables, such as NCCL_SOCKET_IFNAME."""
-    container: str | None = None
+    container: Expanded | None = None
     """Image that pyxis runs every process in; None runs them on the nodes themselves."""
     mounts: tuple[str, ...] = ()
     """Folders in the container besides the one that the job is submitted from, `FROM:TO`."""
@@ -77,10 +78,10 @@ class SlurmConfig(Section):
     @model_validator(mode="after")
     def _can_be_written_into_a_script(self) -> SlurmConfig:
         for key, values, pattern, expected in (
-            ("options", self.options, _OPTION, "--name=value without spaces"),
-            ("rollout.options", self.rollout.options, _OPTION, "--name=value without spaces"),
+            ("options", self.options, _OPTION, "--name=value without spaces, ~ or $"),
+            ("rollout.options", self.rollout.options, _OPTION, "--name=value without spaces, ~, $"),
             ("environment", self.environment, _ENVIRONMENT_NAME, "a variable's name"),
-            ("mounts", self.mounts, _MOUNT, "FROM:TO without spaces, quotes or $"),
+            ("mounts", self.mounts, _MOUNT, "FROM:TO without spaces, quotes, ~ or $"),
         ):
             for value in values:
                 if not pattern.fullmatch(value):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from megatron_stare.weights import rope_scaling
 from megatron_stare.weights.hf_config import ModelShape
 
 
@@ -32,19 +33,7 @@ def inverse_frequencies(shape: ModelShape) -> Tensor:
 
 def attention_factor(shape: ModelShape) -> float:
     """By how much queries and keys are scaled beside the rotation: 1 except for `yarn`."""
-    scaling = shape.rope_scaling or {}
-    if scaling.get("rope_type") != "yarn":
-        return 1.0
-    if scaling.get("attention_factor") is not None:
-        return float(scaling["attention_factor"])
-
-    def magnitude(multiplier: float) -> float:
-        return 0.1 * multiplier * math.log(max(scaling["factor"], 1.0)) + 1.0
-
-    mscale, mscale_all_dim = scaling.get("mscale"), scaling.get("mscale_all_dim")
-    if mscale and mscale_all_dim:
-        return magnitude(mscale) / magnitude(mscale_all_dim)
-    return magnitude(1.0)
+    return rope_scaling.attention_factor(shape.rope_scaling)
 
 
 def _llama3_kept(plain: Tensor, shape: ModelShape, scaling: dict[str, Any]) -> Tensor:

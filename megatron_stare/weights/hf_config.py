@@ -16,25 +16,11 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from megatron_stare.config.policy import ParallelConfig
 from megatron_stare.errors import UserError
+from megatron_stare.weights.rope_scaling import read_rope
 
 Family = Literal["qwen2", "qwen3", "llama", "mistral", "qwen3_moe"]
 FAMILIES: tuple[Family, ...] = ("qwen2", "qwen3", "llama", "mistral", "qwen3_moe")
 """Values of `model_type` that are understood; each has a table in `weights/names.py`."""
-
-_ROPE_KEYS: dict[str, tuple[set[str], set[str]]] = {
-    "default": (set(), set()),
-    "linear": ({"factor"}, set()),
-    "llama3": (
-        {"factor", "low_freq_factor", "high_freq_factor"},
-        {"original_max_position_embeddings"},
-    ),
-    "yarn": (
-        {"factor"},
-        {"original_max_position_embeddings", "attention_factor", "truncate"}
-        | {"beta_fast", "beta_slow", "mscale", "mscale_all_dim"},
-    ),
-}
-"""RoPE types, each with the parameters it needs and those it may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +137,14 @@ class ModelShape:
 class _HfConfig(BaseModel):
     """The keys of `config.json` that are read, with the defaults of their families."""
 
-    model_config = ConfigDict(extra="ignore", strict=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="ignore", strict=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
     model_type: Family
     hidden_act: Literal["silu"] = "silu"
     hidden_size: int = Field(ge=1)
-    num_hidden_layers: int = Field(ge=1)
+    num_hidden_layers: int = Field(ge=1, le=10_000)
     num_attention_heads: int = Field(ge=1)
     num_key_value_heads: int | None = Field(None, ge=1)
     head_dim: int | None = Field(None, ge=1)
@@ -218,12 +206,25 @@ def read_hf_config(folder: Path) -> ModelShape:
         )
     try:
         config = _CONFIGS.get(raw["model_type"], _HfConfig).model_validate(raw)
+        theta, scaling = read_rope(
+            config.rope_scaling or config.rope_parameters or {},
+            theta=config.rope_theta,
+            max_positions=config.max_position_embeddings,
+        )
     except ValidationError as error:
         raise UserError(f"{path}: {_explain(error)}") from None
-    return _shape(config, raw, path)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    return _shape(config, raw, path, theta, scaling)
 
 
-def _shape(config: _HfConfig, raw: dict[str, Any], path: Path) -> ModelShape:
+def _shape(
+    config: _HfConfig,
+    raw: dict[str, Any],
+    path: Path,
+    rope_theta: float,
+    rope_scaling: dict[str, Any] | None,
+) -> ModelShape:
     family, heads = config.model_type, config.num_attention_heads
     kv_heads = config.num_key_value_heads or heads
     if heads % kv_heads:
@@ -239,22 +240,24 @@ def _shape(config: _HfConfig, raw: dict[str, Any], path: Path) -> ModelShape:
             f"{path}: sliding_window={config.sliding_window} is not supported; "
             "expected null (full attention)"
         )
+    head_dim = config.head_dim or (128 if family == "qwen3" else config.hidden_size // heads)
+    if head_dim % 2:
+        raise UserError(f"{path}: head_dim={head_dim} is odd; rotations need pairs of channels")
     moe = _moe(config, path) if isinstance(config, _MoeHfConfig) else None
-    theta, scaling = _rope(config, path)
     return ModelShape(
         family=family,
         hidden_size=config.hidden_size,
         num_layers=config.num_hidden_layers,
         num_heads=heads,
         num_kv_heads=kv_heads,
-        head_dim=config.head_dim or (128 if family == "qwen3" else config.hidden_size // heads),
+        head_dim=head_dim,
         ffn_size=config.moe_intermediate_size
         if isinstance(config, _MoeHfConfig)
         else config.intermediate_size,
         vocab_size=config.vocab_size,
         rms_eps=config.rms_norm_eps,
-        rope_theta=theta,
-        rope_scaling=scaling,
+        rope_theta=rope_theta,
+        rope_scaling=rope_scaling,
         max_positions=config.max_position_embeddings,
         tied=config.tie_word_embeddings,
         # Qwen2 has biases on q, k, v whatever its config says; the others say so.
@@ -281,30 +284,6 @@ def _moe(config: _MoeHfConfig, path: Path) -> MoeShape:
     return MoeShape(config.num_experts, chosen, normalize)
 
 
-def _rope(config: _HfConfig, path: Path) -> tuple[float, dict[str, Any] | None]:
-    """RoPE base and scaling, in transformers' precedence between the two spellings."""
-    parameters = dict(config.rope_scaling or config.rope_parameters or {})
-    theta = float(parameters.pop("rope_theta", config.rope_theta or 10_000.0))
-    old_name = parameters.pop("type", "default")
-    rope_type = parameters.pop("rope_type", old_name)
-    if rope_type not in _ROPE_KEYS:
-        raise UserError(
-            f"{path}: rope_type={rope_type!r} is not supported; "
-            f"expected one of {', '.join(_ROPE_KEYS)}"
-        )
-    needed, optional = _ROPE_KEYS[rope_type]
-    if not needed <= parameters.keys() <= needed | optional:
-        raise UserError(
-            f"{path}: rope_type={rope_type!r} with parameters {sorted(parameters)}; "
-            f"expected {sorted(needed)}, and allowed {sorted(optional)}"
-        )
-    if rope_type == "default":
-        return theta, None
-    if "original_max_position_embeddings" in optional:
-        parameters.setdefault("original_max_position_embeddings", config.max_position_embeddings)
-    return theta, {"rope_type": rope_type, **parameters}
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
@@ -314,6 +293,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
+    except RecursionError:
+        raise UserError(f"{path}: not valid JSON (too many levels)") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content
@@ -325,4 +306,7 @@ def _explain(error: ValidationError) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "missing":
         return f"{key} is missing"
-    return f"{key}={problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return message
+    return f"{key}={repr(problem['input'])[:200]}: {message[0].lower()}{message[1:]}"

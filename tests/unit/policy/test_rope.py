@@ -24,6 +24,10 @@ SCALINGS = [
     | ORIGINAL,
     {"rope_type": "yarn", "factor": 8.0, "mscale": 1.0, "mscale_all_dim": 0.7} | ORIGINAL,
     {"rope_type": "yarn", "factor": 8.0, "attention_factor": 1.3} | ORIGINAL,
+    {"rope_type": "yarn", "factor": 4.0, "attn_factor": 0.8782488562869419} | ORIGINAL,
+    {"rope_type": "yarn", "factor": 4.0, "attn_factor": 0.9, "attention_factor": 1.1} | ORIGINAL,
+    {"rope_type": "yarn", "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 0.0} | ORIGINAL,
+    {"rope_type": "yarn", "factor": 0.5, "beta_fast": 0, "attention_factor": None} | ORIGINAL,
 ]
 
 

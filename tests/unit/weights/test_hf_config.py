@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from pathlib import Path
 
 import pytest
 
+from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config.policy import ParallelConfig
 from megatron_stare.errors import UserError
+from megatron_stare.preflight import check_model
 from megatron_stare.weights.hf_config import ModelShape, MoeShape, read_hf_config
+from megatron_stare.weights.rope_scaling import attention_factor, sglang_attention_factor
 from tests.models import FAMILIES, tiny_config
 
 QWEN25_32B = {
@@ -38,6 +43,7 @@ QWEN25_32B = {
 }
 """As published, in the spelling before transformers 5."""
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
 LLAMA3_SCALING = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 
 
@@ -192,6 +198,50 @@ def test_rope_scaling_in_both_spellings(tmp_path, key):
     assert (shape.rope_theta, shape.rope_scaling) == (5e5, scaling)
 
 
+R1_0528 = YARN | {"attn_factor": 0.8782488562869419}
+"""Of DeepSeek-R1-0528-Qwen3-8B, as published."""
+
+
+def sglang_run(folder: Path) -> TrainConfig:
+    return TrainConfig.model_validate(
+        {
+            "model": {"path": folder},
+            "data": {"path": "p.jsonl"},
+            "rollout": {"engine": "sglang", "servers": {"urls": ["http://127.0.0.1:30000"]}},
+        }
+    )
+
+
+def test_attn_factor_is_read_as_transformers_does_or_as_both_do(tmp_path):
+    """SGLang multiplies by it; transformers, which the trainer equals, does not know it."""
+    for rope, ours, theirs in (
+        (R1_0528, 0.1 * math.log(4) + 1, 1.0),
+        (R1_0528 | {"attention_factor": 1.0}, 1.0, 1.0),
+        (YARN | {"attention_factor": 1.5}, 1.5, 0.1 * math.log(4) + 1),
+        (YARN | {"mscale": 1.0, "mscale_all_dim": 1.0}, 1.0, 1.0),
+    ):
+        shape = read_hf_config(write(tmp_path, QWEN25_32B | {"rope_scaling": rope}))
+        assert shape.rope_scaling == rope
+        assert attention_factor(shape.rope_scaling) == pytest.approx(ours)
+        assert sglang_attention_factor(shape.rope_scaling) == pytest.approx(theirs)
+        if ours == pytest.approx(theirs):
+            check_model(sglang_run(tmp_path), shape)
+            continue
+        with pytest.raises(UserError, match=r"and both read") as error:
+            check_model(sglang_run(tmp_path), shape)
+        added = re.search(r'add "(\w+)": ([\d.]+) to', str(error.value))
+        assert added is not None
+        mended = rope | {added[1]: float(added[2])}
+        shape = read_hf_config(write(tmp_path, QWEN25_32B | {"rope_scaling": mended}))
+        check_model(sglang_run(tmp_path), shape)
+
+
+def test_a_rotation_of_everything_says_nothing(tmp_path):
+    rope = {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 1.0}
+    shape = read_hf_config(write(tmp_path, QWEN25_32B | {"rope_parameters": rope}))
+    assert (shape.rope_theta, shape.rope_scaling) == (1e6, None)
+
+
 def test_yarn_under_its_oldest_name_gets_the_original_length(tmp_path):
     config = QWEN25_32B | {"rope_scaling": {"type": "yarn", "factor": 4.0}}
     assert read_hf_config(write(tmp_path, config)).rope_scaling == {
@@ -230,6 +280,17 @@ def test_yarn_under_its_oldest_name_gets_the_original_length(tmp_path):
         ),
         ({"rope_scaling": {"type": "linear"}}, "rope_type='linear' with parameters []"),
         ({"rope_parameters": {"full_attention": {}}}, "with parameters ['full_attention']"),
+        ({"rope_scaling": YARN | {"factor": "4"}}, "factor='4': input should be a valid number"),
+        ({"rope_scaling": YARN | {"factor": float("nan")}}, "factor=nan: input should be a finite"),
+        ({"rope_scaling": YARN | {"attn_factor": True}}, "attn_factor=True: input should be a val"),
+        ({"rope_scaling": YARN | {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),
+        (
+            {"rope_scaling": LLAMA3_SCALING | {"type": "llama3", "low_freq_factor": 4.0}},
+            "low_freq_factor=4.0 is no less than high_freq_factor=4.0",
+        ),
+        ({"rms_norm_eps": float("inf")}, "rms_norm_eps=inf: input should be a finite number"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000: input should be less than"),
+        ({"head_dim": 7}, "head_dim=7 is odd"),
         (MOE | {"num_experts": None}, "num_experts is missing"),
         (MOE | {"decoder_sparse_step": 2}, "decoder_sparse_step=2: input should be 1"),
         (MOE | {"mlp_only_layers": [0]}, "mlp_only_layers=[0]"),
@@ -254,6 +315,9 @@ def test_a_folder_without_a_readable_config_is_refused(tmp_path):
         read_hf_config(tmp_path / "absent")
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="not valid JSON"):
+        read_hf_config(tmp_path)
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"not valid JSON \(too many levels\)"):
         read_hf_config(tmp_path)
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(UserError, match="expected a JSON object, found list"):
