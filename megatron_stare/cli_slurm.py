@@ -33,6 +33,7 @@ def add_slurm(commands: argparse._SubParsersAction) -> None:
 
 def _slurm(arguments: argparse.Namespace) -> int:
     config = load_config(TrainConfig, arguments.config, arguments.overrides)
+    from megatron_stare.output import make_folder, writing
     from megatron_stare.slurm.script import render
 
     script = render(config, arguments.config, arguments.overrides)
@@ -41,8 +42,9 @@ def _slurm(arguments: argparse.Namespace) -> int:
         return 0
     _check_every_run(config, arguments.config, arguments.overrides)
     path: Path = arguments.out or config.run.dir / "job.sbatch"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(script)
+    make_folder(path.parent, "--out" if arguments.out else "run.dir")
+    with writing(path, "--out"):
+        path.write_text(script)
     print(path)
     return _submit(path) if arguments.submit else 0
 

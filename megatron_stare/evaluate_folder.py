@@ -13,6 +13,7 @@ from megatron_stare.errors import UserError
 from megatron_stare.evaluate import evaluate
 from megatron_stare.launch.topology import read_topology
 from megatron_stare.observe.console import Progress, open_console, print_line
+from megatron_stare.output import check_folder, make_folder, writing
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.dump import dump_samples
 from megatron_stare.rollout.embedded import EmbeddedEngine
@@ -29,6 +30,7 @@ def evaluate_folder(config: EvalConfig) -> dict[str, float]:
     """
     if config.eval.data is None:
         raise UserError("eval.data: missing, expected the problems to evaluate on")
+    check_folder(config.run.dir, "run.dir")
     console = open_console(quiet=False)
     tokenizer = load_tokenizer(config.model.path)
     check_vocabulary(tokenizer, read_hf_config(config.model.path).vocab_size)
@@ -53,7 +55,8 @@ def evaluate_folder(config: EvalConfig) -> dict[str, float]:
             seed=config.run.seed,
             on_progress=advance,
         )
-    config.run.dir.mkdir(parents=True, exist_ok=True)
-    (config.run.dir / "eval.json").write_text(json.dumps(evaluation.metrics, indent=2) + "\n")
-    dump_samples(config.run.dir / "eval_samples.jsonl", [], [], evaluation.groups)
+    make_folder(config.run.dir, "run.dir")
+    with writing(config.run.dir, "run.dir"):
+        (config.run.dir / "eval.json").write_text(json.dumps(evaluation.metrics, indent=2) + "\n")
+        dump_samples(config.run.dir / "eval_samples.jsonl", [], [], evaluation.groups)
     return evaluation.metrics

@@ -88,8 +88,8 @@ class RolloutSide:
                 self.forget_samples(through=step - 1)
         return self.sampler.collect(step, on_progress)
 
-    def forget_samples(self, through: int) -> None:
-        """Samples of steps up to this one are not needed again: a checkpoint is past them."""
+    def forget_samples(self, through: int | None) -> None:
+        """Samples of steps up to this one are not needed again; None: of no step."""
         if self.bank is not None:
             self.bank.forget_steps(through)
 
@@ -173,7 +173,7 @@ def _build(config: TrainConfig, world: World) -> RolloutSide:
     bank = None
     generating, judging = engine, scorer
     if not isinstance(engine, ReplayEngine):
-        bank = _open_bank(config, world)
+        bank = Bank(config.run.dir / "bank", lineage_of(config), world.loggers.message)
         generating = BankedEngine(
             engine,
             bank,
@@ -184,15 +184,6 @@ def _build(config: TrainConfig, world: World) -> RolloutSide:
         judging = BankedScorer(scorer, bank)
     sampler = Sampler(prompts, generating, judging, config.rollout, seed=config.run.seed)
     return RolloutSide(config, engine, scorer, sampler, held_out, bank)
-
-
-def _open_bank(config: TrainConfig, world: World) -> Bank:
-    bank = Bank(config.run.dir / "bank", lineage_of(config), world.loggers.message)
-    if config.run.resume == "never":
-        bank.forget_steps()
-    elif world.resumed is not None:
-        bank.forget_steps(through=world.resumed.checkpoint.step)
-    return bank
 
 
 def _build_engine(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, world: World) -> Engine:

@@ -25,7 +25,7 @@ from megatron_stare.preflight import check_model
 from megatron_stare.rollout.sampler import Cancelled, Rollout
 from megatron_stare.rollout_side import RolloutSide, open_rollout_side
 from megatron_stare.saving import Saving, keep_saving
-from megatron_stare.session import Session, open_session, open_world
+from megatron_stare.session import Session, open_folder, open_session, open_world
 from megatron_stare.types import RolloutBatch
 
 
@@ -232,6 +232,7 @@ class Run:
 def open_run(config: TrainConfig) -> Iterator[Run]:
     """Open everything a run needs, in an order that meets bad input before GPU time.
 
+    The run's folder comes last: what refuses a start has done so before it is touched.
     A run that goes on from a checkpoint stands where that was made. What is being written at the
     end is finished, unless the end is an error.
     """
@@ -268,7 +269,11 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
         run = Run(config, session, controller, rollout_side, starting_weights, saving)
         if world.resumed is not None:
             run.resume(world.resumed.state)
+        open_folder(config, world)
         if rollout_side is not None:
+            # Nothing is left to do for a step that is done; without going on, none is.
+            begins_anew = config.run.resume == "never"
+            rollout_side.forget_samples(through=None if begins_anew else run.step)
             stop.when_set(rollout_side.sampler.cancel)
         yield run
 

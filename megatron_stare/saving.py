@@ -11,11 +11,14 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
+from megatron_stare.checkpoint.folders import CHECKPOINTS
+from megatron_stare.checkpoint.lock import RunLock
 from megatron_stare.checkpoint.resume import Resumed, network_of
 from megatron_stare.checkpoint.saver import Saver
 from megatron_stare.config.commands import SftConfig, TrainConfig
 from megatron_stare.config.run import CheckpointConfig
 from megatron_stare.errors import Stopped
+from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.launch.signals import StopRequest
 from megatron_stare.policy.checkpoint import load_policy
 from megatron_stare.session import Session, World
@@ -38,6 +41,7 @@ class Saving:
     saver: Saver
     stop: StopRequest
     num_steps: int
+    lock: RunLock
     step: int = 0
 
     def save_if_due(self, step: int, state: State) -> None:
@@ -45,7 +49,9 @@ class Saving:
 
         Raises:
             Stopped: any rank was asked to stop; the run is saved.
+            UserError: the run's folder is not its own any more.
         """
+        from_rank_zero(self.lock.check_held)
         with self.session.phase("checkpoint"):
             must_stop, is_writing = self._on_any_rank(self.stop.is_set, not self.saver.is_written)
             if not is_writing:
@@ -117,13 +123,13 @@ def keep_saving(
         "config": config.model_dump(mode="json"),
     }
     saver = Saver(
-        config.run.dir / "checkpoints",
+        config.run.dir / CHECKPOINTS,
         config.checkpoint,
         description,
         world.loggers.message,
         on_complete,
     )
-    saving = Saving(config.checkpoint, session, saver, stop, num_steps)
+    saving = Saving(config.checkpoint, session, saver, stop, num_steps, world.lock)
     try:
         if world.resumed is not None:
             saving.resume(world.resumed)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from megatron_stare.checkpoint.lock import run_lock
+from megatron_stare.checkpoint.folders import CHECKPOINTS, marks_of
+from megatron_stare.checkpoint.lock import RunLock
 from megatron_stare.checkpoint.resume import Resumed, network_of, resume
+from megatron_stare.checkpoint.run_folder import CONFIG, HF, check_run_folder, remove_leavings
 from megatron_stare.config.commands import SftConfig, TrainConfig
 from megatron_stare.config.policy import sample_multiple
 from megatron_stare.config_io import to_yaml
@@ -26,8 +27,10 @@ from megatron_stare.launch.topology import (
     init_process_group,
     read_topology,
 )
-from megatron_stare.observe.console import Advance, open_console, print_line
+from megatron_stare.observe.console import Advance
+from megatron_stare.observe.history import CUT_FILE_NAME, has_metrics
 from megatron_stare.observe.loggers import Loggers, LogPosition, open_loggers
+from megatron_stare.output import make_folder, writing
 from megatron_stare.policy.build import build_policy
 from megatron_stare.policy.flops import sample_cost
 from megatron_stare.policy.groups import ParallelGroups, build_groups, destroy_groups
@@ -39,13 +42,19 @@ from megatron_stare.weights.save import save_hf_folder
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """This process among the trainers, before there is a policy."""
+    """This process among the trainers, before there is a policy.
+
+    lock   of the run's folder, which `open_folder` takes
+    found  what `marks_of` its checkpoints were when the run looked for one to go on from
+    """
 
     topology: Topology
     shape: ModelShape
     groups: ParallelGroups
     loggers: Loggers
     resumed: Resumed | None
+    lock: RunLock
+    found: dict[int, int]
 
 
 @dataclass(slots=True)
@@ -59,6 +68,7 @@ class Session:
     max_tokens_per_micro_batch: int
     _seconds: dict[str, float] = field(default_factory=dict)
     _bad_updates: int = 0
+    _final_step: int | None = None
 
     @contextmanager
     def phase(self, name: str, total: int | None = None) -> Iterator[Advance]:
@@ -114,11 +124,23 @@ class Session:
 
     def state_dict(self) -> dict[str, Any]:
         """What a run goes on with, as plain values."""
-        return {"bad_updates": self._bad_updates, "loggers": self.loggers.state_dict()}
+        return {
+            "bad_updates": self._bad_updates,
+            "final_step": self._final_step,
+            "loggers": self.loggers.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state; the loggers have been opened with theirs."""
         self._bad_updates = state["bad_updates"]
+        self._final_step = state["final_step"]
+
+    def save_final(self, step: int) -> None:
+        """Write the policy after the run's last step to `hf/final`, unless it is there."""
+        final = self.config.run.dir / HF / "final"
+        if step != self._final_step or not from_rank_zero(final.is_dir):
+            self.save(step, final.name)
+            self._final_step = step
 
     def save(self, step: int, name: str) -> None:
         """Write the policy after a step as a Hugging Face folder, `hf/NAME` in the run's folder."""
@@ -126,7 +148,7 @@ class Session:
             save_hf_folder(
                 self.policy.hf_tensors(),
                 source=self.config.model.path,
-                destination=self.config.run.dir / "hf" / name,
+                destination=self.config.run.dir / HF / name,
                 dtype=getattr(torch, self.config.model.dtype),
                 write=self.topology.rank == 0,
                 overwrite=True,
@@ -139,52 +161,71 @@ class Session:
 def open_world(config: TrainConfig | SftConfig) -> Iterator[World]:
     """Check the config against the model and the world, and join it; leave it at the end.
 
+    The run's folder is read, and not touched: see `open_folder`.
+
     Raises:
-        UserError: model folder, layout or world size do not fit.
+        UserError: model folder, layout, world size or the run's folder do not fit.
     """
     topology = read_topology()
     shape = read_hf_config(config.model.path)
     shape.check_parallel(config.parallel)
     check_world_size(topology.world_size, config.parallel)
     init_process_group(topology)
-    resolved = config.model_dump(mode="json")
+    loggers = open_loggers(config.log, rank=topology.rank)
+    lock = RunLock(config.run.dir, topology.job)
     try:
         groups = build_groups(config.parallel)
-        with _locked(config.run.dir, topology.job):
-            resumed = _resume(config, resolved, shape, topology.rank)
-            with open_loggers(
-                config.log,
-                config.run.dir,
-                resolved_config=resolved,
-                rank=topology.rank,
-                position=_log_position(resumed),
-            ) as loggers:
-                if topology.rank == 0:
-                    (config.run.dir / "config.yaml").write_text(to_yaml(config))
-                yield World(topology, shape, groups, loggers, resumed)
+        from_rank_zero(lambda: check_run_folder(config.run.dir, lock))
+        found = from_rank_zero(lambda: marks_of(config.run.dir / CHECKPOINTS))
+        resumed = resume(
+            config.run.dir,
+            config.model_dump(mode="json"),
+            network_of(shape),
+            report=loggers.message,
+        )
+        with lock, loggers:
+            yield World(topology, shape, groups, loggers, resumed, lock, found)
     finally:
         destroy_groups()
         dist.destroy_process_group()
 
 
-@contextmanager
-def _locked(folder: Path, job: str | None) -> Iterator[None]:
-    """Hold the run's folder, by rank 0; UserError on every rank where another run does."""
-    with ExitStack() as stack:
-        from_rank_zero(lambda: stack.enter_context(run_lock(folder, job)))
-        yield
+def open_folder(config: TrainConfig | SftConfig, world: World) -> None:
+    """Here a run begins to write: every check of its start has passed. Collective.
+
+    It holds the folder from here to the end of `open_world`. Nothing before this touches it, so
+    that a start that is refused harms no run that stands there, and leaves no folder behind.
+
+    Raises:
+        UserError: the folder cannot be made or written, or another run has got there first.
+    """
+    from_rank_zero(lambda: _open_folder(config, world))
 
 
-def _resume(
-    config: TrainConfig | SftConfig, resolved: dict[str, Any], shape: ModelShape, rank: int
-) -> Resumed | None:
-    console = open_console(quiet=rank != 0)
-    return resume(
-        config.run.dir / "checkpoints",
-        resolved,
-        network_of(shape),
-        report=lambda text: print_line(console, text),
-    )
+def _open_folder(config: TrainConfig | SftConfig, world: World) -> None:
+    folder, position = config.run.dir, _log_position(world.resumed)
+    made = make_folder(folder, "run.dir")
+    try:
+        world.lock.take()
+        if marks_of(folder / CHECKPOINTS) != world.found:
+            raise UserError(
+                f"{folder}: another run has saved there meanwhile; expected a run at a time"
+            )
+        with writing(folder, "run.dir"):
+            remove_leavings(folder)
+            if world.resumed is None and has_metrics(folder):
+                world.loggers.message(
+                    f"{folder}: no checkpoint to go on from, the run begins anew; the metrics "
+                    f"that are there go to {CUT_FILE_NAME}"
+                )
+            world.loggers.open_files(config.log, folder, config.model_dump(mode="json"), position)
+            (folder / CONFIG).write_text(to_yaml(config))
+    except BaseException:
+        world.lock.release()
+        for path in made:
+            with suppress(OSError):  # Not empty.
+                path.rmdir()
+        raise
 
 
 def _log_position(resumed: Resumed | None) -> LogPosition:

@@ -9,7 +9,7 @@ from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.launch.signals import stop_requests
 from megatron_stare.objective import SupervisedObjective
 from megatron_stare.saving import keep_saving
-from megatron_stare.session import Session, open_session, open_world
+from megatron_stare.session import Session, open_folder, open_session, open_world
 from megatron_stare.token_terms import aggregation
 from megatron_stare.types import TokenBatch
 
@@ -36,11 +36,14 @@ def sft(config: SftConfig) -> None:
         with keep_saving(config, world, session, stop, num_steps=last) as saving:
             if world.resumed is not None:
                 examples.load_state_dict(world.resumed.state["examples"])
+            open_folder(config, world)
+            if saving.step == last:  # It was to be longer when it was saved, or is over.
+                session.save_final(last)
             for step in range(saving.step + 1, last + 1):
                 batch = examples.draw(config.sft.examples_per_step)
                 session.loggers.log(step, sft_step(session, batch, config.sft.max_bad_updates))
                 if step == last:
-                    session.save(last, "final")
+                    session.save_final(last)
                 saving.save_if_due(step, lambda: {"examples": examples.state_dict()})
 
 

@@ -40,6 +40,8 @@ def train(config: TrainConfig) -> None:
         Stopped: the run was asked to stop, and is saved.
     """
     with open_run(config) as run:
+        if run.step == config.train.steps:  # It was to be longer when it was saved, or is over.
+            run.session.save_final(run.step)
         run.push_weights(version=run.step)
         if config.rollout.one_step_off:
             _train_one_step_off(run)
@@ -168,4 +170,4 @@ def _export_if_due(run: Run, step: int) -> None:
     if every > 0 and step % every == 0:
         run.session.save(step, f"step_{step:06d}")
     if step == last:
-        run.session.save(step, "final")
+        run.session.save_final(step)

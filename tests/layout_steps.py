@@ -18,6 +18,7 @@ from torch import Tensor
 
 import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it has to be)
 from megatron_stare.algorithms.stare import StareController
+from megatron_stare.checkpoint.lock import RunLock
 from megatron_stare.checkpoint.saver import Saver
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.launch.signals import StopRequest
@@ -114,6 +115,8 @@ def _open_run(config: TrainConfig, groups: ParallelGroups) -> Run:
         groups,
         Loggers([], console, Progress(console, bars=False)),
         resumed=None,
+        lock=RunLock(config.run.dir),
+        found={},
     )
     session = open_session(
         config,
@@ -123,7 +126,9 @@ def _open_run(config: TrainConfig, groups: ParallelGroups) -> Run:
         max_tokens_per_micro_batch=config.train.max_tokens_per_micro_batch,
     )
     saver = Saver(config.run.dir, config.checkpoint, {}, world.loggers.message)
-    saving = Saving(config.checkpoint, session, saver, StopRequest(), config.train.steps)
+    saving = Saving(
+        config.checkpoint, session, saver, StopRequest(), config.train.steps, world.lock
+    )
     return Run(config, session, StareController(config.stare), None, None, saving)
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from megatron_stare.weights.durable_file import FileRecord
-from megatron_stare.weights.folders import flush
+from megatron_stare.weights.folders import flush, remove
 
+CHECKPOINTS = "checkpoints"
 MANIFEST, LATEST, RUN_STATE = "manifest.json", "latest", "run_state.pt"
-_NAME = re.compile(r"step_(\d+)")
+_NAME = re.compile(r"step_([0-9]{6}|[1-9][0-9]{6,17})")
 _UNFINISHED = ".unfinished"
 _CHUNK_BYTES = 1 << 24
 
@@ -57,11 +57,17 @@ class Checkpoint:
 def begin(root: Path, step: int) -> Path:
     """An empty folder to write a step's checkpoint into; leftovers of crashes are removed."""
     root.mkdir(parents=True, exist_ok=True)
-    for leftover in root.glob(f"step_*{_UNFINISHED}"):
-        shutil.rmtree(leftover)
-    folder = root / f"step_{step:06d}{_UNFINISHED}"
+    remove_unfinished(root)
+    folder = _folder_of(root, step)
+    folder = folder.with_name(folder.name + _UNFINISHED)
     folder.mkdir()
     return folder
+
+
+def remove_unfinished(root: Path) -> None:
+    """What a process has left that ended while it wrote or removed a checkpoint, or the pointer."""
+    for leftover in root.glob(f"*{_UNFINISHED}"):
+        remove(leftover)
 
 
 def commit(
@@ -72,8 +78,7 @@ def commit(
     write_durably(folder / MANIFEST, json.dumps(whole, indent=1).encode())
     flush(folder)
     final = folder.with_name(folder.name.removesuffix(_UNFINISHED))
-    if final.exists():  # A damaged one, that the run has come past once more.
-        shutil.rmtree(final)
+    remove(final)  # A damaged one, that the run has come past once more.
     folder.rename(final)
     flush(final.parent)
     with suppress(OSError):  # It is there; nobody relies on the pointer.
@@ -90,9 +95,28 @@ def _point_to(folder: Path) -> None:
 
 
 def steps_of(root: Path) -> list[int]:
-    """Steps of which there is a folder, the newest first; `latest` is not asked."""
+    """Steps of which there is a folder, the newest first; `latest` is not asked.
+
+    A copy under another name (`step_2`, `step_000002.old`) is none.
+    """
     names = (_NAME.fullmatch(path.name) for path in root.glob("step_*"))
     return sorted((int(name[1]) for name in names if name), reverse=True)
+
+
+def marks_of(root: Path) -> dict[int, int]:
+    """When the manifest of each step was written, in nanoseconds; 0 where there is none."""
+    return {step: _mtime_ns(_folder_of(root, step) / MANIFEST) for step in steps_of(root)}
+
+
+def _folder_of(root: Path, step: int) -> Path:
+    return root / f"step_{step:06d}"
+
+
+def _mtime_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def open_checkpoint(root: Path, step: int) -> Checkpoint:
@@ -101,7 +125,7 @@ def open_checkpoint(root: Path, step: int) -> Checkpoint:
     Raises:
         ValueError: it is missing or malformed; the message says where.
     """
-    path = root / f"step_{step:06d}" / MANIFEST
+    path = _folder_of(root, step) / MANIFEST
     try:
         checkpoint = Checkpoint(path.parent, json.loads(path.read_bytes()))
         is_whole = checkpoint.step == step and bool(checkpoint.files)
@@ -135,10 +159,10 @@ def prune(root: Path, *, keep_last: int, keep_every: int) -> None:
     for step in steps_of(root)[keep_last:]:
         if keep_every == 0 or step % keep_every:
             # Under another name first: half a checkpoint must not look like one.
-            folder = root / f"step_{step:06d}"
+            folder = _folder_of(root, step)
             doomed = folder.with_name(folder.name + _UNFINISHED)
             folder.rename(doomed)
-            shutil.rmtree(doomed)
+            remove(doomed)
 
 
 def write_durably(path: Path, content: bytes) -> None:

@@ -12,12 +12,14 @@ import torch
 import torch.distributed as dist
 
 from megatron_stare.checkpoint.folders import (
+    CHECKPOINTS,
     RUN_STATE,
     Checkpoint,
     find_damage,
     open_checkpoint,
     steps_of,
 )
+from megatron_stare.checkpoint.run_folder import HF
 from megatron_stare.errors import UserError
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.weights.hf_config import ModelShape
@@ -45,7 +47,7 @@ _UNSAID = ("run.resume",)
 
 
 def resume(
-    root: Path,
+    run_dir: Path,
     config: Mapping[str, Any],
     model: Mapping[str, Any],
     report: Callable[[str], None],
@@ -57,12 +59,15 @@ def resume(
         model: the shape of the network, as plain values.
 
     Raises:
-        UserError: as `find_checkpoint` and `check_config`.
+        UserError: as `find_checkpoint` and `check_config`; or with `never` there is a model.
     """
+    root = run_dir / CHECKPOINTS
     checkpoint = find_checkpoint(
         root, config["run"]["resume"], checksums=config["checkpoint"]["verify"], report=report
     )
     if checkpoint is None:
+        if config["run"]["resume"] == "never":
+            from_rank_zero(lambda: _check_no_model(run_dir))
         return None
     changes = check_config(checkpoint, config, model)
     state = torch.load(checkpoint.folder / RUN_STATE, weights_only=True)
@@ -98,6 +103,15 @@ def find_checkpoint(
     if resume == "must":
         raise UserError(f"{root}: no checkpoint, and run.resume=must; expected one to go on from")
     return None
+
+
+def _check_no_model(run_dir: Path) -> None:
+    models = sorted(path for path in (run_dir / HF).glob("*") if path.is_dir())
+    if models:
+        raise UserError(
+            f"{models[0]}: the model of a run that stands there, and run.resume=never; expected "
+            "another run.dir, or run.resume=auto, which begins anew where there is no checkpoint"
+        )
 
 
 def network_of(shape: ModelShape) -> dict[str, Any]:
@@ -150,6 +164,12 @@ def check_config(
         raise UserError(
             f"{checkpoint.folder}: cannot go on from here: {found}; expected the same, or "
             "another run.dir"
+        )
+    steps = now.get("sft.steps" if is_sft else "train.steps", checkpoint.step)
+    if steps < checkpoint.step:
+        raise UserError(
+            f"{checkpoint.folder}: the run is past the end that {_COMMANDS[is_sft]}.steps={steps} "
+            f"gives it; expected {checkpoint.step} or more, or another run.dir"
         )
     return [f"{key}: {old} -> {new}" for key, (old, new) in sorted(changed.items())]
 

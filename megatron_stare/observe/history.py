@@ -58,17 +58,29 @@ class JsonlLogger:
         self._file.close()
 
 
-def cut_back(run_dir: Path, size: int) -> None:
-    """Cut `metrics.jsonl` to its first `size` bytes; what goes is added to `metrics.cut.jsonl`."""
+def has_metrics(run_dir: Path) -> bool:
+    """Whether a run has logged in the folder."""
     path = run_dir / FILE_NAME
-    if not path.exists() or path.stat().st_size <= size:
-        return
+    return path.exists() and path.stat().st_size > 0
+
+
+def cut_back(run_dir: Path, size: int) -> int:
+    """Cut `metrics.jsonl` to its first `size` bytes; what goes is added to `metrics.cut.jsonl`.
+
+    Returns:
+        How many bytes it lacks to them: somebody else has cut it, or taken it away.
+    """
+    path = run_dir / FILE_NAME
+    found = path.stat().st_size if path.exists() else 0
+    if found <= size:
+        return size - found
     with path.open("rb+") as file:
         file.seek(size)
         rest = file.read()
         with path.with_name(CUT_FILE_NAME).open("ab") as side:
             side.write(rest[: rest.rfind(b"\n") + 1])
         file.truncate(size)
+    return 0
 
 
 def read_metrics(run_dir: Path) -> History:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,12 +44,50 @@ class LogPosition:
 
 
 class Loggers:
-    """All loggers of a run, its console and its progress bars. A context manager that closes."""
+    """All loggers of a run, its console and its progress bars. A context manager that closes.
+
+    The console is there from the beginning, the others from `open_files` on. Global rank 0 speaks
+    for the run: on other ranks names of metrics are checked, and nothing else is done.
+    """
 
     def __init__(self, loggers: Sequence[Logger], console: Console, progress: Progress) -> None:
-        self._loggers = loggers
+        self._loggers = list(loggers)
         self.console = console
         self.progress = progress
+
+    def open_files(
+        self,
+        log: LogConfig,
+        run_dir: Path,
+        resolved_config: dict[str, Any],
+        position: LogPosition | None = None,
+    ) -> None:
+        """Open what writes into `run_dir`, which is there; nothing off global rank 0.
+
+        An existing metrics.jsonl is continued, where it ends or at `position`.
+
+        Raises:
+            UserError: W&B is configured and cannot start.
+        """
+        if self.console.quiet:
+            return
+        # W&B goes first: it alone can refuse, and then no file is left open, and none was touched.
+        optional: list[Logger] = []
+        if log.wandb_project is not None:
+            optional.append(WandbLogger(log, run_dir, resolved_config, position, self.message))
+        if position is not None and (missing := cut_back(run_dir, position.metrics_bytes)):
+            self.message(
+                f"{run_dir / FILE_NAME}: {missing} bytes of what it held at step {position.step} "
+                "are gone; the run goes on without"
+            )
+        if log.tensorboard:
+            optional.append(TensorBoardLogger(run_dir, resolved_config, position))
+        lines = ConsoleLogger(
+            self.console,
+            target_entropy=target_entropy(resolved_config),
+            num_steps=num_steps(resolved_config),
+        )
+        self._loggers += [JsonlLogger(run_dir), lines, *optional]
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record metrics everywhere.
@@ -83,42 +120,10 @@ class Loggers:
         self.close()
 
 
-def open_loggers(
-    log: LogConfig,
-    run_dir: Path,
-    *,
-    resolved_config: dict[str, Any],
-    rank: int = 0,
-    position: LogPosition | None = None,
-) -> Loggers:
-    """Open the loggers of a run, in `run_dir`, which is made if need be.
-
-    Global rank 0 speaks for the run: on other ranks the loggers check names and do nothing else.
-    An existing metrics.jsonl is continued, where it ends or at `position`.
-
-    Raises:
-        UserError: W&B is configured and cannot start.
-    """
+def open_loggers(log: LogConfig, *, rank: int = 0) -> Loggers:
+    """The loggers of a run that has written nothing yet: its console, quiet off global rank 0."""
     console = open_console(quiet=rank != 0)
-    progress = Progress(console, bars=log.progress)
-    if rank != 0:
-        return Loggers([], console, progress)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    if position is not None:
-        cut_back(run_dir, position.metrics_bytes)
-    # W&B goes first: it alone can refuse, and then no file is left open.
-    optional: list[Logger] = []
-    if log.wandb_project is not None:
-        report = partial(print_line, console)
-        optional.append(WandbLogger(log, run_dir, resolved_config, position, report))
-    if log.tensorboard:
-        optional.append(TensorBoardLogger(run_dir, resolved_config, position))
-    lines = ConsoleLogger(
-        console,
-        target_entropy=target_entropy(resolved_config),
-        num_steps=num_steps(resolved_config),
-    )
-    return Loggers([JsonlLogger(run_dir), lines, *optional], console, progress)
+    return Loggers([], console, Progress(console, bars=log.progress))
 
 
 class TensorBoardLogger:

@@ -14,6 +14,7 @@ from megatron_stare.observe.metrics import METRICS
 from megatron_stare.observe.plots import Plot, write_figures
 from megatron_stare.observe.run_folders import RunFolder, Runs, read_runs, titles
 from megatron_stare.observe.summary import MISSING, summarise
+from megatron_stare.output import make_folder, writing
 
 SAMPLES_PER_STEP = 3
 PIXELS_PER_INCH = 105
@@ -28,12 +29,15 @@ def write_report(runs: Sequence[Path], destination: Path) -> Path:
     Runs whose names differ in `-seedN` only are drawn as one, with their mean and range.
 
     Raises:
-        UserError: a folder is not that of a run, or two have the same name.
+        UserError: a folder is not that of a run, two have the same name, or `destination` cannot be
+            written.
     """
     by_label = read_runs(runs)
-    plots = write_figures(by_label, destination)
+    make_folder(destination, "--out")
     page = destination / "report.html"
-    page.write_text(_page(by_label, plots), encoding="utf-8")
+    with writing(page, "--out"):
+        plots = write_figures(by_label, destination)
+        page.write_text(_page(by_label, plots), encoding="utf-8")
     return page
 
 

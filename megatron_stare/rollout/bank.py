@@ -11,6 +11,7 @@ weights, data, settings, or another course of the steps before) are thrown away.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from megatron_stare.types import Prompt, Reward, Sample
 Key = tuple[str, int]
 """Of a sample in a step: its prompt's uid, and its index."""
 
+_NAME = re.compile(r"step_([0-9]{6,18})\.bank")
 _ARRAYS = (
     ("token_ids", np.dtype("<i8")),
     ("logprobs", np.dtype("<f8")),
@@ -86,8 +88,12 @@ class Bank:
         except OSError as error:
             self._give_up(error)
             return
-        for record in self._file.found:
-            self._read(record)
+        for number, record in enumerate(self._file.found):
+            try:
+                self._read(record)
+            except (ValueError, KeyError, TypeError):  # Whole, but no record of a bank.
+                self._file.keep(number)
+                break
         self._file.found.clear()
 
     def add_sample(self, sample: Sample) -> None:
@@ -112,7 +118,8 @@ class Bank:
     def forget_steps(self, through: int | None = None) -> None:
         """Remove steps up to one that a checkpoint is past; all without one."""
         for path in self._folder.glob("step_*.bank"):
-            if through is None or int(path.stem.removeprefix("step_")) <= through:
+            name = _NAME.fullmatch(path.name)
+            if name and path.is_file() and (through is None or int(name[1]) <= through):
                 path.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -136,12 +143,13 @@ class Bank:
         head, _, arrays = record.partition(b"\n")
         fields = json.loads(head)
         if "rewards" in fields:
-            for uid, index, reward in fields["rewards"]:
-                self._rewards[uid, index] = Reward(**reward)
+            rewards = {(uid, index): Reward(**reward) for uid, index, reward in fields["rewards"]}
+            self._rewards |= rewards
             return
         key = (fields.pop("uid"), fields["index"])
+        sample = Banked(fields | _read_arrays(arrays, fields.pop("num_tokens")))
         self.forget_sample(key)
-        self.samples[key] = Banked(fields | _read_arrays(arrays, fields.pop("num_tokens")))
+        self.samples[key] = sample
 
     def _give_up(self, error: OSError) -> None:
         self._report(f"no rollout bank for step {self.step}: {error}; a crash would cost the step")

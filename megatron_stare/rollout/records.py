@@ -29,6 +29,7 @@ class RecordFile:
 
     def __init__(self, path: Path, header: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._header = header
         records = _read(path)
         is_ours = records[:1] == [header]
         self.found = records[1:] if is_ours else []
@@ -39,6 +40,13 @@ class RecordFile:
         os.ftruncate(self._descriptor, self._size)
         if not is_ours:
             self.append(header)
+
+    def keep(self, count: int) -> None:
+        """Of the records that were found leave the first `count`, and no other."""
+        lengths = [len(self._header), *map(len, self.found[:count])]
+        self._size = sum(_FRAME.size + length for length in lengths)
+        os.ftruncate(self._descriptor, self._size)
+        del self.found[count:]
 
     def append(self, content: bytes) -> None:
         """Add a record; where that fails the file stays as it was.

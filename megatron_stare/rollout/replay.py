@@ -77,9 +77,9 @@ class ReplayEngine:
         return {"served": dict(self._served), "served_before": dict(self._served_before)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Engine`."""
-        self._served = Counter(state["served"])
-        self._served_before = Counter(state["served_before"])
+        """See `Engine`; where another engine ran before, nothing has been served."""
+        self._served = Counter(state.get("served", {}))
+        self._served_before = Counter(state.get("served_before", {}))
 
     def close(self) -> None:
         """Nothing outlives the object."""

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import torch
 
 from megatron_stare.errors import UserError
+from megatron_stare.output import check_folder, make_folder, writing
 from megatron_stare.weights.folders import flush, partial_of, put_in_place
 from megatron_stare.weights.hf_config import ModelShape
 from megatron_stare.weights.megatron_keys import Place
@@ -99,17 +100,20 @@ def run_conversion(
         on_done: called with the number of parameters converted since the last call.
 
     Raises:
-        UserError: the destination exists, the disk is too small, another process is at it, or a
-            file of the source turns out to be damaged.
+        UserError: the destination exists or cannot be made, the disk is too small, another process
+            is at it, or a file of the source turns out to be damaged.
     """
-    if destination.exists() and not force:
-        raise UserError(f"{destination}: exists; expected a path to create, or --force")
+    with writing(destination, "DST"):
+        if destination.exists() and not force:
+            raise UserError(f"{destination}: exists; expected a path to create, or --force")
+    partial = partial_of(destination.absolute())
+    check_folder(partial, "DST")
     if destination.resolve() in (conversion.source.resolve(), *conversion.source.resolve().parents):
         raise UserError(f"{destination}: holds the source; expected another path")
     parts = list(_parts(conversion.parameters, part_bytes))
-    partial = partial_of(destination)
-    partial.mkdir(parents=True, exist_ok=True)
-    journal = Journal(partial, _job(conversion, part_bytes))
+    make_folder(partial, "DST")
+    with writing(partial, "DST"):
+        journal = Journal(partial, _job(conversion, part_bytes))
     try:
         if not journal.results:
             _empty(partial)

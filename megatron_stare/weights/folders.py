@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -13,7 +13,7 @@ from pathlib import Path
 def replacing(destination: Path) -> Iterator[Path]:
     """A new folder that takes the place of `destination` if the block succeeds."""
     partial = partial_of(destination)
-    shutil.rmtree(partial, ignore_errors=True)
+    remove(partial)
     partial.mkdir(parents=True)
     try:
         yield partial
@@ -38,12 +38,21 @@ def put_in_place(partial: Path, destination: Path) -> None:
     """
     flush(partial)
     previous = destination.with_name(f".{destination.name}.previous")
-    shutil.rmtree(previous, ignore_errors=True)
-    if destination.exists():
+    remove(previous)
+    if destination.exists() or destination.is_symlink():
         destination.rename(previous)
     partial.rename(destination)
     flush(destination.parent)
-    shutil.rmtree(previous, ignore_errors=True)
+    with suppress(OSError):
+        remove(previous)
+
+
+def remove(path: Path) -> None:
+    """Delete whatever is at a path: a folder with all in it, a file, a link, nothing."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import httpx
 
 from megatron_stare.errors import UserError
+from megatron_stare.output import make_folder
 from megatron_stare.rollout.sglang.commands import (
     ServeOptions,
     check_options,
@@ -87,7 +88,7 @@ def running_servers(options: ServeOptions) -> Iterator[list[RunningServer]]:
         UserError: bad options, or a server did not come up.
     """
     check_options(options)
-    options.registry.mkdir(parents=True, exist_ok=True)
+    make_folder(options.registry, "--registry")
     servers: list[RunningServer] = []
     with tempfile.TemporaryDirectory(prefix="megatron-stare-serve-") as folder, _ended(servers):
         *ports, router_port, metrics_port = _ports(options)
