@@ -169,7 +169,11 @@ def _build(config: TrainConfig, world: World) -> RolloutSide:
         world.loggers.message(str(problems.report))
         held_out = problems.all()
     scorer = Scorer(config.reward, max_response_tokens=config.rollout.max_response_tokens)
-    engine = _build_engine(config, tokenizer, world)
+    try:
+        engine = _build_engine(config, tokenizer, world)
+    except BaseException:
+        scorer.close()
+        raise
     bank = None
     generating, judging = engine, scorer
     if not isinstance(engine, ReplayEngine):

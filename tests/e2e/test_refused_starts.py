@@ -1,0 +1,149 @@
+"""A start that is refused touches nothing: whatever stands in the run's folder stays as it is."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from megatron_stare.cli import main
+from tests.e2e.programs import make_workspace, write_jsonl
+from tests.models import edit_json
+
+pytestmark = pytest.mark.slow
+
+Snapshot = dict[str, tuple[int, bytes]] | None
+
+
+def snapshot(folder: Path) -> Snapshot:
+    """When each thing in a folder was changed, and its content; None where there is no folder."""
+    if not folder.exists():
+        return None
+    return {
+        str(path.relative_to(folder)): (
+            path.stat().st_mtime_ns,
+            path.read_bytes() if path.is_file() else b"",
+        )
+        for path in (folder, *folder.rglob("*"))
+    }
+
+
+def spoil_data(folder: Path) -> None:
+    rows = (folder / "prompts.jsonl").read_text().splitlines(keepends=True)
+    (folder / "prompts.jsonl").write_text("".join(rows[1:]))
+
+
+def spoil_shard(folder: Path) -> None:
+    shard = sorted((folder / "model").glob("model-*.safetensors"))[-1]
+    shard.write_bytes(shard.read_bytes()[:-100])
+
+
+def spoil_recordings(folder: Path) -> None:
+    write_jsonl(folder / "replay.jsonl", [{"prompt": "1+1="}])
+
+
+def damage_checkpoints(folder: Path) -> None:
+    for path in folder.glob("checkpoints/*/run_state.pt"):
+        path.write_bytes(path.read_bytes()[:-1])
+
+
+@dataclass(frozen=True)
+class Case:
+    """A start that is refused: overrides, or what `spoil` does to model and data.
+
+    in_folders  that it is refused in; the others take it
+    """
+
+    said: str
+    overrides: tuple[str, ...] = ()
+    spoil: Callable[[Path], None] | None = None
+    in_folders: tuple[str, ...] = ("fresh", "saved", "finished", "foreign")
+
+
+SAVED, UNSAVED = ("saved",), ("fresh", "finished", "foreign")
+CASES = {
+    "a typo in a path of data": Case("no/such.jsonl", ("data.path=no/such.jsonl",)),
+    "a typo in a path of held-out data": Case("no/such", ("eval.data.path=no/such",)),
+    "a typo in a path of recordings": Case("no/such", ("rollout.replay_path=no/such",)),
+    "no model": Case("no/model", ("model.path=no/model",)),
+    "a damaged weight": Case("safetensors", spoil=spoil_shard),
+    "no end of a response": Case(
+        "eos", spoil=lambda f: edit_json(f / "model" / "tokenizer_config.json", eos_token=None)
+    ),
+    "a vocabulary too small": Case(
+        "vocab_size", spoil=lambda f: edit_json(f / "model" / "config.json", vocab_size=200)
+    ),
+    "no verifier": Case("no_such_module", ("reward.kind=no_such_module:judge",)),
+    "prompts too long": Case("max_prompt_tokens|0 of 12", ("data.max_prompt_tokens=2",)),
+    "no recordings": Case("replay.jsonl", spoil=spoil_recordings),
+    "a layout of more processes": Case("world size 1", ("parallel.tensor=2",)),
+    "a sample longer than the model": Case(
+        "max_position_embeddings",
+        ("rollout.max_response_tokens=500", "train.max_tokens_per_micro_batch=1000"),
+    ),
+    "nothing to go on from": Case("no checkpoint", ("run.resume=must",), in_folders=UNSAVED),
+    "something to go on from": Case("run.resume=never", ("run.resume=never",), in_folders=SAVED),
+    "a model in the place of the new": Case(
+        "hf/final: the model of a run", ("run.resume=never",), in_folders=("finished",)
+    ),
+    "another seed": Case("run.seed was 1, is 2", ("run.seed=2",), in_folders=SAVED),
+    "other sizes of groups": Case(
+        "samples_per_prompt was 4, is 2", ("rollout.samples_per_prompt=2",), in_folders=SAVED
+    ),
+    "other data": Case("rows was 12, is 11", spoil=spoil_data, in_folders=SAVED),
+    "other order of data": Case("shuffle was", ("data.shuffle=false",), in_folders=SAVED),
+    "another network": Case(
+        "rope_theta",
+        spoil=lambda f: edit_json(
+            f / "model" / "config.json", rope_theta=5.0, rope_parameters=None
+        ),
+        in_folders=SAVED,
+    ),
+    "fewer steps than are done": Case(
+        "train.steps=1 gives it; expected 2 or more", ("train.steps=1",), in_folders=SAVED
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> Path:
+    """Model and data, and the folders of runs of two steps beside them."""
+    folder = make_workspace(tmp_path_factory.mktemp("good"))
+    train(folder, "saved", "checkpoint.every=1")
+    train(folder, "finished", "checkpoint.every=0")
+    (folder / "foreign").mkdir()
+    for name in ("notes.txt", "config.yaml", "lock.txt", "metrics.jsonl"):
+        (folder / "foreign" / name).write_text("somebody's\n")
+    return folder
+
+
+def train(workspace: Path, name: str, *overrides: str) -> int:
+    config = str(workspace / "train.yaml")
+    code = main(["train", config, f"run.dir={workspace / name}", "train.steps=2", *overrides])
+    return code
+
+
+@pytest.fixture
+def copy(workspace, tmp_path) -> Path:
+    """Model, data and runs, to spoil; configs name files of the copy."""
+    folder = tmp_path / "copy"
+    shutil.copytree(workspace, folder)
+    for config in folder.glob("*.yaml"):
+        config.write_text(config.read_text().replace(str(workspace), str(folder)))
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_a_refused_start_touches_nothing(copy, capsys, case):
+    if case.spoil is not None:
+        case.spoil(copy)
+    for name in case.in_folders:
+        before = snapshot(copy / name)
+        assert train(copy, name, *case.overrides) == 2, name
+        [error] = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+        assert re.search(case.said, error), name
+        assert snapshot(copy / name) == before, name
