@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.data.prompts import PromptSet
-from megatron_stare.data.tokenizer import check_vocabulary, load_tokenizer
+from megatron_stare.data.tokenizer import check_vocabulary, load_tokenizer, tokenizer_identity
 from megatron_stare.evaluate import evaluate
 from megatron_stare.launch.background import Background
 from megatron_stare.launch.rank_zero import from_rank_zero
@@ -33,6 +33,7 @@ from megatron_stare.rollout.sampler import (
     rollout_to_plain,
 )
 from megatron_stare.rollout.sglang.engine import SGLangEngine
+from megatron_stare.rollout.stop_tokens import stop_token_ids
 from megatron_stare.session import World
 from megatron_stare.types import Prompt
 
@@ -51,6 +52,8 @@ class RolloutSide:
     held_out: list[Prompt]
     bank: Bank | None
     """None where generating again costs nothing."""
+    inputs: dict[str, Any]
+    """What is read in the model's folder besides weights, as plain values."""
     background: Background[Rollout] = field(default_factory=Background)
     pending: Rollout | None = None
     """Collected before a checkpoint, and not trained on there."""
@@ -107,6 +110,7 @@ class RolloutSide:
         """What the next step begins with, as plain values; `pending` is the step's own rollout."""
         return {
             "sampler": self.sampler.state_dict(),
+            "inputs": self.inputs,
             "pending": None if pending is None else rollout_to_plain(pending),
         }
 
@@ -187,7 +191,9 @@ def _build(config: TrainConfig, world: World) -> RolloutSide:
         )
         judging = BankedScorer(scorer, bank)
     sampler = Sampler(prompts, generating, judging, config.rollout, seed=config.run.seed)
-    return RolloutSide(config, engine, scorer, sampler, held_out, bank)
+    stop_ids = list(stop_token_ids(config.model.path, tokenizer))
+    inputs = {**tokenizer_identity(tokenizer), "stop_ids": stop_ids}
+    return RolloutSide(config, engine, scorer, sampler, held_out, bank, inputs)
 
 
 def _build_engine(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, world: World) -> Engine:

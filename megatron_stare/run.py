@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_stare.algorithms.stare import StareController
+from megatron_stare.checkpoint.resume import check_inputs
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.data.packing import Share, split_updates
 from megatron_stare.launch.rank_zero import from_rank_zero
@@ -201,7 +202,7 @@ class Run:
         """Stand where the saved run stood.
 
         Raises:
-            UserError: the data is not the same.
+            UserError: the data or the tokenizer is not the same.
         """
         self.has_pending = state["rollout_side"]["pending"] is not None
         self.evaluated_step = state["evaluated_step"]
@@ -209,7 +210,10 @@ class Run:
 
         def load_rollout_side() -> None:
             assert self.rollout_side is not None
-            self.rollout_side.load_state_dict(state["rollout_side"])
+            side, before = self.rollout_side, state["rollout_side"]
+            side.load_state_dict(before)
+            for line in check_inputs(before.get("inputs", {}), side.inputs):
+                self.session.loggers.message(f"changed in {self.config.model.path}: {line}")
 
         from_rank_zero(load_rollout_side)
 

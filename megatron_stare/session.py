@@ -133,7 +133,7 @@ class Session:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state; the loggers have been opened with theirs."""
         self._bad_updates = state["bad_updates"]
-        self._final_step = state["final_step"]
+        self._final_step = state.get("final_step")
 
     def save_final(self, step: int) -> None:
         """Write the policy after the run's last step to `hf/final`, unless it is there."""

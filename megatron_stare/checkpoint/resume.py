@@ -41,6 +41,8 @@ class Resumed:
 Resume = Literal["auto", "never", "must"]
 _FIXED = ("model.dtype", "run.seed", "rollout.samples_per_prompt", "data.max_prompt_tokens")
 """Keys that a run keeps. What data it reads is known by the digest of the rows."""
+_FIXED_INPUTS = ("tokenizer",)
+"""Of what a run reads in the model's folder: what it keeps. A change of the rest is said."""
 _COMMANDS = ("train", "sft")
 _UNSAID = ("run.resume",)
 """Keys whose change says nothing."""
@@ -172,6 +174,31 @@ def check_config(
             f"gives it; expected {checkpoint.step} or more, or another run.dir"
         )
     return [f"{key}: {old} -> {new}" for key, (old, new) in sorted(changed.items())]
+
+
+def check_inputs(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """How what a run reads in the model's folder, besides weights, differs; a line a thing.
+
+    >>> check_inputs({"tokenizer": "3fa1", "stop_ids": [1]}, {"tokenizer": "3fa1", "stop_ids": [2]})
+    ['stop_ids: [1] -> [2]']
+
+    Args:
+        before: as a checkpoint has it, as plain values; empty in one of an earlier version.
+
+    Raises:
+        UserError: it is another tokenizer.
+    """
+    changed = {
+        name: (old, now.get(name)) for name, old in sorted(before.items()) if old != now.get(name)
+    }
+    for name in _FIXED_INPUTS:
+        if name in changed:
+            old, new = changed[name]
+            raise UserError(
+                f"model.path: its {name} is not the one that the run began with ({name} was {old}, "
+                f"is {new}); expected the same, or another run.dir"
+            )
+    return [f"{name}: {old} -> {new}" for name, (old, new) in changed.items()]
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

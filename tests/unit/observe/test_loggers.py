@@ -28,29 +28,40 @@ def cut_off(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
+LOG = LogConfig()
+
+
+def loggers_in(run_dir, log=LOG, *, rank=0, position=None):
+    """The loggers of a run that writes."""
+    loggers = open_loggers(log, rank=rank)
+    loggers.open_files(log, run_dir, CONFIG, position)
+    return loggers
+
+
 def log_steps(log, run_dir, **kwargs):
-    with open_loggers(log, run_dir, resolved_config=CONFIG, **kwargs) as loggers:
+    run_dir.mkdir(exist_ok=True)
+    with loggers_in(run_dir, log, **kwargs) as loggers:
         for step, metrics in STEPS:
             loggers.log(step, metrics)
 
 
 def test_metrics_and_the_console_are_always_served(tmp_path, capsys):
-    log_steps(LogConfig(), tmp_path / "new" / "run")
-    assert read_metrics(tmp_path / "new" / "run")["reward/mean"].values.tolist() == [0.25, 0.75]
-    assert sorted(path.name for path in (tmp_path / "new" / "run").iterdir()) == ["metrics.jsonl"]
+    log_steps(LogConfig(), tmp_path)
+    assert read_metrics(tmp_path)["reward/mean"].values.tolist() == [0.25, 0.75]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl"]
     out = capsys.readouterr().out
     assert "step 1/5  reward  0.250  entropy 0.500/0.3" in out
 
 
 def test_reopening_a_run_continues_its_metrics(tmp_path):
     log_steps(LogConfig(), tmp_path)
-    with open_loggers(LogConfig(), tmp_path, resolved_config=CONFIG) as loggers:
+    with loggers_in(tmp_path) as loggers:
         loggers.log(3, {"reward/mean": 1.0})
     assert read_metrics(tmp_path)["reward/mean"].steps.tolist() == [1, 2, 3]
 
 
 def test_an_unknown_metric_is_recorded_nowhere(tmp_path):
-    loggers = open_loggers(LogConfig(), tmp_path, resolved_config=CONFIG)
+    loggers = loggers_in(tmp_path)
     with pytest.raises(KeyError, match="reward/mena"):
         loggers.log(1, {"reward/mean": 0.5, "reward/mena": 0.5})
     loggers.close()
@@ -59,7 +70,7 @@ def test_an_unknown_metric_is_recorded_nowhere(tmp_path):
 
 def test_ranks_other_than_0_are_silent_and_still_check_names(tmp_path, capsys):
     log = LogConfig(tensorboard=True, wandb_project="stare", wandb_mode="offline")
-    with open_loggers(log, tmp_path / "run", resolved_config=CONFIG, rank=1) as loggers:
+    with loggers_in(tmp_path / "run", log, rank=1) as loggers:
         loggers.log(1, {"reward/mean": 0.5})
         loggers.message("hello")
         with pytest.raises(KeyError):
@@ -81,7 +92,7 @@ def test_tensorboard_shows_what_came_after_a_checkpoint_once(tmp_path):
     log = LogConfig(tensorboard=True)
     log_steps(log, tmp_path)
     position = LogPosition(step=1, metrics_bytes=0)
-    with open_loggers(log, tmp_path, resolved_config=CONFIG, position=position) as loggers:
+    with loggers_in(tmp_path, log, position=position) as loggers:
         loggers.log(2, {"reward/mean": 0.5})
         loggers.log(3, {"reward/mean": 1.0})
     rewards = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("reward/mean")
@@ -91,11 +102,12 @@ def test_tensorboard_shows_what_came_after_a_checkpoint_once(tmp_path):
 @pytest.mark.usefixtures("cut_off")
 def test_wandb_offline_writes_a_run_that_can_be_synced_and_gone_on_with(tmp_path):
     run_dir, log = tmp_path / "stare-seed1", LogConfig(wandb_project="bands", wandb_mode="offline")
-    with open_loggers(log, run_dir, resolved_config=CONFIG) as loggers:
+    run_dir.mkdir()
+    with loggers_in(run_dir, log) as loggers:
         for step, metrics in STEPS:
             loggers.log(step, metrics)
         position = LogPosition(step=2, **loggers.state_dict())
-    with open_loggers(log, run_dir, resolved_config=CONFIG, position=position) as loggers:
+    with loggers_in(run_dir, log, position=position) as loggers:
         loggers.log(3, {"reward/mean": 0.875})
         assert loggers.state_dict()["wandb_id"] == position.wandb_id
     wandb.teardown()  # W&B's own process has then written all.
@@ -115,15 +127,15 @@ def test_a_run_goes_on_when_the_process_of_wandb_is_killed(tmp_path, moment):
 import os, signal, threading
 from pathlib import Path
 from megatron_stare.config.run import LogConfig
-from megatron_stare.observe.loggers import open_loggers
 from tests.children import children_named
+from tests.unit.observe.test_loggers import loggers_in
 
 def send(number):
     for pid in children_named("wandb"):
         os.kill(pid, number)
 
 log = LogConfig(wandb_project="bands", wandb_mode="offline")
-with open_loggers(log, Path({str(tmp_path)!r}), resolved_config={CONFIG!r}) as loggers:
+with loggers_in(Path({str(tmp_path)!r}), log) as loggers:
     if {moment == "before the first step"}:
         send(signal.SIGKILL)
     else:  # It takes what is logged, and does not answer when the run is finished.
@@ -151,7 +163,18 @@ import sys
 from pathlib import Path
 from megatron_stare.config.run import LogConfig
 from megatron_stare.observe.loggers import open_loggers
-open_loggers(LogConfig(), Path({str(tmp_path)!r}), resolved_config={{}}).close()
+loggers = open_loggers(LogConfig())
+loggers.open_files(LogConfig(), Path({str(tmp_path)!r}), {{}})
+loggers.close()
 assert not {{"wandb", "tensorboard", "matplotlib"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(("left", "lacking"), [(None, 30), (b"", 30), (b"x" * 12, 18)])
+def test_metrics_that_somebody_has_cut_or_taken_away_are_said(tmp_path, capsys, left, lacking):
+    if left is not None:
+        (tmp_path / "metrics.jsonl").write_bytes(left)
+    position = LogPosition(step=1, metrics_bytes=30)
+    loggers_in(tmp_path, position=position).close()
+    assert f"{lacking} bytes of what it held at step 1 are gone" in capsys.readouterr().out
