@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -189,5 +190,5 @@ def test_of_many_that_start_at_once_one_takes_a_stale_lock_over(tmp_path):
         for process in starts:
             process.join()
         assert held, "one must have it"
-        assert all(end <= begin for (_, end), (begin, _) in zip(held, held[1:], strict=False))
+        assert all(end <= begin for (_, end), (begin, _) in pairwise(held))
         assert list(folder.iterdir()) == []
