@@ -25,6 +25,7 @@ from megatron_stare.types import Prompt, Reward, Sample
 Key = tuple[str, int]
 """Of a sample in a step: its prompt's uid, and its index."""
 
+_HEAD = {"uid", "index", "text", "finish_reason", "seconds", "num_tokens"}
 _NAME = re.compile(r"step_([0-9]{6,18})\.bank")
 _ARRAYS = (
     ("token_ids", np.dtype("<i8")),
@@ -141,11 +142,13 @@ class Bank:
 
     def _read(self, record: bytes) -> None:
         head, _, arrays = record.partition(b"\n")
-        fields = json.loads(head)
+        fields = dict(json.loads(head))
         if "rewards" in fields:
             rewards = {(uid, index): Reward(**reward) for uid, index, reward in fields["rewards"]}
             self._rewards |= rewards
             return
+        if fields.keys() != _HEAD:
+            raise ValueError("no sample")
         key = (fields.pop("uid"), fields["index"])
         sample = Banked(fields | _read_arrays(arrays, fields.pop("num_tokens")))
         self.forget_sample(key)
@@ -168,6 +171,8 @@ def _sample_record(sample: Sample) -> tuple[dict[str, Any], bytes]:
 
 
 def _read_arrays(content: bytes, num_tokens: int) -> dict[str, tuple]:
+    if len(content) != num_tokens * sum(dtype.itemsize for _, dtype in _ARRAYS):
+        raise ValueError(f"{len(content)} bytes are not of {num_tokens} tokens")
     arrays, start = {}, 0
     for name, dtype in _ARRAYS:
         arrays[name] = tuple(np.frombuffer(content, dtype, num_tokens, start).tolist())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from megatron_stare.checkpoint.folders import (
@@ -10,6 +12,7 @@ from megatron_stare.checkpoint.folders import (
     begin,
     commit,
     find_damage,
+    marks_of,
     open_checkpoint,
     prune,
     records_of,
@@ -93,3 +96,44 @@ def test_the_last_are_kept_and_every_so_many_steps(tmp_path, keep_last, keep_eve
     prune(tmp_path, keep_last=keep_last, keep_every=keep_every)
     assert steps_of(tmp_path) == kept
     assert len(list(tmp_path.iterdir())) == len(kept) + 1
+
+
+def odd_thing(path, kind):
+    """A file, a folder, a link to a folder or to nothing."""
+    if kind == "file":
+        path.write_text("somebody's")
+    elif kind == "folder":
+        (path / "within").mkdir(parents=True)
+    else:
+        path.symlink_to(path.parent if kind == "link" else "nothing")
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link", "dangling link"])
+def test_what_stands_in_a_checkpoints_way_is_replaced_whatever_it_is(tmp_path, kind):
+    make(tmp_path, 10)
+    for name in ("step_000030.unfinished", "step_x.unfinished", "step_000020", "step_000008"):
+        odd_thing(tmp_path / name, kind)
+    make(tmp_path, 20)
+    prune(tmp_path, keep_last=1, keep_every=0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LATEST, "step_000020"]
+    assert damage_of(open_checkpoint(tmp_path, 20)) is None
+
+
+@pytest.mark.parametrize("name", ["step_2", "step_0000002", "step_" + "\u0662" * 6])
+def test_a_copy_under_another_name_is_no_checkpoint_and_is_left_alone(tmp_path, name):
+    shutil.copytree(make(tmp_path, 1).folder, tmp_path / name)
+    make(tmp_path, 3)
+    assert steps_of(tmp_path) == [3, 1]
+    prune(tmp_path, keep_last=1, keep_every=0)
+    assert (tmp_path / name / MANIFEST).exists()
+
+
+def test_a_checkpoint_that_came_meanwhile_changes_the_marks(tmp_path):
+    assert marks_of(tmp_path / "none") == {}
+    make(tmp_path, 10)
+    before = marks_of(tmp_path)
+    assert before == marks_of(tmp_path)
+    make(tmp_path, 10)
+    assert before != marks_of(tmp_path)
+    (tmp_path / "step_000020").mkdir()
+    assert marks_of(tmp_path)[20] == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from megatron_stare.checkpoint.folders import Checkpoint
-from megatron_stare.checkpoint.resume import check_config
+from megatron_stare.checkpoint.resume import check_config, check_inputs
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.errors import UserError
 
@@ -53,3 +53,29 @@ def test_changes_are_listed_with_both_values():
 def test_what_a_run_cannot_go_on_with_is_refused(config, network, said):
     with pytest.raises(UserError, match=rf"cannot go on from here: .*{said}.*expected the same"):
         check_config(CHECKPOINT, config, network)
+
+
+@pytest.mark.parametrize(("command", "steps"), [("train", 2), ("sft", 1)])
+def test_steps_that_are_done_cannot_be_taken_back(command, steps):
+    before = {"model": CONFIG["model"], command: {"steps": 9}}
+    checkpoint = Checkpoint(Path("run"), {"step": 3, "config": before, "model": NETWORK})
+    said = rf"past the end that {command}.steps={steps} gives it; expected 3 or more"
+    with pytest.raises(UserError, match=said):
+        check_config(checkpoint, before | {command: {"steps": steps}}, NETWORK)
+    changes = check_config(checkpoint, before | {command: {"steps": 3}}, NETWORK)
+    assert changes == [f"{command}.steps: 9 -> 3"]
+
+
+INPUTS = {"tokenizer": "3fa1", "chat_template": "77b0", "stop_ids": [1, 5]}
+
+
+def test_another_tokenizer_is_refused_and_what_ends_a_response_is_said():
+    assert check_inputs(INPUTS, INPUTS) == []
+    assert check_inputs({}, INPUTS) == []
+    changed = INPUTS | {"chat_template": "0c12", "stop_ids": [1]}
+    assert check_inputs(INPUTS, changed) == [
+        "chat_template: 77b0 -> 0c12",
+        "stop_ids: [1, 5] -> [1]",
+    ]
+    with pytest.raises(UserError, match=r"tokenizer was 3fa1, is 9bc4.*expected the same"):
+        check_inputs(INPUTS, changed | {"tokenizer": "9bc4"})

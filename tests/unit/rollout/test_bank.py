@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+import struct
+import zlib
 from collections.abc import Generator
 from dataclasses import replace
 
@@ -198,6 +200,42 @@ def test_whatever_is_left_of_the_file_whole_records_are_read(tmp_path):
         file = RecordFile(path, b"header")
         assert file.found == [b"one"]
         file.close()
+
+
+def test_a_bank_is_read_up_to_the_first_record_that_is_none(tmp_path, model):
+    expected = without_seconds(Process(tmp_path, model).collect())
+    path = tmp_path / "bank" / "step_000001.bank"
+    content = path.read_bytes()
+    header_bytes = 8 + int.from_bytes(content[:4], "little")
+    strange = [
+        content,  # Appended to itself: a header stands where a sample is expected.
+        *(_frame(text) for text in (b"[]", b"7", b'"uid"', b"{}\n", b'{"uid": "a"}\n', b"\xff\n")),
+        _frame(b'{"rewards": [["a", 0, {"value": 1.0}]]}\n'),
+        _frame(b'{"rewards": 3}\n'),
+        _frame(content[header_bytes + 8 :][:-1]),
+    ]
+    for record in strange:
+        path.write_bytes(content + record)
+        process = Process(tmp_path, model, lives=0)
+        assert without_seconds(process.collect()) == expected
+        assert path.read_bytes() == content, "what is no record is cut off"
+        path.write_bytes(content[:header_bytes] + record + content[header_bytes:])
+        assert without_seconds(Process(tmp_path, model).collect()) == expected
+
+
+def _frame(content: bytes) -> bytes:
+    """A whole record, as the file has it."""
+    return struct.pack("<II", len(content), zlib.crc32(content)) + content
+
+
+def test_what_is_no_bank_is_left_alone(tmp_path):
+    bank = Bank(tmp_path, "ours", lambda _: None)
+    for name in ("step_x.bank", "step_.bank", "step_2.bank", "step_000001.bank.old", "notes"):
+        (tmp_path / name).write_text("somebody's")
+    (tmp_path / "step_000003.bank").mkdir()
+    before = sorted(tmp_path.iterdir())
+    bank.forget_steps()
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_full_disk_costs_the_bank_of_a_step_and_not_the_step(tmp_path, model):
