@@ -30,6 +30,7 @@ def check_folder(folder: Path, key: str) -> None:
     """
     with writing(folder, key):
         try:
+            str(folder).encode()  # Or no console, log or config could name it.
             there = next(path for path in (folder, *folder.parents) if _is_there(path))
         except ValueError as error:  # A NUL byte, half a surrogate pair.
             raise UserError(_message(folder, key, str(error))) from None
