@@ -4,7 +4,7 @@ VENV := .venv/bin
 # One thread per process: tests run worlds of several processes on few cores.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help setup setup-sglang demo demo-seeds test test-fast test-slurm lint format clean
+.PHONY: help setup setup-sglang setup-te demo demo-seeds test test-fast test-slurm lint format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -15,14 +15,18 @@ setup:  ## make .venv with pinned packages (the others do it by themselves)
 setup-sglang: setup  ## make .venv-sglang and .venv-router, for SGLang's servers (6 GB)
 	@tools/setup_sglang_env.sh
 
+setup-te: setup  ## make .venv-te, for tests/gpu_rehearsal (400 MB beside what .venv has)
+	@tools/setup_te_env.sh
+
 demo: setup  ## tiny_addition: SFT, GRPO, STARE, report; about 10 minutes on 2 cores
 	@$(VENV)/python examples/tiny_addition/demo.py
 
 demo-seeds: setup  ## the demo over three seeds, with the table of its claims
 	@$(VENV)/python examples/tiny_addition/demo.py --seeds 1 2 3
 
-test: setup  ## every test but Slurm's; SGLang's are skipped where its environment cannot be made
+test: setup  ## every test but Slurm's; what needs an environment that cannot be made is skipped
 	-@tools/setup_sglang_env.sh
+	-@tools/setup_te_env.sh
 	$(TEST_ENV) $(VENV)/python -m pytest -m "not slurm"
 
 test-fast: setup  ## without the slow ones
@@ -43,4 +47,4 @@ format: setup  ## ruff's formatter and fixes
 	$(VENV)/ruff format .
 
 clean:  ## remove the environment and everything runs wrote
-	rm -rf .venv .venv-sglang .venv-router runs examples/*/out
+	rm -rf .venv .venv-sglang .venv-router .venv-te runs examples/*/out
