@@ -2,9 +2,9 @@
 
 Triton's are for 16-bit operands; in float32, without tensor cores, nothing beats cuBLAS.
 
-The proof is four small random cases, once per device and type: partials and gradients against
+The proof is six small random cases, once per device and type: partials and gradients against
 torch, where sizes divide by 16 and where not, with a gradient of the entropy and without. Each of
-the four is compiled to a binary of its own. A missing Triton, a compiler error or a wrong number
+the six is compiled to a binary of its own. A missing Triton, a compiler error or a wrong number
 costs a warning and speed, never a run or its correctness.
 """
 
@@ -40,10 +40,11 @@ def kernels_for(device: torch.device, dtype: torch.dtype) -> HeadKernels:
     """The kernels for operands of this type on this device."""
     if device.type != "cuda" or dtype == torch.float32:
         return TORCH
-    return trusted(_triton_kernels, device, dtype)
+    return trusted(triton_kernels, device, dtype)
 
 
-def _triton_kernels() -> HeadKernels:
+def triton_kernels() -> HeadKernels:
+    """Those for a GPU, whether or not they agree with torch."""
     # Triton comes with CUDA builds of torch only.
     from megatron_stare.ops.head_triton import triton_d_logits, triton_partial
 
@@ -93,9 +94,9 @@ class Disagreement(NamedTuple):
         return cls(1e-4, max(1e-4, 2 * torch.finfo(dtype).eps))
 
 
-_SIZES = ((70, 1100, 72), (256, 2064, 128))
-"""(n, v, h) that divide by no tile, and by 16: loads of the latter are asynchronous, as usual in
-training. The columns make more than one split.
+_SIZES = ((70, 1100, 72), (256, 2064, 128), (70, 2064, 128))
+"""(n, v, h) that divide by no tile; by 16; and all but n by 16, as in training. Loads are
+asynchronous where v and h divide. The columns make more than one split.
 """
 
 

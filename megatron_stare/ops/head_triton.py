@@ -33,7 +33,9 @@ _TUNED_FOR = ["h", "v", "is_many"]
 
 
 def _configs() -> list[triton.Config]:
-    """(ROWS, COLS, DEPTH, warps, stages): on Hopper all fit into registers and shared memory."""
+    """(ROWS, COLS, DEPTH, warps, stages): all fit into shared memory, and into registers but for
+    some 100 bytes of the epilogue. 128 x 128 on 4 warps would take ptxas minutes for Blackwell.
+    """
     if triton.knobs.runtime.interpret:  # pyright: ignore[reportAttributeAccessIssue]
         return [triton.Config({"ROWS": 32, "COLS": 256, "DEPTH": 64, "GROUP": 2})]
     shapes = [
@@ -41,7 +43,6 @@ def _configs() -> list[triton.Config]:
         (128, 256, 64, 8, 4),
         (256, 128, 64, 8, 3),
         (128, 128, 64, 8, 4),
-        (128, 128, 64, 4, 3),
         (64, 256, 64, 8, 3),
         (64, 128, 32, 4, 4),
     ]
