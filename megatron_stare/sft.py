@@ -25,6 +25,11 @@ def sft(config: SftConfig) -> None:
         world.shape.check_positions("data.max_tokens", config.data.max_tokens)
         examples = from_rank_zero(lambda: _read_examples(config, world.shape.vocab_size))
         world.loggers.message(str(examples.report))
+        if examples.num_prefilled:
+            world.loggers.message(
+                f"{examples.num_prefilled} responses begin as the template begins them in the "
+                "prompt; it is learned from none of them"
+            )
         session = open_session(
             config,
             world,

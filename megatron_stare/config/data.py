@@ -23,6 +23,8 @@ class DataConfig(Section):
     """Plain template with `{prompt}`; or `chat`, the tokenizer's chat template."""
     system_prompt: str | None = None
     """System message, with `template: chat`."""
+    parse_special_tokens: bool = False
+    """Special tokens written in a row's text are special tokens, and not text."""
     max_prompt_tokens: Count = 1024
     """Longer prompts are left out, and counted."""
     on_long_prompt: Literal["skip", "error"] = "skip"
@@ -50,5 +52,7 @@ class SftDataConfig(Section):
     """Field of the response to learn; the end-of-sequence token is appended."""
     template: str = "{prompt}"
     """Plain template with `{prompt}`; or `chat`, the tokenizer's chat template."""
+    parse_special_tokens: bool = False
+    """Special tokens written in a row's text are special tokens, and not text."""
     max_tokens: int = Field(default=2048, ge=2, le=1_000_000_000)
     """Longer examples are left out, and counted."""

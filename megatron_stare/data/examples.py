@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.config.data import SftDataConfig
 from megatron_stare.data.cursor import EpochCursor, digest_of
-from megatron_stare.data.tables import Row, RowReport, build_rows
-from megatron_stare.data.templates import PromptTemplate, tokenize
+from megatron_stare.data.tables import Row, RowReport, UnusableRow, build_rows, checked_text
+from megatron_stare.data.templates import PromptTemplate, Question, tokenize
 from megatron_stare.data.tokenizer import eos_token_id
 from megatron_stare.types import TokenBatch
 
@@ -20,32 +20,43 @@ class ExampleSet:
     """Prompts with the response to learn, drawn epoch after epoch, each in its own seeded order.
 
     The response ends with the tokenizer's end-of-sequence token, and the loss is on its tokens
-    alone. Prompt and response are tokenized apart, as they are in rollouts. Rows that cannot be
-    used are in `report`, by reason and by name; UserError where none is left.
+    alone. What the template has begun it with, such as `<think>`, is in the prompt, and left out of
+    a response that has it too. Prompt and response are tokenized apart, as they are in rollouts.
+    Rows that cannot be used are in `report`, by reason and by name; UserError where none is left.
     """
 
     report: RowReport
+    num_prefilled: int
+    """Rows whose response began as the template begins it, too."""
 
     def __init__(
         self, config: SftDataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: int
     ) -> None:
-        template = PromptTemplate(config.template, tokenizer)
+        self.num_prefilled = 0
+        template = PromptTemplate(
+            config.template, tokenizer, parse_special_tokens=config.parse_special_tokens
+        )
 
-        def example(row: Row) -> tuple[str, str, str]:
-            prompt = template.render(row, config.prompt_field)
-            return row.name, prompt, row.text(config.response_field)
+        def example(row: Row) -> tuple[Question, str]:
+            question = template.question(row, config.prompt_field)
+            worked = row.text(config.response_field)
+            response = template.form.without_prefill(worked)
+            self.num_prefilled += response != worked
+            return question, checked_text(response, config.response_field)
 
         rows, self.report = build_rows(config.path, example)
-        prompts = template.tokenize([prompt for _, prompt, _ in rows])
-        responses = tokenize(tokenizer, [text for *_, text in rows], add_special_tokens=False)
+        prompts = template.render([question for question, _ in rows])
+        responses = tokenize(tokenizer, [text for _, text in rows], add_special_tokens=False)
         eos = eos_token_id(tokenizer)
         self._examples: list[tuple[array[int], array[int]]] = []
-        for (name, *_), prompt, response in zip(rows, prompts, responses, strict=True):
+        for (question, _), prompt, response in zip(rows, prompts, responses, strict=True):
             response.append(eos)
-            if len(prompt) + len(response) <= config.max_tokens:
-                self._examples.append((prompt, response))
+            if isinstance(prompt, UnusableRow):
+                self.report.leave_out(question.name, str(prompt))
+            elif len(prompt.token_ids) + len(response) <= config.max_tokens:
+                self._examples.append((prompt.token_ids, response))
             else:
-                self.report.leave_out(name, f"over {config.max_tokens} tokens")
+                self.report.leave_out(question.name, f"over {config.max_tokens} tokens")
         self.report.finish(len(self._examples))
         self._cursor = EpochCursor(
             len(self._examples),

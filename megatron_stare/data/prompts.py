@@ -10,19 +10,21 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.config.data import DataConfig
 from megatron_stare.data.cursor import EpochCursor, digest_of
-from megatron_stare.data.tables import Row, RowReport, build_rows
-from megatron_stare.data.templates import PromptTemplate
+from megatron_stare.data.tables import Row, RowReport, UnusableRow, build_rows
+from megatron_stare.data.templates import PromptTemplate, Question
+from megatron_stare.data.turns import TurnForm
 from megatron_stare.errors import UserError
 from megatron_stare.types import Prompt
 
 
 @dataclass(frozen=True, slots=True)
 class _Problem:
-    """A usable row, without its tokens."""
+    """A usable row."""
 
     number: int
     name: str
     text: str
+    token_ids: array[int]
     answer: str
 
 
@@ -35,29 +37,41 @@ class PromptSet:
     """
 
     report: RowReport
+    form: TurnForm
+    """What the template writes around a response."""
 
     def __init__(
         self, config: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: int
     ) -> None:
-        template = PromptTemplate(config.template, tokenizer, system_prompt=config.system_prompt)
+        template = PromptTemplate(
+            config.template,
+            tokenizer,
+            system_prompt=config.system_prompt,
+            parse_special_tokens=config.parse_special_tokens,
+        )
+        self.form = template.form
 
-        def problem(row: Row) -> _Problem:
-            text = template.render(row, config.prompt_field)
-            return _Problem(row.number, row.name, text, row.text(config.answer_field))
+        def problem(row: Row) -> tuple[int, Question, str]:
+            question = template.question(row, config.prompt_field)
+            return row.number, question, row.text(config.answer_field)
 
-        problems, self.report = build_rows(config.path, problem)
-        token_ids = template.tokenize([problem.text for problem in problems])
-        self._problems: list[tuple[_Problem, array[int]]] = []
-        for pair in zip(problems, token_ids, strict=True):
-            if self._fits(*pair, config):
-                self._problems.append(pair)
+        rows, self.report = build_rows(config.path, problem)
+        rendered = template.render([question for _, question, _ in rows])
+        self._problems: list[_Problem] = []
+        for (number, question, answer), prompt in zip(rows, rendered, strict=True):
+            if isinstance(prompt, UnusableRow):
+                self.report.leave_out(question.name, str(prompt))
+            elif self._fits(question.name, len(prompt.token_ids), config):
+                self._problems.append(
+                    _Problem(number, question.name, prompt.text, prompt.token_ids, answer)
+                )
         self.report.finish(len(self._problems))
         self._cursor = EpochCursor(
             len(self._problems),
             seed=seed,
             shuffle=config.shuffle,
             name=str(config.path),
-            digest=digest_of((p.number, p.text, p.answer) for p, _ in self._problems),
+            digest=digest_of((p.number, p.text, p.answer) for p in self._problems),
         )
 
     def __len__(self) -> int:
@@ -80,24 +94,25 @@ class PromptSet:
         """Go on drawing where `state` was saved; UserError where the data is not the same."""
         self._cursor.load_state_dict(state)
 
-    def _fits(self, problem: _Problem, token_ids: array[int], config: DataConfig) -> bool:
+    def _fits(self, name: str, num_tokens: int, config: DataConfig) -> bool:
         limit = config.max_prompt_tokens
-        if len(token_ids) <= limit:
+        if num_tokens <= limit:
             return True
         if config.on_long_prompt == "error":
             raise UserError(
-                f"{problem.name}: a prompt of {len(token_ids)} tokens, "
+                f"{name}: a prompt of {num_tokens} tokens, "
                 f"expected at most max_prompt_tokens={limit} (or on_long_prompt: skip)"
             )
-        self.report.leave_out(problem.name, f"over {limit} tokens")
+        self.report.leave_out(name, f"over {limit} tokens")
         return False
 
     def _prompt(self, row: int, occasion: str) -> Prompt:
-        problem, token_ids = self._problems[row]
+        problem = self._problems[row]
         return Prompt(
             uid=f"{occasion}-{problem.number}",
             row=problem.name,
             text=problem.text,
-            token_ids=tuple(token_ids),
+            token_ids=tuple(problem.token_ids),
             answer=problem.answer,
+            prefill=self.form.prefill,
         )

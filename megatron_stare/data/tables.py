@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import islice
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from pyarrow import parquet
 from megatron_stare.errors import UserError
 
 _NAMES_SHOWN = 3
+_REASONS_SHOWN = 10
+_TOO_DEEP = "nested too deeply"
 
 
 class UnusableRow(Exception):
@@ -90,7 +94,8 @@ class RowReport:
         if num_used == 0 and not self.left_out:
             raise UserError(f"{self.path}: the file is empty, expected one object a row")
         if num_used == 0:
-            found = f"; fields found: {', '.join(self.fields)}" if self.fields else ""
+            fields = [field if field.isprintable() else repr(field) for field in self.fields]
+            found = f"; fields found: {', '.join(fields)}" if fields else ""
             raise UserError(f"{self}{found}")
 
     def __str__(self) -> str:
@@ -98,8 +103,10 @@ class RowReport:
         reasons = [
             f"{len(names)} {reason} ({', '.join(names[:_NAMES_SHOWN])}"
             f"{', ...' if len(names) > _NAMES_SHOWN else ''})"
-            for reason, names in self.left_out.items()
+            for reason, names in islice(self.left_out.items(), _REASONS_SHOWN)
         ]
+        if len(self.left_out) > _REASONS_SHOWN:
+            reasons.append(f"the rest for {len(self.left_out) - _REASONS_SHOWN} other reasons")
         return f"{text}; left out: {'; '.join(reasons)}" if reasons else text
 
 
@@ -115,6 +122,8 @@ def build_rows[T](path: Path, build: Callable[[Row], T]) -> tuple[list[T], RowRe
             built.append(build(row))
         except UnusableRow as reason:
             report.leave_out(row.name, str(reason))
+        except RecursionError:
+            report.leave_out(row.name, _TOO_DEEP)
     return built, report
 
 
@@ -137,25 +146,47 @@ def _jsonl_objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Line numbers with the object there, or with what is wrong; blank lines are no rows."""
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
+            if number == 1:
+                line = _without_mark(line, path)
             if line.strip():
                 yield number, _json_object(line)
+
+
+def _without_mark(line: bytes, path: Path) -> bytes:
+    """The first line without its byte order mark; UserError where that is not UTF-8's."""
+    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"{path}: is UTF-16, expected UTF-8")
+    return line.removeprefix(codecs.BOM_UTF8)
 
 
 def _json_object(line: bytes) -> dict[str, Any] | str:
     try:
         value = json.loads(line)
+    except RecursionError:
+        return _TOO_DEEP
     except ValueError:
         return "malformed JSON"
     return value if isinstance(value, dict) else "not a JSON object"
 
 
-def _parquet_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _parquet_objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1024):
-                for value in batch.to_pylist():
+                for value in _batch_objects(batch):
                     number += 1
                     yield number, value
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file ({error})") from None
+
+
+def _batch_objects(batch: pyarrow.RecordBatch) -> list[dict[str, Any] | str]:
+    """The rows of a batch; one by one where any is beyond Python: a date, or text that is none."""
+    try:
+        return batch.to_pylist()
+    except (ValueError, OverflowError):
+        if batch.num_rows == 1:
+            return ["a value that is not readable"]
+        rows = (batch.slice(number, 1) for number in range(batch.num_rows))
+        return [value for row in rows for value in _batch_objects(row)]
