@@ -17,6 +17,7 @@ from megatron_stare.output import check_folder, make_folder, writing
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.dump import dump_samples
 from megatron_stare.rollout.embedded import EmbeddedEngine
+from megatron_stare.rollout.stop_tokens import describe_stop_tokens, stop_token_sources
 from megatron_stare.weights.hf_config import read_hf_config
 
 
@@ -32,16 +33,21 @@ def evaluate_folder(config: EvalConfig) -> dict[str, float]:
         raise UserError("eval.data: missing, expected the problems to evaluate on")
     check_folder(config.run.dir, "run.dir")
     console = open_console(quiet=False)
+    shape = read_hf_config(config.model.path)
     tokenizer = load_tokenizer(config.model.path)
-    check_vocabulary(tokenizer, read_hf_config(config.model.path).vocab_size)
+    check_vocabulary(tokenizer, shape.vocab_size)
     problems = PromptSet(config.eval.data, tokenizer, seed=config.run.seed)
     print_line(console, str(problems.report))
+    turn_ends = problems.form.turn_ends
+    sources = stop_token_sources(config.model.path, tokenizer, turn_ends=turn_ends)
+    print_line(console, describe_stop_tokens(sources, tokenizer))
     engine = EmbeddedEngine(
         config.model.path,
         tokenizer,
         device=read_topology().device,
         dtype=getattr(torch, config.model.dtype),
         max_batch_sequences=config.eval.max_batch_sequences,
+        turn_ends=turn_ends,
     )
     engine.load_weights(config.model.path, version=0)
     scorer = Scorer(config.reward, max_response_tokens=config.eval.max_response_tokens)

@@ -33,7 +33,7 @@ from megatron_stare.rollout.sampler import (
     rollout_to_plain,
 )
 from megatron_stare.rollout.sglang.engine import SGLangEngine
-from megatron_stare.rollout.stop_tokens import stop_token_ids
+from megatron_stare.rollout.stop_tokens import describe_stop_tokens, stop_token_sources
 from megatron_stare.session import World
 from megatron_stare.types import Prompt
 
@@ -168,13 +168,17 @@ def _build(config: TrainConfig, world: World) -> RolloutSide:
     prompts = PromptSet(config.data, tokenizer, seed=config.run.seed)
     world.loggers.message(str(prompts.report))
     held_out: list[Prompt] = []
+    turn_ends = prompts.form.turn_ends
     if config.eval.data is not None:
         problems = PromptSet(config.eval.data, tokenizer, seed=config.run.seed)
         world.loggers.message(str(problems.report))
         held_out = problems.all()
+        turn_ends += problems.form.turn_ends
+    sources = stop_token_sources(config.model.path, tokenizer, turn_ends=turn_ends)
+    world.loggers.message(describe_stop_tokens(sources, tokenizer))
     scorer = Scorer(config.reward, max_response_tokens=config.rollout.max_response_tokens)
     try:
-        engine = _build_engine(config, tokenizer, world)
+        engine = _build_engine(config, tokenizer, turn_ends, world)
     except BaseException:
         scorer.close()
         raise
@@ -191,12 +195,16 @@ def _build(config: TrainConfig, world: World) -> RolloutSide:
         )
         judging = BankedScorer(scorer, bank)
     sampler = Sampler(prompts, generating, judging, config.rollout, seed=config.run.seed)
-    stop_ids = list(stop_token_ids(config.model.path, tokenizer))
-    inputs = {**tokenizer_identity(tokenizer), "stop_ids": stop_ids}
+    inputs = {**tokenizer_identity(tokenizer), "stop_ids": list(sources)}
     return RolloutSide(config, engine, scorer, sampler, held_out, bank, inputs)
 
 
-def _build_engine(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, world: World) -> Engine:
+def _build_engine(
+    config: TrainConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    turn_ends: Sequence[int],
+    world: World,
+) -> Engine:
     if config.rollout.replay_path is not None:
         return ReplayEngine(
             config.rollout.replay_path, tokenizer, vocab_size=world.shape.vocab_size
@@ -209,6 +217,7 @@ def _build_engine(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, world
             weights_dir=config.rollout.servers.weights_dir or config.run.dir / "sync",
             log_dir=config.run.dir,
             report=world.loggers.message,
+            turn_ends=turn_ends,
         )
         if config.rollout.colocated:
             engine.give_up_memory()
@@ -219,4 +228,5 @@ def _build_engine(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, world
         device=world.topology.device,
         dtype=getattr(torch, config.model.dtype),
         max_batch_sequences=config.rollout.max_batch_sequences,
+        turn_ends=turn_ends,
     )

@@ -32,6 +32,7 @@ import transformers
 from torch import Tensor
 
 from megatron_stare.config.rollout import ServersConfig
+from megatron_stare.data.tokenizer import load_tokenizer
 from megatron_stare.rollout.sglang.event_loop import EventLoop
 from megatron_stare.rollout.sglang.pool import ServerPool
 from megatron_stare.rollout.sglang.serve import (
@@ -131,7 +132,13 @@ def open_sync(
         {"urls": urls, "transport": transport, "bucket_mib": options.bucket_mib}
     )
     with closing(EventLoop()) as loop:
-        pool = ServerPool(config, model_type="qwen3", log_dir=folder, report=print)
+        pool = ServerPool(
+            config,
+            model_type="qwen3",
+            tokenizer=load_tokenizer(model),
+            log_dir=folder,
+            report=print,
+        )
         loop.run(pool.connect())
         sync = WeightSync(config, pool, model, weights_dir=folder / "sync", run=loop.run)
 

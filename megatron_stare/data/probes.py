@@ -6,9 +6,9 @@ text alone, and silently: spaces are gone, Chinese is, digits are grouped otherw
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from transformers import PreTrainedTokenizerBase
+from tokenizers import AddedToken
 
 PROBES: dict[str, str] = {
     "words": "How are you doing? I'm fine, THANKS; they've left.",
@@ -26,13 +26,9 @@ PROBES: dict[str, str] = {
 _IDS_SHOWN = 8
 
 
-def probes_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """`PROBES`, and a text with every special token of this tokenizer."""
-    special = [
-        token.content
-        for _, token in sorted(tokenizer.added_tokens_decoder.items())
-        if token.special
-    ]
+def probes_of(added: Mapping[int, AddedToken]) -> dict[str, str]:
+    """`PROBES`, and a text with every special token of these, which are given by their ids."""
+    special = [token.content for _, token in sorted(added.items()) if token.special]
     return {**PROBES, "special tokens": "".join(f"a{token} b" for token in special)}
 
 

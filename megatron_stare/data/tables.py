@@ -94,8 +94,7 @@ class RowReport:
         if num_used == 0 and not self.left_out:
             raise UserError(f"{self.path}: the file is empty, expected one object a row")
         if num_used == 0:
-            fields = [field if field.isprintable() else repr(field) for field in self.fields]
-            found = f"; fields found: {', '.join(fields)}" if fields else ""
+            found = f"; fields found: {', '.join(self.fields)}" if self.fields else ""
             raise UserError(f"{self}{found}")
 
     def __str__(self) -> str:

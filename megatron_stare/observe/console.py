@@ -18,6 +18,8 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
+from megatron_stare.errors import printable
+
 HEARTBEAT_S = 30.0
 
 Advance = Callable[[int], None]
@@ -152,6 +154,8 @@ class ConsoleLogger:
 
 def print_line(console: Console, line: str | Text) -> None:
     """Print without markup and without wrapping, so that a step is one line in a log file too."""
+    if isinstance(line, str):
+        line = printable(line)
     console.print(line, markup=False, soft_wrap=True)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from megatron_stare.config.rollout import SamplingConfig
+from megatron_stare.errors import UserError
 from megatron_stare.rollout.decoding import ATTENTION, Decoded, decode, register_attention
 from megatron_stare.rollout.engine import Request
 from megatron_stare.rollout.randomness import token_uniforms
@@ -31,6 +32,7 @@ class EmbeddedEngine:
     The weights are random until `update_weights` or `load_weights`; `weight_version` is -1 so long.
     At most `max_batch_sequences` sequences decode together. A sample depends on the weights, the
     sampling config, the seed, its prompt and its index; on its batch only through rounding.
+    Responses end at the stop tokens of `folder` (`stop_tokens.py`), and at `turn_ends`.
     """
 
     weight_version: int
@@ -43,9 +45,10 @@ class EmbeddedEngine:
         device: torch.device,
         dtype: torch.dtype,
         max_batch_sequences: int,
+        turn_ends: Iterable[int] = (),
     ) -> None:
         self._tokenizer = tokenizer
-        self._stop_ids = stop_token_ids(folder, tokenizer)
+        self._stop_ids = stop_token_ids(folder, tokenizer, turn_ends=turn_ends)
         self._max_batch_sequences = max_batch_sequences
         self._device = device
         self._model = _build_model(folder, device, dtype)
@@ -174,7 +177,11 @@ class EmbeddedEngine:
 
 def _build_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     register_attention()
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # Whatever its checks raise.
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{folder}/config.json: refused by transformers: {reason}") from error
     # Initialisation, which is overwritten, must not advance the random state of the trainer.
     with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=ATTENTION)

@@ -29,9 +29,11 @@ class SGLangEngine:
 
     A server gets requests from the `update_weights` that it took part in, and none after it failed
     one, until it is seen to generate under the same weights. Samples that no server answers never
-    come. `report` is told of servers that fail, come back, or differ in their weights.
+    come. `report` is told of servers that fail, come back, or differ in their weights. Responses
+    end at the stop tokens of `folder` (`stop_tokens.py`), and at `turn_ends`.
 
-    Raises UserError where the servers do not answer, or serve another kind of model.
+    Raises UserError where the servers do not answer, or serve another kind of model or a model with
+    another tokenizer.
     """
 
     weight_version: int
@@ -45,14 +47,19 @@ class SGLangEngine:
         weights_dir: Path,
         log_dir: Path,
         report: Callable[[str], None],
+        turn_ends: Iterable[int] = (),
     ) -> None:
         self._config = config
         self._tokenizer = tokenizer
         self._shape = read_hf_config(folder)
-        self._stop_ids = stop_token_ids(folder, tokenizer)
+        self._stop_ids = stop_token_ids(folder, tokenizer, turn_ends=turn_ends)
         self._report = report
         self._pool = ServerPool(
-            config, model_type=self._shape.raw["model_type"], log_dir=log_dir, report=report
+            config,
+            model_type=self._shape.raw["model_type"],
+            tokenizer=tokenizer,
+            log_dir=log_dir,
+            report=report,
         )
         self._memory = SharedMemory(deadline_s=config.health_deadline_s)
         self._event_loop = EventLoop()

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from megatron_stare.config.rollout import ServersConfig
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.sglang.api_key import read_api_key
@@ -15,6 +17,7 @@ from megatron_stare.rollout.sglang.client import GoneError, Server, ServerFailur
 from megatron_stare.rollout.sglang.registry import registered_urls
 from megatron_stare.rollout.sglang.restart import Restarts
 from megatron_stare.rollout.sglang.routing import Routing
+from megatron_stare.rollout.sglang.tokenizers import check_tokenizer
 
 _POLL_S = 1.0
 _DTYPES = ("float32", "bfloat16")
@@ -46,11 +49,13 @@ class ServerPool:
         config: ServersConfig,
         *,
         model_type: str,
+        tokenizer: PreTrainedTokenizerBase,
         log_dir: Path,
         report: Callable[[str], None],
     ) -> None:
         self._config = config
         self._model_type = model_type
+        self._tokenizer = tokenizer
         self.report = report
         self._api_key = read_api_key(config.api_key_env, option="rollout.servers.api_key_env")
         self._routing = Routing(config, api_key=self._api_key, report=report)
@@ -254,6 +259,7 @@ class ServerPool:
                     "several servers, and split each by --tp-size alone"
                 )
         self._routing.check_defaults(server, info)
+        await check_tokenizer(server, info, self._tokenizer, deadline_s=deadline_s)
         return Kind(info["dtype"], info["device"], info["tp_size"])
 
     async def _call_the_roll(self) -> RollCall:

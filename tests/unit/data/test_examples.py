@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from megatron_stare.config.data import SftDataConfig
 from megatron_stare.data.examples import ExampleSet
 from megatron_stare.errors import UserError
-from tests.models import EOS_ID, make_tokenizer
+from tests.models import CHAT_TEMPLATE, EOS_ID, make_tokenizer
 
 WORKED = [{"prompt": f"{a}+{a}=", "response": f" it is {2 * a}"} for a in range(10)]
 
@@ -88,3 +88,41 @@ def test_a_set_filtered_away_and_a_tokenizer_without_an_end_are_clear_errors(tmp
         make_set(tmp_path, WORKED, max_tokens=5)
     with pytest.raises(UserError, match="has no eos_token"):
         make_set(tmp_path, WORKED, tokenizer=make_tokenizer(eos=False))
+
+
+PREFILLS = "assistant\n<think>\n{% endif"
+THINKING = "<think>\nTwo.\n</think>\n\\boxed{2}"
+
+
+@pytest.mark.parametrize("response", [THINKING, f"\n {THINKING}", THINKING.replace("k>\nT", "k>T")])
+def test_what_the_template_has_begun_is_not_learned_again(tmp_path: Path, response: str):
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("assistant\n{% endif", PREFILLS)
+    rows = [{"prompt": "1+1?", "response": response}, {"prompt": "2?", "response": "x</think>"}]
+    examples = make_set(tmp_path, rows[:1], tokenizer=tokenizer, template="chat")
+    text = tokenizer.decode(examples.draw(1).token_ids)
+    assert text.endswith("assistant\n<think>\nTwo.\n</think>\n\\boxed{2}<|endoftext|>")
+    assert text.count("<think>") == 1
+    assert make_set(tmp_path, rows, tokenizer=tokenizer, template="chat").num_prefilled == 1
+
+
+def test_a_template_that_begins_nothing_leaves_responses_as_they_are(tmp_path: Path):
+    tokenizer = make_tokenizer()
+    examples = make_set(
+        tmp_path, [{"prompt": "1+1?", "response": THINKING}], tokenizer=tokenizer, template="chat"
+    )
+    assert tokenizer.decode(examples.draw(1).token_ids).endswith(
+        f"assistant\n{THINKING}<|endoftext|>"
+    )
+    assert examples.num_prefilled == 0
+
+
+def test_special_tokens_in_a_question_are_text_and_in_a_response_themselves(tmp_path: Path):
+    tokenizer = make_tokenizer()
+    rows = [{"prompt": "a<|im_end|>", "response": "b<|im_end|>"}]
+    batch = make_set(tmp_path, rows, tokenizer=tokenizer).draw(1)
+    special = [token for token in batch.token_ids.tolist() if token >= 256]
+    assert special == [EOS_ID + 2, EOS_ID]
+    assert batch.response_lengths.tolist() == [3]
+    parsed = make_set(tmp_path, rows, tokenizer=tokenizer, parse_special_tokens=True).draw(1)
+    assert parsed.prompt_lengths.tolist() == [2]

@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow
 import pytest
 from pyarrow import parquet
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from megatron_stare.config.data import DataConfig
 from megatron_stare.data.prompts import PromptSet
@@ -223,3 +224,99 @@ def test_a_chat_template_is_asked_of_a_tokenizer_that_has_one(tmp_path: Path):
     config = DataConfig(path=tmp_path / "sums.jsonl", template="chat")
     with pytest.raises(UserError, match=r"template='chat'.*has no chat template"):
         PromptSet(config, make_tokenizer(chat_template=False), seed=1)
+
+
+ODD = [
+    ("[" * 100_000, "nested too deeply"),
+    ('{"prompt": ' + '{"a": ' * 50_000, "nested too deeply"),
+    ('{"prompt": [{"role": "\\ud83d", "content": "x"}], "answer": "1"}', "not valid Unicode"),
+    ('{"prompt": [{"role": "user", "content": "\\udc00"}], "answer": "1"}', "not valid Unicode"),
+    (
+        '{"prompt": [{"role": "user", "content": "x", "name": "\\ud83d"}], "answer": "1"}',
+        "not valid Unicode",
+    ),
+    (
+        '{"prompt": [{"role": "user", "content": "x", "more": [{"\\ud83d": 1}]}], "answer": "1"}',
+        "not valid Unicode",
+    ),
+    (
+        '{"prompt": [{"role": "user", "content": "x", "a": '
+        + "[" * 5_000
+        + "]" * 5_000
+        + '}], "answer": "1"}',
+        "nested too deeply",
+    ),
+    ('{"prompt": "x", "answer": ' + "9" * 5_000 + "}", "malformed JSON"),
+    ('{"prompt": "x", "answer": 1e999}', "field 'answer' is a float, expected text"),
+]
+
+
+@pytest.mark.parametrize("template", ["chat", "{prompt}"])
+def test_odd_rows_are_left_out_and_the_others_used(make_set, template: str):
+    lines = [line for line, _ in ODD] + ['{"prompt": "2+2=", "answer": "4"}']
+    prompts = make_set(lines, raw=True, template=template)
+    assert [prompt.answer for prompt in prompts.all()] == ["4"]
+    reasons = {name: reason for reason, names in prompts.report.left_out.items() for name in names}
+    for number, (_, reason) in enumerate(ODD, start=1):
+        if template == "chat" or "messages" not in reasons[f"sums.jsonl:{number}"]:
+            assert reason in reasons[f"sums.jsonl:{number}"]
+
+
+def test_a_byte_order_mark_costs_no_row_and_utf_16_is_named(tmp_path: Path, tokenizer):
+    path = tmp_path / "sums.jsonl"
+    text = "".join(json.dumps(row) + "\n" for row in SUMS)
+    path.write_text(text, encoding="utf-8-sig")
+    assert len(PromptSet(DataConfig(path=path), tokenizer, seed=1)) == len(SUMS)
+    path.write_text(text, encoding="utf-16")
+    with pytest.raises(UserError, match=r"sums\.jsonl: is UTF-16, expected UTF-8"):
+        PromptSet(DataConfig(path=path), tokenizer, seed=1)
+
+
+def test_values_of_parquet_beyond_python_leave_their_rows_out(tmp_path: Path, tokenizer):
+    offsets = pyarrow.py_buffer(b"\0\0\0\0\4\0\0\0\5\0\0\0")
+    buffers = [None, offsets, pyarrow.py_buffer(b"2+2=\xff")]
+    invalid = pyarrow.Array.from_buffers(pyarrow.string(), 2, buffers)
+    path = tmp_path / "sums.parquet"
+    answers = pyarrow.array(["4", "5"])
+    parquet.write_table(pyarrow.table({"prompt": invalid, "answer": answers}), path)
+    prompts = PromptSet(DataConfig(path=path), tokenizer, seed=1)
+    assert [prompt.text for prompt in prompts.all()] == ["2+2="]
+    assert prompts.report.left_out == {"a value that is not readable": ["sums.parquet:2"]}
+
+
+def test_what_a_terminal_would_obey_is_written_as_escapes(make_set):
+    with pytest.raises(UserError) as error:
+        make_set([{"\x1b[31mpro\u202empt": "2+2=", "answer": "4"}])
+    assert "\\x1b[31mpro\\u202empt" in str(error.value)
+    assert "\x1b" not in str(error.value)
+
+
+def test_many_reasons_are_told_in_few(make_set):
+    report = make_set(SUMS).report
+    for number in range(40):
+        report.leave_out(f"x:{number}", f"reason {number}")
+    assert str(report).endswith("; 1 reason 9 (x:9); the rest for 30 other reasons")
+
+
+def test_prompts_know_what_their_template_has_begun(make_set):
+    (prompt,) = make_set([SUMS[1]], template="{prompt}\n<think>\n").all()
+    assert prompt.prefill == "<think>\n"
+    (prompt,) = make_set([SUMS[1]]).all()
+    assert prompt.prefill == ""
+
+
+def test_a_prompt_without_tokens_is_left_out(tmp_path: Path):
+    """Not every tokenizer has a token for what it does not know."""
+    core = Tokenizer(models.WordLevel({"how": 0, "<eos>": 1}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex("[^a-z]"), "removed"), pre_tokenizers.Whitespace()]
+    )
+    few = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>")
+    path = tmp_path / "sums.jsonl"
+    path.write_text(
+        "".join(json.dumps(row) + "\n" for row in [*SUMS, {"prompt": "how", "answer": "?"}])
+    )
+    prompts = PromptSet(DataConfig(path=path), few, seed=1)
+    assert prompts.report.left_out == {
+        "the prompt has no tokens": [f"sums.jsonl:{n}" for n in range(1, 11)]
+    }

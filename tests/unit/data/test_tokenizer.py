@@ -1,14 +1,30 @@
-"""Loading a folder's tokenizer."""
+"""Loading a folder's tokenizer: it is the one that tokenizer.json describes."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
-from megatron_stare.data.tokenizer import load_tokenizer
+from megatron_stare.data.probes import PROBES, first_difference
+from megatron_stare.data.tokenizer import load_tokenizer, tokenizer_identity
 from megatron_stare.errors import UserError
-from tests.models import EOS_ID, make_tokenizer
+from tests.models import EOS_ID, edit_json, make_tokenizer
+from tests.tokenizer_files import KINDS, SPECIAL, byte_level, write_folder
+
+CLASSES = [
+    "LlamaTokenizerFast",
+    "LlamaTokenizer",
+    "PreTrainedTokenizerFast",
+    "Qwen2Tokenizer",
+    "Qwen2TokenizerFast",
+    "GPT2TokenizerFast",
+    "NoSuchTokenizer",
+    None,
+]
+TEXTS = [*PROBES.values(), "How are you\n\n doing? 你好", f"a{SPECIAL[2]}b {SPECIAL[4]}\n12345"]
 
 
 def test_a_saved_tokenizer_loads(tmp_path: Path):
@@ -17,6 +33,102 @@ def test_a_saved_tokenizer_loads(tmp_path: Path):
     assert tokenizer.eos_token_id == EOS_ID
     assert tokenizer("2+2=")["input_ids"] == make_tokenizer()("2+2=")["input_ids"]
     assert tokenizer.chat_template is not None
+
+
+@pytest.mark.parametrize("tokenizer_class", CLASSES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_encodes_and_decodes_as_the_file_whatever_the_class(tmp_path, kind, tokenizer_class):
+    """`transformers` alone would lose every space of bytes under LlamaTokenizerFast."""
+    for model_type in ("llama", "qwen2"):
+        folder = write_folder(
+            tmp_path / model_type,
+            KINDS[kind](),
+            model_type=model_type,
+            tokenizer_class=tokenizer_class,
+            add_bos_token=True,
+            clean_up_tokenization_spaces=True,
+            split_special_tokens=True,
+        )
+        file, tokenizer = (
+            Tokenizer.from_file(str(folder / "tokenizer.json")),
+            load_tokenizer(folder),
+        )
+        for text in TEXTS:
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            assert ids == file.encode(text, add_special_tokens=False).ids
+            assert tokenizer.decode(ids) == file.decode(ids, skip_special_tokens=False)
+            assert tokenizer(text)["input_ids"] == file.encode(text).ids
+            if kind == "bytes":
+                assert tokenizer.decode(ids) == text
+
+
+def test_truncation_and_padding_in_the_file_are_not_the_tokenizers(tmp_path: Path):
+    core = byte_level()
+    core.enable_truncation(3)
+    core.enable_padding(length=64)
+    tokenizer = load_tokenizer(write_folder(tmp_path, core))
+    assert len(tokenizer("abcdefgh", add_special_tokens=False)["input_ids"]) == 8
+
+
+def test_a_tokenizer_that_is_not_the_files_is_refused(tmp_path: Path):
+    """Here another file is named in tokenizer_config.json, for newer versions of transformers."""
+    folder = write_folder(tmp_path, byte_level(), fast_tokenizer_files=["tokenizer.4.0.0.json"])
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["pre_tokenizer"] = {"type": "Whitespace"}
+    (folder / "tokenizer.4.0.0.json").write_text(json.dumps(content))
+    with pytest.raises(UserError) as error:
+        load_tokenizer(folder)
+    assert "tokenizer.json: the tokenizer that transformers makes of it" in str(error.value)
+    assert 'words: "How are you' in str(error.value)
+
+
+def test_code_that_comes_with_a_tokenizer_is_not_run(tmp_path: Path):
+    folder = write_folder(
+        tmp_path, byte_level(), auto_map={"AutoTokenizer": [None, "evil.EvilTokenizer"]}
+    )
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    assert load_tokenizer(folder).eos_token == "<eos>"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_special_tokens_that_no_file_names_are_those_of_the_class(tmp_path: Path):
+    core = byte_level()
+    core.add_special_tokens(["<s>", "</s>"])
+    settings = {"tokenizer_class": "LlamaTokenizer", "eos_token": None, "bos_token": None}
+    tokenizer = load_tokenizer(write_folder(tmp_path, core, **settings))
+    assert (tokenizer.bos_token, tokenizer.eos_token) == ("<s>", "</s>")
+    assert tokenizer.decode(tokenizer("a  b")["input_ids"], skip_special_tokens=True) == "a  b"
+
+
+def test_the_first_difference_is_told_by_kind_and_place():
+    probes = {"words": "abc", "digits": "1234"}
+    assert first_difference(probes, [[1], [2, 3]], [[1], [2, 3]]) is None
+    assert first_difference(probes, [[1], [2, 3]], [[1], [2, 4, 5]]) == (
+        "digits: '1234' becomes 2 tokens, expected 3; from token 1 on [3], expected [4, 5]"
+    )
+    assert "expected 1; from token 0 on [], expected [1]" in str(
+        first_difference(probes, [[], []], [[1], []])
+    )
+
+
+def test_an_identity_changes_with_vocabulary_rules_end_and_template_alone(tmp_path: Path):
+    folder = write_folder(tmp_path / "model", byte_level())
+    tokenizer = load_tokenizer(folder)
+    identity = tokenizer_identity(tokenizer)
+    tokenizer(["a", "b c"], truncation=True, max_length=2)
+    assert identity == tokenizer_identity(tokenizer) == tokenizer_identity(load_tokenizer(folder))
+
+    def changed(**settings) -> set[str]:
+        edit_json(folder / "tokenizer_config.json", **settings)
+        found = tokenizer_identity(load_tokenizer(folder))
+        return {key for key, digest in identity.items() if found[key] != digest}
+
+    assert changed(chat_template="{{ messages }}") == {"chat_template"}
+    assert changed(eos_token="<|im_end|>") == {"chat_template", "tokenizer"}
+    core = byte_level()
+    core.pre_tokenizer = None
+    write_folder(folder, core)
+    assert changed() == {"tokenizer"}
 
 
 def test_a_folder_without_a_usable_tokenizer_is_one_clear_error(tmp_path: Path):
@@ -29,6 +141,20 @@ def test_a_folder_without_a_usable_tokenizer_is_one_clear_error(tmp_path: Path):
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0", "model"')
     with pytest.raises(UserError, match="no usable tokenizer"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"added_tokens_decoder": 3}', "[" * 10_000])
+def test_a_malformed_tokenizer_config_is_one_clear_error(tmp_path: Path, content: str):
+    folder = write_folder(tmp_path, byte_level())
+    (folder / "tokenizer_config.json").write_text(content)
+    with pytest.raises(UserError, match="no usable tokenizer"):
+        load_tokenizer(folder)
+
+
+def test_what_the_models_config_says_of_layers_does_not_matter_to_the_tokenizer(tmp_path: Path):
+    folder = write_folder(tmp_path, byte_level())
+    edit_json(folder / "config.json", head_dim=7, num_hidden_layers=10**9)
+    assert load_tokenizer(folder).eos_token == "<eos>"
 
 
 def test_a_tokenizer_without_an_end_of_sequence_is_refused(tmp_path: Path):
