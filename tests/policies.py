@@ -8,7 +8,7 @@ result = merge_ranks(ranks, folder)        # TokenPass, as `expected`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -162,6 +162,13 @@ def load_policy(
         DistributedDataParallel(chunk.config, options, chunk, pg_collection=groups.collection)
         for chunk in chunks
     ]
+
+
+def have_extra_state(norm: type, setattr: Callable[..., None] = setattr) -> None:
+    """From now on, norms of this class have an object beside their weight, as those of Transformer
+    Engine do."""
+    setattr(norm, "get_extra_state", lambda self: torch.empty(0, dtype=torch.uint8))
+    setattr(norm, "set_extra_state", lambda self, state: None)
 
 
 def forward_backward(

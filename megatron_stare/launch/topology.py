@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -18,9 +17,7 @@ from torch._C._distributed_c10d import HashStore
 
 from megatron_stare.config.policy import ParallelConfig
 from megatron_stare.errors import UserError
-
-# Ranks wait in a broadcast while rank 0 generates a batch, which may take hours at 32k tokens.
-COLLECTIVE_TIMEOUT = timedelta(hours=12)
+from megatron_stare.timeouts import COLLECTIVE_TIMEOUT
 
 
 @dataclass(frozen=True, slots=True)

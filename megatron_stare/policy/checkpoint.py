@@ -47,6 +47,7 @@ from megatron_stare.policy.optimizer_state import (
     load_state,
 )
 from megatron_stare.policy.platform import quietly
+from megatron_stare.policy.sharded_state import load_parameters, sharded_parameters
 from megatron_stare.policy.staging import Staging
 from megatron_stare.policy.step import Policy
 from megatron_stare.weights.durable_file import DurableFile, FileRecord
@@ -177,7 +178,8 @@ def load_policy(policy: Policy, folder: Path, *, is_same_world: bool) -> None:
     """Take over a saved state, of any layout. Collective.
 
     Learning rate, weight decay and the like stay those of the policy's own config. Random states
-    are loaded where `is_same_world`: with as many ranks as saved them.
+    are loaded where `is_same_world`: with as many ranks as saved them. Of these, those of a kind of
+    device are loaded on that kind.
     """
     model = _model_state(policy)
     wanted = {"model": model, "optimizer": describe_for_loading(policy.optimizer, model)}
@@ -188,19 +190,19 @@ def load_policy(policy: Policy, folder: Path, *, is_same_world: bool) -> None:
         state = dist_checkpointing.load(wanted, str(folder), validate_access_integrity=False)
     state = cast(dict[str, Any], state)
     for number, chunk in enumerate(policy.model):
-        chunk.module.load_state_dict(state["model"][number])
+        load_parameters(cast(MegatronModule, chunk.module), state["model"][number])
     load_state(policy.optimizer, state["optimizer"], num_updates=state["updates"])
     policy.scheduler.num_steps = state["updates"]
     policy.scheduler.step(increment=0)
     if is_same_world:
-        _set_rng_state(state["rng"])
+        set_rng_state(state["rng"])
 
 
 def _model_state(policy: Policy) -> dict[Any, Any]:
     """This rank's parameters, and their places in those of the whole network, by model chunk."""
     metadata = {"singleton_local_shards": False, "dp_cp_group": policy.groups.dp_cp}
     return {
-        number: cast(MegatronModule, chunk.module).sharded_state_dict(metadata=metadata)
+        number: sharded_parameters(cast(MegatronModule, chunk.module), metadata=metadata)
         for number, chunk in enumerate(policy.model)
     }
 
@@ -218,9 +220,13 @@ def _rng_state() -> dict[str, Any]:
     }
 
 
-def _set_rng_state(state: dict[str, Any]) -> None:
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Take over random states, of the kind of device that they are of."""
     torch.set_rng_state(state["cpu"])
-    if torch.cuda.is_available():
+    on_gpu = torch.cuda.is_available()
+    if (state["gpu"] is not None) != on_gpu:
+        return  # The tracker's are those of the other kind of device, too.
+    if on_gpu:
         torch.cuda.set_rng_state(state["gpu"])
     _rng_tracker().set_states(state["tracker"])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import timedelta
 
 from megatron.core import parallel_state
 from megatron.core.process_groups_config import ProcessGroupCollection
@@ -16,6 +17,7 @@ from torch.distributed import ProcessGroup
 
 from megatron_stare.config.policy import ParallelConfig
 from megatron_stare.policy.platform import install_cpu_platform
+from megatron_stare.timeouts import COLLECTIVE_TIMEOUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ def build_groups(parallel: ParallelConfig) -> ParallelGroups:
         expert_model_parallel_size=parallel.expert,
         # Whole experts: parts of unequal length would be gathered, which gloo cannot do.
         expert_tensor_parallel_size=1,
+        distributed_timeout_minutes=COLLECTIVE_TIMEOUT // timedelta(minutes=1),
         # The groups' own backend serves optimizer state too; a gloo copy of each has no reader.
         create_gloo_process_groups=False,
     )

@@ -1,4 +1,4 @@
-"""What a layer is made of: Transformer Engine's modules on GPUs, torch's where it is missing.
+"""What a layer is made of: Transformer Engine's modules on GPUs, torch's elsewhere and in float32.
 
 Parameters of a layer, either way:
     self_attention.linear_qkv.{layer_norm_weight, weight, bias}
@@ -43,14 +43,20 @@ from megatron_stare.policy.rope import RotaryTable, inverse_frequencies, rotate
 from megatron_stare.weights.hf_config import ModelShape
 
 
-def uses_transformer_engine() -> bool:
-    """Whether layers are Transformer Engine's: it can be imported, and there is a GPU to run it."""
-    return HAVE_TE and torch.cuda.is_available()
+def uses_transformer_engine(dtype: torch.dtype) -> bool:
+    """Whether layers of this type are Transformer Engine's: it is there, and so is a GPU.
+
+    Its fused attention takes no float32. What it would do instead keeps scores of sequences x heads
+    x longest^2, and cannot split a sequence.
+    """
+    return HAVE_TE and torch.cuda.is_available() and dtype != torch.float32
 
 
-def block_spec(shape: ModelShape, num_layers: int) -> TransformerBlockSubmodules:
+def block_spec(
+    shape: ModelShape, num_layers: int, dtype: torch.dtype
+) -> TransformerBlockSubmodules:
     """The layers of one pipeline stage and the norm after the last."""
-    if uses_transformer_engine():
+    if uses_transformer_engine(dtype):
         layer = get_gpt_layer_with_transformer_engine_submodules(
             qk_layernorm=shape.qk_norm, num_experts=shape.moe and shape.moe.num_experts
         )

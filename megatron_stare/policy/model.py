@@ -106,19 +106,20 @@ def _gpt_model(
 ) -> GPTModel:
     vp_stage = chunk if num_chunks > 1 else None
     num_layers = get_num_layers_to_build(config, vp_stage=vp_stage, pp_rank=groups.pp.rank())
+    has_te_layers = uses_transformer_engine(config.params_dtype)
     gpt = GPTModel(
         config,
-        block_spec(shape, num_layers),  # pyright: ignore[reportArgumentType]
+        block_spec(shape, num_layers, config.params_dtype),  # pyright: ignore[reportArgumentType]
         vocab_size=padded_vocab_size(shape.vocab_size, groups.tp.size()),
         max_sequence_length=shape.max_positions,
         pre_process=groups.is_first_stage and chunk == 0,
         post_process=groups.is_last_stage and chunk == num_chunks - 1,
         share_embeddings_and_output_weights=shape.tied,
-        position_embedding_type="rope" if uses_transformer_engine() else "none",
+        position_embedding_type="rope" if has_te_layers else "none",
         pg_collection=groups.collection,
         vp_stage=vp_stage,
     )
-    if uses_transformer_engine():
+    if has_te_layers:
         # Megatron knows Llama 3's scaling with fixed constants only, and not the other kinds.
         gpt.rotary_pos_emb.inv_freq = inverse_frequencies(shape)
     return gpt
@@ -174,7 +175,7 @@ def _transformer_config(
         cuda_graph_modules=[],
         use_cpu_initialization=not on_gpu,
         bias_activation_fusion=on_gpu,
-        apply_rope_fusion=uses_transformer_engine(),
+        apply_rope_fusion=uses_transformer_engine(dtype),
         gradient_accumulation_fusion=False,
         **_recompute(model),
         **_experts(shape, parallel),

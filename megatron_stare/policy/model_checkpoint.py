@@ -17,16 +17,17 @@ from megatron_stare.policy.head import HeadInputs, logprob_entropy_head
 from megatron_stare.policy.model import build_model
 from megatron_stare.policy.packed import pack
 from megatron_stare.policy.platform import quietly
+from megatron_stare.policy.sharded_state import load_parameters, sharded_parameters
 from megatron_stare.weights.hf_config import read_hf_config
 
 
 def load_model(chunks: Sequence[MegatronModule], folder: Path) -> None:
     """Fill the chunks of this rank's stage in place, casting to their dtype. Collective."""
-    wanted = {f"chunk {n}": chunk.sharded_state_dict() for n, chunk in enumerate(chunks)}
+    wanted = {f"chunk {n}": sharded_parameters(chunk) for n, chunk in enumerate(chunks)}
     with quietly():
         state = cast(dict[str, Any], dist_checkpointing.load({**wanted}, str(folder)))
     for name, chunk in zip(wanted, chunks, strict=True):
-        chunk.load_state_dict(state[name])
+        load_parameters(chunk, state[name])
 
 
 @torch.no_grad()

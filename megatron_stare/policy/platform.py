@@ -11,7 +11,9 @@ To the rest of the process (transformers in the embedded engine, say) torch is w
 GPU nothing is changed at all.
 
 Importing this package imports Megatron-Core, quietly; without a GPU also without `torch.compile`,
-which Megatron applies at import and which loads a compiler (4 s) that the CPU path does not use.
+which Megatron applies at import and which loads a compiler (4 s) that the CPU path does not use,
+and without Transformer Engine, of which Megatron would take optimizer, norms of gradients and the
+router's product: they need a GPU wherever they are.
 """
 
 from __future__ import annotations
@@ -208,8 +210,11 @@ def _without_compiler() -> Iterator[None]:
 
 
 def _import_megatron() -> None:
-    without_gpu = contextlib.nullcontext() if torch.cuda.is_available() else _without_compiler()
-    with quietly(), without_gpu:
+    has_gpu = torch.cuda.is_available()
+    if not has_gpu:
+        # What `import` takes for a module that is not installed, now and wherever Megatron asks.
+        sys.modules["transformer_engine"] = None  # pyright: ignore[reportArgumentType]
+    with quietly(), contextlib.nullcontext() if has_gpu else _without_compiler():
         for name in _MEGATRON_MODULES:
             importlib.import_module(name)
 

@@ -8,13 +8,15 @@ stacked in leading dimensions,
     decoder.layers.3.mlp.experts.local_experts.7.linear_fc2.weight
         decoder.layers.mlp.experts.experts.linear_fc2.weight    [layers, experts, hidden, ffn]
 
-behind which stands the parameter as a single rank holds it. Beside every linear layer stands an
-object with the state of its FP8 scales, here always None.
+behind which stands the parameter as a single rank holds it. Beside every linear layer and norm
+stands an object with the state of its FP8 scales, here always None: without Transformer Engine
+Megatron-Core asks for those of linear layers, with it also for those of norms.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from megatron_stare.weights.rules import MEGATRON_EXPERT, MEGATRON_LAYER, Entry
@@ -57,11 +59,12 @@ class Place:
 
     @property
     def extra_state(self) -> str | None:
-        """The key of the object beside it, if it is a linear layer's weight."""
+        """The key of the object beside it, if it is the weight of a linear layer or a norm."""
         module, _, name = self.key.rpartition(".")
-        if name != "weight" or not module.rpartition(".")[2].startswith("linear_"):
+        if name != "weight" or not re.search(r"\.(linear_\w+|\w+_layernorm)$", module):
             return None
-        index, counts = (".".join(map(str, numbers)) for numbers in (self.index, self.counts))
+        index = ".".join(map(str, self.index or (0,)))
+        counts = ".".join(map(str, self.counts or (1,)))
         return f"{module}._extra_state/shard_{index}_{counts}"
 
 

@@ -140,9 +140,20 @@ def test_to_megatron_through_any_layout_and_back_changes_no_bit(folders, tmp_pat
             assert torch.equal(tensor, expected[name]), (folder.name, name)
 
 
+def loads_and_saves_with_extra_states(
+    rank: int, folders: list[Path], parallel: ParallelConfig, out: Path
+) -> None:
+    """As with Transformer Engine, whose norms have objects beside them, too."""
+    from megatron_stare.policy.norm import RMSNorm
+    from tests.policies import have_extra_state
+
+    have_extra_state(RMSNorm)
+    loads_and_saves(rank, folders, parallel, out)
+
+
 def test_a_converted_checkpoint_has_the_keys_that_megatron_writes(folders, tmp_path):
     """Tensors with shape and dtype, and the objects beside them."""
-    run_world(1, loads_and_saves, folders, ParallelConfig(), tmp_path)
+    run_world(1, loads_and_saves_with_extra_states, folders, ParallelConfig(), tmp_path)
     for folder in folders:
         ours, theirs = (index_of(path) for path in (converted(folder), tmp_path / folder.name))
         if stored_dtype(folder) == torch.float16:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
+import torch
 import torch.distributed as dist
+from torch.distributed import ProcessGroup
 
 from megatron_stare.config.policy import ParallelConfig
 from megatron_stare.policy.groups import build_groups, destroy_groups
+from megatron_stare.timeouts import COLLECTIVE_TIMEOUT
 from tests.worlds import run_world
 
 
@@ -61,3 +66,15 @@ def test_experts_are_shared_by_neighbours_in_a_stage():
     ranks = run_world(8, members, parallel)
     assert [rank["ep"] for rank in ranks[::2]] == [[0, 1], [2, 3], [4, 5], [6, 7]]
     assert [rank["expt_dp"] for rank in ranks[:4]] == [[0, 2], [1, 3], [0, 2], [1, 3]]
+
+
+def timeouts(rank: int, parallel: ParallelConfig) -> set[timedelta]:
+    groups = vars(build_groups(parallel).collection).values()
+    backends = [g._get_backend(torch.device("cpu")) for g in groups if isinstance(g, ProcessGroup)]
+    assert len(backends) > 5
+    return {backend.options._timeout for backend in backends}
+
+
+def test_every_group_waits_as_long_as_the_world_does():
+    # Where rank 0 writes a model or sends it to servers, others wait in their tensor group.
+    assert run_world(2, timeouts, ParallelConfig(tensor=2)) == [{COLLECTIVE_TIMEOUT}] * 2

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -20,16 +20,26 @@ from megatron_stare.config.policy import ModelConfig, OptimConfig, ParallelConfi
 from megatron_stare.data.packing import plan_share
 from megatron_stare.objective import SupervisedObjective
 from megatron_stare.policy.build import build_policy
-from megatron_stare.policy.checkpoint import PolicyWrite, Written, begin_save, load_policy
+from megatron_stare.policy.checkpoint import (
+    PolicyWrite,
+    Written,
+    begin_save,
+    load_policy,
+    set_rng_state,
+)
 from megatron_stare.policy.flops import sample_cost
 from megatron_stare.policy.groups import build_groups
+from megatron_stare.policy.norm import RMSNorm
 from megatron_stare.policy.staging import Staging
 from megatron_stare.policy.step import Policy
 from megatron_stare.types import TokenBatch
 from megatron_stare.weights.hf_config import read_hf_config
 from tests.models import NETWORKS, VOCAB_SIZE, make_hf_folder
-from tests.policies import assert_close_relative
+from tests.policies import assert_close_relative, have_extra_state
 from tests.worlds import run_world
+
+# isort: split
+from megatron.core.tensor_parallel import get_cuda_rng_tracker
 
 pytestmark = pytest.mark.slow
 
@@ -260,3 +270,58 @@ def swap_while_saving(rank: int, folder: Path, saved: Path) -> bool:
 def test_weights_are_not_swapped_before_they_are_copied(tmp_path):
     make_hf_folder(tmp_path / "model")
     assert run_world(1, swap_while_saving, tmp_path / "model", tmp_path / "saved") == [True]
+
+
+def go_on_with_extra_states(rank: int, *arguments) -> tuple[Outcome, Outcome]:
+    """As with Transformer Engine, whose norms have objects beside their weights."""
+    have_extra_state(RMSNorm)
+    return go_on_after(rank, *arguments)
+
+
+def save_with_extra_states(rank: int, *arguments) -> tuple[Outcome, Outcome]:
+    have_extra_state(RMSNorm)
+    return save_after(rank, *arguments)
+
+
+@pytest.mark.parametrize("saves_with", [False, True])
+def test_a_run_goes_on_with_another_kind_of_layers(tmp_path, saves_with):
+    folder = make_hf_folder(tmp_path / "model", "qwen3")
+    save, go_on = save_after, go_on_with_extra_states
+    if saves_with:
+        save, go_on = save_with_extra_states, go_on_after
+    saved = tmp_path / "saved"
+    ((at_save, after),) = run_world(1, save, 2, folder, {}, saved)
+    ((loaded, gone_on),) = run_world(1, go_on, 2, folder, {}, saved, True)
+    assert_identical(replace(loaded, losses=at_save.losses), at_save)
+    assert_identical(gone_on, after)
+
+
+def rng_after(rank: int, saved_gpu: Tensor | None, claims_gpu: bool) -> list[bool]:
+    """Which random states a policy takes over: of the CPU, of the GPU, of the tracker."""
+    generator = torch.Generator().manual_seed(5)
+    cpu, gpu, tracker = generator.get_state(), torch.ones(16, dtype=torch.uint8), {"of": "a run"}
+    taken: list[Tensor] = []
+    torch.cuda.is_available = lambda: claims_gpu
+    torch.cuda.set_rng_state = taken.append  # pyright: ignore[reportAttributeAccessIssue]
+    set_rng_state({"cpu": cpu, "gpu": saved_gpu, "tracker": tracker})
+    return [
+        torch.equal(torch.get_rng_state(), cpu),
+        bool(taken) and torch.equal(taken[0], gpu),
+        get_cuda_rng_tracker().get_states() == tracker,
+    ]
+
+
+ON_A_GPU = torch.ones(16, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("saved_gpu", "claims_gpu", "expected"),
+    [
+        (None, False, [True, False, True]),
+        (None, True, [True, False, False]),
+        (ON_A_GPU, True, [True, True, True]),
+        (ON_A_GPU, False, [True, False, False]),
+    ],
+)
+def test_random_states_of_another_kind_of_device_are_left(saved_gpu, claims_gpu, expected):
+    assert run_world(1, rng_after, saved_gpu, claims_gpu) == [expected]
