@@ -177,6 +177,11 @@ class RolloutConfig(SamplingConfig):
                 f"colocated=true with engine={self.engine!r}, one_step_off={self.one_step_off}: "
                 "needs engine 'sglang', and generation and training in turn"
             )
+        if self.colocated and self.servers.transport == "distributed":
+            raise ValueError(
+                "colocated=true with servers.transport='distributed': NCCL takes no two processes "
+                "on one GPU, expected 'disk' or 'tensor'"
+            )
         return self
 
     @model_validator(mode="after")

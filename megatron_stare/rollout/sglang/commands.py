@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from megatron_stare.weights.hf_config import read_hf_config
 
 _CPU_STAND_INS = Path(__file__).parent / "cpu"
 _WITH_API_KEY = Path(__file__).parent / "with_api_key.py"
+_MEMORY_SAVER = "--enable-memory-saver"
 _NO_TIMEOUT_S = 10**6
 _CPU_MEMORY_SHARE = 0.5
 """Of what is free, for weights and caches of all servers: a server takes most of it otherwise."""
@@ -30,7 +32,7 @@ class ServeOptions:
     registry         folder to announce them in; their logs are there too
     dtype            of weights and activations
     tensor           GPUs per server
-    num_gpus         of this machine; 0 starts servers on the CPU
+    num_gpus         that this process sees; 0 starts servers on the CPU
     deadline_s       seconds for a server to come up
     router_python    of the environment of sglang-router, to start one too; None starts none
     api_key_env      name of the environment variable with the API key that they shall ask for
@@ -103,8 +105,8 @@ def server_environment(options: ServeOptions, number: int, folder: Path) -> dict
         "SGLANG_TIMEOUT_KEEP_ALIVE": "3600",
     }
     if options.num_gpus > 0:
-        gpus = range(number * options.tensor, (number + 1) * options.tensor)
-        return {**common, "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
+        gpus = _visible_gpus(options.num_gpus)[number * options.tensor :][: options.tensor]
+        return {**common, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
     return {
         **common,
         "SGLANG_USE_CPU_ENGINE": "1",
@@ -139,8 +141,28 @@ def check_options(options: ServeOptions) -> None:
     if options.num_gpus > 0 and options.servers * options.tensor > options.num_gpus:
         raise UserError(
             f"--servers {options.servers} x --tensor {options.tensor}: expected at most the "
-            f"{options.num_gpus} GPUs of this machine"
+            f"{options.num_gpus} GPUs that this process sees"
         )
+    _check_memory_saver(options)
+
+
+def _visible_gpus(count: int) -> list[str]:
+    """What CUDA_VISIBLE_DEVICES calls the GPUs of this process: numbers, or UUIDs."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = map(str, range(count)) if given is None else given.split(",")
+    return [name.strip() for name in names][:count]
+
+
+def _check_memory_saver(options: ServeOptions) -> None:
+    """SGLang's memory saver cannot take back expandable segments, and would not say so."""
+    if _MEMORY_SAVER not in options.extra:
+        return
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        if re.search(r"expandable_segments:\s*True", os.environ.get(name, ""), re.IGNORECASE):
+            raise UserError(
+                f"{name}={os.environ[name]} with {_MEMORY_SAVER}: memory that a server gives up "
+                "would stay taken, expected servers without expandable segments"
+            )
 
 
 def _allocator(python: Path) -> dict[str, str]:

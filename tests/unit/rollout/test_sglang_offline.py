@@ -11,6 +11,7 @@ from megatron_stare.errors import UserError
 from megatron_stare.rollout.sglang.client import sampling_parameters
 from megatron_stare.rollout.sglang.commands import (
     ServeOptions,
+    check_options,
     router_command,
     server_command,
     server_environment,
@@ -91,6 +92,55 @@ def test_servers_on_gpus_get_their_own(tmp_path):
     command = server_command(on_gpus, 1, 30001)
     assert "--device" not in command
     assert command[command.index("--tp-size") + 1] == "2"
+
+
+@pytest.mark.parametrize(
+    ("given", "second_server"),
+    [
+        ("4,5,6,7", "6,7"),  # the others are the trainers'
+        (" 4, 5 ,6, 7", "6,7"),
+        ("7,0,3,1", "3,1"),
+        ("GPU-8f2c,GPU-11aa,GPU-90b1,GPU-4e5d", "GPU-90b1,GPU-4e5d"),
+        ("MIG-1,MIG-2,MIG-3,MIG-4,MIG-5", "MIG-3,MIG-4"),
+        ("4,5,6,7,-1,2", "6,7"),  # CUDA sees none behind a wrong one
+    ],
+)
+def test_servers_stay_on_the_gpus_that_serve_was_given(tmp_path, monkeypatch, given, second_server):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    on_gpus = options(tmp_path, num_gpus=4, tensor=2)
+    assert server_environment(on_gpus, 1, tmp_path)["CUDA_VISIBLE_DEVICES"] == second_server
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+@pytest.mark.parametrize(
+    "value", ["expandable_segments:True", "backend:native,expandable_segments: true"]
+)
+def test_servers_that_give_up_memory_take_none_in_expandable_segments(
+    tmp_path, monkeypatch, name, value
+):
+    """SGLang looks at one of the variables only, and would seem to give up what stays taken."""
+    model = make_hf_folder(tmp_path / "model")
+    monkeypatch.setenv(name, value)
+    check_options(options(model))
+    with pytest.raises(UserError, match=f"{name}={value} with --enable-memory-saver"):
+        check_options(options(model, extra=["--enable-memory-saver"]))
+    monkeypatch.setenv(name, value.lower().replace("true", "False"))
+    check_options(options(model, extra=["--enable-memory-saver"]))
+
+
+@pytest.mark.parametrize("transport", ["disk", "tensor", "distributed"])
+def test_servers_on_the_trainers_gpus_are_in_no_group_with_it(transport):
+    """NCCL takes no two ranks on one GPU."""
+    config = {
+        "engine": "sglang",
+        "colocated": True,
+        "servers": {"urls": ["http://127.0.0.1:1"], "transport": transport},
+    }
+    if transport != "distributed":
+        RolloutConfig.model_validate(config)
+        return
+    with pytest.raises(ValidationError, match="NCCL takes no two processes on one GPU"):
+        RolloutConfig.model_validate(config)
 
 
 def test_servers_on_a_cpu_leave_memory_to_each_other_and_the_trainer(tmp_path):

@@ -47,15 +47,13 @@ class Bucket:
         num_bytes = self.num_bytes + self._size(tensor)
         return num_bytes <= self.share * self.buffer.numel() or not self.names
 
-    def add(self, name: str, tensor: Tensor) -> Tensor:
-        """Copy a tensor into it; the copy."""
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Copy a tensor of its dtype into it."""
         end = self.num_bytes + self._size(tensor)
-        stored = self.buffer[self.num_bytes : end].view(self.dtype).view(tensor.shape)
-        stored.copy_(tensor.detach())
+        self.buffer[self.num_bytes : end].view(self.dtype).view(tensor.shape).copy_(tensor)
         self.names.append(name)
         self.shapes.append(tuple(tensor.shape))
         self.num_bytes = end
-        return stored
 
     def _size(self, tensor: Tensor) -> int:
         return tensor.numel() * self.dtype.itemsize
@@ -74,7 +72,8 @@ def fill_buckets(
 ) -> Iterator[Bucket]:
     """Buckets of the tensors in `dtype`; two buffers: one is filled while the other is used.
 
-    `on_stored` gets every tensor as it is in a bucket. Buffers must hold the largest one.
+    `on_stored` gets every tensor in `dtype`, on the device that it came on. Buffers must hold the
+    largest one.
     """
     turns = cycle(buffers)
     bucket = Bucket(next(turns), dtype, share=_FIRST)
@@ -82,6 +81,8 @@ def fill_buckets(
         if not bucket.has_room_for(tensor):
             yield bucket
             bucket = Bucket(next(turns), dtype)
-        on_stored(name, bucket.add(name, tensor))
+        converted = tensor.detach().to(dtype)
+        bucket.add(name, converted)
+        on_stored(name, converted)
     bucket.is_last = True
     yield bucket

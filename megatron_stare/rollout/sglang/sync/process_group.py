@@ -13,11 +13,15 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
+import torch
 from torch import Tensor
 from torch._C import _distributed_c10d as c10d
 
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.sglang.client import Server, ServerFailure
+from megatron_stare.timeouts import COLLECTIVE_TIMEOUT
+
+_MAX_CTAS = 4
 
 
 @dataclass(slots=True)
@@ -43,7 +47,15 @@ class ServerGroup:
         options = c10d.BroadcastOptions()
         options.rootRank = 0
         options.timeout = timedelta(seconds=deadline_s)
-        self.backend.broadcast([flat], options).wait(options.timeout)
+        if not flat.is_cuda:
+            self.backend.broadcast([flat], options).wait(options.timeout)
+            return
+        # NCCL's `wait` holds up a stream: not the one on which the next bucket is being filled.
+        stream = torch.cuda.Stream(flat.device)
+        stream.wait_stream(torch.cuda.default_stream(flat.device))
+        with torch.cuda.stream(stream):
+            self.backend.broadcast([flat], options).wait()
+        stream.synchronize()
 
 
 async def make_group(
@@ -93,14 +105,25 @@ def _connect(
     store: c10d.TCPStore, name: str, world_size: int, backend: str, host: str, timeout_s: float
 ) -> Any:
     """This process's end, rank 0, of what SGLang's `init_custom_process_group` makes there."""
-    timeout = timedelta(seconds=timeout_s)
     prefixed = c10d.PrefixStore(f"{name}/", c10d.PrefixStore(name, store))
     if backend == "nccl":
-        options = c10d.ProcessGroupNCCL.Options()
-        options._timeout = timeout
-        return c10d.ProcessGroupNCCL(c10d.PrefixStore("cuda/", prefixed), 0, world_size, options)
+        prefixed, options = c10d.PrefixStore("cuda/", prefixed), nccl_options()
+        return c10d.ProcessGroupNCCL(prefixed, 0, world_size, options)
     options: Any = c10d.ProcessGroupGloo._Options()  # pyright: ignore[reportAttributeAccessIssue]
     options._devices = [c10d.ProcessGroupGloo.create_device(hostname=host)]
     options._threads = 1
-    options._timeout = timeout
+    options._timeout = timedelta(seconds=timeout_s)
     return c10d.ProcessGroupGloo(c10d.PrefixStore("cpu/", prefixed), 0, world_size, options)
+
+
+def nccl_options() -> Any:
+    """Of a group with a server: nothing about it may end this process, or fill its GPU."""
+    options = c10d.ProcessGroupNCCL.Options()
+    # When this is over NCCL ends the process, whatever is asked of a broadcast: the deadline of a
+    # server is that of its HTTP call, after which the group is aborted.
+    options._timeout = COLLECTIVE_TIMEOUT
+    # Ranks meet in the first broadcast: if a server has died, it can be aborted there, too.
+    options.config.blocking = 0
+    # Of the GPU, so that many servers at once leave room for computing.
+    options.config.max_ctas = _MAX_CTAS
+    return options

@@ -1,7 +1,7 @@
-"""Weights by HTTP: a bucket is a pickled dictionary in base64, one for each rank of a server.
+"""Weights by shared memory: a bucket lies there, and HTTP brings servers on this machine its name.
 
-    shared    the bucket lies in shared memory, and its name is sent; servers on loopback
-    CUDA IPC  a handle of the bucket is sent; servers on the trainer's GPUs. Not yet run on GPUs
+What is sent is a pickled dictionary in base64, one for each rank of a server. Handles of the GPU's
+memory are not (docs/decisions/0017-shared-memory-not-cuda-ipc.md).
 
 The server admits few classes into a pickle, and knows tensors by the functions that rebuild them;
 nothing of SGLang is needed here.
@@ -14,7 +14,7 @@ import io
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import accumulate, chain
+from itertools import accumulate
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,24 +36,20 @@ Reducers = dict[type, Callable[[Any], tuple[Any, ...]]]
 
 
 class TensorTransport:
-    """See `Transport`. Buckets of `bucket_bytes` to servers of so many ranks on `server_device`."""
+    """See `Transport`. Buckets of `bucket_bytes` to servers of so many ranks."""
 
-    def __init__(self, *, bucket_bytes: int, num_ranks: int, server_device: str) -> None:
+    def __init__(self, *, bucket_bytes: int, num_ranks: int) -> None:
         self._bucket_bytes = bucket_bytes
         self._num_ranks = num_ranks
-        self._server_device = server_device
         self._shared: list[SharedBuffer] = []
-        self._buffers: list[Tensor] = []
 
     def send(self, weights: Weights, recipients: Recipients) -> None:
         """See `Transport`. Raises UserError, too, where there is no room for shared memory."""
-        tensors = iter(weights.tensors)
-        first = next(tensors)
-        if not self._buffers:
-            self._allocate(buffer_bytes(self._bucket_bytes, weights.max_bytes), first[1].device)
-        buckets = fill_buckets(
-            chain([first], tensors), self._buffers, weights.dtype, weights.checksums.add
-        )
+        if not self._shared:
+            size = buffer_bytes(self._bucket_bytes, weights.max_bytes)
+            self._shared = [SharedBuffer(size), SharedBuffer(size)]
+        buffers = [shared.tensor for shared in self._shared]
+        buckets = fill_buckets(weights.tensors, buffers, weights.dtype, weights.checksums.add)
 
         async def deliver(bucket: Bucket, server: Server) -> None:
             with self._payloads(bucket, server.url) as payloads:
@@ -69,31 +65,20 @@ class TensorTransport:
 
     def close(self, run: Run) -> None:
         """See `Transport`."""
-        self._buffers = []
         while self._shared:
             self._shared.pop().close()
-
-    def _allocate(self, size: int, device: torch.device) -> None:
-        if self._server_device == "cuda" and device.type == "cuda":
-            self._buffers = list(torch.empty(2, size, dtype=torch.uint8, device=device))
-        else:
-            self._shared = [SharedBuffer(size), SharedBuffer(size)]
-            self._buffers = [shared.tensor for shared in self._shared]
 
     @contextmanager
     def _payloads(self, bucket: Bucket, url: str) -> Iterator[list[str]]:
         """What each rank of a server unpickles, good for one time inside the block."""
-        if bucket.buffer.is_cuda:
-            yield [_pickled(bucket, _BY_CUDA_IPC) for _ in range(self._num_ranks)]
-        elif is_loopback(url):
-            shared = next(shared for shared in self._shared if shared.tensor is bucket.buffer)
-            with shared.named(self._num_ranks) as names:
-                yield [_pickled(bucket, _by_name(name, bucket.buffer.numel())) for name in names]
-        else:
+        if not is_loopback(url):
             raise UserError(
                 f"rollout.servers.transport=tensor: {url} is not on loopback; expected servers on "
                 "rank 0's machine, or transport disk or distributed"
             )
+        shared = next(shared for shared in self._shared if shared.tensor is bucket.buffer)
+        with shared.named(self._num_ranks) as names:
+            yield [_pickled(bucket, _by_name(name, bucket.buffer.numel())) for name in names]
 
 
 def _pickled(bucket: Bucket, reducers: Reducers) -> str:
@@ -131,15 +116,7 @@ def _by_name(name: str, size: int) -> Reducers:
     }
 
 
-def _reduce_cuda(tensor: Tensor) -> tuple[Any, ...]:
-    """By an IPC handle; the device by its UUID, since processes may number devices differently."""
-    rebuild, arguments = reductions.reduce_tensor(tensor)
-    uuid = str(torch.cuda.get_device_properties(tensor.device).uuid)
-    return rebuild, (*arguments[:6], uuid, *arguments[7:])
-
-
 _STANDARD: Reducers = {
     Tensor: reductions.reduce_tensor,
     torch.storage.TypedStorage: reductions.reduce_typed_storage,
 }
-_BY_CUDA_IPC: Reducers = {Tensor: _reduce_cuda}

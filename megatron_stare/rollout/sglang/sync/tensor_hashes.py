@@ -36,8 +36,11 @@ def hash_on_gpu(parts: Sequence[Tensor]) -> str:
     Each 32-bit word is mixed with its position by two functions, sums over tiles are mixed again to
     64 bits, and so is the sum of those.
     """
-    data = torch.cat([part.contiguous().reshape(-1).view(torch.uint8) for part in parts])
-    data = torch.nn.functional.pad(data, (0, -data.numel() % 4))
+    flat = [part.contiguous().reshape(-1).view(torch.uint8) for part in parts]
+    # Of the largest tensors, which are alone, no copy is made.
+    data = flat[0] if len(flat) == 1 else torch.cat(flat)
+    if data.numel() % 4:
+        data = torch.nn.functional.pad(data, (0, -data.numel() % 4))
     words = data.view(torch.int32)
     total = sum(
         _sum_of_tiles(chunk, start, words.numel())

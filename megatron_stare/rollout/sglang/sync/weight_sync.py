@@ -127,7 +127,6 @@ class WeightSync:
             return TensorTransport(
                 bucket_bytes=int(config.bucket_mib * _MIB),
                 num_ranks=kind.tensor_parallel,
-                server_device=kind.device,
             )
         return DistributedTransport(
             bucket_bytes=int(config.bucket_mib * _MIB),
