@@ -71,8 +71,7 @@ def _eval(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    import torch
-
+    from megatron_stare.launch.gpus import count_gpus
     from megatron_stare.rollout.sglang.serve import ServeOptions, serve
 
     serve(
@@ -85,7 +84,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             registry=arguments.registry,
             dtype=arguments.dtype,
             tensor=arguments.tensor,
-            num_gpus=torch.cuda.device_count(),
+            num_gpus=count_gpus(),
             deadline_s=arguments.deadline_s,
             router_python=arguments.router_python if arguments.router else None,
             api_key_env=arguments.api_key_env,

@@ -17,6 +17,7 @@ from torch._C._distributed_c10d import HashStore
 
 from megatron_stare.config.policy import ParallelConfig
 from megatron_stare.errors import UserError
+from megatron_stare.launch.gpus import count_gpus
 from megatron_stare.timeouts import COLLECTIVE_TIMEOUT
 
 
@@ -36,16 +37,20 @@ class Topology:
 
 
 def read_topology(environ: Mapping[str, str] = os.environ) -> Topology:
-    """The place that the launcher gave this process."""
+    """The place that the launcher gave this process.
+
+    Raises:
+        UserError: the machine's GPUs do not answer.
+    """
     rank = int(environ.get("RANK", 0))
     world_size = int(environ.get("WORLD_SIZE", 1))
     local_rank = int(environ.get("LOCAL_RANK", 0))
-    cuda = torch.cuda.is_available()
+    on_gpu = count_gpus(environ) > 0
     return Topology(
         rank,
         world_size,
         local_rank,
-        torch.device("cuda", local_rank) if cuda else torch.device("cpu"),
+        torch.device("cuda", local_rank) if on_gpu else torch.device("cpu"),
         environ.get("SLURM_JOB_ID"),
     )
 
