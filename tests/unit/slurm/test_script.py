@@ -140,3 +140,14 @@ def test_the_examples_are_what_the_command_writes_today(config, monkeypatch):
 def test_there_are_examples_of_1_4_16_and_32_nodes():
     names = sorted(path.stem for path in EXAMPLES.glob("*.sbatch"))
     assert names == ["16_nodes", "1_node", "32_nodes", "4_nodes"]
+
+
+def test_what_only_trainers_should_have_in_their_environment_is_set_for_them_alone(script):
+    """Servers are slower with the one, and cannot give up memory with the other."""
+    text = script(*SGLANG, "slurm.processes_per_node=4")
+    head, trainers = text.split("# ---- Trainers -")
+    for name in ("CUDA_DEVICE_MAX_CONNECTIONS", "PYTORCH_ALLOC_CONF"):
+        assert name not in head
+    assert "export CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-1}\n" in trainers
+    assert "=${PYTORCH_ALLOC_CONF:-expandable_segments:True}\n" in trainers
+    assert "PYTORCH_ALLOC_CONF" not in script("slurm.gpus_per_node=0")
