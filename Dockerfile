@@ -2,11 +2,12 @@
 # /opt/sglang, /opt/router.
 #
 #   docker build -t megatron-stare .
-#   docker build -t megatron-stare --build-arg APEX=1 .               # with NVIDIA Apex, from source
+#   docker build -t megatron-stare --build-arg MAX_JOBS=32 .          # compilers at once, 3 GB each
 #   docker run --gpus all --shm-size 16g -v "$PWD:/work" megatron-stare megatron-stare train ...
 #
 # The versions of Python packages are those of the constraints files. The image's CUDA is that of torch.
-ARG CUDA_IMAGE=nvidia/cuda:13.0.1-cudnn-devel-ubuntu24.04
+# It has no cuDNN: Transformer Engine would load that one beside torch's own, and the two do not mix.
+ARG CUDA_IMAGE=nvidia/cuda:13.0.1-devel-ubuntu24.04
 
 FROM ${CUDA_IMAGE} AS base
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
@@ -14,7 +15,7 @@ ENV DEBIAN_FRONTEND=noninteractive PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CH
 # A compiler is needed at run time, too: Triton and SGLang build kernels for the GPU that they find.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends \
-        build-essential git libnuma1 ninja-build python3.12 python3.12-dev python3.12-venv \
+        build-essential libnuma1 ninja-build python3.12 python3.12-dev python3.12-venv \
     && rm -rf /var/lib/apt/lists/*
 
 FROM base AS sglang
@@ -28,23 +29,15 @@ RUN python3.12 -m venv /opt/router \
     && /opt/router/bin/pip install --no-deps -r /tmp/constraints-router.txt
 
 FROM base AS stare
-# GPU architectures to build kernels for: A100, H100 and H200, B200.
-ARG CUDA_ARCHS="80;90;100"
-ARG APEX=0
-# A commit, for an image that is to be built again.
-ARG APEX_REF=master
+ARG MAX_JOBS=4
 COPY constraints.txt constraints-gpu.txt /tmp/
 RUN python3.12 -m venv /opt/stare && /opt/stare/bin/pip install --no-deps -r /tmp/constraints.txt
-# Built against the torch above, so not in an environment of its own.
-RUN NVTE_FRAMEWORK=pytorch NVTE_CUDA_ARCHS="${CUDA_ARCHS}" \
+# Built against the torch above, so not in an environment of its own; and against the NCCL and cuDNN
+# that come with that torch and that it will load.
+ARG NVIDIA=/opt/stare/lib/python3.12/site-packages/nvidia
+RUN CPATH=${NVIDIA}/nccl/include:${NVIDIA}/cudnn/include:${NVIDIA}/cu13/include \
+    MAX_JOBS=${MAX_JOBS} NVTE_FRAMEWORK=pytorch \
     /opt/stare/bin/pip install --no-deps --no-build-isolation -r /tmp/constraints-gpu.txt
-RUN if [ "${APEX}" = 1 ]; then \
-        git clone https://github.com/NVIDIA/apex /tmp/apex \
-        && git -C /tmp/apex checkout "${APEX_REF}" \
-        && APEX_CPP_EXT=1 APEX_CUDA_EXT=1 \
-            /opt/stare/bin/pip install --no-deps --no-build-isolation /tmp/apex \
-        && rm -rf /tmp/apex; \
-    fi
 WORKDIR /opt/megatron_stare
 COPY pyproject.toml setup.py README.md LICENSE ./
 COPY megatron_stare megatron_stare

@@ -34,10 +34,11 @@ def test_every_package_of_the_image_is_pinned_by_a_constraints_file():
         "constraints.txt",
         "constraints-gpu.txt",
     ]
-    for line in INSTALLS:  # The others are this package and Apex, from their sources.
+    for line in INSTALLS:  # The other is this package, from its sources.
         assert "--no-deps" in line
-        assert "-r " in line or line.split()[-1] in (".", "/tmp/apex")
+        assert "-r " in line or line.split()[-1] == "."
     assert "==" not in DOCKERFILE
+    assert "apex" not in DOCKERFILE.lower()  # Nothing would use it.
 
 
 def test_packages_of_gpus_do_not_change_those_that_cpus_have():
@@ -62,11 +63,48 @@ def test_pins_of_the_package_are_those_of_the_constraints():
 
 
 def test_cuda_and_python_of_the_image_are_those_of_torch_and_of_the_project():
-    image = re.search(r"CUDA_IMAGE=nvidia/cuda:(\d+\.\d+)\.\d+-cudnn-devel", DOCKERFILE)
+    # Without a cuDNN: Transformer Engine would load it beside torch's.
+    image = re.search(r"CUDA_IMAGE=nvidia/cuda:(\d+\.\d+)\.\d+-devel", DOCKERFILE)
     assert image is not None
     assert TRAINER["cuda-toolkit"].startswith(f"{image[1]}.")
     python = (REPO / ".python-version").read_text().strip()
     assert set(re.findall(r"python(3\.\d+)", DOCKERFILE)) == {python}
+
+
+INSTALL = (REPO / "docs/install.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "root"), [(DOCKERFILE, "${NVIDIA}"), (INSTALL, "$nvidia")], ids=["image", "docs"]
+)
+def test_transformer_engine_is_built_with_the_headers_of_torchs_own_libraries(text, root):
+    """The toolkit has none of NCCL and cuDNN, and a system's would be of other versions."""
+    commands = text.replace("\\\n", " ")
+    headers = re.search(r"CPATH=(\S+)", commands)
+    assert headers is not None
+    assert headers[1].split(":") == [f"{root}/{name}/include" for name in ("nccl", "cudnn", "cu13")]
+    build = re.search(r"MAX_JOBS=\S+ NVTE_FRAMEWORK=pytorch +(\S+/pip install .*)", commands)
+    assert build is not None
+    assert build.start() > headers.start()
+    assert build[1].split()[2:5] == ["--no-deps", "--no-build-isolation", "-r"]
+    assert build[1].strip().endswith("constraints-gpu.txt")
+
+
+def test_those_headers_come_with_the_pinned_torch():
+    import torch
+
+    libraries = Path(torch.__file__).parents[1] / "nvidia"
+    if torch.version.cuda is None:
+        pytest.skip("this torch is built without CUDA")
+    for header in ("nccl/include/nccl.h", "cudnn/include/cudnn.h", "cu13/include/cuda_runtime.h"):
+        assert (libraries / header).exists(), header
+
+
+def test_install_docs_name_what_the_image_has():
+    for needed in ("ninja", "python3.12-dev"):
+        assert needed in INSTALL
+        assert needed in DOCKERFILE
+    assert "driver of at least 580" in INSTALL
 
 
 @pytest.mark.parametrize("nodes", ["16_nodes", "32_nodes"])
