@@ -2,7 +2,7 @@
 # /opt/sglang, /opt/router.
 #
 #   docker build -t megatron-stare .
-#   docker build -t megatron-stare --build-arg MAX_JOBS=32 .          # compilers at once, 3 GB each
+#   docker build -t megatron-stare --build-arg MAX_JOBS=32 .          # compilers at once
 #   docker run --gpus all --shm-size 16g -v "$PWD:/work" megatron-stare megatron-stare train ...
 #
 # The versions of Python packages are those of the constraints files. The image's CUDA is that of torch.

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from megatron_stare.errors import UserError
 from megatron_stare.ops.head_tiles import DLogits, Tile, head_d_logits, head_partial
 from megatron_stare.ops.partials import RowTerms, combine
 
@@ -58,6 +59,8 @@ def trusted(
     try:
         kernels = load()
         errors = disagreement(kernels, device, dtype)
+    except UserError:  # of the environment, which names a tile
+        raise
     except Exception as failure:  # whatever an import, a compiler or a driver may raise
         reason = f"failed with {type(failure).__name__}: {failure}"
     else:

@@ -9,17 +9,22 @@ Products accumulate in float32, and float32 operands are not rounded to TF32. Pr
 in bands of GROUP row blocks, so that those running at a time share operands in L2 cache. Any n, h
 and v are masked, with -inf where there is no column. Tiles are tuned on first use for each h and v,
 once for few tokens and once for many, so that a small micro-batch does not choose for large ones.
+Two runs may time them differently, take others, and round differently: the environment variable
+MEGATRON_STARE_HEAD_TILE=128x256x64x8x3 leaves the one of that name.
 Under TRITON_INTERPRET=1, which must be set before this module is imported, the kernels run on CPU,
 in float32 and float16 (the interpreter multiplies the bits of bfloat16).
 """
 
 from __future__ import annotations
 
+import os
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from megatron_stare.errors import UserError
 from megatron_stare.ops.head_tiles import Tile
 from megatron_stare.ops.partials import RowTerms, empty_partial, merge
 
@@ -32,28 +37,42 @@ _TUNED_FOR = ["h", "v", "is_many"]
 """`is_many` is read by the tuner alone: a bool, whose values Triton compiles no binaries for."""
 
 
-def _configs() -> list[triton.Config]:
-    """(ROWS, COLS, DEPTH, warps, stages): all fit into shared memory, and into registers but for
-    some 100 bytes of the epilogue. 128 x 128 on 4 warps would take ptxas minutes for Blackwell.
+_TILE_VARIABLE = "MEGATRON_STARE_HEAD_TILE"
+_TILES = (
+    (128, 256, 64, 8, 3),
+    (128, 256, 64, 8, 4),
+    (256, 128, 64, 8, 3),
+    (128, 128, 64, 8, 4),
+    (64, 256, 64, 8, 3),
+    (64, 128, 32, 4, 4),
+)
+"""(ROWS, COLS, DEPTH, warps, stages): all fit into shared memory, and into registers but for some
+100 bytes of the epilogue. 128 x 128 on 4 warps would take ptxas minutes for Blackwell."""
+
+
+def configs(pinned: str | None) -> list[triton.Config]:
+    """What the tuner chooses from: all tiles, or the pinned one, named by its numbers.
+
+    Raises:
+        UserError: no tile is named so.
     """
     if triton.knobs.runtime.interpret:  # pyright: ignore[reportAttributeAccessIssue]
         return [triton.Config({"ROWS": 32, "COLS": 256, "DEPTH": 64, "GROUP": 2})]
-    shapes = [
-        (128, 256, 64, 8, 3),
-        (128, 256, 64, 8, 4),
-        (256, 128, 64, 8, 3),
-        (128, 128, 64, 8, 4),
-        (64, 256, 64, 8, 3),
-        (64, 128, 32, 4, 4),
-    ]
+    named = {"x".join(map(str, tile)): tile for tile in _TILES}
+    if pinned is not None and pinned not in named:
+        raise UserError(f"{_TILE_VARIABLE}={pinned}: expected one of {', '.join(named)}")
     return [
         triton.Config(
             {"ROWS": rows, "COLS": cols, "DEPTH": depth, "GROUP": 8},
             num_warps=warps,
             num_stages=stages,
         )
-        for rows, cols, depth, warps, stages in shapes
+        for name, (rows, cols, depth, warps, stages) in named.items()
+        if pinned in (None, name)
     ]
+
+
+_CONFIGS = configs(os.environ.get(_TILE_VARIABLE))
 
 
 def triton_partial(
@@ -144,7 +163,7 @@ def _tile_logits(
     return logits
 
 
-@triton.autotune(configs=_configs(), key=_TUNED_FOR)
+@triton.autotune(configs=_CONFIGS, key=_TUNED_FOR)
 @triton.jit
 def _partial_kernel(
     hidden,
@@ -195,7 +214,7 @@ def _partial_kernel(
     tl.store(out + 3 * n, target_logit, mask=rows < n)
 
 
-@triton.autotune(configs=_configs(), key=_TUNED_FOR)
+@triton.autotune(configs=_CONFIGS, key=_TUNED_FOR)
 @triton.jit
 def _d_logits_kernel(
     hidden,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from megatron_stare.errors import UserError
 from megatron_stare.ops.head_kernels import (
     TORCH,
     Disagreement,
@@ -89,6 +90,50 @@ def test_triton_kernels_compile_for_hopper(name, tmp_path, monkeypatch):
     )
     assert "wgmma.mma_async" in compiled.asm["ptx"]
     assert compiled.metadata.shared <= 227 * 1024
+
+
+def head_triton():
+    pytest.importorskip("triton")
+    from megatron_stare.ops import head_triton
+
+    return head_triton
+
+
+def test_the_tuner_chooses_of_several_tiles_or_has_the_one_that_is_pinned():
+    module = head_triton()
+    every = module.configs(None)
+    assert len(every) == 6
+    (config,) = module.configs("64x128x32x4x4")
+    assert config.kwargs == {"ROWS": 64, "COLS": 128, "DEPTH": 32, "GROUP": 8}
+    assert (config.num_warps, config.num_stages) == (4, 4)
+
+
+@pytest.mark.parametrize("name", ["", "128x256x64", "128x256x64x8x5", "fast"])
+def test_a_tile_that_there_is_not_is_an_error_with_those_that_there_are(name):
+    with pytest.raises(UserError, match=f"MEGATRON_STARE_HEAD_TILE={name}: .*64x128x32x4x4"):
+        head_triton().configs(name)
+
+
+def test_a_wrong_name_of_a_tile_is_not_taken_for_a_broken_kernel():
+    def load() -> HeadKernels:
+        raise UserError("MEGATRON_STARE_HEAD_TILE=fast")
+
+    with pytest.raises(UserError):
+        trusted(load, CPU, torch.bfloat16)
+
+
+def sums_off_as_in_training(hidden, columns, *others):
+    """As a kernel whose binary for weights that divide by 16, and tokens that do not, is wrong."""
+    partial = TORCH.partial(hidden, columns, *others)
+    is_that_binary = hidden.shape[1] % 16 == len(columns) % 16 == 0 and len(hidden) % 16 != 0
+    partial[1] *= 1.01 if is_that_binary else 1.0
+    return partial
+
+
+def test_the_binary_that_training_runs_is_part_of_the_proof():
+    kernels = TORCH._replace(partial=sums_off_as_in_training)
+    allowed = Disagreement.allowed(torch.float32)
+    assert disagreement(kernels, CPU, torch.float32).partial > allowed.partial
 
 
 def test_a_cpu_takes_torch():
