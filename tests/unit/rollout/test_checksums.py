@@ -164,6 +164,14 @@ def test_parts_are_hashed_like_the_whole():
     assert hash_on_gpu(parts) == hash_on_gpu([torch.cat(parts)])
 
 
+@pytest.mark.parametrize("size", [6, 7])
+@pytest.mark.parametrize("start", [0, 1, 2, 3])
+def test_the_hash_of_gpus_is_of_values_wherever_they_begin(start, size):
+    memory = torch.randn(16).bfloat16()
+    part = memory[start : start + size]
+    assert hash_on_gpu([part]) == hash_on_gpu([part.clone()])
+
+
 def test_a_hash_is_the_same_however_many_tiles_are_mixed_at_once(monkeypatch):
     tensor = torch.randn(5 * 8192 + 3)
     expected = hash_on_gpu([tensor])

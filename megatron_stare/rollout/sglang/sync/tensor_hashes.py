@@ -37,10 +37,12 @@ def hash_on_gpu(parts: Sequence[Tensor]) -> str:
     64 bits, and so is the sum of those.
     """
     flat = [part.contiguous().reshape(-1).view(torch.uint8) for part in parts]
-    # Of the largest tensors, which are alone, no copy is made.
+    # The largest tensors are alone, and begin at a whole word: no copy of them is made.
     data = flat[0] if len(flat) == 1 else torch.cat(flat)
     if data.numel() % 4:
         data = torch.nn.functional.pad(data, (0, -data.numel() % 4))
+    elif data.storage_offset() % 4:
+        data = data.clone()
     words = data.view(torch.int32)
     total = sum(
         _sum_of_tiles(chunk, start, words.numel())
