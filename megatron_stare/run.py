@@ -256,8 +256,11 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
         )
         starting_weights = None
         if config.algorithm.kl != "none":
+            # Servers on the same GPU get all of its memory, in their turns.
+            device = torch.device("cpu") if config.rollout.colocated else world.topology.device
             starting_weights = {
-                name: p.detach().clone() for name, p in session.policy.named_parameters()
+                name: p.detach().to(device, copy=True)
+                for name, p in session.policy.named_parameters()
             }
         saving = stack.enter_context(
             keep_saving(

@@ -148,7 +148,12 @@ def _tile_side(hidden_size: int) -> int:
 
 
 def backward_work_bytes(
-    shape: ModelShape, parallel: ParallelConfig, sizes: RankSizes, *, recompute: str
+    shape: ModelShape,
+    parallel: ParallelConfig,
+    sizes: RankSizes,
+    *,
+    recompute: str,
+    kind: LayerKind,
 ) -> int:
     """What the backward pass of one layer allocates on top of what is kept.
 
@@ -163,7 +168,5 @@ def backward_work_bytes(
     mlp = tokens * (2 * n.h + 2 * n.f) * n.b + weight
     work = max(mlp, 2 * n.t * n.shared_qkv * n.b)
     if recompute == "full":
-        work += layer_bytes(
-            shape, n, recompute="none", kind="transformer_engine", context=parallel.context
-        )
+        work += layer_bytes(shape, n, recompute="none", kind=kind, context=parallel.context)
     return work

@@ -18,8 +18,10 @@ from megatron_stare.plan.activations import (
 )
 from megatron_stare.plan.job import Job
 from megatron_stare.policy.meta import HeldElements
+from megatron_stare.rollout.sglang.sync.buckets import buffer_bytes
 
 GIB = 2**30
+_MIB = 2**20
 _GRADIENT_BYTES = 4
 _MASTER_BYTES, _MOMENTS_BYTES = 4, 8
 _TERM_BYTES = 64
@@ -33,11 +35,12 @@ class StageMemory:
     """Bytes on a rank of a pipeline stage.
 
     parameters, gradients, optimizer  held from start to end
-    reference   the starting weights and a copy of the current ones, with a KL penalty
+    reference   the starting weights, with a KL penalty and servers elsewhere
+    buffers     of the weights' transport, on rank 0, from the first sync on
     activations  kept for the backward passes of all micro-batches under way
     working     what the backward pass of one layer allocates on top
     head        what the head allocates on top, on the last stage
-    sync        buckets and whole tensors on their way to the engine
+    sync        weights on their way to the engine: gathered, whole, and for rank 0's checksums
     batch       what is kept of every response token of the step
     """
 
@@ -48,6 +51,7 @@ class StageMemory:
     gradients: int
     optimizer: int
     reference: int
+    buffers: int
     activations: int
     working: int
     head: int
@@ -57,7 +61,8 @@ class StageMemory:
     @property
     def held(self) -> int:
         """From start to end."""
-        return self.parameters + self.gradients + self.optimizer + self.reference
+        held = self.parameters + self.gradients + self.optimizer
+        return held + self.reference + self.buffers
 
     @property
     def phases(self) -> dict[str, int]:
@@ -91,28 +96,25 @@ def stage_memory(
     element = job.element_bytes
     is_mixed = element < _GRADIENT_BYTES
     in_flight = micro_batches_in_flight(job, stage, num_micro_batches)
-    layer = layer_bytes(
-        job.shape,
-        sizes,
-        recompute=recompute,
-        kind="transformer_engine",
-        context=parallel.context,
-    )
+    # As `policy.layer_spec.uses_transformer_engine` has it, on GPUs.
+    kind = "torch" if job.config.model.dtype == "float32" else "transformer_engine"
+    layer = layer_bytes(job.shape, sizes, recompute=recompute, kind=kind, context=parallel.context)
     is_last = stage == parallel.pipeline - 1
     layers = job.shape.num_layers // parallel.pipeline
-    copies = 2 * held.parameters * element if job.config.algorithm.kl != "none" else 0
+    is_on_gpu = job.config.algorithm.kl != "none" and not job.config.rollout.colocated
     return StageMemory(
         stage=stage,
         in_flight=in_flight,
         parameters=held.buffer * element,
         gradients=held.buffer * _GRADIENT_BYTES,
         optimizer=held.optimized * ((_MASTER_BYTES if is_mixed else 0) + _MOMENTS_BYTES),
-        reference=copies,
+        reference=held.parameters * element if is_on_gpu else 0,
+        buffers=transport_bytes(job) if stage == 0 else 0,
         activations=math.ceil(in_flight * layers * layer)
         + (head_kept_bytes(sizes) if is_last else 0),
-        working=backward_work_bytes(job.shape, parallel, sizes, recompute=recompute),
+        working=backward_work_bytes(job.shape, parallel, sizes, recompute=recompute, kind=kind),
         head=head_work_bytes(job.shape, parallel, sizes) if is_last else 0,
-        sync=sync_bytes(job),
+        sync=sync_bytes(job) + (checksum_bytes(job) if stage == 0 else 0),
         batch=math.ceil(response_tokens / job.data) * _TERM_BYTES,
     )
 
@@ -143,12 +145,30 @@ def micro_batches_in_flight(job: Job, stage: int, num_micro_batches: int) -> flo
 
 def sync_bytes(job: Job) -> int:
     """The largest exchange of weights: a bucket's shards, gathered, and one parameter merged."""
-    tp, element = job.parallel.tensor, job.element_bytes
-    sizes = [
-        sum(math.prod(size) for size in entry.hf.values()) * element
-        for entry in job.entries
-        if not entry.is_copy
-    ]
-    gathered = max(_BUCKET_BYTES, max(sizes))
+    tp, largest = job.parallel.tensor, _largest_bytes(job)
+    gathered = max(_BUCKET_BYTES, largest)
     own = gathered // tp if tp > 1 else 0
-    return gathered + own + max(sizes)
+    return gathered + own + largest
+
+
+def transport_bytes(job: Job) -> int:
+    """The two buckets that a process group with servers sends from rank 0's GPU."""
+    servers = job.config.rollout.servers
+    if not _has_servers(job) or servers.transport != "distributed":
+        return 0
+    return 2 * buffer_bytes(int(servers.bucket_mib * _MIB), _largest_bytes(job))
+
+
+def checksum_bytes(job: Job) -> int:
+    """What rank 0 computes checksums of, at most: a tensor put together of its parts, and these."""
+    return 2 * _largest_bytes(job) if _has_servers(job) else 0
+
+
+def _has_servers(job: Job) -> bool:
+    return job.config.rollout.engine == "sglang"
+
+
+def _largest_bytes(job: Job) -> int:
+    """Of the largest parameter, whole."""
+    elements = (sum(map(math.prod, e.hf.values())) for e in job.entries if not e.is_copy)
+    return max(elements) * job.element_bytes

@@ -90,6 +90,7 @@ def _memory(plan: Plan) -> str:
         ("gradients, float32", "gradients"),
         ("optimizer", "optimizer"),
         ("reference", "reference"),
+        ("buckets to servers", "buffers"),
         ("kept for the backward", "activations"),
         ("a layer's backward", "working"),
         ("head", "head"),

@@ -100,14 +100,18 @@ class PolicyWrite:
         return written
 
     def _copy(self) -> list[tuple[Path, list, list[tuple[WriteItem, Tensor]]]]:
-        """Files by path: blobs, and tensors on the host that nobody changes."""
+        """Files by path: blobs, and tensors on the host that nobody changes.
+
+        What was put together for the save alone is let go of on its device.
+        """
+        buckets, self._writer.write_buckets = self._writer.write_buckets or [], []
         return [
             (
                 Path(path),
                 blobs,
                 [(item, self._staging.copy(item.index, tensor)) for item, tensor in tensors],
             )
-            for path, _, (blobs, tensors) in self._writer.write_buckets or []
+            for path, _, (blobs, tensors) in buckets
         ]
 
     def write_index(self, results: list[list[WriteResult]]) -> None:
@@ -158,6 +162,7 @@ def begin_save(policy: Policy, folder: Path, staging: Staging) -> PolicyWrite:
         dist_checkpointing.save(
             state, str(folder), save, async_sharded_save=True, async_strategy="mcore"
         )
+    staging.begin(policy.device)
     write = PolicyWrite(*save.plan, staging)
     policy.before_change = write.is_copied.wait
     return write

@@ -185,19 +185,23 @@ class Policy:
 
     @contextmanager
     def weights_swapped_for(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        """Run with other weights, a copy of `named_parameters` from earlier, then swap back."""
-        current = {name: p.detach().clone() for name, p in self.named_parameters()}
-        self._copy_weights(weights)
+        """Run with other weights, a copy of `named_parameters` from earlier, then swap back.
+
+        Meanwhile `weights`, on whatever device, hold those of the policy.
+        """
+        self._swap_weights(weights)
         try:
             yield
         finally:
-            self._copy_weights(current)
+            self._swap_weights(weights)
 
-    def _copy_weights(self, weights: Mapping[str, Tensor]) -> None:
+    def _swap_weights(self, weights: Mapping[str, Tensor]) -> None:
         self.before_change()
         with torch.no_grad():
             for name, parameter in self.named_parameters():
+                current = parameter.clone()
                 parameter.copy_(weights[name])
+                weights[name].copy_(current)
 
     def _run(
         self,

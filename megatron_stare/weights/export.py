@@ -160,13 +160,14 @@ def _rank(group: ProcessGroup | None) -> int:
     return 0 if group is None else group.rank()
 
 
-def _gather(flat: Tensor, tp_group: ProcessGroup | None) -> list[Tensor]:
+def _gather(flat: Tensor, tp_group: ProcessGroup | None) -> Sequence[Tensor]:
     """The flat tensors of all tensor-parallel ranks, in rank order."""
     if tp_group is None:
         return [flat]
-    flats = [torch.empty_like(flat) for _ in range(tp_group.size())]
-    dist.all_gather(flats, flat, group=tp_group)
-    return flats
+    # Of one tensor: into a list of them, NCCL gathers by way of a copy as large.
+    flats = flat.new_empty(tp_group.size() * flat.numel())
+    dist.all_gather_single(flats, flat, group=tp_group)
+    return flats.view(tp_group.size(), -1).unbind()
 
 
 def _merge(bucket: Sequence[_Piece], flats: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -6,6 +6,7 @@ Adam's epsilon is large: its sign-like step would blow rounding up where gradien
 from __future__ import annotations
 
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -270,6 +271,27 @@ def swap_while_saving(rank: int, folder: Path, saved: Path) -> bool:
 def test_weights_are_not_swapped_before_they_are_copied(tmp_path):
     make_hf_folder(tmp_path / "model")
     assert run_world(1, swap_while_saving, tmp_path / "model", tmp_path / "saved") == [True]
+
+
+def held_behind_the_copies(rank: int, folder: Path, saved: Path) -> int:
+    """Tensors of a save, some of them put together for it, that live on when they are copied."""
+    policy = open_policy(folder, {})
+    if rank == 0:
+        saved.mkdir()
+    dist.barrier()
+    save = begin_save(policy, saved, Staging())
+    buckets = save._writer.write_buckets or []
+    tensors = [weakref.ref(tensor) for *_, (_, items) in buckets for _, tensor in items]
+    assert tensors
+    del buckets
+    finish(rank, save, save.write())
+    return sum(tensor() is not None for tensor in tensors)
+
+
+def test_a_save_lets_go_of_what_it_has_copied(tmp_path):
+    """On a GPU moments that were put together would stay there until the save is whole."""
+    folder = make_hf_folder(tmp_path / "model", **NETWORKS["qwen3 tied"])
+    assert run_world(2, held_behind_the_copies, folder, tmp_path / "saved") == [0, 0]
 
 
 def go_on_with_extra_states(rank: int, *arguments) -> tuple[Outcome, Outcome]:

@@ -17,7 +17,7 @@ from megatron_stare.weights.hf_config import ModelShape, read_hf_config
 from megatron_stare.weights.load import load_hf_weights
 from megatron_stare.weights.save import save_hf_folder
 from tests.models import FAMILIES, empty_stage, hf_tensors, make_hf_folder
-from tests.worlds import run_world
+from tests.worlds import recorded_collectives, run_world
 
 LAYOUTS = [(2, 2), (4, 1), (1, 4)]
 """Tensor and pipeline parallel sizes."""
@@ -71,7 +71,10 @@ def round_trip(rank: int, folders: list[Path], tp_size: int, pp_size: int) -> li
                 pp_group=pp,
                 bucket_bytes=SMALL_BUCKET,
             )
-            exported = list(exported)
+            with recorded_collectives() as calls:
+                exported = list(exported)
+            # A gather into a list would take NCCL a copy as large as all of it.
+            assert {call for call, _ in calls} <= {"broadcast", "all_gather_single"}
             expected = {name: tensor.to(dtype) for name, tensor in hf_tensors(folder).items()}
             assert_same_tensors(exported, expected)
             order += [name for name, _ in exported]

@@ -141,7 +141,10 @@ def test_a_swap_of_weights_is_undone(open_sft, batch):
         at_start = policy.score(batch, share.micro_batches).logprobs
         sft_step(session, batch, 1)
         moved = policy.score(batch, share.micro_batches).logprobs
+        ends = {name: p.detach().clone() for name, p in policy.named_parameters()}
         with policy.weights_swapped_for(start):
             assert torch.equal(policy.score(batch, share.micro_batches).logprobs, at_start)
+            # They have changed places: there is no third copy.
+            assert all(torch.equal(start[name], tensor) for name, tensor in ends.items())
         assert torch.equal(policy.score(batch, share.micro_batches).logprobs, moved)
         assert not torch.equal(moved, at_start)

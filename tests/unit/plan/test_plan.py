@@ -8,12 +8,14 @@ from megatron_stare.cli import main
 from megatron_stare.config_io import to_yaml
 from megatron_stare.errors import UserError
 from megatron_stare.plan.hardware import read_assumptions
-from megatron_stare.plan.memory import GIB, micro_batches_in_flight
+from megatron_stare.plan.job import Job
+from megatron_stare.plan.memory import GIB, StageMemory, micro_batches_in_flight, stage_memory
 from megatron_stare.plan.plan import check_fits, make_plan
 from megatron_stare.plan.report import plan_report
 from megatron_stare.plan.search import search
 from megatron_stare.plan.training import Batch, training_time
 from megatron_stare.plan.weights import tabulated_elements
+from megatron_stare.policy.meta import HeldElements
 from tests.unit.plan.jobs import config_of, job_of
 
 
@@ -38,6 +40,48 @@ def test_a_plan_without_servers_has_training_only(tmp_path):
     plan = make_plan(job_of(config, gpus=16, generators=None))
     assert plan.mean("generate") == 0.0
     assert plan.mean("step") == plan.mean("total") > 0.0
+
+
+def stage_memory_of(job: Job) -> StageMemory:
+    """Of one stage, with 10^9 parameters."""
+    held = HeldElements(10**9, 10**9, 10**9)
+    return stage_memory(job, held, 0, num_micro_batches=8, response_tokens=10**6)
+
+
+EMBEDDING_BYTES = 152_064 * 5120 * 2
+"""The largest parameter."""
+
+
+def test_rank_0_has_buckets_and_checksums_of_what_it_sends_to_servers(tmp_path):
+    parallel = {"pipeline": 2, "tensor": 4, "context": 2, "sequence": True}
+    held = HeldElements(10**9, 10**9, 10**9)
+    for transport, buckets in (("disk", 0), ("tensor", 0), ("distributed", 2)):
+        rollout = {"servers": {"registry": "servers", "transport": transport}}
+        job = job_of(config_of(tmp_path, rollout=rollout, parallel=parallel))
+        first, last = (
+            stage_memory(job, held, stage, num_micro_batches=8, response_tokens=10**6)
+            for stage in range(2)
+        )
+        assert (first.buffers, last.buffers) == (buckets * EMBEDDING_BYTES, 0)
+        assert first.sync - last.sync == 2 * EMBEDDING_BYTES  # for checksums
+        # Kept from the first sync on, also while the policy learns.
+        assert first.held - first.buffers == first.parameters + first.gradients + first.optimizer
+
+
+def test_a_kl_penalty_takes_one_more_copy_of_the_weights_or_none_beside_servers(tmp_path):
+    penalty = {"kl": "k3", "kl_coef": 0.1}
+    elsewhere = stage_memory_of(job_of(config_of(tmp_path, algorithm=penalty)))
+    assert elsewhere.reference == elsewhere.parameters
+    config = config_of(tmp_path, algorithm=penalty, rollout={"colocated": True})
+    assert stage_memory_of(job_of(config)).reference == 0
+
+
+def test_float32_is_planned_with_the_layers_that_it_has(tmp_path):
+    """Those of torch, also on a GPU: Transformer Engine's attention does not take it."""
+    model = {"dtype": "float32", "recompute": "none"}
+    wide = stage_memory_of(job_of(config_of(tmp_path, model=model)))
+    half = stage_memory_of(job_of(config_of(tmp_path, model=model | {"dtype": "bfloat16"})))
+    assert wide.activations > 2.2 * half.activations
 
 
 @pytest.mark.parametrize(
