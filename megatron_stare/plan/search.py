@@ -83,7 +83,8 @@ def _candidate(job: Job, batch: Batch) -> Candidate | None:
             job,
             elements,
             stage,
-            num_micro_batches=job.parallel.pipeline,
+            # More than are ever in flight at once, also where chunks are interleaved.
+            num_micro_batches=2 * job.parallel.pipeline,
             response_tokens=sum(batch.responses),
         ).peak[1]
         for stage, elements in zip(stages, held, strict=True)
