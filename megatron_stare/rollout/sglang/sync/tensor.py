@@ -1,7 +1,7 @@
 """Weights by shared memory: a bucket lies there, and HTTP brings servers on this machine its name.
 
 What is sent is a pickled dictionary in base64, one for each rank of a server. Handles of the GPU's
-memory are not (docs/decisions/0017-shared-memory-not-cuda-ipc.md).
+memory are not (docs/decisions/0019-shared-memory-not-cuda-ipc.md).
 
 The server admits few classes into a pickle, and knows tensors by the functions that rebuild them;
 nothing of SGLang is needed here.
