@@ -90,6 +90,7 @@ CASES = {
     "a model in the place of the new": Case(
         "hf/final: the model of a run", ("run.resume=never",), in_folders=("finished",)
     ),
+    "no login to W&B": Case("log.wandb_project='bands'", ("log.wandb_project=bands",)),
     "another seed": Case("run.seed was 1, is 2", ("run.seed=2",), in_folders=SAVED),
     "other sizes of groups": Case(
         "samples_per_prompt was 4, is 2", ("rollout.samples_per_prompt=2",), in_folders=SAVED
@@ -137,7 +138,18 @@ def copy(workspace, tmp_path) -> Path:
     return folder
 
 
+@pytest.fixture
+def without_wandb(tmp_path, monkeypatch):
+    """A home without a login, and a server that nobody answers at."""
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.usefixtures("without_wandb")
 def test_a_refused_start_touches_nothing(copy, capsys, case):
     if case.spoil is not None:
         case.spoil(copy)

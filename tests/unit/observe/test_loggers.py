@@ -127,15 +127,16 @@ def test_a_run_goes_on_when_the_process_of_wandb_is_killed(tmp_path, moment):
 import os, signal, threading
 from pathlib import Path
 from megatron_stare.config.run import LogConfig
+from megatron_stare.observe.loggers import open_loggers
 from tests.children import children_named
-from tests.unit.observe.test_loggers import loggers_in
 
 def send(number):
     for pid in children_named("wandb"):
         os.kill(pid, number)
 
 log = LogConfig(wandb_project="bands", wandb_mode="offline")
-with loggers_in(Path({str(tmp_path)!r}), log) as loggers:
+with open_loggers(log) as loggers:
+    loggers.open_files(log, Path({str(tmp_path)!r}), {CONFIG!r})
     if {moment == "before the first step"}:
         send(signal.SIGKILL)
     else:  # It takes what is logged, and does not answer when the run is finished.
