@@ -35,6 +35,7 @@ from megatron_stare.rollout.sampler import (
 from megatron_stare.rollout.sglang.engine import SGLangEngine
 from megatron_stare.rollout.stop_tokens import describe_stop_tokens, stop_token_sources
 from megatron_stare.session import World
+from megatron_stare.token_terms import check_rollout_logprobs
 from megatron_stare.types import Prompt
 
 
@@ -179,6 +180,8 @@ def _build(config: TrainConfig, world: World) -> RolloutSide:
     scorer = Scorer(config.reward, max_response_tokens=config.rollout.max_response_tokens)
     try:
         engine = _build_engine(config, tokenizer, turn_ends, world)
+        if isinstance(engine, ReplayEngine):
+            check_rollout_logprobs(engine.has_logprobs, config)
     except BaseException:
         scorer.close()
         raise

@@ -6,6 +6,7 @@ Everything here is flat over this rank's `r` tokens (see `data.packing.Share`), 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -36,8 +37,8 @@ class LocalTokens:
     rollout_logprobs: Tensor
 
 
-def check_rollout_logprobs(batch: RolloutBatch, config: TrainConfig) -> None:
-    """See that the engine gave log-probs where the config wants them.
+def check_rollout_logprobs(has_logprobs: Callable[[], bool], config: TrainConfig) -> None:
+    """See that the engine gives log-probs where the config wants them; it is not asked elsewhere.
 
     Raises:
         UserError: it gave none, and tokens are ranked or corrected by them.
@@ -47,7 +48,7 @@ def check_rollout_logprobs(batch: RolloutBatch, config: TrainConfig) -> None:
         ("algorithm.correction.kind", config.algorithm.correction.kind, "none"),
     )
     for key, value, without in settings:
-        if value != without and not _has_rollout_logprobs(batch):
+        if value != without and not has_logprobs():
             raise UserError(
                 f"{key}={value!r}: the samples have no log-probs of the engine; "
                 f"record them, or use {key}={without!r}"
@@ -104,7 +105,7 @@ def selection_overlap(
     Args:
         scores: of the policy before the update.
     """
-    if not _has_rollout_logprobs(batch):
+    if not has_rollout_logprobs(batch):
         return math.nan
     by_engine = config.surprisal == "rollout"
     surprisal = _surprisal(scores) if by_engine else -tokens.rollout_logprobs
@@ -116,7 +117,8 @@ def selection_overlap(
     return both / either if either else math.nan
 
 
-def _has_rollout_logprobs(batch: RolloutBatch) -> bool:
+def has_rollout_logprobs(batch: RolloutBatch) -> bool:
+    """Whether every token that counts has one of the engine."""
     return not batch.rollout_logprobs[batch.loss_mask].isnan().any()
 
 

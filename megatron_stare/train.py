@@ -24,6 +24,7 @@ from megatron_stare.token_terms import (
     LocalTokens,
     batch_entropy,
     check_rollout_logprobs,
+    has_rollout_logprobs,
     local_tokens,
     rank_tokens,
     selection_overlap,
@@ -133,7 +134,7 @@ def learn(run: Run, batch: RolloutBatch) -> Learned:
     on it, its `share`, in flat order; whatever is global is one reduction over data parallelism.
     """
     config, dp = run.config, run.session.policy.groups.dp
-    check_rollout_logprobs(batch, config)
+    check_rollout_logprobs(lambda: has_rollout_logprobs(batch), config)
 
     share = run.plan(batch)
     old = run.score(batch, share) if config.needs_prepass else None

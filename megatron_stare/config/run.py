@@ -25,7 +25,7 @@ class ResumableRunConfig(RunConfig):
 
     resume: Literal["auto", "never", "must"] = "auto"
     """`auto` goes on from the newest checkpoint in `dir` if there is one; `must` needs one; `never`
-    refuses a folder that has one."""
+    refuses a folder that has one, or a model."""
 
 
 class CheckpointConfig(Section):

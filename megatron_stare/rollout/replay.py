@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from itertools import groupby
@@ -37,6 +38,11 @@ class ReplayEngine:
         self._served_before: Counter[str] = Counter()
         self._is_interrupted = False
         self.weight_version = -1
+
+    def has_logprobs(self) -> bool:
+        """Whether any recorded sample has log-probs."""
+        recordings = (one for recordings in self._recordings.values() for one in recordings)
+        return any(not math.isnan(value) for one in recordings for value in one.logprobs)
 
     def generate(
         self, requests: Sequence[Request], sampling: SamplingConfig, *, seed: int
