@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from megatron_stare.checkpoint.folders import CHECKPOINTS, remove_unfinished
-from megatron_stare.checkpoint.lock import RunLock
+from megatron_stare.checkpoint.lock import LOCK, RunLock
 from megatron_stare.errors import UserError
 from megatron_stare.observe.history import CUT_FILE_NAME, FILE_NAME
-from megatron_stare.output import check_folder
+from megatron_stare.output import check_folder, writing
 from megatron_stare.weights.folders import remove
 
 HF, SAMPLES, CONFIG = "hf", "samples", "config.yaml"
 _FOLDERS = (CHECKPOINTS, HF, SAMPLES, "bank", "tensorboard", "wandb")
-_FILES = (CONFIG, FILE_NAME, CUT_FILE_NAME)
+_FILES = (LOCK, CONFIG, FILE_NAME, CUT_FILE_NAME)
 
 
 def check_run_folder(folder: Path, lock: RunLock) -> None:
     """See, touching nothing, that a run can begin to write in its folder.
 
     Raises:
-        UserError: it cannot be made or written, another run holds it, or it has a file where a run
-            has a folder, or the other way round.
+        UserError: it, or a part of it, cannot be made or written, another run holds it, or it has
+            something else where a run has a file or a folder.
     """
     check_folder(folder, "run.dir")
+    with writing(folder, "run.dir"):
+        for name in (*_FOLDERS, *_FILES):
+            if (folder / name).exists():
+                _check_part(folder / name, "folder" if name in _FOLDERS else "file")
     lock.check_free()
-    for name in (*_FOLDERS, *_FILES):
-        path = folder / name
-        if path.exists() and path.is_dir() != (name in _FOLDERS):
-            found, expected = ("folder", "file") if path.is_dir() else ("file", "folder")
-            raise UserError(f"{path}: is a {found}; expected the {expected} of a run, or none")
+
+
+def _check_part(path: Path, kind: str) -> None:
+    if not (path.is_dir() if kind == "folder" else path.is_file()):
+        raise UserError(f"{path}: is no {kind}; expected the {kind} of a run, or none")
+    if path.name != LOCK and not os.access(path, os.W_OK):  # Who holds it says more.
+        raise UserError(f"{path}: cannot be written; expected a {kind} that the run can go on with")
 
 
 def remove_leavings(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -59,15 +60,18 @@ def test_every_command_says_in_one_line_that_its_folder_cannot_be(workspace, tmp
     assert not (tmp_path / "nothing").exists()
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "config.yaml", "checkpoints", "samples", "hf"])
-def test_a_thing_of_the_wrong_kind_is_named(workspace, tmp_path, capsys, name):
-    if "." in name:
-        (tmp_path / "run" / name).mkdir(parents=True)
-    else:
-        (tmp_path / "run").mkdir()
-        (tmp_path / "run" / name).write_text("somebody's")
-    assert train(workspace, tmp_path / "run", "train.steps=1") == 2
-    assert f"{tmp_path}/run/{name}: is a" in capsys.readouterr().err
+def test_a_thing_of_the_wrong_kind_is_named(workspace, tmp_path, capsys):
+    for name in ("metrics.jsonl", "config.yaml", "lock", "checkpoints", "samples", "hf", "bank"):
+        path = tmp_path / name / name
+        path.parent.mkdir()
+        if name in ("metrics.jsonl", "config.yaml"):
+            path.mkdir()
+        elif name == "lock":
+            os.mkfifo(path)
+        else:
+            path.write_text("somebody's")
+        assert train(workspace, path.parent, "train.steps=1") == 2
+        assert f"{path}: is no " in capsys.readouterr().err
 
 
 def test_a_run_shortened_to_where_it_stands_ends_there_with_its_model(workspace, tmp_path):
