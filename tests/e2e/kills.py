@@ -69,10 +69,14 @@ def _unfinished(running: Running) -> set[int]:
 
 
 def start(workspace: Path, run: Path, *overrides: str, processes: int = 1) -> Running:
-    """A run of the workspace's config, in the folder `run`; WORKSPACE in an override is its."""
-    overrides = tuple(override.replace("WORKSPACE", str(workspace)) for override in overrides)
+    """A run of the workspace's config, in the folder `run`; WORKSPACE in an override is its.
+
+    Of overrides of one key the last counts.
+    """
     settings = (f"train.steps={STEPS}", *SETTINGS, *overrides)
-    return Running.start(run, workspace / "train.yaml", *settings, processes=processes)
+    in_workspace = (setting.replace("WORKSPACE", str(workspace)) for setting in settings)
+    last = {setting.partition("=")[0]: setting for setting in in_workspace}.values()
+    return Running.start(run, workspace / "train.yaml", *last, processes=processes)
 
 
 def finish(workspace: Path, run: Path, *overrides: str, processes: int = 1) -> Path:

@@ -125,9 +125,9 @@ def workspace(tmp_path_factory) -> Path:
 
 
 def train(workspace: Path, name: str, *overrides: str) -> int:
+    steps = [] if any(text.startswith("train.steps=") for text in overrides) else ["train.steps=2"]
     config = str(workspace / "train.yaml")
-    code = main(["train", config, f"run.dir={workspace / name}", "train.steps=2", *overrides])
-    return code
+    return main(["train", config, f"run.dir={workspace / name}", *steps, *overrides])
 
 
 @pytest.fixture

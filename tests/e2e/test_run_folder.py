@@ -135,11 +135,11 @@ def test_a_run_that_begins_anew_where_one_logged_says_so(workspace, tmp_path, ca
 @pytest.mark.parametrize("lost", ["the folder", "the lock", "the lock to another"])
 def test_a_run_whose_folder_is_lost_ends_with_one_message(workspace, tmp_path, lost):
     run = tmp_path / "run"
-    settings = ("train.steps=500", f"run.dir={run}", "checkpoint.every=1")
-    with start(workspace, tmp_path / "logs", *settings) as running:
+    settings = ("train.steps=500", "checkpoint.every=1", "checkpoint.asynchronous=false")
+    with start(workspace, run, *settings) as running:
         running.wait_for(lambda: (run / "checkpoints" / "latest").exists())
         if lost == "the folder":
-            run.rename(tmp_path / "elsewhere")
+            running.log = run.rename(tmp_path / "elsewhere") / running.log.name
         elif lost == "the lock":
             (run / "lock").unlink()
         else:
