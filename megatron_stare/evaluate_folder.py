@@ -50,7 +50,11 @@ def evaluate_folder(config: EvalConfig) -> dict[str, float]:
         turn_ends=turn_ends,
     )
     engine.load_weights(config.model.path, version=0)
-    scorer = Scorer(config.reward, max_response_tokens=config.eval.max_response_tokens)
+    scorer = Scorer(
+        config.reward,
+        max_response_tokens=config.eval.max_response_tokens,
+        report=lambda text: print_line(console, text),
+    )
     progress = Progress(console, bars=config.log.progress)
     with scorer, progress.phase("evaluate") as advance:
         evaluation = evaluate(

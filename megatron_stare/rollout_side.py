@@ -177,7 +177,11 @@ def _build(config: TrainConfig, world: World) -> RolloutSide:
         turn_ends += problems.form.turn_ends
     sources = stop_token_sources(config.model.path, tokenizer, turn_ends=turn_ends)
     world.loggers.message(describe_stop_tokens(sources, tokenizer))
-    scorer = Scorer(config.reward, max_response_tokens=config.rollout.max_response_tokens)
+    scorer = Scorer(
+        config.reward,
+        max_response_tokens=config.rollout.max_response_tokens,
+        report=world.loggers.message,
+    )
     try:
         engine = _build_engine(config, tokenizer, turn_ends, world)
         if isinstance(engine, ReplayEngine):
@@ -188,7 +192,8 @@ def _build(config: TrainConfig, world: World) -> RolloutSide:
     bank = None
     generating, judging = engine, scorer
     if not isinstance(engine, ReplayEngine):
-        bank = Bank(config.run.dir / "bank", lineage_of(config), world.loggers.message)
+        lineage = lineage_of(config, scorer.code)
+        bank = Bank(config.run.dir / "bank", lineage, world.loggers.message)
         generating = BankedEngine(
             engine,
             bank,

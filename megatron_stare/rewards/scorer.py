@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -17,7 +17,8 @@ from megatron_stare.algorithms.filters import overlong_penalty
 from megatron_stare.config.algorithm import RewardConfig
 from megatron_stare.errors import UserError
 from megatron_stare.rewards.pool import VerifierPool
-from megatron_stare.rewards.worker import Setup, Verdict
+from megatron_stare.rewards.verdict import Verdict
+from megatron_stare.rewards.worker import Setup
 from megatron_stare.types import Reward, Sample
 
 VERIFIERS = {
@@ -31,9 +32,18 @@ class Scorer:
     """Judges samples by `config`; a context manager that owns the verifier processes.
 
     Raises UserError at once where `reward.kind` or `reward.format_pattern` cannot be used.
+
+    Args:
+        report: is told, once, what the user should know of the verifier.
     """
 
-    def __init__(self, config: RewardConfig, *, max_response_tokens: int) -> None:
+    def __init__(
+        self,
+        config: RewardConfig,
+        *,
+        max_response_tokens: int,
+        report: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._config = config
         self._max_response_tokens = max_response_tokens
         setup = Setup(
@@ -42,8 +52,16 @@ class Scorer:
             memory_bytes=int(config.memory_gib * 2**30),
             import_path=tuple(sys.path),
         )
-        self._pool = VerifierPool(setup, num_workers=config.workers, deadline_s=config.deadline_s)
+        self._pool = VerifierPool(
+            setup, num_workers=config.workers, deadline_s=config.deadline_s, report=report
+        )
         self._pool.start()
+
+    @property
+    def code(self) -> str:
+        """A digest of the verifier's code."""
+        assert self._pool.code is not None, "it is started"
+        return self._pool.code
 
     def score(self, samples: Sequence[Sample]) -> list[Reward]:
         """The reward of every sample, in their order."""

@@ -1,33 +1,48 @@
 """The process in which verifications run: `python -m megatron_stare.rewards.worker FD`.
 
 Besides the verifier it imports little but the standard library, so that one starts in a fraction of
-a second after another was killed. File descriptor FD is its connection to the pool; standard input
-is a pipe that nothing is ever written to, whose other end dies with the trainer.
+a second after another was killed. File descriptor FD is its connection to the pool (`channel`);
+standard input is a pipe that nothing is ever written to, whose other end dies with the trainer.
+
+    pool    Setup
+    worker  ["ready", digest of the code]                      or ["error", why it cannot import]
+    pool    [(id, response, answer), ...]                      a chunk
+    worker  ["begun"]                                          it has read the chunk
+    worker  ["verdict", id, value, matches format, failure, seconds, leaves something running]
+    worker  ["note", what the user should know]
+
+Only this process speaks: a verifier may fork, and what it forked leaves without a word.
 """
 
 from __future__ import annotations
 
 import fcntl
 import importlib
-import math
-import numbers
+import json
 import os
+import pickle
 import re
 import resource
+import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from megatron_stare import stop_signals
+from megatron_stare.rewards.channel import LENGTH
+from megatron_stare.rewards.code import code_digest
+from megatron_stare.rewards.verdict import Verdict, as_number, failure_of, reading_of
 
 EXIT_MEMORY = 86
 """Exit code of a process whose verification ran out of memory."""
 
 Verifier = Callable[[str, str], object]
+_BUFFER_BYTES = 1 << 18
+_TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,60 +61,126 @@ class Setup:
     import_path: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What one verification found; `value` is 0 and `matches_format` False with a `failure`."""
+class _Connection:
+    """To the pool, of this process alone."""
 
-    value: float
-    matches_format: bool
-    failure: str | None
-    seconds: float
+    def __init__(self, descriptor: int) -> None:
+        os.set_inheritable(descriptor, False)
+        self._socket = socket.socket(fileno=descriptor)
+        self._reader = self._socket.makefile("rb", buffering=_BUFFER_BYTES)
+        os.register_at_fork(after_in_child=lambda: os.close(self._socket.detach()))
+
+    def send(self, *message: Any) -> None:
+        self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def receive(self) -> Any:
+        """The next message; the process ends where the pool has hung up."""
+        prefix = self._reader.read(LENGTH.size)
+        if not prefix:
+            sys.exit()
+        return pickle.loads(self._reader.read(*LENGTH.unpack(prefix)))
 
 
-def main(connection: Connection) -> None:
-    """Serve batches of (response, answer), one verdict per item, until the pool hangs up."""
+def main(descriptor: int) -> None:
+    """Serve chunks of (id, response, answer), one verdict per item, until the pool hangs up."""
     stop_signals.ignore()  # The trainer heeds them: it finishes its step, and needs the verdicts.
     _die_with_the_trainer()
-    setup: Setup = connection.recv()
+    connection = _Connection(descriptor)
+    setup: Setup = connection.receive()
     try:
         verifier = _import_function(setup)
-    except Exception as error:
-        connection.send(f"{type(error).__name__}: {error}")
+    except BaseException as error:  # Its module is foreign code, too.
+        connection.send("error", failure_of(error))
         return
     _limit_memory(setup.memory_bytes)
-    connection.send(None)
-    pattern = re.compile(setup.format_pattern, re.DOTALL) if setup.format_pattern else None
+    connection.send("ready", code_digest(setup.function.partition(":")[0]))
+    _serve(connection, verifier, setup.format_pattern)
+
+
+def _serve(connection: _Connection, verifier: Verifier, format_pattern: str | None) -> None:
+    pattern = re.compile(format_pattern, re.DOTALL) if format_pattern else None
+    noted: set[type] = set()
+
+    def note(value: Any) -> None:
+        if type(value) not in noted and (reading := reading_of(value)) is not None:
+            connection.send("note", reading)
+        noted.add(type(value))
+
+    num_threads = len(sys._current_frames())
     while True:
-        for response, answer in connection.recv():
-            connection.send(judge(verifier, pattern, response, answer))
+        chunk = _receive_chunk(connection)
+        connection.send("begun")
+        for number, response, answer in chunk:
+            found = judge(verifier, pattern, response, answer, note)
+            fields = found.value, found.matches_format, found.failure, found.seconds
+            connection.send("verdict", number, *fields, _is_running_more_than(num_threads))
+
+
+def _receive_chunk(connection: _Connection) -> list[tuple[str, str, str]]:
+    """The next chunk; where it does not fit into memory the process ends."""
+    try:
+        return connection.receive()
+    except MemoryError:
+        os._exit(EXIT_MEMORY)
 
 
 def judge(
-    verifier: Verifier, pattern: re.Pattern[str] | None, response: str, answer: str
+    verifier: Verifier,
+    pattern: re.Pattern[str] | None,
+    response: str,
+    answer: str,
+    note: Callable[[Any], None] = lambda _: None,
 ) -> Verdict:
-    """Run one verification; whatever it raises is its verdict's failure."""
+    """Run one verification; whatever it raises is its verdict's failure.
+
+    Args:
+        note: is given what the verifier returned, if it is a number.
+    """
     start = time.perf_counter()
     value, matches, failure = 0.0, False, None
     try:
-        value = _finite_number(verifier(response, answer))
+        found = _in_this_process_only(verifier, response, answer)
+        value = as_number(found)
+        note(found)
         matches = pattern is not None and pattern.fullmatch(response) is not None
     except MemoryError:
         os._exit(EXIT_MEMORY)
     except BaseException as error:  # A verifier is foreign code: even SystemExit is its failure.
-        value, failure = 0.0, f"{type(error).__name__}: {error}"[:200]
+        value, failure = 0.0, failure_of(error)
+    for timer in _TIMERS:  # One that it left would go off in another's verification.
+        signal.setitimer(timer, 0)
     return Verdict(value, matches, failure, time.perf_counter() - start)
 
 
-def _finite_number(value: Any) -> float:
-    if not isinstance(value, numbers.Real):
-        raise TypeError(f"the verifier returned {value!r:.60}, expected a number")
-    if not math.isfinite(value):
-        raise ValueError(f"the verifier returned {value}, expected a finite number")
-    return float(value)
+def _in_this_process_only(verifier: Verifier, response: str, answer: str) -> object:
+    """What the verifier returns or raises; in a process that it forked, neither comes back."""
+    process, code = os.getpid(), 0
+    try:
+        return verifier(response, answer)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        raise
+    except BaseException:
+        code = 1
+        raise
+    finally:
+        if os.getpid() != process:
+            os._exit(code & 0xFF)
+
+
+def _is_running_more_than(num_threads: int) -> bool:
+    """Whether there are more threads than that, or child processes."""
+    if len(sys._current_frames()) > num_threads:
+        return True
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _import_function(setup: Setup) -> Verifier:
-    sys.path.extend(path for path in setup.import_path if path not in sys.path)
+    sys.path[:] = dict.fromkeys([os.getcwd(), *sys.path, *setup.import_path])
     module, _, name = setup.function.partition(":")
     function = getattr(importlib.import_module(module), name)
     if not callable(function):
@@ -108,13 +189,18 @@ def _import_function(setup: Setup) -> Verifier:
 
 
 def _die_with_the_trainer() -> None:
-    """Have the kernel end this process group when the pipe at standard input closes.
+    """Have the kernel kill this process group when the pipe at standard input closes.
 
     Unlike a thread that watches, it works while C code holds the interpreter; unlike
-    PR_SET_PDEATHSIG it outlives the thread that started the process.
+    PR_SET_PDEATHSIG it outlives the thread that started the process; and SIGKILL, unlike the usual
+    SIGIO, ends a process that is stopped.
     """
-    fcntl.fcntl(0, fcntl.F_SETOWN, -os.getpgrp())
-    fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
+    watched = os.dup(0)  # A verifier may close standard input, or read it.
+    fcntl.fcntl(watched, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(watched, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(watched, fcntl.F_SETFL, fcntl.fcntl(watched, fcntl.F_GETFL) | os.O_ASYNC)
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
 
 
 def _limit_memory(added_bytes: int) -> None:
@@ -129,4 +215,4 @@ if __name__ == "__main__":
     # Run under the module's own name: what is pickled here must be found there.
     from megatron_stare.rewards import worker
 
-    worker.main(Connection(int(sys.argv[1])))
+    worker.main(int(sys.argv[1]))

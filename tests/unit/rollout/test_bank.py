@@ -254,18 +254,13 @@ def test_a_full_disk_costs_the_bank_of_a_step_and_not_the_step(tmp_path, model):
     assert second.engine.generated < process.engine.generated
 
 
-def test_a_lineage_is_its_settings_its_model_and_its_verifier(tmp_path, monkeypatch, model):
-    def lineage(**sections) -> str:
+def test_a_lineage_is_its_settings_its_model_and_its_verifier(model):
+    def lineage(code: str = "as it is", **sections) -> str:
         tree = {"model": {"path": model}, "data": {"path": "prompts.jsonl"}, **sections}
-        return lineage_of(TrainConfig.model_validate(tree))
+        return lineage_of(TrainConfig.model_validate(tree), code)
 
-    (tmp_path / "verdicts.py").write_text("from helper import right\n")
-    (tmp_path / "helper.py").write_text("right = 1.0\n")
-    monkeypatch.syspath_prepend(tmp_path)
     mine = {"reward": {"kind": "verdicts:judge"}}
     before = lineage(), lineage(**mine)
     assert len({*before, lineage(optim={"lr": 1e-4}), lineage(run={"seed": 2})}) == 4
     assert lineage(checkpoint={"every": 7}, rollout={"max_rounds": 99}) == before[0]
-    (tmp_path / "helper.py").write_text("right = 0.5\n")
-    assert lineage() == before[0]
-    assert lineage(**mine) != before[1]
+    assert lineage(**mine, code="mended") != before[1]

@@ -1,0 +1,83 @@
+"""What one verification found: which answers of a verifier are numbers, and how a failure is told.
+
+A verifier is foreign code, and what it says may be made of what a policy wrote: a message is kept
+as one line of printable text.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+_MESSAGE_CHARACTERS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one verification found; `value` is 0 and `matches_format` False with a `failure`."""
+
+    value: float
+    matches_format: bool
+    failure: str | None
+    seconds: float
+
+
+def as_number(value: Any) -> float:
+    """What a verifier returned, as a float.
+
+    A number is whatever Python calls one (int, float, bool, Fraction, Decimal, numpy's), and the
+    scalar of an array library: `numpy.True_`, `torch.tensor(0.5)`.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is not finite, or beyond floats.
+    """
+    number = value.item() if _is_scalar(value) else value
+    if not isinstance(number, numbers.Real | Decimal):
+        raise TypeError(f"the verifier returned {_shown(value)}, expected a number")
+    try:
+        found = float(number)
+    except (OverflowError, ValueError):  # Of an int of 5,000 digits; of Decimal("sNaN").
+        found = math.inf
+    if not math.isfinite(found):
+        raise ValueError(f"the verifier returned {_shown(value)}, expected a finite number")
+    return found
+
+
+def reading_of(value: Any) -> str | None:
+    """How a number is read that is none to Python, such as `numpy.True_`; None for any other."""
+    if isinstance(value, numbers.Real):
+        return None
+    return one_line(f"returned {_shown(value)}, which is read as {as_number(value):g}")
+
+
+def failure_of(error: BaseException) -> str:
+    """The kind of an error and its message, in one line."""
+    try:
+        message = str(error)
+    except Exception:
+        message = "(its message cannot be made)"
+    return one_line(f"{type(error).__name__}: {message}")
+
+
+def one_line(text: str) -> str:
+    """The beginning of a text, with escapes for what is not printable: line ends, surrogates."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode()
+        for c in text[:_MESSAGE_CHARACTERS]
+    )
+
+
+def _is_scalar(value: Any) -> bool:
+    """Whether it is an array of no dimensions."""
+    return getattr(value, "shape", None) == () and hasattr(value, "item")
+
+
+def _shown(value: Any) -> str:
+    try:
+        return f"{value!r:.60}"
+    except Exception:  # An int of 5,000 digits; an object that cannot be shown.
+        return f"a value of type {type(value).__name__}"
