@@ -120,7 +120,9 @@ def _logprobs(folder: Path, model: ModelFolder, sequences: Sequence[Tensor]) -> 
 def _transformers_logprobs(folder: Path, sequences: Sequence[Tensor]) -> list[Tensor]:
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+    )
     logprobs = []
     for tokens in sequences:
         everything = model(tokens.unsqueeze(0)).logits[0, :-1].log_softmax(-1)

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import torch.distributed as dist
 
 from megatron_stare.checkpoint.folders import (
@@ -23,6 +22,8 @@ from megatron_stare.checkpoint.run_folder import HF
 from megatron_stare.errors import UserError
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.weights.hf_config import ModelShape
+from megatron_stare.weights.torch_dist import check_objects
+from megatron_stare.weights.untrusted import load_data
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ def resume(
         model: the shape of the network, as plain values.
 
     Raises:
-        UserError: as `find_checkpoint` and `check_config`; or with `never` there is a model.
+        UserError: as `find_checkpoint` and `check_config`; with `never` there is a model; or the
+            checkpoint holds more than data.
     """
     root = run_dir / CHECKPOINTS
     checkpoint = find_checkpoint(
@@ -72,7 +74,8 @@ def resume(
             from_rank_zero(lambda: _check_no_model(run_dir))
         return None
     changes = check_config(checkpoint, config, model)
-    state = torch.load(checkpoint.folder / RUN_STATE, weights_only=True)
+    from_rank_zero(lambda: check_objects(checkpoint.folder))
+    state = load_data(checkpoint.folder / RUN_STATE, checkpoint.folder / RUN_STATE)
     return Resumed(checkpoint, changes, state)
 
 

@@ -41,6 +41,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import WriteItem
 from torch.distributed.checkpoint.storage import WriteResult
 
+from megatron_stare.policy.loading import load_sharded
 from megatron_stare.policy.optimizer_state import (
     describe_for_loading,
     describe_for_saving,
@@ -185,15 +186,16 @@ def load_policy(policy: Policy, folder: Path, *, is_same_world: bool) -> None:
     Learning rate, weight decay and the like stay those of the policy's own config. Random states
     are loaded where `is_same_world`: with as many ranks as saved them. Of these, those of a kind of
     device are loaded on that kind.
+
+    Raises:
+        UserError: a file holds more than data, or is damaged.
     """
     model = _model_state(policy)
     wanted = {"model": model, "optimizer": describe_for_loading(policy.optimizer, model)}
     if is_same_world:
         wanted["rng"] = _rng_object(None)
-    with quietly():
-        # Of the ranks that share a tensor, those without a part of its moments do not ask for them.
-        state = dist_checkpointing.load(wanted, str(folder), validate_access_integrity=False)
-    state = cast(dict[str, Any], state)
+    # Of the ranks that share a tensor, those without a part of its moments do not ask for them.
+    state = load_sharded(wanted, folder, validate_access_integrity=False)
     for number, chunk in enumerate(policy.model):
         load_parameters(cast(MegatronModule, chunk.module), state["model"][number])
     load_state(policy.optimizer, state["optimizer"], num_updates=state["updates"])

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import torch
-from megatron.core import dist_checkpointing
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
 from megatron_stare.config.policy import ModelConfig, ParallelConfig
 from megatron_stare.policy.groups import ParallelGroups, build_groups, destroy_groups
 from megatron_stare.policy.head import HeadInputs, logprob_entropy_head
+from megatron_stare.policy.loading import load_sharded
 from megatron_stare.policy.model import build_model
 from megatron_stare.policy.packed import pack
-from megatron_stare.policy.platform import quietly
 from megatron_stare.policy.sharded_state import load_parameters, sharded_parameters
 from megatron_stare.weights.hf_config import read_hf_config
 
 
 def load_model(chunks: Sequence[MegatronModule], folder: Path) -> None:
-    """Fill the chunks of this rank's stage in place, casting to their dtype. Collective."""
+    """Fill the chunks of this rank's stage in place, casting to their dtype. Collective.
+
+    Raises:
+        UserError: a file holds more than data, or is damaged.
+    """
     wanted = {f"chunk {n}": sharded_parameters(chunk) for n, chunk in enumerate(chunks)}
-    with quietly():
-        state = cast(dict[str, Any], dist_checkpointing.load({**wanted}, str(folder)))
+    state = load_sharded({**wanted}, folder)
     for name, chunk in zip(wanted, chunks, strict=True):
         load_parameters(chunk, state[name])
 

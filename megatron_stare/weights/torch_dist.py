@@ -25,7 +25,6 @@ from torch import Tensor
 from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint.filesystem import (
     CURRENT_DCP_VERSION,
-    FileSystemReader,
     _StorageInfo,
 )
 from torch.distributed.checkpoint.metadata import (
@@ -42,11 +41,13 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 from torch.distributed.checkpoint.utils import _create_file_view
 
 from megatron_stare.errors import UserError
+from megatron_stare.weights.checkpoint_index import INDEX_FILE, read_index
 from megatron_stare.weights.durable_file import DurableFile
 from megatron_stare.weights.folders import flush
 from megatron_stare.weights.megatron_keys import Place
+from megatron_stare.weights.untrusted import load_data
 
-FORMAT_FILE, INDEX_FILE = "metadata.json", ".metadata"
+FORMAT_FILE = "metadata.json"
 FORMAT = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
 COMMON_STATE = "common_state/shard_0_1"
 """What Megatron stores beside tensors: nothing, for a model alone."""
@@ -154,10 +155,7 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         _check_format(folder / FORMAT_FILE)
-        try:
-            self._metadata = FileSystemReader(folder).read_metadata()
-        except (OSError, EOFError, ValueError, AttributeError, pickle.UnpicklingError) as error:
-            raise UserError(f"{folder / INDEX_FILE}: damaged ({error})") from None
+        self._metadata = read_index(folder)
         _check_files(folder, self._metadata.storage_data.values())
 
     @cached_property
@@ -195,7 +193,7 @@ class Checkpoint:
             for item in items:
                 part = narrow_tensor_by_index(whole, item.dest_offsets, item.lengths)
                 part.copy_(self._mapped(item))
-        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        except (OSError, EOFError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise UserError(f"{self.folder}: {key} cannot be read ({reason})") from None
         return whole
@@ -207,7 +205,9 @@ class Checkpoint:
         with path.open("rb") as stream:
             view = cast(IO[bytes], _create_file_view(stream, info.offset, info.length))
             # Without its data, but with the place where it stands.
-            chunk = torch.load(view, map_location="meta", weights_only=True)
+            chunk = load_data(view, path, map_location="meta")
+        if not isinstance(chunk, Tensor):
+            raise UserError(f"{path}: {item.storage_index.fqn} is no tensor")
         start = info.offset + chunk.untyped_storage()._checkpoint_offset
         file = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
         end = start + chunk.untyped_storage().nbytes()
@@ -217,6 +217,22 @@ class Checkpoint:
         tensor = torch.empty(0, dtype=chunk.dtype)
         tensor.set_(storage, chunk.storage_offset(), chunk.shape, chunk.stride())
         return narrow_tensor_by_index(tensor, item.storage_offsets, item.lengths)
+
+
+def check_objects(folder: Path) -> None:
+    """See that a checkpoint's index, and what it holds beside tensors, are data alone.
+
+    Raises:
+        UserError: they name functions or classes, or are damaged.
+    """
+    index = read_index(folder)
+    for key, entry in index.state_dict_metadata.items():
+        if isinstance(entry, BytesStorageMetadata):
+            info = index.storage_data[MetadataIndex(key)]
+            path = folder / info.relative_path
+            with path.open("rb") as stream:
+                stream.seek(info.offset)
+                load_data(io.BytesIO(stream.read(info.length)), f"{path}: {key}")
 
 
 def _check_format(path: Path) -> None:
