@@ -12,6 +12,7 @@ from megatron_stare.config.commands import EvalSection
 from megatron_stare.errors import UserError
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.engine import Engine
+from megatron_stare.rollout.failures import check_verifier
 from megatron_stare.rollout.groups import generate_groups
 from megatron_stare.rollout.randomness import derive_seed
 from megatron_stare.rollout.statistics import length_statistics
@@ -42,7 +43,8 @@ def evaluate(
         on_progress: called with the number of samples that arrived since the call before.
 
     Raises:
-        UserError: the engine left a prompt without its samples; a mean over the rest would lie.
+        UserError: the engine left a prompt without its samples, or the verifier does nothing but
+            fail; a mean over the rest would lie.
     """
     answers = generate_groups(
         engine,
@@ -58,6 +60,7 @@ def evaluate(
             f"evaluation: {len(answers.unanswered)} prompts were not answered in full, "
             f"the first is {answers.unanswered[0].row}"
         )
+    check_verifier(answers.groups)
     metrics = {
         "eval/avg_at_k": _average_verdict(answers.groups),
         **_pass_rates(answers.groups, config.samples_per_prompt),

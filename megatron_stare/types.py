@@ -19,6 +19,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+LARGEST_REWARD = 1e18
+"""Either sign: float32 holds its square."""
+
 FinishReason = Literal["stop", "length", "aborted"]
 
 
@@ -64,13 +67,21 @@ class Reward:
 
     `value` is what advantages are computed from (verdict plus shaping); `correct` is the verdict
     alone, in [0, 1]. `failure` names why there is no verdict (deadline, crash, memory): such a
-    sample has value and verdict 0 and is counted.
+    sample has value and verdict 0 and is counted. Whatever made it, a reward is a number to train
+    on: one that is not finite, or beyond `LARGEST_REWARD`, is a failure.
     """
 
     value: float
     correct: float
     failure: str | None
     seconds: float
+
+    def __post_init__(self) -> None:
+        if not (abs(self.value) <= LARGEST_REWARD and 0 <= self.correct <= 1):
+            found = f"a reward of {self.value:g} with a verdict of {self.correct:g}"
+            failure = f"{found}, expected numbers within {LARGEST_REWARD:g} and from 0 to 1"
+            for name, value in (("value", 0.0), ("correct", 0.0), ("failure", failure)):
+                object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True, slots=True)

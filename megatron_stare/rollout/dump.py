@@ -27,7 +27,8 @@ def dump_samples(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("w", encoding="utf-8") as file:
+    # Half of a surrogate pair, which no encoding has, becomes an escape of JSON's.
+    with unfinished.open("w", encoding="utf-8", errors="backslashreplace") as file:
         for record in _records(groups, advantages, filtered):
             file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
     unfinished.replace(path)

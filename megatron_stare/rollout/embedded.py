@@ -178,9 +178,7 @@ class EmbeddedEngine:
 def _build_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     register_attention()
     try:
-        config = AutoConfig.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # Whatever its checks raise.
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{folder}/config.json: refused by transformers: {reason}") from error

@@ -46,7 +46,7 @@ class _Line(BaseModel):
     loss_mask: tuple[bool, ...] | None = None
     """By default the policy chose every token."""
     finish_reason: Literal["stop", "length"] = "stop"
-    seconds: float = 0.0
+    seconds: Annotated[float, Field(allow_inf_nan=False)] = 0.0
 
 
 def read_recordings(
@@ -118,6 +118,8 @@ def _check(recording: Recording, vocab_size: int, place: str) -> None:
             f"{place}: token id {max(token_ids)} is outside the model's vocabulary, "
             f"expected ids below {vocab_size}"
         )
+    if math.inf in recording.logprobs or -math.inf in recording.logprobs:
+        raise UserError(f"{place}: logprobs hold an infinite one, expected finite ones or null")
     for name, values in (("logprobs", recording.logprobs), ("loss_mask", recording.loss_mask)):
         if len(values) != len(token_ids):
             raise UserError(

@@ -23,6 +23,7 @@ from megatron_stare.config.rollout import RolloutConfig
 from megatron_stare.data.prompts import PromptSet
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.engine import Engine
+from megatron_stare.rollout.failures import check_verifier, failures_of
 from megatron_stare.rollout.filling import Filling
 from megatron_stare.rollout.groups import GrowingGroup, Judge, score_groups
 from megatron_stare.rollout.plain import group_from_plain, group_to_plain
@@ -106,7 +107,8 @@ class Sampler:
             on_progress: called with the number of samples finished since the call before.
 
         Raises:
-            UserError: the batch is not full after `max_rounds` rounds.
+            UserError: the batch is not full after `max_rounds` rounds, or a round shows that the
+                verifier does nothing but fail.
             Cancelled: `cancel` was called; everything is as before the call.
         """
         before = self.state_dict()
@@ -140,6 +142,7 @@ class Sampler:
             filling.draw(self._prompts.draw(self._num_to_draw(filling)), self._group_size)
             seed = derive_seed(self._seed, step, round_number)
             self._play_round(filling, step, seed, on_progress)
+            check_verifier(filling.kept + filling.filtered)
             if len(filling.kept) >= self._size:
                 return self._finish(filling, step, round_number, time.perf_counter() - start)
         raise UserError(f"step {step}: {self._why_not_full(filling)}")
@@ -240,6 +243,7 @@ class Sampler:
         config, num_drawn = self._config, len(filling.ledger)
         generated = filling.kept + filling.filtered
         num_all, num_none = count_solved(generated)
+        failures = failures_of(generated)
         return (
             f"{len(filling.kept)} of rollout.prompts_per_step={config.prompts_per_step} groups "
             f"after rollout.max_rounds={config.max_rounds} rounds; of {num_drawn} prompts, "
@@ -247,6 +251,7 @@ class Sampler:
             f"{num_drawn - len(generated)} were not answered: problems nearer to what the policy "
             "can do, more rollout.samples_per_prompt, or rollout.dynamic_sampling=false let more "
             "groups through, and a smaller rollout.prompts_per_step needs fewer"
+            + (f"; {failures}" if failures else "")
         )
 
 

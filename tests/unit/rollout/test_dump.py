@@ -83,3 +83,15 @@ def test_a_dump_appears_only_when_it_is_complete(tmp_path):
     with pytest.raises(ValueError, match="shorter"):
         dump_samples(path, [KEPT, DROPPED], [0.7, -0.7])
     assert path.read_text() == before
+
+
+def test_half_of_a_surrogate_pair_in_any_text_is_data(tmp_path):
+    prompt = replace(make_prompt("a"), text="a \ud83d")
+    samples = (replace(make_sample(prompt, 0, "yes"), text="yes \udc00 ✓"),)
+    rewards = (Reward(0.0, 0.0, "ValueError: \ud83d", 0.1),)
+    dump_samples(tmp_path / "dump.jsonl", [Group(prompt, samples, rewards)], [0.0])
+    (line,) = (tmp_path / "dump.jsonl").read_text(encoding="utf-8").splitlines()
+    record = json.loads(line)
+    found = record["prompt"], record["response"], record["failure"]
+    assert found == ("a \ud83d", "yes \udc00 ✓", "ValueError: \ud83d")
+    assert "✓" in line

@@ -119,6 +119,8 @@ def test_a_response_over_the_limit_is_refused(tmp_path):
         ('{"prompt": "p", "response": "r", "logprobs": [-1.0]}', "1 logprobs for 2 tokens"),
         ('{"prompt": "p", "response": "r", "loss_mask": [true]}', "1 loss_mask for 2 tokens"),
         ('{"prompt": "p", "response": "r", "finish_reason": "tired"}', "finish_reason"),
+        ('{"prompt": "p", "response": "r", "seconds": NaN}', "seconds: Input should be a finite"),
+        ('{"prompt": "p", "response": "r", "logprobs": [-Infinity, -1]}', "an infinite one"),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path, line, message):
