@@ -1,20 +1,26 @@
 """The command line: `megatron-stare train | sft | eval | serve | slurm | convert | plan | ...`.
 
 Exit codes: 0 done, 1 `verify` found a difference, 2 bad input (one clear line on standard error),
-75 stopped by SIGTERM or SIGUSR1 and saved, 130 interrupted.
+75 stopped by SIGTERM or SIGUSR1 and saved, 130 interrupted, 141 nobody reads standard output.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
+import os
+import select
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from io import UnsupportedOperation
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from megatron_stare import __version__
+from megatron_stare.cli_arguments import Port, ServerCount, number, parse, path
 from megatron_stare.cli_plan import add_plan
 from megatron_stare.cli_slurm import add_slurm
 from megatron_stare.cli_weights import add_convert, add_verify
@@ -22,13 +28,31 @@ from megatron_stare.config.commands import EvalConfig, SftConfig, TrainConfig
 from megatron_stare.config_io import describe, load_config, to_yaml
 from megatron_stare.errors import ReportedUserError, Stopped, UserError
 from megatron_stare.launch.signals import STOPPED
+from megatron_stare.values import RankCount, Seconds
 
 KINDS: dict[str, type[BaseModel]] = {"train": TrainConfig, "sft": SftConfig, "eval": EvalConfig}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
-    arguments = _parser().parse_args(argv)
+    try:
+        try:
+            return _run(argv)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as error:
+        if (lost := _lost_output()) is not None:
+            return _end_unheard(lost)
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"megatron-stare: error: {where}{error.strerror}", file=sys.stderr)
+        return 2
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    arguments = parse(*_parser(), argv)
     # Notices from libraries to their own developers; ours are errors, or lines of the console.
     warnings.filterwarnings("ignore", module=r"(torch|megatron\.core|transformers)\b")
     try:
@@ -43,6 +67,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("megatron-stare: interrupted", file=sys.stderr)
         return 130
+
+
+def _lost_output() -> OSError | None:
+    """Why standard output takes nothing: a full disk, or a pipe that nobody reads; else None."""
+    if sys.stdout is None:
+        return None
+    try:
+        sys.stdout.flush()
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        is_unread = any(event & select.POLLERR for _, event in poll.poll(0))
+    except UnsupportedOperation:  # No file.
+        return None
+    except OSError as error:
+        return error
+    return BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) if is_unread else None
+
+
+def _end_unheard(lost: OSError) -> int:
+    """Say why, and leave nothing that the interpreter would write at its end, and fail again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    try:
+        print(f"megatron-stare: standard output: {lost.strerror}", file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(nowhere, sys.stderr.fileno())
+    return 128 + signal.SIGPIPE if lost.errno == errno.EPIPE else 2
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -120,7 +171,8 @@ def _report(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The whole, and the part of each command."""
     parser = argparse.ArgumentParser(
         prog="megatron-stare", description="Reinforcement learning with STARE."
     )
@@ -137,13 +189,15 @@ def _parser() -> argparse.ArgumentParser:
     show = _add_run(commands, "config", _config, "print the resolved config", keys_of=None)
     show.add_argument("--kind", choices=KINDS, default="train", help="what the config is for")
     show.add_argument(
-        "--processes", type=int, help="see that a training run in so many processes can start, too"
+        "--processes",
+        type=number(RankCount),
+        help="see that a training run in so many processes can start, too",
     )
     report = commands.add_parser("report", help="figures and one HTML page comparing runs")
-    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
-    report.add_argument("--out", type=Path, default=Path("report"), help="folder to write")
+    report.add_argument("runs", nargs="+", type=path, metavar="RUN", help="run folders")
+    report.add_argument("--out", type=path, default=Path("report"), help="folder to write")
     report.set_defaults(run=_report)
-    return parser
+    return parser, commands.choices
 
 
 def _add_run(
@@ -160,7 +214,7 @@ def _add_run(
         epilog=None if keys_of is None else _key_table(KINDS[name]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("config", type=Path, help="YAML file of differences from the defaults")
+    command.add_argument("config", type=path, help="YAML file of differences from the defaults")
     command.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides")
     command.set_defaults(run=run)
     return command
@@ -169,28 +223,34 @@ def _add_run(
 def _add_serve(commands: argparse._SubParsersAction) -> None:
     summary = "SGLang servers on this machine, until interrupted"
     serve = commands.add_parser("serve", help=summary, description=summary)
-    serve.add_argument("model", type=Path, help="Hugging Face folder")
-    serve.add_argument("--servers", type=int, default=1, help="how many (default: 1)")
+    serve.add_argument("model", type=path, help="Hugging Face folder")
+    serve.add_argument(
+        "--servers", type=number(ServerCount), default=1, help="how many (default: 1)"
+    )
     serve.add_argument(
         "--registry",
-        type=Path,
+        type=path,
         default=Path("runs/servers"),
         help="folder to announce them in, and for their logs (default: runs/servers)",
     )
     serve.add_argument("--host", default="127.0.0.1", help="to listen on (default: 127.0.0.1)")
-    serve.add_argument("--port", type=int, default=0, help="of the first; 0 takes free ones")
+    serve.add_argument(
+        "--port", type=number(Port), default=0, help="of the first; 0 takes free ones"
+    )
     serve.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
-    serve.add_argument("--tensor", type=int, default=1, help="GPUs per server (default: 1)")
+    serve.add_argument(
+        "--tensor", type=number(RankCount), default=1, help="GPUs per server (default: 1)"
+    )
     serve.add_argument(
         "--python",
-        type=Path,
+        type=path,
         default=Path(".venv-sglang/bin/python"),
         help="of the servers' environment (default: .venv-sglang/bin/python)",
     )
     serve.add_argument("--router", action="store_true", help="start sglang-router too")
     serve.add_argument(
         "--router-python",
-        type=Path,
+        type=path,
         default=Path(".venv-router/bin/python"),
         help="of the router's environment (default: .venv-router/bin/python)",
     )
@@ -199,7 +259,9 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
         metavar="VARIABLE",
         help="environment variable with the API key that servers and router shall ask for",
     )
-    serve.add_argument("--deadline-s", type=float, default=600.0, help="seconds to come up")
+    serve.add_argument(
+        "--deadline-s", type=number(Seconds), default=600.0, help="seconds to come up"
+    )
     serve.add_argument(
         "--sglang",
         nargs=argparse.REMAINDER,

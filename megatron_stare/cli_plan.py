@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from megatron_stare.cli_arguments import number, path
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config_io import load_config
 from megatron_stare.plan.hardware import GPUS, Assumptions, read_assumptions
+from megatron_stare.values import RankCount
 
 
 def add_plan(commands: argparse._SubParsersAction) -> None:
@@ -20,20 +21,20 @@ def add_plan(commands: argparse._SubParsersAction) -> None:
         epilog=_assumption_table(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    plan.add_argument("config", type=Path, help="YAML file of differences from the defaults")
+    plan.add_argument("config", type=path, help="YAML file of differences from the defaults")
     plan.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides")
     plan.add_argument("--gpu", choices=GPUS, default="h100-80", help="kind (default: h100-80)")
     plan.add_argument(
         "--gpus",
-        type=_positive,
+        type=number(RankCount),
         help="in all (default: one replica of the policy, and as many servers)",
     )
     plan.add_argument(
-        "--rollout-gpus", type=int, help="of them, for SGLang servers (default: half)"
+        "--rollout-gpus", type=number(RankCount), help="of them, for SGLang servers (default: half)"
     )
     plan.add_argument(
         "--server-gpus",
-        type=_positive,
+        type=number(RankCount),
         help="of a server (default: the fewest that hold the weights twice)",
     )
     plan.add_argument("--search", action="store_true", help="rank the layouts that fit")
@@ -71,13 +72,6 @@ def _plan(arguments: argparse.Namespace) -> int:
     print(plan_report(plan))
     check_fits(plan)
     return 0
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected at least 1")
-    return number
 
 
 def _assumption_table() -> str:

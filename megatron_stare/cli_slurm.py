@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from megatron_stare.cli_arguments import path
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config_io import load_config
 from megatron_stare.errors import UserError
@@ -16,10 +17,10 @@ def add_slurm(commands: argparse._SubParsersAction) -> None:
     """`slurm CONFIG [--submit | --dry-run]`."""
     summary = "the sbatch script of a run, as the config's slurm section says"
     slurm = commands.add_parser("slurm", help=summary, description=summary)
-    slurm.add_argument("config", type=Path, help="of `megatron-stare train`")
+    slurm.add_argument("config", type=path, help="of `megatron-stare train`")
     slurm.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides")
     slurm.add_argument(
-        "--out", type=Path, help="file to write (default: job.sbatch in the run's folder)"
+        "--out", type=path, help="file to write (default: job.sbatch in the run's folder)"
     )
     what = slurm.add_mutually_exclusive_group()
     what.add_argument("--submit", action="store_true", help="submit it, too")
@@ -41,12 +42,19 @@ def _slurm(arguments: argparse.Namespace) -> int:
         print(script, end="")
         return 0
     _check_every_run(config, arguments.config, arguments.overrides)
-    path: Path = arguments.out or config.run.dir / "job.sbatch"
-    make_folder(path.parent, "--out" if arguments.out else "run.dir")
-    with writing(path, "--out"):
-        path.write_text(script)
-    print(path)
-    return _submit(path) if arguments.submit else 0
+    out: Path = arguments.out or config.run.dir / "job.sbatch"
+    make_folder(out.parent, "--out" if arguments.out else "run.dir")
+    with writing(out, "--out"):
+        _write_private(out, script)
+    print(out)
+    return _submit(out) if arguments.submit else 0
+
+
+def _write_private(path: Path, script: str) -> None:
+    """For its owner alone: `slurm.environment` may hold keys and passwords."""
+    path.touch(mode=0o600)
+    path.chmod(0o600)
+    path.write_text(script)
 
 
 def _check_every_run(config: TrainConfig, path: Path, overrides: Sequence[str]) -> None:

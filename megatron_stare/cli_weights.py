@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from megatron_stare.cli_arguments import ThreadCount, Tolerance, number, path
+from megatron_stare.values import RankCount
 
 _HF_HELP = "folder with the config.json of a checkpoint that has none (default: its own, SRC/hf)"
 
@@ -18,9 +20,9 @@ def add_convert(commands: argparse._SubParsersAction) -> None:
     )
     for option, kind in (("--tp", "tensor"), ("--pp", "pipeline"), ("--ep", "expert")):
         help_text = f"refuse a network that {kind} parallelism of this size does not divide"
-        there.add_argument(option, type=_size, metavar="N", help=help_text)
+        there.add_argument(option, type=number(RankCount), metavar="N", help=help_text)
     back = _add_direction(directions, "megatron-to-hf", "a checkpoint", "a folder to write")
-    back.add_argument("--hf", type=Path, help=_HF_HELP)
+    back.add_argument("--hf", type=path, help=_HF_HELP)
 
 
 def _add_direction(
@@ -32,15 +34,17 @@ def _add_direction(
         epilog="A checkpoint has no layout: any TP, PP, CP, EP and DP loads it. A conversion that "
         "was stopped goes on when it is run again.",
     )
-    command.add_argument("source", type=Path, metavar="SRC", help=source)
-    command.add_argument("destination", type=Path, metavar="DST", help=destination)
+    command.add_argument("source", type=path, metavar="SRC", help=source)
+    command.add_argument("destination", type=path, metavar="DST", help=destination)
     command.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
         help="store the weights in it (default: as they are)",
     )
     command.add_argument(
-        "--threads", type=int, help="parameters at a time (default: CPUs, 8 at most)"
+        "--threads",
+        type=number(ThreadCount),
+        help="parameters at a time (default: CPUs, 8 at most)",
     )
     command.add_argument("--force", action="store_true", help="replace DST")
     command.add_argument("--dry-run", action="store_true", help="list what maps to what")
@@ -48,29 +52,26 @@ def _add_direction(
     return command
 
 
-def _size(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of ranks, from 1 on")
-    return int(text)
-
-
 def add_verify(commands: argparse._SubParsersAction) -> None:
     """`verify A B`."""
     summary = "compare two models, Hugging Face folders or checkpoints: every tensor, and log-probs"
     verify = commands.add_parser("verify", help=summary, description=summary)
-    verify.add_argument("a", type=Path, metavar="A")
-    verify.add_argument("b", type=Path, metavar="B")
-    verify.add_argument("--hf", type=Path, help=_HF_HELP)
-    verify.add_argument("--tokens", type=Path, help="JSON list of lists of ids (default: random)")
+    verify.add_argument("a", type=path, metavar="A")
+    verify.add_argument("b", type=path, metavar="B")
+    verify.add_argument("--hf", type=path, help=_HF_HELP)
+    verify.add_argument("--tokens", type=path, help="JSON list of lists of ids (default: random)")
     verify.add_argument("--tensors-only", action="store_true", help="no log-probs, little memory")
     verify.add_argument(
         "--tolerance",
-        type=float,
+        type=number(Tolerance),
         default=0.0,
         help="of a tensor, relative (default: no bit)",
     )
     verify.add_argument(
-        "--logprob-atol", type=float, default=1e-3, help="of a token, nats (default: 0.001)"
+        "--logprob-atol",
+        type=number(Tolerance),
+        default=1e-3,
+        help="of a token, nats (default: 0.001)",
     )
     verify.set_defaults(run=_verify)
 

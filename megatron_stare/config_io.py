@@ -71,16 +71,11 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _apply(tree: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Set what each override says; one may not undo another."""
-    given: list[str] = []
+    """Set what each override says, in their order: of two for a key the last counts."""
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not all(key.split(".")):
             raise UserError(f"override {_shown(override)}: expected section.key=value")
-        for other in given:
-            if f"{other}.".startswith(f"{key}."):
-                raise UserError(f"override {_shown(override)}: {other} is given already, before it")
-        given.append(key)
         try:
             parsed = read_yaml(value)
         except ValueError as error:

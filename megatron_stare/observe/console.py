@@ -28,7 +28,14 @@ Advance = Callable[[int], None]
 
 def open_console(*, quiet: bool) -> Console:
     """The console of this process; a quiet one prints nothing."""
-    return Console(quiet=quiet, highlight=False)
+    return _Console(quiet=quiet, highlight=False)
+
+
+class _Console(Console):
+    """Leaves a closed pipe to the command line, where rich would end the process without a word."""
+
+    def on_broken_pipe(self) -> None:
+        raise
 
 
 class Progress:

@@ -126,15 +126,10 @@ def test_help_shows_bounds():
     assert types["algorithm.advantage"] == "Literal['grpo', 'dr_grpo', 'rloo']"
 
 
-def test_a_key_given_twice_is_refused_on_the_command_line_too(load):
-    for pair in (
-        ("optim.lr=1e-5", "optim.lr=1e-5"),
-        ("optim.lr=1e-5", "optim={eps: 1e-6}"),
-    ):
-        with pytest.raises(UserError, match=r"override .*: optim\.lr is given already"):
-            load("", *pair)
-    config = load("optim: {lr: 1.0e-5}", "optim={eps: 1e-6}", "optim.lr=2e-5")
-    assert (config.optim.eps, config.optim.lr) == (1e-6, 2e-5)
+def test_of_overrides_of_one_key_the_last_counts(load):
+    config = load("optim: {lr: 1.0e-5}", "optim.lr=3e-5", "optim.lr=2e-5")
+    assert config.optim.lr == 2e-5
+    assert load("", "optim.lr=3e-5", "optim={eps: 1e-6}").optim.lr == 1e-6, "the default"
 
 
 def test_an_override_of_one_alias_leaves_the_others(load):

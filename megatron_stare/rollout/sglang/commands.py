@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +126,7 @@ def check_options(options: ServeOptions) -> None:
         UserError: they cannot.
     """
     read_hf_config(options.model)
+    _check_host(options.host)
     read_api_key(options.api_key_env, option="--api-key-env")
     if not options.python.exists():
         raise UserError(
@@ -163,6 +165,17 @@ def _check_memory_saver(options: ServeOptions) -> None:
                 f"{name}={os.environ[name]} with {_MEMORY_SAVER}: memory that a server gives up "
                 "would stay taken, expected servers without expandable segments"
             )
+
+
+def _check_host(host: str) -> None:
+    try:
+        with socket.socket() as listener:
+            listener.bind((host, 0))
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"--host {host!r}: expected an address of this machine ({reason})"
+        ) from None
 
 
 def _allocator(python: Path) -> dict[str, str]:

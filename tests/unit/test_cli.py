@@ -1,0 +1,116 @@
+"""The command line: where overrides stand, what options take, and what it says as it ends."""
+
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from megatron_stare.cli import main
+from tests.models import tiny_config
+
+SMALLEST = """
+model: {path: m}
+data: {path: d.jsonl, max_prompt_tokens: 9}
+rollout: {max_response_tokens: 9}
+"""
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text(SMALLEST)
+    return "run.yaml"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("optim.lr=0.5", "--kind", "train", "run.seed=7"),
+        ("--kind", "train", "optim.lr=0.5", "run.seed=7"),
+        ("optim.lr=0.5", "run.seed=7", "--kind=train"),
+    ],
+)
+def test_overrides_stand_anywhere_behind_the_config(config, capsys, line):
+    assert main(["config", config, *line]) == 0
+    printed = capsys.readouterr().out
+    assert "lr: 0.5" in printed
+    assert "seed: 7" in printed
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "config run.yaml --proceses 2",
+            "unrecognized arguments: --proceses 2; did you mean --pro",
+        ),
+        ("config run.yaml --steps 5", "keys of the config are given as section.key=value"),
+        ("config run.yaml a=1 --steps=5", "unrecognized arguments: --steps=5"),
+        ("verify a b c", "unrecognized arguments: c"),
+        (
+            "config run.yaml --processes 0",
+            "--processes: input should be greater than or equal to 1",
+        ),
+        ("config run.yaml --processes -3", "greater than or equal to 1, found '-3'"),
+        ("plan run.yaml --gpus 1000000", "--gpus: input should be less than or equal to 100000"),
+        ("plan run.yaml --rollout-gpus -1", "--rollout-gpus: input should be greater than"),
+        ("verify a b --tolerance nan", "--tolerance: input should be a finite number, found 'nan'"),
+        ("verify a b --logprob-atol inf", "--logprob-atol: input should be a finite number"),
+        ("serve m --port 70000", "--port: input should be less than or equal to 65535"),
+        ("serve m --deadline-s inf", "--deadline-s: input should be a finite number"),
+        ("serve m --registry $NOT_SET_AT_ALL/x", "$NOT_SET_AT_ALL is not set in the environment"),
+        ("convert hf-to-megatron a b --threads 0", "--threads: input should be greater than"),
+    ],
+)
+def test_a_line_that_is_not_understood(config, capsys, line, message):
+    with pytest.raises(SystemExit) as end:
+        main(line.split())
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_in_place_of_a_folder_is_named(config, tmp_path, capsys):
+    tiny_config("qwen3").save_pretrained(tmp_path / "m")
+    (tmp_path / "d.jsonl").touch()
+    (tmp_path / "file").touch()
+    assert main(["slurm", config, "--out", "file/job", "slurm.processes_per_node=1"]) == 2
+    error = capsys.readouterr().err
+    assert "error: file" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_host_that_is_none_of_this_machine(config, tmp_path, capsys):
+    tiny_config("qwen3").save_pretrained(tmp_path / "m")
+    for host in ("not a host", "203.0.113.7", "x" * 300):
+        assert main(["serve", "m", "--host", host]) == 2
+        assert "expected an address of this machine" in capsys.readouterr().err
+
+
+def test_a_script_may_hold_secrets(config, tmp_path):
+    tiny_config("qwen3").save_pretrained(tmp_path / "m")
+    (tmp_path / "d.jsonl").touch()
+    (tmp_path / "job").touch(mode=0o644)
+    secret = "slurm.environment={WANDB_API_KEY: abc}"
+    assert main(["slurm", config, "--out", "job", "slurm.processes_per_node=1", secret]) == 0
+    assert stat.S_IMODE((tmp_path / "job").stat().st_mode) == 0o600
+    assert "abc" in (tmp_path / "job").read_text()
+
+
+def test_a_pipe_that_nobody_reads_ends_a_command_with_one_line(config):
+    command = [sys.executable, "-m", "megatron_stare.cli", "config", config]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.close()
+    process.stdout = None
+    _, error = process.communicate(timeout=120)
+    assert error == "megatron-stare: standard output: Broken pipe\n"
+    assert process.returncode == 141
+
+
+def test_a_full_disk_behind_standard_output(config):
+    command = [sys.executable, "-m", "megatron_stare.cli", "config", config]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.stderr == "megatron-stare: error: No space left on device\n"
+    assert done.returncode == 2
