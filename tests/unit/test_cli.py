@@ -76,7 +76,7 @@ def test_a_file_in_place_of_a_folder_is_named(config, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main(["slurm", config, "--out", "file/job", "slurm.processes_per_node=1"]) == 2
     error = capsys.readouterr().err
-    assert "error: file" in error
+    assert "error: --out=file: cannot be written" in error
     assert len(error.splitlines()) == 1
 
 
