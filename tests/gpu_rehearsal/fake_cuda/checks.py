@@ -112,6 +112,8 @@ class DeviceChecks(TorchDispatchMode):
         asked = kwargs.get("device")
         if asked is not None and names_cuda(asked):
             kwargs["device"], on_cuda = torch.device("cpu"), True
+        if kwargs.get("pin_memory"):
+            kwargs["pin_memory"] = False  # It takes a driver.
         before = {storage_id(tensor) for tensor in tensors}
         result = _kernel(func)(*args, **kwargs)
         for leaf in tree_leaves(result):
