@@ -8,14 +8,17 @@ _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _MARKER = "####"
 _ENDING = re.compile(r"(?:\s|[.,;:!。．$*]|\\[\])]|\\end\{\w+\*?\}|</answer>)*")
+_THINKS, _THOUGHT = "<think>", "</think>"
 
 
 def marked_answer(text: str) -> str | None:
     """What `text` marks as final: its last `\\boxed{...}`, else `#### ...` on its last line.
 
     None without a mark. Whatever earlier boxes hold, the last one counts; braces nest in it; one
-    that never closes (a response cut off at its limit) is an empty answer.
+    that never closes (a response cut off at its limit) is an empty answer. What is thought counts
+    only where nothing is said behind it.
     """
+    text = _said(text) or text
     boxes = list(_BOX.finditer(text))
     if boxes:
         return _until_closing_brace(text, boxes[-1].end())
@@ -25,9 +28,9 @@ def marked_answer(text: str) -> str | None:
 
 
 def stated_answer(text: str) -> str:
-    """The marked answer, or the whole text where none is marked, without white space around it."""
+    """The marked answer, or else everything that is said, without white space around it."""
     marked = marked_answer(text)
-    return text.strip() if marked is None else marked
+    return _said(text) if marked is None else marked
 
 
 def tail(text: str) -> str:
@@ -38,6 +41,7 @@ def tail(text: str) -> str:
     >>> tail(r"so $x = \\boxed{5}$."), tail(r"so \\boxed{5}}}"), tail(r"\\boxed{5} or 6")
     ('', '}}', 'or 6')
     """
+    text = _said(text) or text
     boxes = list(_BOX.finditer(text))
     if not boxes or (end := _closing_brace(text, boxes[-1].end())) is None:
         return ""
@@ -48,6 +52,11 @@ def exact_reward(response: str, answer: str) -> float:
     """1.0 when both state the same non-empty text (`stated_answer`), else 0.0."""
     given, expected = stated_answer(response), stated_answer(answer)
     return float(given == expected != "")
+
+
+def _said(text: str) -> str:
+    """What stands behind the last `</think>`, up to a `<think>` that never ends."""
+    return text.rpartition(_THOUGHT)[2].partition(_THINKS)[0].strip()
 
 
 def _until_closing_brace(text: str, start: int) -> str:

@@ -1,5 +1,9 @@
 """Mathematical equivalence, by math-verify.
 
+An answer is brought to one spelling (`spelling`, `numerals`, `units`), notations that are not one
+expression are compared as such (`notations`, `residues`, `sequences`), the rest is parsed by
+math-verify and the parsed expressions are judged (`equivalence`, `unfinished`).
+
 math-verify's own time limits rest on SIGALRM, which does not work in threads and does not interrupt
 C code. They are off: what has a deadline is the process that runs the verification.
 """
@@ -10,58 +14,107 @@ import logging
 import re
 from typing import Any
 
-from math_verify import parse, verify
+from math_verify import LatexExtractionConfig, parse
 from sympy import Integer
 
 from megatron_stare.rewards.answers import marked_answer, stated_answer
+from megatron_stare.rewards.equivalence import equal
+from megatron_stare.rewards.notations import bases_agree, choices_agree, times_agree
+from megatron_stare.rewards.numerals import plain_numbers
+from megatron_stare.rewards.residues import congruences_agree
+from megatron_stare.rewards.search import candidates
+from megatron_stare.rewards.sequences import sequences_agree
+from megatron_stare.rewards.spelling import latex_of
+from megatron_stare.rewards.unfinished import leaves_work
+from megatron_stare.rewards.units import units_differ, without_unit
 
 # math-verify warns that its time limits are off.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 _INTEGER = re.compile(r"[+-]?([0-9]{1,50}|[0-9]{1,3}(,[0-9]{3}){1,16})(\.0*)?")
-_NUMBER = re.compile(r"[+-]?[0-9][0-9,]*(\.[0-9]*)?")
-_OPERATOR = r"(?:[-−+*×·÷(]|\\(?:times|cdot|div|[bp]?mod)(?![a-z]))"
-_ARITHMETIC = re.compile(rf"[0-9)}}]\s*{_OPERATOR}\s*(?!10\s*\^)[({{]?[0-9]")
+_FUNCTION = re.compile(r"(y|(?P<name>[a-zA-Z](?:\^\{-1\})?)\s*\(\s*[a-z]\s*\))\s*=(?!.*=)")
+_BOXED = LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False)
 
 
 def math_reward(response: str, answer: str) -> float:
     """1.0 when the response's final answer equals the reference mathematically, else 0.0.
 
     `answer` is an expression (`\\frac{1}{2}`, `27.0`, `10{,}000`) or a worked solution that marks
-    its own. A response that marks no answer (`answers.marked_answer`) is searched by math-verify:
-    "the final answer is ...", then "answer ...", then its last LaTeX expression or number.
-    Where the reference is a number, arithmetic left to do (`12+34` for 46) is no answer: it would
-    reward repeating the question.
+    its own. A response that marks no answer (`answers.marked_answer`) is searched for one
+    (`search.candidates`). Work left to do (`12+34` for 46, `\\int_0^1 2x\\,dx` for 1) is no answer:
+    it would reward repeating the question.
+
+    >>> math_reward(r"so \\boxed{0.5}.", r"\\frac12"), math_reward(r"\\boxed{12+34}", "46")
+    (1.0, 0.0)
     """
     given, expected = stated_answer(response), stated_answer(answer)
     if not given or not expected:
         return 0.0
-    if given == expected:
+    if _equal_at_sight(given, expected):
         return 1.0
+    if marked_answer(response) is not None:
+        return float(_agree(given, expected))
+    return float(any(_agree(candidate, expected) for candidate in candidates(given)))
+
+
+def _equal_at_sight(given: str, expected: str) -> bool | None:
+    """Equality of texts and of integers, without the cost of a parser; None where it takes one."""
+    if given == expected:
+        return True
     integers = _integer(given), _integer(expected)
-    if None not in integers:
-        return float(integers[0] == integers[1])
-    is_marked = marked_answer(response) is not None
-    found = _parse_answer(given) if is_marked else parse(response, parsing_timeout=0)
-    if _NUMBER.fullmatch(expected) and any(_leaves_arithmetic(text) for text in found):
-        return 0.0
-    return float(verify(_parse_answer(expected), found, timeout_seconds=0))
+    return None if None in integers else integers[0] == integers[1]
 
 
-def _parse_answer(expression: str) -> list[Any]:
+def _agree(given: str, expected: str) -> bool:
+    """Whether two answers mean the same."""
+    at_sight = _equal_at_sight(given, expected)
+    if at_sight is not None:
+        return at_sight
+    given, expected = plain_numbers(latex_of(given)), plain_numbers(latex_of(expected))
+    for verdict in (
+        choices_agree(given, expected, _agree),
+        times_agree(given, expected),
+        bases_agree(given, expected),
+        congruences_agree(given, expected),
+        sequences_agree(given, expected, _agree),
+    ):
+        if verdict is not None:
+            return verdict
+    return _expressions_agree(given, expected)
+
+
+def _expressions_agree(given: str, expected: str) -> bool:
+    (given, unit), (expected, wanted) = without_unit(given), without_unit(expected)
+    if units_differ(unit, wanted) or not given or not expected:
+        return False
+    at_sight = _equal_at_sight(given, expected)
+    if at_sight is not None:
+        return at_sight
+    given, expected = _values_of_functions(given, expected)
+    found, reference = _parsed(given), _parsed(expected)
+    if not found or not reference or leaves_work(given, expected, found[0], reference[0]):
+        return False
+    return equal(reference, found)
+
+
+def _values_of_functions(given: str, expected: str) -> tuple[str, str]:
+    """Right sides, where both define a function and `y` may stand for its name."""
+    mine, theirs = _FUNCTION.match(given), _FUNCTION.match(expected)
+    if mine and theirs and None in (mine["name"], theirs["name"]):
+        return given[mine.end() :], expected[theirs.end() :]
+    return given, expected
+
+
+def _parsed(expression: str) -> list[Any]:
     """The expression as sympy reads it, if it can, and as text."""
     integer = _integer(expression)
     if integer is not None:
         return [Integer(integer)]
-    return parse(rf"\boxed{{{expression}}}", parsing_timeout=0)
+    text = rf"\boxed{{{expression}}}"
+    return parse(text, [_BOXED], extraction_mode="first_match", parsing_timeout=0)
 
 
 def _integer(text: str) -> int | None:
     """An integer as people write it (`1,000`, `27.0`, `+3.`), without the cost of a parser."""
     match = _INTEGER.fullmatch(text)
     return int(text.replace(",", "").partition(".")[0]) if match else None
-
-
-def _leaves_arithmetic(found: Any) -> bool:
-    """Whether an operator stands between numbers after the last `=`; not so in `3 \\times 10^5`."""
-    return isinstance(found, str) and bool(_ARITHMETIC.search(found.rpartition("=")[2]))
