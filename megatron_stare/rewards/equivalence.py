@@ -15,8 +15,10 @@ from sympy import (
 from sympy import FiniteSet as SympySet
 from sympy.core.expr import UnevaluatedExpr
 
+from megatron_stare.rewards.unfinished import is_rational
+
 _PERCENT = UnevaluatedExpr(Rational(1, 100))
-_DIGITS = 40
+_DIGITS = 60
 _SAMPLES = [Rational(n, d) for n, d in ((7, 5), (23, 7), (-11, 9), (5, 13), (-31, 11), (101, 3))]
 _UNDONE = (Sum, Product, Integral, Limit, Derivative)
 
@@ -25,7 +27,7 @@ def equal(expected: list[Any], found: list[Any]) -> bool:
     """Whether what math-verify parsed is the same; each list holds an expression, a text, or both.
 
     math-verify compares with an absolute tolerance; here numbers below 1/1000 are compared
-    relatively, exact ones to 25 digits.
+    relatively, exact ones to 50 digits.
     """
     reference, answer = expected[0], found[0]
     is_parsed = isinstance(reference, (Basic, MatrixBase)) and isinstance(answer, (Basic, MatrixBase))
@@ -67,8 +69,9 @@ def _leaves(thing: Any) -> Iterator[Any]:
         for member in thing:
             yield from _leaves(member)
     elif isinstance(thing, Eq) or type(thing).__name__ == "And":
-        last = getattr(thing, "_unsorted_args", (thing,))[-1]
-        yield from _leaves(last.args[-1])
+        relations = getattr(thing, "_unsorted_args", (thing,))
+        is_assignment = relations[0].args[0].is_Symbol and isinstance(relations[-1], Eq)
+        yield from _leaves(relations[-1].args[-1]) if is_assignment else [thing]
     else:
         yield thing
 
@@ -114,7 +117,7 @@ def _percent(number: Expr) -> bool:
 
 
 def _number(expression: Expr) -> Any:
-    """The value to 40 digits; None where there is none."""
+    """The value to 60 digits; None where there is none."""
     try:
         value = expression.evalf(_DIGITS)
         return value if value.is_number and value.is_finite else None
@@ -128,5 +131,6 @@ def _close(one: Expr, other: Expr, left: Any, right: Any, tolerance: float = 1e-
         return None
     distance, size = abs(left - right), max(abs(left), abs(right))
     if not (one.has(Float) or other.has(Float)):
-        return bool(distance <= size * Float("1e-25"))
+        close = bool(distance <= size * Float("1e-50"))
+        return one.doit() == other.doit() if close and is_rational(one) and is_rational(other) else close
     return bool(distance <= size * tolerance or (size >= 1e-3 and distance <= 1e-6))

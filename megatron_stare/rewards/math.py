@@ -21,8 +21,9 @@ from megatron_stare.rewards.answers import marked_answer, stated_answer
 from megatron_stare.rewards.equivalence import equal
 from megatron_stare.rewards.notations import bases_agree, choices_agree, times_agree
 from megatron_stare.rewards.numerals import plain_numbers
+from megatron_stare.rewards.regions import joined_region
 from megatron_stare.rewards.residues import congruences_agree
-from megatron_stare.rewards.search import candidates
+from megatron_stare.rewards.search import candidates, is_prose, searched
 from megatron_stare.rewards.sequences import sequences_agree
 from megatron_stare.rewards.spelling import latex_of
 from megatron_stare.rewards.unfinished import leaves_work
@@ -33,6 +34,7 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 _INTEGER = re.compile(r"[+-]?([0-9]{1,50}|[0-9]{1,3}(,[0-9]{3}){1,16})(\.0*)?")
 _FUNCTION = re.compile(r"(y|(?P<name>[a-zA-Z](?:\^\{-1\})?)\s*\(\s*[a-z]\s*\))\s*=(?!.*=)")
+_TURNED = re.compile(r"([^a-zA-Z=]+)=\s*([a-zA-Z])")
 _BOXED = LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False)
 
 
@@ -52,6 +54,8 @@ def math_reward(response: str, answer: str) -> float:
         return 0.0
     if _equal_at_sight(given, expected):
         return 1.0
+    if is_prose(expected):
+        expected = next(iter(searched(expected)), expected)
     if marked_answer(response) is not None:
         return float(_agree(given, expected))
     return float(any(_agree(candidate, expected) for candidate in candidates(given)))
@@ -90,11 +94,15 @@ def _expressions_agree(given: str, expected: str) -> bool:
     at_sight = _equal_at_sight(given, expected)
     if at_sight is not None:
         return at_sight
+    given = _TURNED.sub(r"\2=\1", given) if _TURNED.fullmatch(given) else given
     given, expected = _values_of_functions(given, expected)
-    found, reference = _parsed(given), _parsed(expected)
-    if not found or not reference or leaves_work(given, expected, found[0], reference[0]):
+    try:
+        found, reference = _parsed(given), _parsed(expected)
+        if not found or not reference or leaves_work(given, expected, found[0], reference[0]):
+            return False
+        return equal(reference, found)
+    except Exception:  # sympy raises anything on what it has no rule for; math-verify says no too.
         return False
-    return equal(reference, found)
 
 
 def _values_of_functions(given: str, expected: str) -> tuple[str, str]:
@@ -110,6 +118,9 @@ def _parsed(expression: str) -> list[Any]:
     integer = _integer(expression)
     if integer is not None:
         return [Integer(integer)]
+    region = joined_region(expression, _parsed)
+    if region is not None:
+        return [region]
     text = rf"\boxed{{{expression}}}"
     return parse(text, [_BOXED], extraction_mode="first_match", parsing_timeout=0)
 

@@ -1,4 +1,4 @@
-"""Where an answer may stand in a response that marks none."""
+"""Where an answer may stand in a text that marks none."""
 
 from __future__ import annotations
 
@@ -7,35 +7,53 @@ import re
 from math_verify import parse
 
 _STATED = re.compile(
-    r"(?:final\s+answer|answer|result|solution)\s*(?:is|are|:|=)+\s*:?\s*(?:therefore\s*)?"
-    r"([^\n]*)|(?:\bis|:)\s+((?:\\left\s*)?[(\[{\\$0-9][^\n]*)",
+    r"(?:answer|result|solution)\s*(?:is|are|:|=)+\**\s*:?\s*(?P<answer>[^\n]*)"
+    r"|(?:\bis|:)\s+(?P<formula>(?:\\left\s*)?[(\[{\\$0-9][^\n]*)",
     re.IGNORECASE,
 )
 _SENTENCE = re.compile(r"\.(?=\s|$)")
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}|\\text")
 _LONGEST = 200
 
 
 def candidates(text: str) -> list[str]:
     """Texts that may be the answer that `text` states: few, and of one place each.
 
-    All of a short text; what its last "the answer is ..." says; then what math-verify takes, which
-    is the first "answer ..." or the last formula or number. What math-verify cannot parse is
-    taken as text: no number is taken from inside it.
+    All of a short text; what its last "the answer is ..." says; then, unless that was a formula,
+    what math-verify takes, which is the first "answer ..." or the last formula or number. What
+    math-verify cannot parse is taken as text: no number is taken from inside it.
     """
-    found = [text] if len(text) <= _LONGEST and "\n" not in text else []
-    found += _stated(text)
+    found = [text] if _is_short(text) else []
+    for statement in list(_STATED.finditer(text))[-1:]:
+        rest = statement["answer"] or statement["formula"] or ""
+        found += _formula_of(rest)
+        if statement["answer"] and not _WORD.search(rest):
+            return found
+    return list(dict.fromkeys(found + searched(text)))
+
+
+def searched(text: str) -> list[str]:
+    """What math-verify takes for the answer, as text."""
     parsed = parse(text, extraction_mode="first_match", parsing_timeout=0)
-    found += [item for item in parsed if isinstance(item, str)]
-    return list(dict.fromkeys(filter(None, found)))
+    return [item for item in parsed if isinstance(item, str) and item]
 
 
-def _stated(text: str) -> list[str]:
-    statements = list(_STATED.finditer(text))
-    if not statements:
-        return []
-    rest = next(group for group in statements[-1].groups() if group is not None)
+def is_prose(text: str) -> bool:
+    """Whether `text` is too long to be an answer alone."""
+    return len(text) > _LONGEST
+
+
+def _is_short(text: str) -> bool:
+    if is_prose(text) or "\n" in text:
+        return False
+    return not (_WORD.search(text) and "=" in text)
+
+
+def _formula_of(rest: str) -> list[str]:
+    """The one formula in what follows "the answer is", or its first sentence."""
     formulas = list(_FORMULA.finditer(rest))
     if len(formulas) == 1:
         return [next(group for group in formulas[0].groups() if group)]
-    return [_SENTENCE.split(rest)[0].strip()] if len(rest) <= _LONGEST else []
+    sentence = _SENTENCE.split(rest)[0].strip()
+    return [sentence] if sentence and not is_prose(sentence) else []

@@ -115,19 +115,23 @@ def _root_of_parentheses(text: str) -> str:
 
 _END = "(?![a-zA-Z])"
 _FUNCTIONS = "arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|ln|log"
-_GAP = rf"(?:\\[,;: ]|\\(?:(?:thin|med|thick|en)space|q?quad){_END}|~|\s)"
+_GAP = rf"(?:(?<!\\)\\[,;: ]|\\(?:(?:thin|med|thick|en)space|q?quad){_END}|~|\s)"
 
 _TYPOGRAPHY = [
     # Looks.
+    substitution(r"(?<!\\)\$([^$]+)(?<!\\)\$", r"\1"),
+    substitution(r"\\[()\[\]](?!\])", " "),
     substitution(rf"\\(?:(?:display|text|script)style|(?:no)?limits|[Bb]igg?[lrm]?){_END}", ""),
     substitution(rf"\{{\\(rm|bf|it)(?={_END})", r"\\text{"),
     _without_braces(r"mathbf|boldsymbol|bm|mathit|mathsf|underline|ensuremath|textcolor\{\w+\}"),
     substitution(rf"\\(?:text(?:bf|it|rm|sf|tt|up|normal)|mbox|hbox|emph){_END}", r"\\text"),
     substitution(r"\\(?:mathrm|operatorname\*?|text)\s*\{\s*([eid])\s*\}", r" \1"),
     substitution(r"\\mathrm\s+([eid])(?![a-zA-Z])", r" \1"),
+    substitution(rf"\\mathrm{_END}", r"\\text"),
     substitution(r"(?<=[0-9a-zA-Z)}])\*\*(?=[-+(0-9a-zA-Z{])", "^"),
     substitution(r"\*\*|__|</?answer>", " "),
     # Synonyms.
+    substitution(r"\.\.\.+", r"\\ldots "),
     substitution(rf"\\(?:nice|[sdtc])frac{_END}", r"\\frac"),
     substitution(rf"\{{([^{{}}]*)\\over{_END}([^{{}}]*)\}}", r"\\frac{\1}{\2}"),
     substitution(rf"\\varnothing{_END}|\\\{{\s*\\\}}", r"\\emptyset "),
@@ -158,7 +162,7 @@ _TYPOGRAPHY = [
     substitution(r"\^\s*\(([^()]*)\)", r"^{\1}"),
     substitution(r"(?<=[0-9])i(?![a-zA-Z])", " i"),
     # White space.
-    substitution(r"\\!|\{\s*\}", ""),
+    substitution(r"(?<!\\)\\!\s*|\{\s*\}", ""),
     substitution(rf"{_GAP}+", " "),
     substitution(r"\{ +", "{"),
     substitution(r"\\text\s*\{\s*\}", " "),

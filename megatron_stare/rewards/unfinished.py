@@ -37,10 +37,10 @@ _OPERATIONS = {
 }  # fmt: skip
 _PATTERNS = {name: re.compile(pattern) for name, pattern in _OPERATIONS.items()}
 _FUNCTIONS = {
-    "trigonometric": TrigonometricFunction,
-    "inverse trigonometric": InverseTrigonometricFunction,
-    "logarithm": log,
-    "absolute value": Abs,
+    "trigonometric": (TrigonometricFunction, re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")),
+    "inverse trigonometric": (InverseTrigonometricFunction, re.compile(r"\\arc|\^\{-1\}\s*\(")),
+    "logarithm": (log, re.compile(r"\\(?:ln|log|lg)(?![a-z])")),
+    "absolute value": (Abs, re.compile(r"(?!)")),
 }
 
 
@@ -54,7 +54,7 @@ def leaves_work(given: str, expected: str, found: Any, reference: Any) -> bool:
     if not (isinstance(found, Basic) and isinstance(reference, Basic)):
         return False
     found = _last_side(found)
-    if not reference.has(Float) and _functions(found) - _functions(reference):
+    if not reference.has(Float) and _functions(given, found) - _functions(expected, reference):
         return True
     return has_arithmetic(found) and not has_arithmetic(reference)
 
@@ -73,12 +73,13 @@ def _operations(text: str) -> set[str]:
     return {name for name, pattern in _PATTERNS.items() if pattern.search(text)}
 
 
-def _functions(expression: Basic) -> set[str]:
-    """Kinds of functions that are applied to numbers."""
+def _functions(text: str, expression: Basic) -> set[str]:
+    """Kinds of functions that are applied to numbers, those that the parser evaluated too."""
     return {
         name
-        for name, kind in _FUNCTIONS.items()
+        for name, (kind, written) in _FUNCTIONS.items()
         if any(not node.free_symbols for node in expression.atoms(kind))
+        or (not expression.free_symbols and written.search(text))
     }
 
 
@@ -107,7 +108,7 @@ def _nodes(expression: Basic) -> Iterator[Basic]:
 
 def _is_arithmetic(node: Basic) -> bool:
     if isinstance(node, Add):
-        if sum(_is_rational(term) for term in node.args) > 1:
+        if sum(is_rational(term) for term in node.args) > 1:
             return True
         constants = [term.doit() for term in node.args if not term.free_symbols]
         kinds = [term.as_coeff_Mul()[1] for term in constants if not term.is_Rational]
@@ -136,23 +137,24 @@ def _parts(product: Mul) -> tuple[list[Basic], list[Basic]]:
             factors += inner[0]
             divisors += inner[1]
         elif isinstance(factor, Pow) and factor.exp == -1:
-            divisors += [factor.base] if _is_rational(factor.base) else []
-        elif _is_rational(factor) and factor not in (1, -1):
+            divisors += [factor.base] if is_rational(factor.base) else []
+        elif is_rational(factor) and factor not in (1, -1):
             factors.append(factor)
     return factors, divisors
 
 
-def _is_rational(node: Basic) -> bool:
+def is_rational(node: Basic) -> bool:
+    """Whether `node` is built of rational numbers alone, by looks."""
     if isinstance(node, UnevaluatedExpr):
         return False
     if isinstance(node, (Rational, Float)):
         return True
     if isinstance(node, Pow):
-        return _is_rational(node.base) and bool(node.exp.is_Integer)
+        return is_rational(node.base) and bool(node.exp.is_Integer)
     if isinstance(node, (Add, Mul, factorial)):
-        return all(_is_rational(child) for child in node.args)
+        return all(is_rational(child) for child in node.args)
     return False
 
 
 def _is_power_of_ten(node: Basic) -> bool:
-    return node == 10 or (isinstance(node, Pow) and node.base == 10)
+    return isinstance(node, Pow) and node.base == 10

@@ -31,8 +31,8 @@ _NO_UNITS = frozenset(
     "and or to not if when mod modulo base plus minus times divided over squared cubed of choose "
     "is for only percent pi sqrt factorial than less more between but where with infinity "
     "half third quarter dozen hundred thousand million billion trillion from by equals until "
-    "sin cos tan log ln max min gcd lcm union pm am noon midnight in no".split()
-) - {"in"}
+    "sin cos tan log ln max min gcd lcm union pm am noon midnight no".split()
+)
 _SIGN = "|".join(rf"(?:{_CURRENCY[unit]})" for unit in ("dollar", "euro", "pound sterling", "yen"))
 _BEFORE = re.compile(rf"^([-+]?)\s*({_SIGN}|{_CURRENCY['rupee']})\s*(?=[-+0-9.({{\\])")
 _NAMED = re.compile(r"^\\text\s*\{[^{}]*[:=]\s*\}\s*")
@@ -43,8 +43,8 @@ _POWER = r"(?:\s*\^\s*(?:\{\s*[-0-9]+\s*\}|[0-9]))?"
 _WORDS = r"[a-zA-Z]+\.?(?:[ -][a-zA-Z]+\.?)*"
 _BARE = rf"(?:(?:sq|cu)\.?\s)?{_WORDS}{_POWER}(?:\s*/\s*{_WORDS}{_POWER})?"
 _TEXT = (
-    rf"\\(?:text|mathrm)\s*\{{(?P<words>[^{{}}0-9]*)\}}{_POWER}"
-    rf"(?:\s*/\s*\\(?:text|mathrm)\s*\{{[^{{}}]*\}}{_POWER})?"
+    rf"\\text\s*\{{(?P<words>[^{{}}0-9]*)\}}{_POWER}"
+    rf"(?:\s*/\s*\\text\s*\{{[^{{}}]*\}}{_POWER})?"
 )
 _AFTER = re.compile(
     rf"(?<=[0-9}})\].|])\s*(?P<unit>{_TEXT}|[€£¥¢₹]|(?:(?<=\s)|(?<=[0-9]))\(?(?P<bare>{_BARE})\)?)"
@@ -99,7 +99,7 @@ def _is_unit(match: re.Match[str]) -> bool:
 
 def _name(unit: str) -> str:
     """`\\text{ square centimeters}` as `cm^2`."""
-    plain = re.sub(r"\\(?:text|mathrm)\b|[{}()]", " ", unit).strip()
+    plain = re.sub(r"\\text\b|[{}()]", " ", unit).strip()
     power = re.search(r"\^\s*([-0-9]+)$", plain)
     exponent = power[1] if power else ""
     plain = plain[: power.start()].strip() if power else plain

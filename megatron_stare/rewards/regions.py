@@ -1,0 +1,38 @@
+"""Inequalities joined by "or" and "and", as the set of numbers that they leave."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from sympy import And, Basic, Intersection, Set, Union
+from sympy.core.relational import Relational
+
+_RELATION = re.compile(r"[<>]|\\[lg]e(?![a-z])|\\ne(?![a-z])")
+_OR = re.compile(r",?\s*\\text\s*\{\s*,?\s*or\s*\}|,?\s*(?<![a-z\\])or(?![a-z])|\\(?:lor|vee)(?![a-z])")
+_AND = re.compile(
+    r",?\s*\\text\s*\{\s*,?\s*and\s*\}|,?\s*(?<![a-z\\])and(?![a-z])|\\(?:land|wedge)(?![a-z])"
+)
+
+
+def joined_region(text: str, parsed: Callable[[str], list[Any]]) -> Set | None:
+    """The set that several joined inequalities describe; None where `text` is none."""
+    for word, join in ((_OR, Union), (_AND, Intersection)):
+        parts = word.split(text)
+        if len(parts) > 1 and all(_RELATION.search(part) for part in parts):
+            sets = [joined_region(part, parsed) or _region(parsed(part)) for part in parts]
+            return join(*sets) if None not in sets else None
+    return None
+
+
+def _region(found: list[Any]) -> Set | None:
+    relation = found[0] if found else None
+    relations = getattr(relation, "_unsorted_args", (relation,))
+    if not all(isinstance(part, Relational) for part in relations):
+        return None
+    try:
+        region = And(*relations).as_set()
+    except (NotImplementedError, TypeError, ValueError):
+        return None
+    return region if isinstance(region, Basic) and isinstance(region, Set) else None
