@@ -9,8 +9,20 @@ from typing import Any
 from latex2sympy2_extended.sets import FiniteSet as ParsedSet
 from math_verify import verify
 from sympy import (
-    Basic, Derivative, Eq, Expr, Float, Integral, Interval, Limit, MatrixBase, Mul, Product,
-    Rational, Sum, Tuple,
+    Basic,
+    Derivative,
+    Eq,
+    Expr,
+    Float,
+    Integral,
+    Interval,
+    Limit,
+    MatrixBase,
+    Mul,
+    Product,
+    Rational,
+    Sum,
+    Tuple,
 )  # fmt: skip
 from sympy import FiniteSet as SympySet
 from sympy.core.expr import UnevaluatedExpr
@@ -30,11 +42,15 @@ def equal(expected: list[Any], found: list[Any]) -> bool:
     relatively, exact ones to 50 digits.
     """
     reference, answer = expected[0], found[0]
-    is_parsed = isinstance(reference, (Basic, MatrixBase)) and isinstance(answer, (Basic, MatrixBase))
+    is_parsed = isinstance(reference, (Basic, MatrixBase)) and isinstance(
+        answer, (Basic, MatrixBase)
+    )
     if is_parsed and is_false_chain(answer):
         return False
     if verify(expected, found, allow_set_relation_comp=True, timeout_seconds=0):
         return not is_parsed or not _differ(reference, answer)
+    if _percent(reference) != _percent(answer):
+        return _agree(_without_percent(reference), _without_percent(answer)) is True
     return is_parsed and _agree(reference, answer) is True
 
 
@@ -42,12 +58,11 @@ def is_false_chain(statement: Any) -> bool:
     """Whether neighbours in a chain of equals are different numbers: `4 = 5`, `x = 2+3 = 6`."""
     relations = getattr(statement, "_unsorted_args", (statement,))
     sides = [side for r in relations if isinstance(r, Eq) for side in r.args]
-    for left, right in pairwise(sides):
-        if isinstance(left, Expr) and isinstance(right, Expr):
-            if not left.free_symbols and not right.free_symbols:
-                if _close(left, right, _number(left), _number(right), 1e-2) is False:
-                    return True
-    return False
+    return any(
+        _close(left, right, _number(left), _number(right), 1e-2) is False
+        for left, right in pairwise(sides)
+        if isinstance(left, Expr) and isinstance(right, Expr)
+    )
 
 
 def _differ(reference: Any, answer: Any) -> bool:
@@ -98,7 +113,7 @@ def _agree(one: Any, other: Any) -> bool | None:
     symbols = sorted(one.free_symbols, key=str)
     agreed = 0
     for shift in range(len(_SAMPLES)):
-        values = {s: _SAMPLES[(shift + i) % len(_SAMPLES)] for i, s in enumerate(symbols)}
+        values = [(s, _SAMPLES[(shift + i) % len(_SAMPLES)]) for i, s in enumerate(symbols)]
         left, right = _number(one.subs(values)), _number(other.subs(values))
         if left is None or right is None:
             continue
@@ -112,8 +127,12 @@ def _agree(one: Any, other: Any) -> bool | None:
     return True if agreed > 1 else None
 
 
-def _percent(number: Expr) -> bool:
-    return isinstance(number, Mul) and _PERCENT in number.args
+def _percent(number: Any) -> bool:
+    return isinstance(number, Mul) and len(number.args) == 2 and number.args[1] == _PERCENT
+
+
+def _without_percent(number: Any) -> Any:
+    return number.args[0] if _percent(number) else number
 
 
 def _number(expression: Expr) -> Any:
@@ -132,5 +151,9 @@ def _close(one: Expr, other: Expr, left: Any, right: Any, tolerance: float = 1e-
     distance, size = abs(left - right), max(abs(left), abs(right))
     if not (one.has(Float) or other.has(Float)):
         close = bool(distance <= size * Float("1e-50"))
-        return one.doit() == other.doit() if close and is_rational(one) and is_rational(other) else close
+        return (
+            one.doit() == other.doit()
+            if close and is_rational(one) and is_rational(other)
+            else close
+        )
     return bool(distance <= size * tolerance or (size >= 1e-3 and distance <= 1e-6))

@@ -95,7 +95,7 @@ def _expressions_agree(given: str, expected: str) -> bool:
     if at_sight is not None:
         return at_sight
     given = _TURNED.sub(r"\2=\1", given) if _TURNED.fullmatch(given) else given
-    given, expected = _values_of_functions(given, expected)
+    given, expected = _values_of_functions(_both_signs(given), _both_signs(expected))
     try:
         found, reference = _parsed(given), _parsed(expected)
         if not found or not reference or leaves_work(given, expected, found[0], reference[0]):
@@ -103,6 +103,15 @@ def _expressions_agree(given: str, expected: str) -> bool:
         return equal(reference, found)
     except Exception:  # sympy raises anything on what it has no rule for; math-verify says no too.
         return False
+
+
+def _both_signs(text: str) -> str:
+    """`\\frac{1 \\pm \\sqrt{5}}{2}` as two values; math-verify reads a sign outside of braces."""
+    before, sign, after = text.partition(r"\pm")
+    if not sign or r"\pm" in after or before.count("{") == before.count("}"):
+        return text
+    before = before.rpartition("=")[2]
+    return f"{before}+{after},{before}-{after}"
 
 
 def _values_of_functions(given: str, expected: str) -> tuple[str, str]:

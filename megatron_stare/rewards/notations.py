@@ -72,13 +72,13 @@ def _seconds(time: re.Match[str]) -> set[int]:
         hours = {hour % 12 + 12 * (time[4].lower() == "p")}
     else:
         hours = {hour}
-        if 1 <= hour <= 12 and len(time[1]) < 2 or hour in (10, 11, 12):
+        if (1 <= hour <= 12 and len(time[1]) < 2) or hour in (10, 11, 12):
             hours |= {hour % 12, hour % 12 + 12}
     return {3600 * h + 60 * minute + second for h in hours}
 
 
 def bases_agree(given: str, expected: str) -> bool | None:
-    """Digits with the base they are written in; a base in the reference alone goes without saying."""
+    """Digits and the base they are written in, which the reference alone may state."""
     mine, theirs = _based(given), _based(expected)
     if theirs and re.fullmatch(r"[0-9][0-9A-Z]*", given.replace(" ", "")):
         return _digits(given) == theirs[0]

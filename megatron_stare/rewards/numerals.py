@@ -7,15 +7,39 @@ from fractions import Fraction
 
 from megatron_stare.rewards.spelling import rewritten, substitution
 
-_SMALL = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-    "fifteen sixteen seventeen eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_SMALL = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _WORDS = {word: n for n, word in enumerate(_SMALL)}
 _WORDS |= {word: 10 * n for n, word in enumerate(_TENS, 2)}
 _WORDS |= {f"{ten}-{one}": _WORDS[ten] + _WORDS[one] for ten in _TENS for one in _SMALL[1:10]}
-_WORDS |= {"one hundred": 100, "one thousand": 1000}
+_WORDS |= {"one-hundred": 100, "one-thousand": 1000}
+_PARTS = {"half": 2, "third": 3, "thirds": 3, "fourth": 4, "quarter": 4, "quarters": 4, "fifth": 5}
+_WORDS |= {
+    f"{_SMALL[n]}-{part}": rf"\frac{{{n}}}{{{whole}}}"
+    for part, whole in _PARTS.items()
+    for n in range(1, 4)
+}
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 
 
@@ -59,6 +83,7 @@ _REWRITES = [
     substitution(r"(?<![0-9'])([0-9]{1,3}(?:'[0-9]{3})+)(?![0-9'])", lambda m: _joined(m[1])),
     substitution(r"(?<![0-9.,])([0-9]{1,3}(?:, ?[0-9]{3})+)(?=\.[0-9])", lambda m: _joined(m[1])),
     # Decimals that repeat.
+    substitution("((?:[0-9][\u0304\u0305])+)", lambda m: rf"\overline{{{_joined(m[1])}}}"),
     substitution(
         r"\\dot\s*\{?([0-9])\}?(?:([0-9]*)\\dot\s*\{?([0-9])\}?)?",
         lambda m: rf"\overline{{{m[1]}{m[2] or ''}{m[3] or ''}}}",
@@ -80,7 +105,7 @@ _REWRITES = [
     # Words.
     substitution(
         r"(?i)^(?:\\text\s*\{\s*)?([a-z]+(?:[- ][a-z]+)?)\s*\}?$",
-        lambda m: str(_WORDS.get(m[1].lower(), _WORDS.get(m[1].lower().replace(" ", "-"), m[0]))),
+        lambda m: str(_WORDS.get(m[1].lower().replace(" ", "-"), m[0])),
     ),
     substitution(
         rf"(?i)^(?P<number>.*[0-9}}])\s*(?P<text>\\text\s*\{{)?\s*(?P<scale>{'|'.join(_SCALES)})\b",

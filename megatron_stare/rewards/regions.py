@@ -10,7 +10,9 @@ from sympy import And, Basic, Intersection, Set, Union
 from sympy.core.relational import Relational
 
 _RELATION = re.compile(r"[<>]|\\[lg]e(?![a-z])|\\ne(?![a-z])")
-_OR = re.compile(r",?\s*\\text\s*\{\s*,?\s*or\s*\}|,?\s*(?<![a-z\\])or(?![a-z])|\\(?:lor|vee)(?![a-z])")
+_OR = re.compile(
+    r",?\s*\\text\s*\{\s*,?\s*or\s*\}|,?\s*(?<![a-z\\])or(?![a-z])|\\(?:lor|vee)(?![a-z])"
+)
 _AND = re.compile(
     r",?\s*\\text\s*\{\s*,?\s*and\s*\}|,?\s*(?<![a-z\\])and(?![a-z])|\\(?:land|wedge)(?![a-z])"
 )
@@ -28,7 +30,7 @@ def joined_region(text: str, parsed: Callable[[str], list[Any]]) -> Set | None:
 
 def _region(found: list[Any]) -> Set | None:
     relation = found[0] if found else None
-    relations = getattr(relation, "_unsorted_args", (relation,))
+    relations: Any = getattr(relation, "_unsorted_args", (relation,))
     if not all(isinstance(part, Relational) for part in relations):
         return None
     try:

@@ -7,7 +7,8 @@ import re
 from math_verify import parse
 
 _STATED = re.compile(
-    r"(?:answer|result|solution)\s*(?:is|are|:|=)+\**\s*:?\s*(?P<answer>[^\n]*)"
+    r"(?:answer|result|solution)\s*(?:is|are|:|=)+\**\s*:?\s*"
+    r"(?P<answer>(?s:\\\[.*?\\\]|\$\$.*?\$\$)|[^\n]*)"
     r"|(?:\bis|:)\s+(?P<formula>(?:\\left\s*)?[(\[{\\$0-9][^\n]*)",
     re.IGNORECASE,
 )
@@ -24,11 +25,12 @@ def candidates(text: str) -> list[str]:
     what math-verify takes, which is the first "answer ..." or the last formula or number. What
     math-verify cannot parse is taken as text: no number is taken from inside it.
     """
-    found = [text] if _is_short(text) else []
-    for statement in list(_STATED.finditer(text))[-1:]:
+    statements = list(_STATED.finditer(text))
+    found = [text] if _is_bare(text) and not statements else []
+    for statement in statements[-1:]:
         rest = statement["answer"] or statement["formula"] or ""
         found += _formula_of(rest)
-        if statement["answer"] and not _WORD.search(rest):
+        if found and statement["answer"] and not _WORD.search(rest):
             return found
     return list(dict.fromkeys(found + searched(text)))
 
@@ -44,10 +46,12 @@ def is_prose(text: str) -> bool:
     return len(text) > _LONGEST
 
 
-def _is_short(text: str) -> bool:
+def _is_bare(text: str) -> bool:
+    """Whether `text` may be an answer and nothing else."""
     if is_prose(text) or "\n" in text:
         return False
-    return not (_WORD.search(text) and "=" in text)
+    words = len(_WORD.findall(text))
+    return words == 0 or (words < 4 and "=" not in text)
 
 
 def _formula_of(rest: str) -> list[str]:

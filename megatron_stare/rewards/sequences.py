@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import pairwise
 
 Agree = Callable[[str, str], bool]
 Terms = list[str]
@@ -68,8 +69,7 @@ def _is_regular(terms: Terms) -> bool:
     if not all(re.fullmatch("-?[0-9]{1,50}", term) for term in terms):
         return False
     numbers = [int(term) for term in terms]
-    pairs = list(zip(numbers, numbers[1:], strict=False))
-    steps = {right - left for left, right in pairs}
+    steps = {right - left for left, right in pairwise(numbers)}
     ratios = all(b * b == a * c for a, b, c in zip(numbers, numbers[1:], numbers[2:], strict=False))
     return len(steps) == 1 or (ratios and len(numbers) > 2)
 

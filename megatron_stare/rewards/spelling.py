@@ -113,6 +113,7 @@ def _root_of_parentheses(text: str) -> str:
     return text
 
 
+_FRENCH = {"[": ")", "]": "]"}
 _END = "(?![a-zA-Z])"
 _FUNCTIONS = "arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|ln|log"
 _GAP = rf"(?:(?<!\\)\\[,;: ]|\\(?:(?:thin|med|thick|en)space|q?quad){_END}|~|\s)"
@@ -123,6 +124,8 @@ _TYPOGRAPHY = [
     substitution(r"\\[()\[\]](?!\])", " "),
     substitution(rf"\\(?:(?:display|text|script)style|(?:no)?limits|[Bb]igg?[lrm]?){_END}", ""),
     substitution(rf"\{{\\(rm|bf|it)(?={_END})", r"\\text{"),
+    substitution(rf"\\(?:bf|it|em|tiny|small|normalsize|[lL]arge|LARGE|[hH]uge){_END}", ""),
+    substitution(r"\\color\s*\{\w+\}|\\(?:checkmark|blacksquare|qed|Box)(?![a-zA-Z])", ""),
     _without_braces(r"mathbf|boldsymbol|bm|mathit|mathsf|underline|ensuremath|textcolor\{\w+\}"),
     substitution(rf"\\(?:text(?:bf|it|rm|sf|tt|up|normal)|mbox|hbox|emph){_END}", r"\\text"),
     substitution(r"\\(?:mathrm|operatorname\*?|text)\s*\{\s*([eid])\s*\}", r" \1"),
@@ -153,8 +156,15 @@ _TYPOGRAPHY = [
     substitution(r"(?<![\\a-zA-Z])sqrt(?=\s*[({0-9])", r"\\sqrt"),
     substitution(r"(?<![\\a-zA-Z])(pi|theta)(?![a-zA-Z])", r"\\\1 "),
     substitution(r"(?<![\\a-zA-Z])(?:infinity|infty|oo)(?![a-zA-Z])", r"\\infty "),
+    substitution(rf"\\langle{_END}", "("),
+    substitution(rf"\\rangle{_END}", ")"),
+    substitution(r"(?i)^\s*(?:\\text\s*\{\s*)?(?:the )?empty set\s*\}?\s*$", r"\\emptyset"),
     substitution(r"(?i)^\s*(?:\\text\s*\{\s*)?all real numbers\s*\}?\s*$", r"(-\\infty,\\infty)"),
     substitution(r"\\mathbb\s*\{?R\}?", r"(-\\infty,\\infty)"),
+    # Intervals as the French write them, and sets by a condition.
+    substitution(r"^\s*\](.*,.*?)([\[\]])\s*$", lambda m: f"({m[1]}{_FRENCH[m[2]]}"),
+    substitution(r"^\s*\[([^\[\]()]*,[^\[\]()]*)\[\s*$", r"[\1)"),
+    substitution(r"^\s*\\\{\s*[a-z]\b(?:\s*\\in\b[^|:]*)?\s*[|:](.*)\\\}\s*$", r"\1"),
     # Roots and powers with their argument in braces.
     _root_of_parentheses,
     substitution(r"(\\sqrt(?:\[[^]]*\])?)\s*(\\[a-zA-Z]+|[0-9]+|[a-zA-Z])", r"\1{\2}"),

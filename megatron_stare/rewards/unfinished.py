@@ -34,6 +34,9 @@ _OPERATIONS = {
     "substitution": r"\|\s*_|\]\s*_[^_^]*\^",
     "division": r"\\div(?![a-z])",
     "ellipsis": r"\\[lc]?dots",
+    "juxtaposition": r"[0-9)}]\s*\(\s*-?[0-9.]+\s*\)",
+    "matrices": r"\\end\{[bp]?matrix\}\s*(?:\\cdot|\\times|[-+])?\s*\\begin",
+    "sign": r"-\s*\(?\s*-",
 }  # fmt: skip
 _PATTERNS = {name: re.compile(pattern) for name, pattern in _OPERATIONS.items()}
 _FUNCTIONS = {
@@ -108,19 +111,27 @@ def _nodes(expression: Basic) -> Iterator[Basic]:
 
 def _is_arithmetic(node: Basic) -> bool:
     if isinstance(node, Add):
-        if sum(is_rational(term) for term in node.args) > 1:
+        constants = [term for term in _terms(node) if not term.free_symbols]
+        if sum(is_rational(term) for term in constants) > 1:
             return True
-        constants = [term.doit() for term in node.args if not term.free_symbols]
-        kinds = [term.as_coeff_Mul()[1] for term in constants if not term.is_Rational]
+        kinds = [term.doit().as_coeff_Mul()[1] for term in constants] if constants[1:] else []
         return len(set(kinds)) < len(kinds)
     return isinstance(node, Mul) and _multiplies(node)
+
+
+def _terms(node: Any) -> Iterator[Any]:
+    """The terms of a sum of sums."""
+    for term in node.args:
+        yield from _terms(term) if isinstance(term, Add) else [term]
 
 
 def _multiplies(product: Mul) -> bool:
     factors, divisors = _parts(product)
     if len(factors) == 2 and any(_is_power_of_ten(factor) for factor in factors):
         return False
-    if len(factors) > 1 or len(divisors) > 1:
+    args: tuple[Any, ...] = product.args
+    roots = [factor.exp for factor in args if _is_root(factor)]
+    if len(factors) > 1 or len(divisors) > 1 or len(set(roots)) < len(roots):
         return True
     if any(isinstance(number, factorial) for number in factors):
         return bool(divisors)
@@ -154,6 +165,10 @@ def is_rational(node: Basic) -> bool:
     if isinstance(node, (Add, Mul, factorial)):
         return all(is_rational(child) for child in node.args)
     return False
+
+
+def _is_root(node: Any) -> bool:
+    return isinstance(node, Pow) and is_rational(node.base) and 0 < node.exp < 1
 
 
 def _is_power_of_ten(node: Basic) -> bool:

@@ -252,7 +252,7 @@ COMMANDS = [
     (r"\begin{bmatrix}1&2\\3&4\end{bmatrix}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
     (r"\left[\begin{array}{cc}1&2\\3&4\end{array}\right]", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
     (r"\left(\begin{array}{c}1\\3\end{array}\right)", r"\begin{pmatrix}1\\3\end{pmatrix}"),
-    (r"\begin{pmatrix} 1 & 1/2 \\ 1/3 & 4 \end{pmatrix}", r"\begin{pmatrix} 1 & 0.5 \\ 1/3 & 4 \end{pmatrix}"),
+    (r"\begin{pmatrix} 1 & 1/2 \\ 3 & 4 \end{pmatrix}", r"\begin{pmatrix}1&0.5\\3&4\end{pmatrix}"),
     ("3:4", "3:4"),
     ("6:8", "3:4"),
 ]  # fmt: skip
