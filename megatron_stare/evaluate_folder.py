@@ -38,8 +38,8 @@ def evaluate_folder(config: EvalConfig) -> dict[str, float]:
     check_vocabulary(tokenizer, shape.vocab_size)
     problems = PromptSet(config.eval.data, tokenizer, seed=config.run.seed)
     print_line(console, str(problems.report))
-    turn_ends = problems.form.turn_ends
-    sources = stop_token_sources(config.model.path, tokenizer, turn_ends=turn_ends)
+    turn_form = problems.form
+    sources = stop_token_sources(config.model.path, tokenizer, turn_ends=turn_form.turn_ends)
     print_line(console, describe_stop_tokens(sources, tokenizer))
     engine = EmbeddedEngine(
         config.model.path,
@@ -47,12 +47,13 @@ def evaluate_folder(config: EvalConfig) -> dict[str, float]:
         device=read_topology().device,
         dtype=getattr(torch, config.model.dtype),
         max_batch_sequences=config.eval.max_batch_sequences,
-        turn_ends=turn_ends,
+        turn_ends=turn_form.turn_ends,
     )
     engine.load_weights(config.model.path, version=0)
     scorer = Scorer(
         config.reward,
         max_response_tokens=config.eval.max_response_tokens,
+        prefill=turn_form.prefill,
         report=lambda text: print_line(console, text),
     )
     progress = Progress(console, bars=config.log.progress)

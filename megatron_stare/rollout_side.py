@@ -90,7 +90,9 @@ class RolloutSide:
             self.bank.begin(step, self.sampler.state_dict()["prompts"])
             if self.config.checkpoint.every == 0:
                 self.forget_samples(through=step - 1)
-        return self.sampler.collect(step, on_progress)
+        rollout = self.sampler.collect(step, on_progress)
+        self.scorer.format.end_step(is_last=step == self.config.train.steps)
+        return rollout
 
     def forget_samples(self, through: int | None) -> None:
         """Samples of steps up to this one are not needed again; None: of no step."""
@@ -181,6 +183,7 @@ def _build(config: TrainConfig, world: World) -> RolloutSide:
         config.reward,
         max_response_tokens=config.rollout.max_response_tokens,
         report=world.loggers.message,
+        prefill=prompts.form.prefill,
     )
     try:
         engine = _build_engine(config, tokenizer, turn_ends, world)

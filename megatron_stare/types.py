@@ -35,8 +35,6 @@ class Prompt:
     text: str
     token_ids: tuple[int, ...]
     answer: str
-    prefill: str = ""
-    """Its end, where that begins the response: `<think>`, by some templates."""
 
 
 @dataclass(frozen=True, slots=True)

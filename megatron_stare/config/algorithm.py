@@ -18,6 +18,8 @@ class RewardConfig(Section):
     """`math`, `exact`, or a function of your own, `package.module:function(response, answer)`."""
     format_pattern: str | None = None
     """Regular expression a response must match in full; None asks for no format."""
+    format_sees: Literal["response", "prefill+response"] = "prefill+response"
+    """What it is matched against; the prefill is what the template has begun a response with."""
     format_reward: float = Field(default=0.0, ge=-1_000_000, le=1_000_000)
     """Added when the format matches."""
     deadline_s: Seconds = 10.0

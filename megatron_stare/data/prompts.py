@@ -114,5 +114,4 @@ class PromptSet:
             text=problem.text,
             token_ids=tuple(problem.token_ids),
             answer=problem.answer,
-            prefill=self.form.prefill,
         )

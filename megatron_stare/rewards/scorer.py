@@ -16,6 +16,7 @@ import torch
 from megatron_stare.algorithms.filters import overlong_penalty
 from megatron_stare.config.algorithm import RewardConfig
 from megatron_stare.errors import UserError
+from megatron_stare.rewards.format import FormatWatch
 from megatron_stare.rewards.pool import VerifierPool
 from megatron_stare.rewards.verdict import Verdict
 from megatron_stare.rewards.worker import Setup
@@ -35,6 +36,7 @@ class Scorer:
 
     Args:
         report: is told, once, what the user should know of the verifier.
+        prefill: what prompts have begun responses with, for `reward.format_sees`.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Scorer:
         *,
         max_response_tokens: int,
         report: Callable[[str], None] = lambda _: None,
+        prefill: str = "",
     ) -> None:
         self._config = config
         self._max_response_tokens = max_response_tokens
@@ -51,7 +54,9 @@ class Scorer:
             format_pattern=_checked_pattern(config.format_pattern),
             memory_bytes=int(config.memory_gib * 2**30),
             import_path=tuple(sys.path),
+            prefill=prefill if config.format_sees == "prefill+response" else "",
         )
+        self.format = FormatWatch(config.format_pattern, report)
         self._pool = VerifierPool(
             setup, num_workers=config.workers, deadline_s=config.deadline_s, report=report
         )
@@ -66,6 +71,9 @@ class Scorer:
     def score(self, samples: Sequence[Sample]) -> list[Reward]:
         """The reward of every sample, in their order."""
         verdicts = self._pool.run([(sample.text, sample.prompt.answer) for sample in samples])
+        judged = [verdict for verdict in verdicts if verdict.failure is None]
+        num_matching = sum(verdict.matches_format for verdict in judged)
+        self.format.see(num_judged=len(judged), num_matching=num_matching)
         penalties = self._overlong_penalties(samples)
         return [
             _shape(verdict, penalty, self._config.format_reward)

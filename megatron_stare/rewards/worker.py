@@ -35,6 +35,7 @@ from typing import Any
 from megatron_stare import stop_signals
 from megatron_stare.rewards.channel import LENGTH
 from megatron_stare.rewards.code import code_digest
+from megatron_stare.rewards.format import matches_format
 from megatron_stare.rewards.verdict import Verdict, as_number, failure_of, reading_of
 
 EXIT_MEMORY = 86
@@ -53,12 +54,14 @@ class Setup:
     format_pattern  regular expression for the whole response (`.` matches newlines), or None
     memory_bytes    that a verification may add to the loaded process
     import_path     of the trainer; the current folder comes before it
+    prefill         what the pattern sees in front of every response
     """
 
     function: str
     format_pattern: str | None
     memory_bytes: int
     import_path: tuple[str, ...]
+    prefill: str = ""
 
 
 class _Connection:
@@ -94,11 +97,11 @@ def main(descriptor: int) -> None:
         return
     _limit_memory(setup.memory_bytes)
     connection.send("ready", code_digest(setup.function.partition(":")[0]))
-    _serve(connection, verifier, setup.format_pattern)
+    _serve(connection, verifier, setup)
 
 
-def _serve(connection: _Connection, verifier: Verifier, format_pattern: str | None) -> None:
-    pattern = re.compile(format_pattern, re.DOTALL) if format_pattern else None
+def _serve(connection: _Connection, verifier: Verifier, setup: Setup) -> None:
+    pattern = re.compile(setup.format_pattern, re.DOTALL) if setup.format_pattern else None
     noted: set[type] = set()
 
     def note(value: Any) -> None:
@@ -111,7 +114,7 @@ def _serve(connection: _Connection, verifier: Verifier, format_pattern: str | No
         chunk = _receive_chunk(connection)
         connection.send("begun")
         for number, response, answer in chunk:
-            found = judge(verifier, pattern, response, answer, note)
+            found = judge(verifier, pattern, response, answer, note, setup.prefill)
             fields = found.value, found.matches_format, found.failure, found.seconds
             connection.send("verdict", number, *fields, _is_running_more_than(num_threads))
 
@@ -130,11 +133,13 @@ def judge(
     response: str,
     answer: str,
     note: Callable[[Any], None] = lambda _: None,
+    prefill: str | None = None,
 ) -> Verdict:
     """Run one verification; whatever it raises is its verdict's failure.
 
     Args:
         note: is given what the verifier returned, if it is a number.
+        prefill: what the prompt has begun the response with; None where that is not known.
     """
     start = time.perf_counter()
     value, matches, failure = 0.0, False, None
@@ -142,7 +147,7 @@ def judge(
         found = _in_this_process_only(verifier, response, answer)
         value = as_number(found)
         note(found)
-        matches = pattern is not None and pattern.fullmatch(response) is not None
+        matches = pattern is not None and matches_format(pattern, response, prefill)
     except MemoryError:
         os._exit(EXIT_MEMORY)
     except BaseException as error:  # A verifier is foreign code: even SystemExit is its failure.

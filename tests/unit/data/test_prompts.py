@@ -298,11 +298,9 @@ def test_many_reasons_are_told_in_few(make_set):
     assert str(report).endswith("; 1 reason 9 (x:9); the rest for 30 other reasons")
 
 
-def test_prompts_know_what_their_template_has_begun(make_set):
-    (prompt,) = make_set([SUMS[1]], template="{prompt}\n<think>\n").all()
-    assert prompt.prefill == "<think>\n"
-    (prompt,) = make_set([SUMS[1]]).all()
-    assert prompt.prefill == ""
+def test_a_set_knows_what_their_template_has_begun(make_set):
+    assert make_set([SUMS[1]], template="{prompt}\n<think>\n").form.prefill == "<think>\n"
+    assert make_set([SUMS[1]]).form.prefill == ""
 
 
 def test_a_prompt_without_tokens_is_left_out(tmp_path: Path):
