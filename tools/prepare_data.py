@@ -159,7 +159,7 @@ def as_rows(path: Path, scratch: Path) -> Path:
     if path.suffix != ".json" or not path.is_file():
         return path
     try:
-        array = json.loads(path.read_text(encoding="utf-8"))
+        array = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(array, list):

@@ -73,7 +73,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """Lines that are not blank, each with its `file:line`."""
     try:
         # Only a line feed ends a line: texts may hold other characters that Unicode calls newlines.
-        with path.open(encoding="utf-8", newline="\n") as file:
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
             for number, text in enumerate(file, start=1):
                 if text.strip():
                     yield f"{path}:{number}", text
