@@ -2,7 +2,7 @@
 
     checkpoints/
       step_000020/            a checkpoint
-        manifest.json         every other file with its size and CRC-32, and what made them
+        manifest.json         every other file with its size and CRC-32, what made them, its own CRC
         run_state.pt          data cursor, sampler, controller, ...: plain values
         .metadata, *.distcp   the policy, in Megatron-Core's format
       step_000030.unfinished/ being written, or left behind by a crash
@@ -15,7 +15,6 @@ to them afterwards (a truncated file, a flipped bit), sizes and checksums tell.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import zlib
@@ -26,11 +25,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_stare.checkpoint.manifest import MANIFEST, read_manifest, write_manifest
 from megatron_stare.weights.durable_file import FileRecord
 from megatron_stare.weights.folders import flush, remove
 
 CHECKPOINTS = "checkpoints"
-MANIFEST, LATEST, RUN_STATE = "manifest.json", "latest", "run_state.pt"
+LATEST, RUN_STATE = "latest", "run_state.pt"
 _NAME = re.compile(r"step_([0-9]{6}|[1-9][0-9]{6,17})")
 _UNFINISHED = ".unfinished"
 _CHUNK_BYTES = 1 << 24
@@ -75,7 +75,7 @@ def commit(
 ) -> Checkpoint:
     """Give a folder, whose files are all on the disk, its manifest, its name and the pointer."""
     whole = {**manifest, "files": {name: asdict(files[name]) for name in sorted(files)}}
-    write_durably(folder / MANIFEST, json.dumps(whole, indent=1).encode())
+    write_durably(folder / MANIFEST, write_manifest(whole))
     flush(folder)
     final = folder.with_name(folder.name.removesuffix(_UNFINISHED))
     remove(final)  # A damaged one, that the run has come past once more.
@@ -123,15 +123,15 @@ def open_checkpoint(root: Path, step: int) -> Checkpoint:
     """Read a step's manifest.
 
     Raises:
-        ValueError: it is missing or malformed; the message says where.
+        ValueError: it is missing, damaged or malformed; the message says where.
     """
     path = _folder_of(root, step) / MANIFEST
     try:
-        checkpoint = Checkpoint(path.parent, json.loads(path.read_bytes()))
-        is_whole = checkpoint.step == step and bool(checkpoint.files)
+        checkpoint = Checkpoint(path.parent, read_manifest(path.read_bytes()))
+        is_of_step = checkpoint.step == step and bool(checkpoint.files)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: cannot be read ({error})") from None
-    if not is_whole:
+    if not is_of_step:
         raise ValueError(f"{path}: not of step {step}")
     return checkpoint
 
@@ -144,13 +144,16 @@ def find_damage(checkpoint: Checkpoint, names: Iterable[str], *, checksums: bool
     """
     for name in names:
         path, expected = checkpoint.folder / name, checkpoint.files[name]
-        if not path.exists():
+        try:
+            size = path.stat().st_size
+            if size != expected.size:
+                return f"{path}: {size} bytes, the manifest has {expected.size}"
+            if checksums and record_of(path) != expected:
+                return f"{path}: its checksum is not that of the manifest"
+        except FileNotFoundError:
             return f"{path}: missing"
-        size = path.stat().st_size
-        if size != expected.size:
-            return f"{path}: {size} bytes, the manifest has {expected.size}"
-        if checksums and record_of(path) != expected:
-            return f"{path}: its checksum is not that of the manifest"
+        except OSError as error:
+            return f"{path}: cannot be read ({error.strerror})"
     return None
 
 
