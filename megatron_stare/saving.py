@@ -18,7 +18,7 @@ from megatron_stare.checkpoint.saver import Saver
 from megatron_stare.config.commands import SftConfig, TrainConfig
 from megatron_stare.config.run import CheckpointConfig
 from megatron_stare.errors import Stopped
-from megatron_stare.launch.rank_zero import from_rank_zero
+from megatron_stare.launch.rank_zero import common_error, from_rank_zero
 from megatron_stare.launch.signals import StopRequest
 from megatron_stare.policy.checkpoint import load_policy
 from megatron_stare.session import Session, World
@@ -80,6 +80,11 @@ class Saving:
             is_same_world=resumed.checkpoint.manifest["world_size"]
             == self.session.topology.world_size,
         )
+        if (name := self.session.policy.non_finite_weight()) is not None:
+            raise common_error(
+                f"{resumed.checkpoint.folder}: {name} is not finite; expected finite weights: "
+                "remove this checkpoint to go on from the one before"
+            )
         changes = "".join(f"\n    {line}" for line in resumed.changes)
         self.session.loggers.message(
             f"going on after step {self.step}, from {resumed.checkpoint.folder}"
@@ -87,6 +92,7 @@ class Saving:
         )
 
     def _save(self, step: int, state: State) -> None:
+        self.session.check_policy(step)
         self.step = step
         whole: dict[str, Any] = {}
         if self.session.topology.rank == 0:

@@ -19,8 +19,7 @@ from megatron_stare.config.commands import SftConfig, TrainConfig
 from megatron_stare.config.policy import sample_multiple
 from megatron_stare.config_io import to_yaml
 from megatron_stare.data.packing import Share, plan_share
-from megatron_stare.errors import UserError
-from megatron_stare.launch.rank_zero import from_rank_zero
+from megatron_stare.launch.rank_zero import common_error, from_rank_zero
 from megatron_stare.launch.topology import (
     Topology,
     check_world_size,
@@ -34,6 +33,7 @@ from megatron_stare.output import make_folder, writing
 from megatron_stare.policy.build import build_policy
 from megatron_stare.policy.flops import sample_cost
 from megatron_stare.policy.groups import ParallelGroups, build_groups, destroy_groups
+from megatron_stare.policy.probe import has_finite_scores
 from megatron_stare.policy.step import Policy, UpdateResult
 from megatron_stare.types import TokenBatch
 from megatron_stare.weights.hf_config import ModelShape, read_hf_config
@@ -106,21 +106,40 @@ class Session:
         )
 
     def check(self, result: UpdateResult, max_bad_updates: int) -> UpdateResult:
-        """Report a skipped update; too many in a row end the run.
+        """Report a skipped update; too many in a row end the run, and one that spoils the weights.
 
         Raises:
-            UserError: `max_bad_updates` updates in a row were not finite.
+            UserError: `max_bad_updates` updates in a row were not finite, or a weight is not.
         """
         self._bad_updates = self._bad_updates + 1 if result.skipped else 0
+        found = f"loss {result.loss:g}, gradient norm {result.grad_norm:g}"
+        if not result.skipped and (name := self.policy.non_finite_weight()) is not None:
+            raise common_error(
+                f"an update with learning rate {result.lr:g} ({found}) made {name} not finite; "
+                "nothing of it is saved; expected finite weights: lower optim.lr (or "
+                "optim.weight_decay), and go on from the checkpoint before"
+            )
         if result.skipped:
-            found = f"loss {result.loss}, gradient norm {result.grad_norm}"
             self.loggers.message(f"update skipped: {found}; {self._bad_updates} in a row")
             if self._bad_updates >= max_bad_updates:
-                raise UserError(
+                raise common_error(
                     f"{self._bad_updates} updates in a row were not finite (last: {found}), the "
                     f"limit of max_bad_updates={max_bad_updates}: lower optim.lr, or check the data"
                 )
         return result
+
+    def check_policy(self, step: int) -> None:
+        """See that the policy after a step is one to be saved. Collective.
+
+        Raises:
+            UserError: its log-probs are not finite.
+        """
+        if not has_finite_scores(self.policy):
+            raise common_error(
+                f"the log-probs of the policy after step {step} are not finite: its weights are "
+                "too large, and are not saved; lower optim.lr (or optim.weight_decay), and go on "
+                "from the checkpoint before"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """What a run goes on with, as plain values."""
@@ -143,8 +162,13 @@ class Session:
             self._final_step = step
 
     def save(self, step: int, name: str) -> None:
-        """Write the policy after a step as a Hugging Face folder, `hf/NAME` in the run's folder."""
+        """Write the policy after a step as a Hugging Face folder, `hf/NAME` in the run's folder.
+
+        Raises:
+            UserError: its log-probs are not finite.
+        """
         with self.phase("save"):
+            self.check_policy(step)
             save_hf_folder(
                 self.policy.hf_tensors(),
                 source=self.config.model.path,

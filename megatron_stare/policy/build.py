@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
@@ -9,6 +11,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.transformer.module import MegatronModule
 
 from megatron_stare.config.policy import ModelConfig, OptimConfig, ParallelConfig
+from megatron_stare.launch.rank_zero import on_every_rank
 from megatron_stare.policy.groups import ParallelGroups
 from megatron_stare.policy.model import build_model, named_parameters
 from megatron_stare.policy.platform import quietly
@@ -38,17 +41,13 @@ def build_policy(
         temperature: sampling temperature, which divides the logits of every log-prob.
 
     Raises:
-        UserError: the folder's weights do not fit the shape.
+        UserError: the folder's weights do not fit the shape, or are not finite.
     """
     chunks = build_model(shape, model, parallel, groups, seed=seed)
     if not model.random_init:
-        load_hf_weights(
-            named_parameters(chunks),
-            model.path,
-            shape,
-            tp_rank=groups.tp.rank(),
-            tp_size=groups.tp.size(),
-        )
+        load = partial(load_hf_weights, named_parameters(chunks), model.path, shape)
+        tp = groups.tp
+        on_every_rank(lambda: load(tp_rank=tp.rank(), tp_size=tp.size()))
     with quietly():
         wrapped = [wrap_for_data_parallelism(chunk, groups) for chunk in chunks]
     optimizer = _optimizer(wrapped, model, optim, groups)

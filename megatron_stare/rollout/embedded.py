@@ -61,13 +61,22 @@ class EmbeddedEngine:
         """See `Engine`. Log-probs are those `draw_tokens` gives: with top_p or top_k truncated.
 
         Samples are begun here, never continued.
+
+        Raises:
+            UserError: a token has no distribution, because of the weights.
         """
         self._is_interrupted = False
-        for batch in self._batches(requests):
-            for sample in self._generate_batch(batch, sampling, seed):
-                if self._is_interrupted:
-                    return
-                yield sample
+        try:
+            for batch in self._batches(requests):
+                for sample in self._generate_batch(batch, sampling, seed):
+                    if self._is_interrupted:
+                        return
+                    yield sample
+        except FloatingPointError as error:
+            raise UserError(
+                f"the policy of step {self.weight_version} cannot generate: {error}; expected "
+                "weights that give finite log-probs (a smaller optim.lr, or another model.path)"
+            ) from None
 
     def remaining(
         self, requests: Sequence[Request], there: Collection[tuple[str, int]]

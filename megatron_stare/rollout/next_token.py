@@ -22,12 +22,17 @@ def draw_tokens(
     Returns:
         Tokens int64 `[n]`, and their log-probs float32 `[n]`, in nats, under the distribution they
         were drawn from: with top_k or top_p the truncated one, renormalised.
+
+    Raises:
+        FloatingPointError: a row has no distribution: a logit is NaN, or +inf.
     """
     logprobs = torch.log_softmax(logits.float() / sampling.temperature, dim=-1)
     if sampling.top_k or sampling.top_p < 1:
         logprobs = torch.log_softmax(_truncate(logprobs, sampling.top_k, sampling.top_p), dim=-1)
     # float64, so that rounding over a large vocabulary neither moves a boundary nor ends below 1.
     cumulative = logprobs.exp().cumsum(dim=-1, dtype=torch.float64)
+    if not cumulative[:, -1].isfinite().all():
+        raise FloatingPointError("a logit is not finite")
     thresholds = uniforms[:, None] * cumulative[:, -1:]
     tokens = torch.searchsorted(cumulative, thresholds, right=True)
     return tokens[:, 0], logprobs.gather(-1, tokens)[:, 0]

@@ -48,12 +48,17 @@ class Parameter:
         """Its size where it is larger, in the source or in the destination."""
         return self.place.num_elements * max(self.source_dtype.itemsize, self.dtype.itemsize)
 
+    @property
+    def names(self) -> str:
+        """Its Hugging Face tensors."""
+        return ", ".join(self.entry.hf)
+
     def __str__(self) -> str:
         index = "".join(f"[{number}]" for number in self.place.index)
         cast = f" from {dtype_name(self.source_dtype)}" if self.source_dtype != self.dtype else ""
         return (
             f"{self.place.key}{index}  {list(self.place.shape)} {dtype_name(self.dtype)}{cast}"
-            f"  <->  {', '.join(self.entry.hf)}"
+            f"  <->  {self.names}"
         )
 
 

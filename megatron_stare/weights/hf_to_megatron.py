@@ -10,6 +10,7 @@ from torch import Tensor
 
 from megatron_stare.errors import UserError
 from megatron_stare.weights.conversion import HF_FOLDER, Parameter, dtype_name, write_hf_files
+from megatron_stare.weights.finite import cast
 from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.load import check_tensors
 from megatron_stare.weights.megatron_keys import place_of
@@ -73,7 +74,8 @@ class HfToMegatron:
     def _chunks(self, part: Sequence[Parameter], budget: Budget) -> Iterator[Tensor]:
         for parameter in part:
             with budget.hold(2 * parameter.num_bytes):
-                tensor = parameter.entry.shard(self.tensors, 0, 1).to(parameter.dtype)
+                tensor = parameter.entry.shard(self.tensors, 0, 1)
+                tensor = cast(tensor, parameter.dtype, f"{self.source}: {parameter.names}")
                 yield tensor.reshape(parameter.place.sizes)
                 del tensor
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from megatron_stare.errors import UserError
+from megatron_stare.weights.finite import cast
 from megatron_stare.weights.hf_config import ModelShape
 from megatron_stare.weights.names import model_entries
 from megatron_stare.weights.rules import Entry, check_coverage
@@ -32,8 +33,9 @@ def load_hf_weights(
 ) -> None:
     """Fill one rank's parameters of a pipeline stage in place, casting to their dtype.
 
-    The whole folder is checked on every rank before anything is read, so that all ranks meet the
-    same error. Beyond the parameters, memory holds one slice at a time.
+    Names and shapes of the whole folder are checked on every rank before anything is read, so that
+    all ranks meet the same error; values are, as they are read. Beyond the parameters, memory holds
+    one slice at a time.
 
     Args:
         params: the parameters by Megatron name, with global layer and expert indices.
@@ -41,7 +43,8 @@ def load_hf_weights(
         shape: the network, from the folder's config.json.
 
     Raises:
-        UserError: the folder's tensors are damaged or are not those of its config.json.
+        UserError: the folder's tensors are damaged or are not those of its config.json, or a value
+            that this rank reads is not finite, or is not in the parameters' dtype.
         ValueError: the parameters are not those of the family's name table.
     """
     entries = model_entries(shape)
@@ -49,7 +52,8 @@ def load_hf_weights(
     tensors = open_tensors(folder)
     check_tensors(tensors, entries.values(), Path(folder))
     for name, param in params.items():
-        param.copy_(entries[name].shard(tensors, tp_rank, tp_size))
+        shard = entries[name].shard(tensors, tp_rank, tp_size)
+        param.copy_(cast(shard, param.dtype, f"{folder}: {', '.join(entries[name].hf)}"))
 
 
 def check_tensors(

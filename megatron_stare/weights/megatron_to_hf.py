@@ -9,6 +9,7 @@ import torch
 
 from megatron_stare.errors import UserError
 from megatron_stare.weights.conversion import HF_FOLDER, Parameter, write_hf_files
+from megatron_stare.weights.finite import cast
 from megatron_stare.weights.folders import flush
 from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.layouts import VocabParallel
@@ -74,7 +75,8 @@ class MegatronToHf:
         """Tensors into their places."""
         for parameter in part:
             with budget.hold(2 * parameter.num_bytes):
-                tensor = self.checkpoint.read(parameter.place).to(parameter.dtype)
+                tensor = self.checkpoint.read(parameter.place)
+                tensor = cast(tensor, parameter.dtype, f"{self.source}: {parameter.names}")
                 self.writer.write(folder, parameter.entry.merge([tensor]))
                 del tensor
         for file in {f for p in part for f in self.writer.files_of(p.entry.hf)}:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from megatron_stare.errors import UserError
+from megatron_stare.weights.finite import check_finite
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -37,8 +38,12 @@ class LazyTensor:
     """The safetensors slice, which keeps its file mapped."""
 
     def __getitem__(self, index: Any, /) -> Tensor:
-        """Read the part that slices select."""
-        return self.content[index]
+        """Read the part that slices select.
+
+        Raises:
+            UserError: a value of it is not finite.
+        """
+        return check_finite(self.content[index], f"{self.file}: {self.name}")
 
 
 def open_tensors(folder: Path) -> dict[str, LazyTensor]:

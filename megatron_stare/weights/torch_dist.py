@@ -43,6 +43,7 @@ from torch.distributed.checkpoint.utils import _create_file_view
 from megatron_stare.errors import UserError
 from megatron_stare.weights.checkpoint_index import INDEX_FILE, read_index
 from megatron_stare.weights.durable_file import DurableFile
+from megatron_stare.weights.finite import check_finite
 from megatron_stare.weights.folders import flush
 from megatron_stare.weights.megatron_keys import Place
 from megatron_stare.weights.untrusted import load_data
@@ -176,7 +177,7 @@ class Checkpoint:
         Memory: the parameter, or none.
 
         Raises:
-            UserError: a file is missing or damaged.
+            UserError: a file is missing or damaged, or a value is not finite.
         """
         return self.read_part(place.key, place.offsets, place.sizes).view(place.shape)
 
@@ -199,7 +200,7 @@ class Checkpoint:
         return whole
 
     def _mapped(self, item: ReadItem) -> Tensor:
-        """What is wanted of a chunk; nothing is read until it is used."""
+        """What is wanted of a chunk, mapped."""
         info = self._metadata.storage_data[item.storage_index]
         path = self.folder / info.relative_path
         with path.open("rb") as stream:
@@ -216,7 +217,9 @@ class Checkpoint:
             storage = storage.clone()
         tensor = torch.empty(0, dtype=chunk.dtype)
         tensor.set_(storage, chunk.storage_offset(), chunk.shape, chunk.stride())
-        return narrow_tensor_by_index(tensor, item.storage_offsets, item.lengths)
+        wanted = narrow_tensor_by_index(tensor, item.storage_offsets, item.lengths)
+        start_of = list(item.storage_index.offset or ())
+        return check_finite(wanted, f"{path}: {item.storage_index.fqn}, from {start_of} on,")
 
 
 def check_objects(folder: Path) -> None:
