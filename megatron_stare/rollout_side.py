@@ -17,6 +17,7 @@ from megatron_stare.evaluate import evaluate
 from megatron_stare.launch.background import Background
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.observe.console import Advance
+from megatron_stare.outage import Outage
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.bank import Bank
 from megatron_stare.rollout.banked import BankedEngine, BankedScorer, missing
@@ -55,6 +56,8 @@ class RolloutSide:
     """None where generating again costs nothing."""
     inputs: dict[str, Any]
     """What is read in the model's folder besides weights, as plain values."""
+    dumps: Outage
+    """Of samples/."""
     background: Background[Rollout] = field(default_factory=Background)
     pending: Rollout | None = None
     """Collected before a checkpoint, and not trained on there."""
@@ -135,9 +138,13 @@ class RolloutSide:
         ).metrics
 
     def dump(self, step: int, rollout: Rollout, advantages: Sequence[float]) -> None:
-        """Write every sample of the step; `advantages` of the kept samples, in batch order."""
+        """Write every sample of the step; `advantages` of the kept samples, in batch order.
+
+        Where that cannot be, it is reported.
+        """
         path = self.config.run.dir / "samples" / f"step_{step:06d}.jsonl"
-        dump_samples(path, rollout.groups, advantages, rollout.filtered)
+        with self.dumps.tolerated():
+            dump_samples(path, rollout.groups, advantages, rollout.filtered)
 
     def close(self) -> None:
         """Stop the engine and the verifiers, and what they work on."""
@@ -207,7 +214,8 @@ def _build(config: TrainConfig, world: World) -> RolloutSide:
         judging = BankedScorer(scorer, bank)
     sampler = Sampler(prompts, generating, judging, config.rollout, seed=config.run.seed)
     inputs = {**tokenizer_identity(tokenizer), "stop_ids": list(sources)}
-    return RolloutSide(config, engine, scorer, sampler, held_out, bank, inputs)
+    dumps = Outage(str(config.run.dir / "samples"), world.loggers.message)
+    return RolloutSide(config, engine, scorer, sampler, held_out, bank, inputs, dumps)
 
 
 def _build_engine(

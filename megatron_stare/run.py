@@ -15,6 +15,7 @@ from megatron_stare.algorithms.stare import StareController
 from megatron_stare.checkpoint.resume import check_inputs
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.data.packing import Share, split_updates
+from megatron_stare.errors import UserError
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.launch.signals import stop_requests
 from megatron_stare.objective import PolicyObjective, TokenTerms
@@ -142,10 +143,15 @@ class Run:
         """
         with self.session.phase("sync"):
             for_engine = self.session.policy.hf_tensors()
-            if self.rollout_side is not None:
-                self.rollout_side.engine.update_weights(for_engine, version)
+            problem: UserError | None = None
+            try:
+                if self.rollout_side is not None:
+                    self.rollout_side.engine.update_weights(for_engine, version)
+            except UserError as error:
+                problem = error
             for _ in for_engine:  # every rank takes part in gathering, rank 0 has consumed it
                 pass
+            from_rank_zero(lambda: _raise(problem))
             if self.config.rollout.colocated:
                 self._make_room()
 
@@ -230,6 +236,11 @@ class Run:
         if self.config.log.dump_samples:
             assert self.rollout_side is not None
             self.rollout_side.dump(step, rollout, advantages.tolist())
+
+
+def _raise(problem: UserError | None) -> None:
+    if problem is not None:
+        raise problem
 
 
 @contextmanager

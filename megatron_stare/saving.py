@@ -121,6 +121,9 @@ def keep_saving(
     Args:
         on_complete: called with the step of every checkpoint that is there for good, in a thread of
             rank 0.
+
+    Raises:
+        UserError: at the end, where the last model could not be written.
     """
     description = {
         "world_size": world.topology.world_size,
@@ -141,5 +144,6 @@ def keep_saving(
             saving.resume(world.resumed)
         yield saving
         saver.finish()
+        session.check_exported()
     finally:
         saver.close()

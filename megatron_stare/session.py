@@ -19,6 +19,7 @@ from megatron_stare.config.commands import SftConfig, TrainConfig
 from megatron_stare.config.policy import sample_multiple
 from megatron_stare.config_io import to_yaml
 from megatron_stare.data.packing import Share, plan_share
+from megatron_stare.errors import UserError
 from megatron_stare.launch.rank_zero import common_error, from_rank_zero
 from megatron_stare.launch.topology import (
     Topology,
@@ -69,6 +70,7 @@ class Session:
     _seconds: dict[str, float] = field(default_factory=dict)
     _bad_updates: int = 0
     _final_step: int | None = None
+    _not_exported: str | None = None
 
     @contextmanager
     def phase(self, name: str, total: int | None = None) -> Iterator[Advance]:
@@ -159,26 +161,53 @@ class Session:
         final = self.config.run.dir / HF / "final"
         if step != self._final_step or not from_rank_zero(final.is_dir):
             self.save(step, final.name)
-            self._final_step = step
+            self._final_step = step if self._not_exported is None else None
 
     def save(self, step: int, name: str) -> None:
         """Write the policy after a step as a Hugging Face folder, `hf/NAME` in the run's folder.
+
+        One that cannot be written is reported, and `check_exported` asks for the last.
 
         Raises:
             UserError: its log-probs are not finite.
         """
         with self.phase("save"):
             self.check_policy(step)
+            problem = self._export(name)
+            self._not_exported = from_rank_zero(lambda: problem)
+        if self._not_exported is not None:
+            self.loggers.message(self._not_exported)
+        self.loggers.log(step, {"time/save_s": self.take_seconds("save")})
+
+    def check_exported(self) -> None:
+        """See that the model that was written last is there.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        if self._not_exported is not None:
+            raise common_error(
+                f"{self._not_exported}; expected room for it: the same command goes on from the "
+                "last checkpoint, and writes it"
+            )
+
+    def _export(self, name: str) -> str | None:
+        """Why `hf/NAME` could not be written, on rank 0. Collective."""
+        tensors, folder = self.policy.hf_tensors(), self.config.run.dir / HF / name
+        try:
             save_hf_folder(
-                self.policy.hf_tensors(),
+                tensors,
                 source=self.config.model.path,
-                destination=self.config.run.dir / HF / name,
+                destination=folder,
                 dtype=getattr(torch, self.config.model.dtype),
                 write=self.topology.rank == 0,
                 overwrite=True,
             )
-            dist.barrier()
-        self.loggers.log(step, {"time/save_s": self.take_seconds("save")})
+        except (OSError, UserError) as error:
+            for _ in tensors:  # Every rank takes part in gathering.
+                pass
+            return f"{folder}: cannot be written ({error})"
+        return None
 
 
 @contextmanager

@@ -54,7 +54,7 @@ class Saver:
         self._description = description
         self._report = report
         self._on_complete = on_complete
-        # The outcomes: why it could not be done, if it could not.
+        # The outcomes: why it could not be written, if it could not; and what is to be reported.
         self._writing: Background[Written | str] = Background()
         self._committing: Background[str | None] = Background()
         self._staging = Staging()
@@ -75,12 +75,26 @@ class Saver:
         """
         self.finish()
         self._step = step
-        self._folder = from_rank_zero(lambda: begin(self._root, step))
+        folder = from_rank_zero(self._begin)
+        if folder is None:
+            return
+        self._folder = folder
         write = begin_save(policy, self._folder, self._staging)
         self._policy_write = write
         self._writing.start(lambda: self._write(write, run_state))
         if not self._config.asynchronous:
             self.finish()
+
+    def _begin(self) -> Path | None:
+        """The folder to write into; None where it cannot be made, which is reported."""
+        try:
+            return begin(self._root, self._step)
+        except OSError as error:
+            self._report(self._given_up(str(error)))
+            return None
+
+    def _given_up(self, problem: str) -> str:
+        return f"no checkpoint of step {self._step}: {problem}; those before it stay"
 
     def commit(self) -> None:
         """Begin to make a checkpoint of what every rank has written; waits for a rank that has not.
@@ -125,9 +139,12 @@ class Saver:
             problem = self._make_checkpoint(write, [o for o in outcomes if isinstance(o, Written)])
         if problem is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-            return problem
-        prune(self._root, keep_last=self._config.keep_last, keep_every=self._config.keep_every)
-        self._on_complete(self._step)
+            return self._given_up(problem)
+        try:
+            prune(self._root, keep_last=self._config.keep_last, keep_every=self._config.keep_every)
+            self._on_complete(self._step)
+        except OSError as error:
+            return f"what the checkpoint of step {self._step} replaces cannot be removed: {error}"
         return None
 
     def _make_checkpoint(self, write: PolicyWrite, ranks: list[Written]) -> str | None:
@@ -137,10 +154,10 @@ class Saver:
             index = [path for path in self._folder.iterdir() if path.name not in files]
             manifest = {"step": self._step, "saved_at_unix_s": time.time(), **self._description}
             commit(self._folder, manifest, {**files, **records_of(index)})
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             return str(error)
         return None
 
     def _report_problem(self) -> None:
         if self._committing.is_used and (problem := self._committing.result()) is not None:
-            self._report(f"no checkpoint of step {self._step}: {problem}; those before it stay")
+            self._report(problem)

@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from megatron_stare.errors import UserError
+from megatron_stare.observe.appended import AppendedFile
 
 FILE_NAME = "metrics.jsonl"
 CUT_FILE_NAME = "metrics.cut.jsonl"
@@ -35,26 +36,28 @@ History = dict[str, Series]
 
 
 class JsonlLogger:
-    """Appends to `metrics.jsonl`; each line reaches the file before `log` returns."""
+    """Appends to `metrics.jsonl`; each line reaches the file before `log` returns.
 
-    def __init__(self, run_dir: Path) -> None:
+    Where it cannot, `report` is told, and the lines are written when they can be.
+    """
+
+    def __init__(self, run_dir: Path, report: Callable[[str], None]) -> None:
         path = run_dir / FILE_NAME
         _cut_unfinished_line(path)
-        self._file = path.open("a", encoding="utf-8")
+        self._file = AppendedFile(path, report)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write one line; values that JSON cannot hold (NaN, infinities) become null."""
         values = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         record = {"step": step, "unix_time_s": round(time.time(), 3)} | values
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
+        self._file.append(json.dumps(record, allow_nan=False).encode() + b"\n")
 
     def state_dict(self) -> dict[str, Any]:
         """How many bytes were written so far."""
-        return {"metrics_bytes": self._file.tell()}
+        return {"metrics_bytes": self._file.size}
 
     def close(self) -> None:
-        """Close the file."""
+        """Write what could not be written so far, if it can be."""
         self._file.close()
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
 from rich.console import Console
 
 from megatron_stare.config.run import LogConfig
@@ -16,6 +15,7 @@ from megatron_stare.observe.console import ConsoleLogger, Progress, open_console
 from megatron_stare.observe.history import FILE_NAME, JsonlLogger, cut_back
 from megatron_stare.observe.metrics import find_metric
 from megatron_stare.observe.run_folders import num_steps, target_entropy
+from megatron_stare.observe.tensorboard import TensorBoardLogger
 
 
 class Logger(Protocol):
@@ -81,13 +81,14 @@ class Loggers:
                 "are gone; the run goes on without"
             )
         if log.tensorboard:
-            optional.append(TensorBoardLogger(run_dir, resolved_config, position))
+            first_step = None if position is None else position.step + 1
+            optional.append(TensorBoardLogger(run_dir, resolved_config, first_step, self.message))
         lines = ConsoleLogger(
             self.console,
             target_entropy=target_entropy(resolved_config),
             num_steps=num_steps(resolved_config),
         )
-        self._loggers += [JsonlLogger(run_dir), lines, *optional]
+        self._loggers += [JsonlLogger(run_dir, self.message), lines, *optional]
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record metrics everywhere.
@@ -126,34 +127,6 @@ def open_loggers(log: LogConfig, *, rank: int = 0) -> Loggers:
     return Loggers([], console, Progress(console, bars=log.progress))
 
 
-class TensorBoardLogger:
-    """Scalars and the resolved config, under `run_dir/tensorboard`."""
-
-    def __init__(
-        self, run_dir: Path, resolved_config: dict[str, Any], position: LogPosition | None
-    ) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        # Steps behind a checkpoint come once more.
-        purge_step = None if position is None else position.step + 1
-        self._writer = SummaryWriter(run_dir / "tensorboard", purge_step=purge_step)
-        text = yaml.safe_dump(resolved_config, sort_keys=False)
-        self._writer.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()))
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One scalar per metric."""
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: events carry their step."""
-        return {}
-
-    def close(self) -> None:
-        """Flush the events and close the file."""
-        self._writer.close()
-
-
 class WandbLogger:
     """A Weights & Biases run named after the run folder, its files under `run_dir/wandb`.
 
@@ -185,7 +158,7 @@ class WandbLogger:
                 # Capturing the console would take the terminal away from the progress bars.
                 settings=wandb.Settings(silent=True, console="off"),
             )
-        except Error as error:
+        except (Error, OSError) as error:
             raise UserError(
                 f"log.wandb_project={log.wandb_project!r}: W&B did not start ({error}); "
                 "expected a login, or log.wandb_mode=offline"

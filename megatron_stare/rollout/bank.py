@@ -59,8 +59,8 @@ class Banked:
 class Bank:
     """Samples and verdicts of one step at a time; `lineage` says what else they depend on.
 
-    Nothing here ends a run: a bank that cannot be written is reported, and the step goes on
-    without.
+    Nothing here ends a run: where the bank cannot be written, that is reported once, and the steps
+    go on without until it can be.
     """
 
     def __init__(self, folder: Path, lineage: str, report: Callable[[str], None]) -> None:
@@ -68,6 +68,7 @@ class Bank:
         self._lineage = lineage
         self._report = report
         self._file: RecordFile | None = None
+        self._is_outage = False
         self.step = 0
         self.samples: dict[Key, Banked] = {}
         """In the order they were finished."""
@@ -79,6 +80,8 @@ class Bank:
         Args:
             cursor: where its prompts are drawn from; another one belongs to another lineage.
         """
+        if self._file is not None:  # All of the step before could be written.
+            self._is_outage = False
         self.close()
         self.step = step
         self.samples.clear()
@@ -155,7 +158,11 @@ class Bank:
         self.samples[key] = sample
 
     def _give_up(self, error: OSError) -> None:
-        self._report(f"no rollout bank for step {self.step}: {error}; a crash would cost the step")
+        if not self._is_outage:
+            self._report(
+                f"no rollout bank from step {self.step} on: {error}; a crash would cost a step"
+            )
+        self._is_outage = True
 
 
 def _sample_record(sample: Sample) -> tuple[dict[str, Any], bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,28 @@ def dump_samples(
     advantages: Sequence[float],
     filtered: Sequence[Group] = (),
 ) -> None:
-    """Write the batch, then what was left out of it; the file appears when it is complete.
+    """Write the batch, then what was left out of it; the file appears when it is complete, or not.
 
     Args:
         groups: the batch.
         advantages: of its samples, in its order, `[B]`.
         filtered: groups that were dropped; their samples have no advantage (null).
+
+    Raises:
+        OSError: it cannot be written; nothing is left of it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".unfinished")
-    # Half of a surrogate pair, which no encoding has, becomes an escape of JSON's.
-    with unfinished.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        for record in _records(groups, advantages, filtered):
-            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
-    unfinished.replace(path)
+    try:
+        # Half of a surrogate pair, which no encoding has, becomes an escape of JSON's.
+        with unfinished.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            for record in _records(groups, advantages, filtered):
+                file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+        unfinished.replace(path)
+    except OSError:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise
 
 
 def _records(

@@ -23,7 +23,7 @@ def write_run(
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     noise = np.random.default_rng(seed)
-    logger = JsonlLogger(folder)
+    logger = JsonlLogger(folder, print)
     for step in range(steps + 1):
         if step:
             logger.log(step, train_metrics(step / steps, noise, stare=stare, target=target))
@@ -38,7 +38,7 @@ def write_metrics(folder: Path, by_step: dict[int, dict[str, float]], config: st
     """A run with these metrics and nothing else."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(config)
-    logger = JsonlLogger(folder)
+    logger = JsonlLogger(folder, print)
     for step, metrics in by_step.items():
         logger.log(step, metrics)
     logger.close()

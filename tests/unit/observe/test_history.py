@@ -14,7 +14,7 @@ def path(tmp_path):
 
 
 def log(folder, *records):
-    logger = JsonlLogger(folder)
+    logger = JsonlLogger(folder, print)
     for step, metrics in records:
         logger.log(step, metrics)
     logger.close()
@@ -47,7 +47,7 @@ def test_a_line_is_a_flat_object_with_step_and_time_that_any_json_reader_takes(t
 
 
 def test_each_line_is_on_disk_before_the_next_step(tmp_path):
-    logger = JsonlLogger(tmp_path)
+    logger = JsonlLogger(tmp_path, print)
     for step in (1, 2):
         logger.log(step, {"reward/mean": float(step)})
         assert read_metrics(tmp_path)["reward/mean"].values[-1] == step
@@ -98,7 +98,7 @@ def test_a_folder_without_metrics_is_refused(tmp_path, path):
 
 def test_a_run_that_goes_on_has_every_step_once_and_what_was_cut_is_kept(tmp_path, path):
     log(tmp_path, (1, {"reward/mean": 0.1}), (2, {"reward/mean": 0.2}))
-    logger = JsonlLogger(tmp_path)
+    logger = JsonlLogger(tmp_path, print)
     position = logger.state_dict()["metrics_bytes"]
     logger.log(3, {"reward/mean": 0.3})
     logger.close()

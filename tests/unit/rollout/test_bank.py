@@ -247,7 +247,7 @@ def test_a_full_disk_costs_the_bank_of_a_step_and_not_the_step(tmp_path, model):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     (message,) = process.said
-    assert message.startswith("no rollout bank for step 1: [Errno 27] File too large")
+    assert message.startswith("no rollout bank from step 1 on: [Errno 27] File too large")
     # What came before the disk was full is whole.
     second = Process(tmp_path, model)
     second.collect()
