@@ -23,6 +23,8 @@ from megatron_stare.observe.appended import AppendedFile
 FILE_NAME = "metrics.jsonl"
 CUT_FILE_NAME = "metrics.cut.jsonl"
 _NOT_METRICS = ("step", "unix_time_s")
+_LAST_STEP = 2**53
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Series(NamedTuple):
@@ -89,40 +91,55 @@ def cut_back(run_dir: Path, size: int) -> int:
 def read_metrics(run_dir: Path) -> History:
     """Every metric of a run folder, by name.
 
-    An unfinished last line, which a killed run leaves behind, is ignored.
+    An unfinished last line, which a killed run leaves behind, is ignored. A value that no float32
+    holds counts as null.
 
     Raises:
-        UserError: no `metrics.jsonl`, nothing in it, or a line before the last that is not JSON.
+        UserError: no `metrics.jsonl`, nothing in it, or a line before the last that is not one of
+            metrics.
     """
     path = run_dir / FILE_NAME
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = path.read_bytes().splitlines(keepends=True)
     except OSError as error:
         raise UserError(f"{path}: cannot read the metrics of the run ({error.strerror})") from None
     columns: dict[str, dict[int, float]] = {}
     for number, line in enumerate(lines, start=1):
-        if line.endswith("\n"):
-            record = _parse(line, f"{path}:{number}")
+        if line.endswith(b"\n"):
+            place = f"{path}:{number}"
+            record = _parse(line, place)
             for name, value in record.items():
                 if name not in _NOT_METRICS:
-                    columns.setdefault(name, {})[record["step"]] = (
-                        math.nan if value is None else value
-                    )
+                    number_of = columns.setdefault(name, {})
+                    number_of[record["step"]] = _number(value, f"{place}: {name!r}")
     if not columns:
         raise UserError(f"{path}: holds no metrics; expected one JSON object per step")
     return {name: _series(column) for name, column in columns.items()}
 
 
-def _parse(line: str, place: str) -> dict[str, Any]:
+def _parse(line: bytes, place: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{place}: not JSON ({error.msg}); expected one object per step") from None
-    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place}: not JSON ({error}); expected one object per step") from None
+    step = record.get("step") if isinstance(record, dict) else None
+    if type(step) is not int or not 0 <= step <= _LAST_STEP:
         raise UserError(
             f"{place}: expected a JSON object with an integer 'step', found {line[:80]!r}"
         )
     return record
+
+
+def _number(value: Any, place: str) -> float:
+    if value is not None and type(value) not in (int, float):
+        raise UserError(f"{place}: expected a number or null, found {value!r:.80}")
+    return number_or_nan(value)
+
+
+def number_or_nan(value: Any) -> float:
+    """A number of JSON or YAML; NaN for anything else, and for what no float32 holds."""
+    is_number = type(value) in (int, float) and abs(value) <= _LARGEST
+    return float(value) if is_number else math.nan
 
 
 def _series(column: Mapping[int, float]) -> Series:

@@ -148,7 +148,7 @@ METRICS: dict[str, Metric] = {
     "sft/loss": Metric("nats", "Mean negative log-likelihood of the response tokens."),
 }
 
-_PASS_AT = re.compile(r"eval/pass_at_[1-9]\d*")
+_PASS_AT = re.compile(r"eval/pass_at_[1-9][0-9]{0,8}")
 
 
 def find_metric(name: str) -> Metric:
@@ -157,10 +157,15 @@ def find_metric(name: str) -> Metric:
     Raises:
         KeyError: the name is not in the glossary.
     """
-    key = "eval/pass_at_{k}" if _PASS_AT.fullmatch(name) else name
+    key = "eval/pass_at_{k}" if is_pass_at(name) else name
     if key not in METRICS:
         raise KeyError(f"metric {name!r} is not in the glossary, megatron_stare.observe.metrics")
     return METRICS[key]
+
+
+def is_pass_at(name: str) -> bool:
+    """Whether it is the name of pass@k, for some k."""
+    return _PASS_AT.fullmatch(name) is not None
 
 
 def glossary() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from string import Template
@@ -12,7 +13,14 @@ from typing import Any
 from megatron_stare.observe.drawing import colour_legend
 from megatron_stare.observe.metrics import METRICS
 from megatron_stare.observe.plots import Plot, write_figures
-from megatron_stare.observe.run_folders import RunFolder, Runs, read_runs, titles
+from megatron_stare.observe.run_folders import (
+    RunFolder,
+    Runs,
+    ShownSample,
+    printable,
+    read_runs,
+    titles,
+)
 from megatron_stare.observe.summary import MISSING, summarise
 from megatron_stare.output import make_folder, writing
 
@@ -37,7 +45,7 @@ def write_report(runs: Sequence[Path], destination: Path) -> Path:
     page = destination / "report.html"
     with writing(page, "--out"):
         plots = write_figures(by_label, destination)
-        page.write_text(_page(by_label, plots), encoding="utf-8")
+        page.write_text(html_page(by_label, plots), encoding="utf-8")
     return page
 
 
@@ -66,7 +74,8 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
             yield f"{prefix}{key}", str(value)
 
 
-def _page(runs: Runs, plots: Sequence[Plot]) -> str:
+def html_page(runs: Runs, plots: Sequence[Plot]) -> str:
+    """The page of a comparison, with the figures that `write_figures` drew in it."""
     header, rows = summarise(runs)
     chips = (
         f'<li><span style="background:{colour}"></span>{html.escape(name)}</li>'
@@ -91,9 +100,9 @@ def _section(title: str, body: str) -> str:
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    head = "".join(f"<th>{_escaped(cell)}</th>" for cell in header)
     body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+        "<tr>" + "".join(f"<td>{_escaped(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
     return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
 
@@ -123,18 +132,21 @@ def _samples(label: str, run: RunFolder) -> str:
     if not columns:
         return ""
     return (
-        f"<details open><summary>{html.escape(label)}, from {html.escape(run.path.name)}"
+        f"<details open><summary>{html.escape(label)}, from {_escaped(run.path.name)}"
         f'</summary><div class="steps">{columns}</div></details>'
     )
 
 
-def _sample(sample: Mapping[str, Any]) -> str:
-    verdict = "right" if sample["correct"] == 1 else "wrong"
-    facts = f"reward {sample['reward']:.3g} · {verdict} · {sample['finish_reason']}"
+def _sample(sample: ShownSample) -> str:
+    verdict = "right" if sample.correct == 1 else "wrong"
+    if math.isnan(sample.correct):
+        verdict = "not judged"
+    reward = MISSING if math.isnan(sample.reward) else f"{sample.reward:.3g}"
+    facts = f"reward {reward} · {verdict} · {sample.finish_reason}"
     return (
-        f'<article class="{verdict}"><p>{html.escape(facts)}</p>'
-        f'<pre class="prompt">{_text(sample["prompt"])}</pre>'
-        f"<pre>{_text(sample['response'])}</pre></article>"
+        f'<article class="{verdict}"><p>{_escaped(facts)}</p>'
+        f'<pre class="prompt">{_text(sample.prompt)}</pre>'
+        f"<pre>{_text(sample.response)}</pre></article>"
     )
 
 
@@ -143,7 +155,11 @@ def _text(text: str) -> str:
         half = MAX_CHARACTERS // 2
         left_out = f"\n[… {len(text) - 2 * half:,} characters …]\n"
         text = text[:half] + left_out + text[-half:]
-    return html.escape(text)
+    return _escaped(text)
+
+
+def _escaped(text: str) -> str:
+    return html.escape(printable(text))
 
 
 _PAGE = Template("""<!doctype html>

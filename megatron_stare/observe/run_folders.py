@@ -7,20 +7,35 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
 
 from megatron_stare.errors import UserError
-from megatron_stare.observe.history import History, Series, read_metrics
+from megatron_stare.observe.history import History, Series, number_or_nan, read_metrics
+from megatron_stare.observe.metrics import is_pass_at
 
+_DUMP = re.compile(r"step_([0-9]{6,18})\.jsonl")
+_TEXTS = ("prompt", "response", "finish_reason")
+_NUMBERS = ("reward", "correct")
 BAND = 0.25
 """Half-width of the target band, as a part of the target entropy."""
+
+
+class ShownSample(NamedTuple):
+    """What the report shows of a dumped sample; numbers are NaN where they are unknown."""
+
+    prompt: str
+    response: str
+    finish_reason: str
+    reward: float
+    correct: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,24 +52,27 @@ class RunFolder:
     @property
     def label(self) -> str:
         """The folder's name without `-seedN`."""
-        return re.sub(r"-seed\d+$", "", self.path.name)
+        return re.sub(r"-seed\d+$", "", printable(self.path.name))
 
     def sample_steps(self) -> list[int]:
         """Steps whose samples were dumped, ascending."""
-        return sorted(int(path.stem.removeprefix("step_")) for path in self._dumps())
+        return sorted(self._dumps())
 
-    def samples(self, step: int, limit: int) -> list[dict[str, Any]]:
+    def samples(self, step: int, limit: int) -> list[ShownSample]:
         """The first sample of each of the first `limit` prompts of a step.
 
         Raises:
-            UserError: a line is not JSON, or lacks a field the report shows.
+            UserError: a line is not JSON, or has no text where the report shows one.
         """
-        path = self.path / "samples" / f"step_{step:06d}.jsonl"
-        by_prompt = itertools.groupby(_read_samples(path), key=lambda sample: sample["prompt"])
+        samples = _read_samples(self._dumps()[step])
+        by_prompt = itertools.groupby(samples, key=lambda sample: sample.prompt)
         return [next(group) for _, group in itertools.islice(by_prompt, limit)]
 
-    def _dumps(self) -> Iterator[Path]:
-        return (self.path / "samples").glob("step_*.jsonl")
+    def _dumps(self) -> dict[int, Path]:
+        """Files by step; what else lies there is none of a run."""
+        paths = (self.path / "samples").glob("step_*.jsonl")
+        found = ((_DUMP.fullmatch(path.name), path) for path in paths if path.is_file())
+        return {int(name[1]): path for name, path in found if name}
 
 
 Runs = Mapping[str, Sequence[RunFolder]]
@@ -80,6 +98,11 @@ def read_runs(folders: Sequence[Path]) -> Runs:
     return by_label
 
 
+def printable(text: str) -> str:
+    """With question marks for halves of surrogate pairs, which no file or terminal takes."""
+    return text.encode(errors="replace").decode()
+
+
 def titles(runs: Runs) -> list[str]:
     """Labels, with the number of seeds where there are several."""
     seeds = [f" ({len(group)} seeds)" if len(group) > 1 else "" for group in runs.values()]
@@ -88,20 +111,26 @@ def titles(runs: Runs) -> list[str]:
 
 def pass_at_budgets(runs: Runs) -> list[int]:
     """Every k for which a run has pass@k, ascending."""
-    prefix = "eval/pass_at_"
     names = {name for group in runs.values() for run in group for name in run.history}
-    return sorted(int(name.removeprefix(prefix)) for name in names if name.startswith(prefix))
+    return sorted(int(name.removeprefix("eval/pass_at_")) for name in filter(is_pass_at, names))
 
 
 def target_entropy(config: Mapping[str, Any]) -> float | None:
     """The entropy that STARE aims at in a resolved config, in nats; None where STARE is off."""
-    stare = config.get("stare", {"enabled": False})
-    return stare["target_entropy"] if stare["enabled"] else None
+    stare = _section(config, "stare")
+    target = number_or_nan(stare.get("target_entropy"))
+    return target if stare.get("enabled") is True and not math.isnan(target) else None
 
 
 def num_steps(config: Mapping[str, Any]) -> int | None:
     """The steps a resolved config asks for; None for an evaluation."""
-    return next((config[loop]["steps"] for loop in ("train", "sft") if loop in config), None)
+    steps = (_section(config, loop).get("steps") for loop in ("train", "sft"))
+    return next((count for count in steps if type(count) is int), None)
+
+
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = config.get(name)
+    return found if isinstance(found, Mapping) else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,27 +162,37 @@ def _values_at(series: Series, steps: Sequence[int]) -> np.ndarray:
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        json.dumps(config, default=str)  # An alias may stand for what it is in.
     except OSError as error:
         raise UserError(f"{path}: cannot read the config of the run ({error.strerror})") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: expected the resolved config, found {type(config).__name__}")
     return config
 
 
-_SAMPLE_FIELDS = ("prompt", "response", "reward", "correct", "finish_reason")
-
-
-def _read_samples(path: Path) -> Iterator[dict[str, Any]]:
+def _read_samples(path: Path) -> Iterator[ShownSample]:
     # A dump of long responses is large, and only its first lines are shown: never read it whole.
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith("\n"):
-                return  # The run is writing it, or was killed there.
-            try:
-                sample = json.loads(line)
-                yield {field: sample[field] for field in _SAMPLE_FIELDS}
-            except (json.JSONDecodeError, TypeError, KeyError) as error:
-                wanted = ", ".join(_SAMPLE_FIELDS)
-                raise UserError(f"{path}:{number}: expected {wanted} ({error!r})") from None
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    return  # The run is writing it, or was killed there.
+                yield _shown(line, f"{path}:{number}")
+    except OSError as error:
+        raise UserError(f"{path}: cannot read samples ({error.strerror})") from None
+
+
+def _shown(line: bytes, place: str) -> ShownSample:
+    try:
+        sample = json.loads(line)
+        texts = [sample[field] for field in _TEXTS]
+        numbers = [sample[field] for field in _NUMBERS]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        wanted = ", ".join(_TEXTS + _NUMBERS)
+        raise UserError(f"{place}: expected {wanted} ({error!r:.200})") from None
+    for field, text in zip(_TEXTS, texts, strict=True):
+        if not isinstance(text, str):
+            raise UserError(f"{place}: {field}: expected a text, found {text!r:.80}")
+    return ShownSample(*texts, *(number_or_nan(value) for value in numbers))

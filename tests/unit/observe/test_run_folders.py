@@ -60,7 +60,7 @@ def test_samples_are_the_first_of_each_prompt(tmp_path):
     (run,) = read_runs([run_dir])["a"]
     assert run.sample_steps() == [1, 20]
     samples = run.samples(20, limit=3)
-    assert [sample["prompt"] for sample in samples] == [f"What is 3 + {n}?" for n in (4, 5, 6)]
+    assert [sample.prompt for sample in samples] == [f"What is 3 + {n}?" for n in (4, 5, 6)]
     assert all(sample["correct"] == 1.0 for sample in samples)
 
 
@@ -71,7 +71,7 @@ def test_a_dump_that_is_being_written_is_read_as_far_as_it_goes(tmp_path):
     first, second, third, *_ = dump.read_text().splitlines(keepends=True)
     dump.write_text(first + second + third[:30])
     (run,) = read_runs([run_dir])["a"]
-    assert [sample["prompt"] for sample in run.samples(1, limit=8)] == ["What is 3 + 4?"]
+    assert [sample.prompt for sample in run.samples(1, limit=8)] == ["What is 3 + 4?"]
 
 
 def test_a_dump_without_a_field_is_named(tmp_path):
