@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import resource
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from megatron_stare.checkpoint.saver import Saver
 from megatron_stare.config.run import CheckpointConfig
 from megatron_stare.errors import UserError
 from megatron_stare.policy.checkpoint import load_policy
+from tests.disks import full_disk
 from tests.distributed.test_policy_checkpoint import open_policy
 from tests.models import make_hf_folder
 from tests.worlds import run_world
@@ -66,17 +65,6 @@ def save_steps(rank: int, model: Path, root: Path, faults: dict[int, int]) -> li
     return said
 
 
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """Files that are larger than nothing cannot be written."""
-    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1, unlimited[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
-
-
 def find(rank: int, root: Path, **options) -> tuple[int | None, list[str]]:
     said: list[str] = []
     try:
@@ -102,6 +90,31 @@ def test_a_disk_that_is_full_on_one_rank_costs_that_checkpoint_only(model, tmp_p
     assert others == []
     assert list(tmp_path.glob("*.unfinished")) == []
     run_world(2, load, model, open_checkpoint(tmp_path, 4).folder)
+
+
+def save_without_folder(rank: int, model: Path, root: Path) -> list[str | int]:
+    """Save step 1 where its folder cannot be made, and step 2 where it can."""
+    said: list[str | int] = []
+    saver = Saver(root, CheckpointConfig(), {"world_size": 2}, said.append, said.append)
+    policy = open_policy(model, {"tensor": 2})
+    for step in (1, 2):
+        saver.save(step, policy, {"step": step} if rank == 0 else {})
+        saver.finish()
+        if rank == 0 and step == 1:
+            root.unlink()
+        dist.barrier()
+    saver.close()
+    return said
+
+
+def test_a_folder_that_cannot_be_made_costs_that_checkpoint_only(model, tmp_path):
+    root = tmp_path / "checkpoints"
+    root.write_text("in the way")
+    (problem, step), others = run_world(2, save_without_folder, model, root)
+    assert str(problem).startswith("no checkpoint of step 1: [Errno 17] File exists")
+    assert step == 2
+    assert others == []
+    assert steps_of(root) == [2]
 
 
 def flip_bit(path: Path) -> None:
