@@ -80,9 +80,9 @@ class Saving:
             is_same_world=resumed.checkpoint.manifest["world_size"]
             == self.session.topology.world_size,
         )
-        if (name := self.session.policy.non_finite_weight()) is not None:
+        if (name := self.session.policy.spoiled_weight()) is not None:
             raise common_error(
-                f"{resumed.checkpoint.folder}: {name} is not finite; expected finite weights: "
+                f"{resumed.checkpoint.folder}: {name} is not finite, or far too large: "
                 "remove this checkpoint to go on from the one before"
             )
         changes = "".join(f"\n    {line}" for line in resumed.changes)

@@ -37,6 +37,7 @@ from megatron_stare.policy.groups import ParallelGroups, build_groups, destroy_g
 from megatron_stare.policy.probe import has_finite_scores
 from megatron_stare.policy.step import Policy, UpdateResult
 from megatron_stare.types import TokenBatch
+from megatron_stare.weights.finite import LARGEST_WEIGHT
 from megatron_stare.weights.hf_config import ModelShape, read_hf_config
 from megatron_stare.weights.save import save_hf_folder
 
@@ -115,11 +116,12 @@ class Session:
         """
         self._bad_updates = self._bad_updates + 1 if result.skipped else 0
         found = f"loss {result.loss:g}, gradient norm {result.grad_norm:g}"
-        if not result.skipped and (name := self.policy.non_finite_weight()) is not None:
+        if not result.skipped and (name := self.policy.spoiled_weight()) is not None:
             raise common_error(
-                f"an update with learning rate {result.lr:g} ({found}) made {name} not finite; "
-                "nothing of it is saved; expected finite weights: lower optim.lr (or "
-                "optim.weight_decay), and go on from the checkpoint before"
+                f"an update with learning rate {result.lr:g} ({found}) made {name} infinite or "
+                f"larger than {LARGEST_WEIGHT:g}; nothing of it is saved; expected weights of a "
+                "working model: lower optim.lr (or optim.weight_decay), and go on from the "
+                "checkpoint before"
             )
         if result.skipped:
             self.loggers.message(f"update skipped: {found}; {self._bad_updates} in a row")

@@ -31,7 +31,7 @@ from megatron_stare.policy.model import named_parameters
 from megatron_stare.policy.packed import PackedMicroBatch, pack
 from megatron_stare.types import TokenBatch
 from megatron_stare.weights.export import export_hf_tensors
-from megatron_stare.weights.finite import first_non_finite
+from megatron_stare.weights.finite import first_spoiled
 from megatron_stare.weights.hf_config import ModelShape
 
 
@@ -184,9 +184,12 @@ class Policy:
         """Parameters of this rank under their Transformer Engine names, global layer indices."""
         yield from named_parameters([chunk.module for chunk in self.model]).items()
 
-    def non_finite_weight(self) -> str | None:
-        """The first parameter, of any rank, that is not finite; None if all are. Collective."""
-        found = first_non_finite(self.named_parameters())
+    def spoiled_weight(self) -> str | None:
+        """The first parameter, of any rank, that is not finite or far too large. Collective.
+
+        None where all are sound.
+        """
+        found = first_spoiled(self.named_parameters())
         is_any = torch.tensor(found is not None, dtype=torch.int32, device=self.device)
         dist.all_reduce(is_any, op=dist.ReduceOp.MAX)
         if not is_any:

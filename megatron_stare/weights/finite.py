@@ -10,6 +10,9 @@ from torch import Tensor
 
 from megatron_stare.errors import UserError
 
+LARGEST_WEIGHT = 1e15
+"""Of what a run may save: the squares of a layer of larger ones would overflow in float32."""
+
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether every element is: one pass at the speed of memory.
@@ -20,12 +23,20 @@ def is_finite(tensor: Tensor) -> bool:
     return math.isfinite(tensor.sum()) or bool(tensor.isfinite().all())
 
 
-def first_non_finite(named: Iterable[tuple[str, Tensor]]) -> str | None:
-    """The name of the first tensor that is not finite; waits for its device once."""
+def first_spoiled(named: Iterable[tuple[str, Tensor]]) -> str | None:
+    """The name of the first tensor that is not finite, or beyond `LARGEST_WEIGHT`.
+
+    Waits for the tensors' device once. None if all are sound.
+    """
     names, tensors = zip(*named, strict=True)
-    sums = torch.stack([tensor.detach().sum().float() for tensor in tensors])
-    suspects = (~sums.isfinite()).nonzero()[:, 0].tolist()
-    return next((names[number] for number in suspects if not is_finite(tensors[number])), None)
+    # A norm is at least the largest element, and costs one read of them, as a sum does.
+    norms = torch.stack([torch.linalg.vector_norm(tensor.detach()).float() for tensor in tensors])
+    suspects = (~(norms <= LARGEST_WEIGHT)).nonzero()[:, 0].tolist()
+    return next((names[number] for number in suspects if _is_spoiled(tensors[number])), None)
+
+
+def _is_spoiled(tensor: Tensor) -> bool:
+    return not bool((tensor.abs() <= LARGEST_WEIGHT).all())
 
 
 def check_finite(tensor: Tensor, where: str) -> Tensor:

@@ -13,7 +13,7 @@ from megatron_stare.errors import UserError
 from megatron_stare.rollout.embedded import EmbeddedEngine
 from megatron_stare.weights.compare import compare_tensors, open_model
 from megatron_stare.weights.conversion import run_conversion
-from megatron_stare.weights.finite import cast, check_finite, first_non_finite, is_finite
+from megatron_stare.weights.finite import cast, check_finite, first_spoiled, is_finite
 from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.hf_to_megatron import HfToMegatron
 from megatron_stare.weights.load import load_hf_weights
@@ -39,13 +39,21 @@ def test_one_value_among_a_thousand_is_found(dtype, bad, position):
     assert is_finite(tensor)
     tensor[position] = bad
     assert not is_finite(tensor)
-    assert first_non_finite([("a", torch.ones(3)), ("b", tensor)]) == "b"
+    assert first_spoiled([("a", torch.ones(3)), ("b", tensor)]) == "b"
 
 
 def test_large_values_whose_sum_overflows_are_finite():
     tensor = torch.full((1000,), LARGEST)
     assert is_finite(tensor)
-    assert first_non_finite([("a", tensor), ("b", -tensor)]) is None
+
+
+@pytest.mark.parametrize("large", [1e16, -1e16, 1e34])
+def test_weights_far_too_large_are_spoiled_finite_as_they_are(large):
+    tensor = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    assert first_spoiled([("a", 1e9 * tensor), ("b", tensor)]) is None
+    assert first_spoiled([("a", tensor), ("b", large * tensor)]) == "b"
+    assert first_spoiled([("a", tensor), ("b", torch.tensor([large, -large]))]) == "b"
+    assert first_spoiled([("many", torch.full((10**5,), 1e14))]) is None
 
 
 def test_the_message_counts_and_has_the_first():
