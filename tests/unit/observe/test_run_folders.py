@@ -61,7 +61,7 @@ def test_samples_are_the_first_of_each_prompt(tmp_path):
     assert run.sample_steps() == [1, 20]
     samples = run.samples(20, limit=3)
     assert [sample.prompt for sample in samples] == [f"What is 3 + {n}?" for n in (4, 5, 6)]
-    assert all(sample["correct"] == 1.0 for sample in samples)
+    assert all(sample.correct == 1.0 for sample in samples)
 
 
 def test_a_dump_that_is_being_written_is_read_as_far_as_it_goes(tmp_path):
