@@ -208,7 +208,8 @@ class Session:
         except (OSError, UserError) as error:
             for _ in tensors:  # Every rank takes part in gathering.
                 pass
-            return f"{folder}: cannot be written ({error})"
+            reason = error.strerror if isinstance(error, OSError) else error
+            return f"{folder}: cannot be written ({reason or error})"
         return None
 
 

@@ -36,7 +36,7 @@ def first_spoiled(named: Iterable[tuple[str, Tensor]]) -> str | None:
 
 
 def _is_spoiled(tensor: Tensor) -> bool:
-    return not bool((tensor.abs() <= LARGEST_WEIGHT).all())
+    return not bool((tensor.float().abs() <= LARGEST_WEIGHT).all())
 
 
 def check_finite(tensor: Tensor, where: str) -> Tensor:
