@@ -28,6 +28,7 @@ from megatron_stare.config.commands import EvalConfig, SftConfig, TrainConfig
 from megatron_stare.config_io import describe, load_config, to_yaml
 from megatron_stare.errors import ReportedUserError, Stopped, UserError
 from megatron_stare.launch.signals import STOPPED
+from megatron_stare.output_stream import give_up_unwritten_output
 from megatron_stare.values import RankCount, Seconds
 
 KINDS: dict[str, type[BaseModel]] = {"train": TrainConfig, "sft": SftConfig, "eval": EvalConfig}
@@ -101,6 +102,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from megatron_stare.train import train
 
     train(config)
+    give_up_unwritten_output()
     return 0
 
 
@@ -109,6 +111,7 @@ def _sft(arguments: argparse.Namespace) -> int:
     from megatron_stare.sft import sft
 
     sft(config)
+    give_up_unwritten_output()
     return 0
 
 

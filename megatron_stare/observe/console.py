@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any, cast
 
 from rich import box
 from rich.console import Console
@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from megatron_stare.errors import printable
+from megatron_stare.output_stream import OutputStream
 
 HEARTBEAT_S = 30.0
 
@@ -28,7 +29,7 @@ Advance = Callable[[int], None]
 
 def open_console(*, quiet: bool) -> Console:
     """The console of this process; a quiet one prints nothing."""
-    return _Console(quiet=quiet, highlight=False)
+    return _Console(file=cast(IO[str], OutputStream()), quiet=quiet, highlight=False)
 
 
 class _Console(Console):

@@ -1,5 +1,7 @@
 import io
 import re
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -123,3 +125,20 @@ def test_every_synthetic_metric_formats(plain):
     metrics |= eval_metrics(0.05, noise, stare=True)
     ConsoleLogger(plain, target_entropy=0.5, num_steps=60).log(1, metrics)
     assert len(lines(plain)) == 2
+
+
+FULL = """
+from megatron_stare.observe.console import open_console, print_line
+from megatron_stare.output_stream import give_up_unwritten_output
+for number in range(3000):
+    print_line(open_console(quiet=False), f"step {number}")
+give_up_unwritten_output()
+"""
+
+
+def test_a_log_on_a_full_disk_costs_its_lines_and_neither_the_run_nor_its_exit_code():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", FULL], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
