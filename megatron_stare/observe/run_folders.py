@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
+from megatron_stare.config_yaml import read_yaml
 from megatron_stare.errors import UserError
 from megatron_stare.observe.history import History, Series, number_or_nan, read_metrics
 from megatron_stare.observe.metrics import is_pass_at
@@ -161,11 +161,10 @@ def _values_at(series: Series, steps: Sequence[int]) -> np.ndarray:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        json.dumps(config, default=str)  # An alias may stand for what it is in.
+        config = read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot read the config of the run ({error.strerror})") from None
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: expected the resolved config, found {type(config).__name__}")

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from megatron_stare.checkpoint.folders import open_checkpoint, steps_of
 from tests.e2e.processes import Running
@@ -20,9 +21,20 @@ EMBEDDED = ("rollout.engine=embedded", "rollout.replay_path=null", "rollout.max_
 KEEP_ONE = ("checkpoint.every=1", "checkpoint.keep_last=1")
 
 
+BAD = ("optim.lr=10", "optim.weight_decay=10")
+"""Decay by 100 in an update is more than all: decayed weights change their sign, times 99."""
+
+
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    return make_workspace(tmp_path_factory.mktemp("finite"))
+    """Its model is sound, with an embedding so large that one such update is too much."""
+    folder = make_workspace(tmp_path_factory.mktemp("finite"))
+    for path in (folder / "model").glob("*.safetensors"):
+        tensors = load_file(path)
+        if "model.embed_tokens.weight" in tensors:
+            tensors["model.embed_tokens.weight"] *= 1e14
+            save_file(tensors, path, metadata={"format": "pt"})
+    return folder
 
 
 def fail(*arguments: object) -> str:
@@ -48,20 +60,20 @@ def test_a_model_with_a_nan_is_named_before_a_run(workspace, tmp_path, engine):
 
 
 @pytest.mark.parametrize("is_asynchronous", ["true", "false"])
-@pytest.mark.parametrize("bad", ["optim.lr=1e30", "optim.weight_decay=1e38", "optim.lr=1e18"])
-def test_a_bad_update_leaves_the_last_good_checkpoint(workspace, tmp_path, is_asynchronous, bad):
+def test_a_bad_update_leaves_the_last_good_checkpoint(workspace, tmp_path, is_asynchronous):
     settings = (
         *("train", workspace / "train.yaml", f"run.dir={tmp_path / 'run'}", *KEEP_ONE),
-        *(f"checkpoint.asynchronous={is_asynchronous}", "optim.eps=1e-8"),
+        f"checkpoint.asynchronous={is_asynchronous}",
     )
     assert run_command(*settings, "train.steps=2").returncode == 0
-    fail(*settings, "train.steps=4", "train.save_every=1", bad)
+    said = fail(*settings, "train.steps=4", "train.save_every=1", *BAD)
+    assert "an update with learning rate 10 " in said
+    assert "made embedding.word_embeddings.weight infinite or larger than 1e+15" in said
     root = tmp_path / "run/checkpoints"
     assert steps_of(root) == [2]
     assert open_checkpoint(root, 2).step == 2
-    for folder in (tmp_path / "run/hf").iterdir():
-        assert all(tensor.isfinite().all() for tensor in hf_tensors(folder).values()), folder
-        assert folder.name == "final", "of step 2; nothing of the bad update"
+    [final] = (tmp_path / "run/hf").iterdir()
+    assert final.name == "final", "of step 2; nothing of the bad update"
     done = run_command(*settings, "train.steps=4", "run.resume=must")
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line["optim/skipped"] for line in metrics_of(tmp_path / "run")] == [0, 0, 0, 0]
@@ -70,9 +82,8 @@ def test_a_bad_update_leaves_the_last_good_checkpoint(workspace, tmp_path, is_as
 def test_fine_tuning_too(workspace, tmp_path):
     run = tmp_path / "run"
     settings = ("sft", workspace / "sft.yaml", f"run.dir={run}", *KEEP_ONE)
-    said = fail(*settings, "optim.lr=1e30", "checkpoint.asynchronous=false")
-    assert "an update with learning rate 1e+30" in said
-    assert "not finite" in said
+    said = fail(*settings, *BAD, "checkpoint.asynchronous=false")
+    assert "made embedding.word_embeddings.weight infinite or larger than 1e+15" in said
     assert steps_of(run / "checkpoints") == []
     assert not (run / "hf").exists()
 
@@ -104,7 +115,7 @@ def test_every_rank_ends_where_one_has_the_nan(workspace, tmp_path):
 
 @pytest.mark.parametrize("layout", [(), ("parallel.tensor=2",), ("parallel.pipeline=2",)])
 def test_every_rank_ends_after_a_bad_update(workspace, tmp_path, layout):
-    overrides = (*layout, "optim.lr=1e30", "optim.eps=1e-8", *KEEP_ONE)
+    overrides = (*layout, *BAD, *KEEP_ONE)
     config = workspace / "train.yaml"
     with Running.start(tmp_path / "run", config, *overrides, processes=2) as running:
         assert running.wait() == 2

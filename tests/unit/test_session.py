@@ -107,6 +107,24 @@ def test_a_non_finite_update_changes_nothing_and_too_many_stop_the_run(open_sft,
             sft_step(session, batch, max_bad_updates=2)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1e16])
+def test_an_update_that_spoils_a_weight_ends_the_run(open_sft, batch, value):
+    with open_sft() as session:
+        session.policy.before_change = lambda: _spoil(session, value)
+        with pytest.raises(UserError, match=r"made decoder\.final_layernorm\.weight infinite or"):
+            sft_step(session, batch, max_bad_updates=9)
+
+
+def test_a_policy_without_finite_scores_is_not_saved(open_sft, tmp_path):
+    """Its weights are finite: only a forward tells."""
+    with open_sft() as session:
+        session.save(1, "good")
+        _spoil(session, 3e38)
+        with pytest.raises(UserError, match="policy after step 2 are not finite"):
+            session.save(2, "bad")
+    assert [path.name for path in (tmp_path / "run/hf").iterdir()] == ["good"]
+
+
 def test_a_finite_update_resets_the_count_of_bad_ones(open_sft, batch):
     with open_sft() as session:
         weight = _poison(session)
@@ -120,9 +138,13 @@ def test_a_finite_update_resets_the_count_of_bad_ones(open_sft, batch):
 
 
 def _poison(session: Session) -> torch.Tensor:
+    return _spoil(session, math.nan)
+
+
+def _spoil(session: Session, value: float) -> torch.Tensor:
     weight = dict(session.policy.named_parameters())["decoder.final_layernorm.weight"]
     with torch.no_grad():
-        weight.fill_(math.nan)
+        weight.fill_(value)
     return weight
 
 
