@@ -124,7 +124,13 @@ class Bank:
         for path in self._folder.glob("step_*.bank"):
             name = _NAME.fullmatch(path.name)
             if name and path.is_file() and (through is None or int(name[1]) <= through):
-                path.unlink(missing_ok=True)
+                self._remove(path)
+
+    def _remove(self, path: Path) -> None:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            self._report(f"{path}: is not needed, and cannot be removed ({error.strerror})")
 
     def close(self) -> None:
         """Have what was kept reach the disk."""

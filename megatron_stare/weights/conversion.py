@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -105,8 +106,8 @@ def run_conversion(
         on_done: called with the number of parameters converted since the last call.
 
     Raises:
-        UserError: the destination exists or cannot be made, the disk is too small, another process
-            is at it, or a file of the source turns out to be damaged.
+        UserError: the destination exists or cannot be written, the disk is too small, another
+            process is at it, or a file of the source turns out to be damaged.
     """
     with writing(destination, "DST"):
         if destination.exists() and not force:
@@ -117,9 +118,10 @@ def run_conversion(
         raise UserError(f"{destination}: holds the source; expected another path")
     parts = list(_parts(conversion.parameters, part_bytes))
     make_folder(partial, "DST")
-    with writing(partial, "DST"):
-        journal = Journal(partial, _job(conversion, part_bytes))
-    try:
+    with (
+        writing(partial, "DST"),
+        closing(Journal(partial, _job(conversion, part_bytes))) as journal,
+    ):
         if not journal.results:
             _empty(partial)
         already = [parameter for number in journal.results for parameter in parts[number]]
@@ -139,8 +141,6 @@ def run_conversion(
         conversion.finish(partial, parts, results)
         (partial / JOURNAL_FILE).unlink()
         put_in_place(partial, destination)
-    finally:
-        journal.close()
     return len(already)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 from urllib.parse import urlsplit
 
 from megatron_stare.errors import UserError
@@ -30,9 +32,7 @@ class Restarts:
         """
         if self._command is None or url in self._begun:
             return
-        self._log_dir.mkdir(parents=True, exist_ok=True)
-        where = urlsplit(url).netloc.replace(":", "_")
-        with (self._log_dir / f"restart_{where}.log").open("ab") as log:
+        with self._log_of(url) as log:
             try:
                 process = subprocess.Popen(
                     [part.replace("{url}", url) for part in self._command],
@@ -47,6 +47,15 @@ class Restarts:
                 ) from None
         self._begun.add(url)
         threading.Thread(target=process.wait, daemon=True).start()  # Leaves no zombie.
+
+    def _log_of(self, url: str) -> IO[bytes]:
+        """Where the command's output goes: nowhere, where that cannot be written."""
+        where = urlsplit(url).netloc.replace(":", "_")
+        try:
+            self._log_dir.mkdir(parents=True, exist_ok=True)
+            return (self._log_dir / f"restart_{where}.log").open("ab")
+        except OSError:
+            return open(os.devnull, "ab")
 
     def forget(self, url: str) -> None:
         """A server is back; when it is lost again, that is another time."""

@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 
 from megatron_stare.errors import UserError
-from megatron_stare.output import make_folder
+from megatron_stare.output import make_folder, writing
 from megatron_stare.rollout.sglang.commands import (
     ServeOptions,
     check_options,
@@ -102,9 +102,10 @@ def running_servers(options: ServeOptions) -> Iterator[list[RunningServer]]:
         deadline = time.monotonic() + options.deadline_s
         for server in servers:
             _wait_until_up(server, deadline)
-            server.registration = register(
-                options.registry, server.url, pid=server.process.pid, kind=server.kind
-            )
+            with writing(options.registry, "--registry"):
+                server.registration = register(
+                    options.registry, server.url, pid=server.process.pid, kind=server.kind
+                )
         yield servers
 
 
@@ -127,7 +128,9 @@ def _start(
 ) -> RunningServer:
     url = f"http://{options.host}:{port}"
     log = options.registry.resolve() / f"{options.host}_{port}.log"
-    with log.open("wb") as file:
+    with writing(log, "--registry"):
+        file = log.open("wb")
+    with file:
         process = subprocess.Popen(
             command,
             env=os.environ | environment,
@@ -181,7 +184,8 @@ def _stop(servers: Sequence[RunningServer]) -> None:
 
 def _withdraw(server: RunningServer) -> None:
     if server.registration is not None:
-        server.registration.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # What cannot be withdrawn is found not to answer.
+            server.registration.unlink(missing_ok=True)
         server.registration = None
 
 

@@ -19,6 +19,7 @@ from megatron_stare.weights.conversion import run_conversion
 from megatron_stare.weights.hf_to_megatron import HfToMegatron
 from megatron_stare.weights.megatron_to_hf import MegatronToHf
 from megatron_stare.weights.parts import JOURNAL_FILE, Budget
+from tests.disks import full_disk
 from tests.models import NETWORKS, edit_json, hf_tensors, make_hf_folder
 
 SMALL = {"part_bytes": 20_000, "threads": 2}
@@ -255,6 +256,23 @@ def test_a_stopped_conversion_goes_on(hf, checkpoint, tmp_path, direction):
 def contents(folder: Path) -> dict[str, bytes]:
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("direction", ["there", "back"])
+def test_a_disk_that_fills_up_is_one_error_and_the_conversion_goes_on(
+    hf, checkpoint, tmp_path, direction
+):
+    def conversion():
+        return HfToMegatron(hf) if direction == "there" else MegatronToHf(checkpoint)
+
+    destination = tmp_path / "made"
+    said = r"DST=.*\.made\.partial: cannot be written \(File too large\)"
+    with full_disk(20_000), pytest.raises(UserError, match=said):
+        run_conversion(conversion(), destination, part_bytes=1 << 14)
+    assert not destination.exists()
+    run_conversion(conversion(), destination, part_bytes=1 << 14)
+    source = hf if direction == "there" else checkpoint
+    assert all(d.is_identical for d in compare_tensors(open_model(source), open_model(destination)))
 
 
 def test_a_line_cut_short_costs_a_part(hf, tmp_path):
