@@ -35,7 +35,8 @@ class AppendedFile:
 
     def close(self) -> None:
         """Try once more to write what could not be."""
-        self.append(b"")
+        if self._unwritten:
+            self.append(b"")
 
 
 def _append(path: Path, content: bytes) -> None:

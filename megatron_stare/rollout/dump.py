@@ -29,7 +29,7 @@ def dump_samples(
     Raises:
         OSError: it cannot be written; nothing is left of it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)  # A run's folder that is gone is not made again.
     unfinished = path.with_name(path.name + ".unfinished")
     try:
         # Half of a surrogate pair, which no encoding has, becomes an escape of JSON's.
