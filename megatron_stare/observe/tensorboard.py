@@ -36,7 +36,8 @@ class TensorBoardLogger:
     ) -> None:
         from torch.utils.tensorboard import summary, writer
 
-        self._protocol, self._summaries = writer, summary
+        self._protocol: Any = writer
+        self._summaries = summary
         folder = run_dir / "tensorboard"
         with suppress(OSError):  # The file in it says so.
             folder.mkdir(parents=True, exist_ok=True)
@@ -45,8 +46,8 @@ class TensorBoardLogger:
         self._file = AppendedFile(folder / f"events.out.tfevents.{seconds:010d}.{place}", report)
         self._add(file_version="brain.Event:2")
         if first_step is not None:
-            start = writer.SessionLog(status=writer.SessionLog.START)
-            self._add(step=first_step, session_log=start)
+            log = self._protocol.SessionLog
+            self._add(step=first_step, session_log=log(status=log.START))
         text = yaml.safe_dump(resolved_config, sort_keys=False)
         lines = "\n".join(f"    {line}" for line in text.splitlines())
         self._add(summary=summary.text("config", lines))

@@ -28,7 +28,7 @@ def has_finite_scores(policy: Policy) -> bool:
         response_lengths=torch.tensor([num_scored]),
         loss_mask=torch.ones(num_scored, dtype=torch.bool),
     )
-    logprobs = policy.score(batch, [[0]]).logprobs
+    logprobs = policy.score(batch, [(0,)]).logprobs
     is_any_bad = (~logprobs.isfinite()).any().int()
     dist.all_reduce(is_any_bad, op=dist.ReduceOp.MAX)
     return not is_any_bad
