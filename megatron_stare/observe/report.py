@@ -17,9 +17,9 @@ from megatron_stare.observe.run_folders import (
     RunFolder,
     Runs,
     ShownSample,
-    printable,
     read_runs,
     titles,
+    without_surrogates,
 )
 from megatron_stare.observe.summary import MISSING, summarise
 from megatron_stare.output import make_folder, writing
@@ -159,7 +159,7 @@ def _text(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return html.escape(printable(text))
+    return html.escape(without_surrogates(text))
 
 
 _PAGE = Template("""<!doctype html>

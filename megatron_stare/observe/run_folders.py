@@ -52,7 +52,7 @@ class RunFolder:
     @property
     def label(self) -> str:
         """The folder's name without `-seedN`."""
-        return re.sub(r"-seed\d+$", "", printable(self.path.name))
+        return re.sub(r"-seed\d+$", "", without_surrogates(self.path.name))
 
     def sample_steps(self) -> list[int]:
         """Steps whose samples were dumped, ascending."""
@@ -98,7 +98,7 @@ def read_runs(folders: Sequence[Path]) -> Runs:
     return by_label
 
 
-def printable(text: str) -> str:
+def without_surrogates(text: str) -> str:
     """With question marks for halves of surrogate pairs, which no file or terminal takes."""
     return text.encode(errors="replace").decode()
 
