@@ -31,10 +31,12 @@ def judge(rank: int, model: Path, layout: dict) -> list:
     """What a rank says of sound weights, and of one that rank 1 alone has spoiled."""
     policy = open_policy(model, layout)
     said = [policy.spoiled_weight(), has_finite_scores(policy)]
-    weight = next(p for n, p in policy.named_parameters() if n.endswith("proj.weight"))
+    weight = dict(policy.named_parameters()).get("decoder.final_layernorm.weight")
     for value in (3e38, math.nan):
-        with torch.no_grad():
-            weight.fill_(value if rank == 1 else 0.0)
+        if rank == 1:
+            assert weight is not None, "the last stage is its"
+            with torch.no_grad():
+                weight.fill_(value)
         said += [policy.spoiled_weight() is not None, has_finite_scores(policy)]
     return said
 
