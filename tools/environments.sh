@@ -11,6 +11,17 @@ find_uv() {
     return 0
 }
 
+install_into() {
+    local venv=$1 uv
+    shift
+    uv=$(find_uv)
+    if [ -n "$uv" ]; then
+        $uv pip install --quiet --compile-bytecode --python "$venv/bin/python" --no-deps "$@"
+    else
+        "$venv/bin/python" -m pip install --quiet --no-deps "$@"
+    fi
+}
+
 make_env() {
     local venv=.venv-$1 size=$2
     shift 2
@@ -25,12 +36,10 @@ make_env() {
     rm -f "$stamp"
     if [ -n "$uv" ]; then
         $uv venv --quiet --allow-existing --python 3.12 "$venv"
-        $uv pip install --quiet --compile-bytecode --python "$venv/bin/python" --no-deps \
-            "${requirements[@]}"
     else
         # The trainer's environment is there already, and has the right Python.
         .venv/bin/python -m venv "$venv"
-        "$venv/bin/python" -m pip install --quiet --no-deps "${requirements[@]}"
     fi
+    install_into "$venv" "${requirements[@]}"
     echo "$want" > "$stamp"
 }

@@ -7,3 +7,7 @@ cd "$(dirname "$0")/.."
 source tools/environments.sh
 
 make_env te "400 MB beside what .venv has" constraints.txt constraints-te.txt
+# Runs say which version of this package wrote them.
+if [ ! -e .venv-te/bin/megatron-stare ]; then
+    install_into .venv-te --no-build-isolation -e .
+fi

@@ -33,11 +33,9 @@ def describe(record: Record, network: str, layouts: Sequence[str]) -> dict[str, 
 
 
 def policy_pass(
-    record: Record, folder: str, layout: dict[str, Any], has_backward: bool
+    record: Record, folder: str, layout: dict[str, Any], forward_only: bool
 ) -> dict[str, Any]:
     """`tests.policies.policy_pass` in bfloat16 on this process's layers, as plain values."""
-    import torch
-
     from megatron_stare.config.policy import ParallelConfig
     from megatron_stare.launch.topology import init_process_group, read_topology
     from megatron_stare.policy.groups import build_groups
@@ -46,15 +44,15 @@ def policy_pass(
 
     topology, parallel = read_topology(), ParallelConfig(**layout)
     init_process_group(topology)
-    with torch.set_grad_enabled(has_backward):
-        result = policies.policy_pass(
-            Path(folder),
-            parallel,
-            build_groups(parallel),
-            policies.RaggedBatch.random(),
-            dtype="bfloat16",
-            device=topology.device,
-        )
+    result = policies.policy_pass(
+        Path(folder),
+        parallel,
+        build_groups(parallel),
+        policies.RaggedBatch.random(),
+        dtype="bfloat16",
+        device=topology.device,
+        forward_only=forward_only,
+    )
     return {
         "mixups": record.mixups,
         "calls": sorted(CALLS),

@@ -16,10 +16,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._library.custom_ops import OPDEFS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.gpu_rehearsal.fake_cuda.placement import is_on_cuda, names_cuda, place, storage_id
+from tests.gpu_rehearsal.fake_cuda.placement import (
+    is_on_cuda,
+    names_cuda,
+    place,
+    real_device,
+    storage_id,
+)
 
 aten = torch.ops.aten
 
@@ -101,8 +108,10 @@ class DeviceChecks(TorchDispatchMode):
         if getattr(_thread, "is_unchecked", False):
             return func(*args, **kwargs)
         name = func._schema.name
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if name.startswith("c10d::"):
+        # On `meta` there is nothing to mix.
+        leaves = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        tensors = [leaf for leaf in leaves if real_device(leaf).type != "meta"]
+        if name.startswith("c10d::") and tensors:
             self._check_collective(name, tensors)
             return func(*args, **kwargs)
         if name == "aten::set_":
@@ -115,11 +124,20 @@ class DeviceChecks(TorchDispatchMode):
         if kwargs.get("pin_memory"):
             kwargs["pin_memory"] = False  # It takes a driver.
         before = {storage_id(tensor) for tensor in tensors}
-        result = _kernel(func)(*args, **kwargs)
+        result = self._computed(func, args, kwargs)
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and storage_id(leaf) not in before:
                 place(leaf, on_cuda)
         return result
+
+    def _computed(self, func: Any, args: Any, kwargs: Any) -> Any:
+        custom = OPDEFS.get(func._schema.name)
+        if custom is None:
+            return _kernel(func)(*args, **kwargs)
+        # Written in Python: what it does is looked at, too.
+        implementations = custom._backend_fns
+        with self:
+            return implementations.get("cuda", implementations.get(None))(*args, **kwargs)
 
     def _check(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> bool:
         """Raise where CUDA would; return whether what the operation makes is on CUDA."""
@@ -180,15 +198,31 @@ def _written(func: Any, args: Sequence[Any]) -> set[int]:
 
 def _kernel(func: Any) -> Any:
     """The CPU's; it has no product of 16-bit matrices in float32."""
-    return {aten.mm.dtype: _mm, aten.addmm.dtype: _addmm}.get(func, func)
+    return _IN_FLOAT32.get(func, func)
 
 
-def _mm(a: Tensor, b: Tensor, out_dtype: torch.dtype) -> Tensor:
-    return aten.mm.default(a.to(out_dtype), b.to(out_dtype))
+def _mm(a: Tensor, b: Tensor, out_dtype: torch.dtype, *, out: Tensor | None = None) -> Tensor:
+    product = aten.mm.default(a.to(out_dtype), b.to(out_dtype))
+    return product if out is None else out.copy_(product)
 
 
-def _addmm(bias: Tensor, a: Tensor, b: Tensor, out_dtype: torch.dtype, **scales: Any) -> Tensor:
-    return aten.addmm.default(bias.to(out_dtype), a.to(out_dtype), b.to(out_dtype), **scales)
+def _addmm(
+    bias: Tensor,
+    a: Tensor,
+    b: Tensor,
+    out_dtype: torch.dtype,
+    *,
+    out: Tensor | None = None,
+    **scales: Any,
+) -> Tensor:
+    total = aten.addmm.default(*(x.to(out_dtype) for x in (bias, a, b)), **scales)
+    return total if out is None else out.copy_(total)
+
+
+_IN_FLOAT32 = {
+    **dict.fromkeys((aten.mm.dtype, aten.mm.dtype_out), _mm),
+    **dict.fromkeys((aten.addmm.dtype, aten.addmm.dtype_out), _addmm),
+}
 
 
 def _is_of_objects() -> bool:
