@@ -109,10 +109,15 @@ def policy_pass(
     groups: ParallelGroups,
     batch: RaggedBatch,
     recompute: str = "none",
+    *,
+    dtype: str = "float32",
+    device: torch.device = CPU,
+    forward_only: bool = False,
 ) -> RankPass:
     """Forward and backward of the Megatron model through Megatron's own schedule."""
     shape = read_hf_config(folder)
-    config = ModelConfig.model_validate({"path": folder, "recompute": recompute})
+    settings = {"path": folder, "recompute": recompute, "dtype": dtype}
+    config = ModelConfig.model_validate(settings)
     model = load_policy(shape, config, parallel, groups)
     idle = [[]] * (-len(batch.micro_batches) % groups.schedule_multiple)
     packed = [
@@ -120,7 +125,7 @@ def policy_pass(
             samples,
             prompts,
             pad_to_multiple=groups.sequence_multiple,
-            device=CPU,
+            device=device,
             cp_rank=groups.cp.rank(),
             cp_size=groups.cp.size(),
         )
@@ -128,8 +133,9 @@ def policy_pass(
             [*batch.micro_batches, *idle], [*batch.prompt_lengths, *idle], strict=True
         )
     ]
-    weights = [*batch.weights, *(torch.empty(0) for _ in idle)]
-    outputs = forward_backward(model, packed, weights, groups)
+    weights = [weight.to(device) for weight in (*batch.weights, *(torch.empty(0) for _ in idle))]
+    with torch.set_grad_enabled(not forward_only):
+        outputs = forward_backward(model, packed, weights, groups, forward_only)
     parameters = named_parameters([chunk.module for chunk in model])
     gradients = {name: p.main_grad.clone() for name, p in parameters.items()}
     logprobs, entropies = map(torch.cat, zip(*outputs, strict=True)) if outputs else (None, None)
@@ -176,6 +182,7 @@ def forward_backward(
     packed: Sequence[PackedMicroBatch],
     weights: Sequence[Tensor],
     groups: ParallelGroups,
+    forward_only: bool = False,
 ) -> list[tuple[Tensor, Tensor]]:
     """Log-probs and entropies of each micro-batch; gradients are in `main_grad` afterwards."""
 
@@ -198,6 +205,7 @@ def forward_backward(
         num_microbatches=len(packed),
         seq_length=1,
         micro_batch_size=1,
+        forward_only=forward_only,
     )
 
 
