@@ -128,8 +128,7 @@ def run_conversion(
         _check_disk(partial, _total_bytes(conversion.parameters) - _total_bytes(already))
         on_done(len(already))
         conversion.prepare(partial)
-        largest = max(parameter.num_bytes for parameter in conversion.parameters)
-        budget = Budget(2 * largest + part_bytes)
+        budget = Budget(2 * max(p.num_bytes for p in conversion.parameters) + part_bytes)
         run_parts(
             parts,
             lambda number, part: conversion.convert(partial, number, part, budget),
