@@ -10,6 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from megatron_stare.config_yaml import read_yaml
 from megatron_stare.errors import UserError
@@ -46,7 +47,7 @@ def to_yaml(config: BaseModel) -> str:
 
 def describe(kind: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
     """Every key in reading order: (dotted key, type and bounds, default, help)."""
-    for key, field in _leaves(kind):
+    for key, field in leaves(kind):
         default = "required" if field.is_required() else str(field.get_default())
         type_ = _type_name(field.annotation) + _bounds(field)
         yield key, type_, default, (field.description or "").strip()
@@ -123,7 +124,7 @@ def _cut(text: str) -> str:
 
 
 def _suggestion(kind: type[BaseModel], key: str) -> str:
-    known = [name for name, _ in _leaves(kind)] + _section_names(kind)
+    known = [name for name, _ in leaves(kind)] + _section_names(kind)
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     if not close:
         leaf = key.rsplit(".", 1)[-1]
@@ -135,13 +136,14 @@ def _section_names(kind: type[BaseModel]) -> list[str]:
     return [name for name, field in kind.model_fields.items() if _section(field.annotation)]
 
 
-def _leaves(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every key that is no section, dotted, with its field."""
     for name, field in kind.model_fields.items():
         section = _section(field.annotation)
         if section is None:
             yield prefix + name, field
         else:
-            yield from _leaves(section, f"{prefix}{name}.")
+            yield from leaves(section, f"{prefix}{name}.")
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
