@@ -35,6 +35,7 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 _INTEGER = re.compile(r"[+-]?([0-9]{1,50}|[0-9]{1,3}(,[0-9]{3}){1,16})(\.0*)?")
 _FUNCTION = re.compile(r"(y|(?P<name>[a-zA-Z](?:\^\{-1\})?)\s*\(\s*[a-z]\s*\))\s*=(?!.*=)")
 _TURNED = re.compile(r"([^a-zA-Z=]+)=\s*([a-zA-Z])")
+_LONGEST = 2000  # Characters of an answer; what is longer equals its own text alone.
 _BOXED = LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False)
 
 
@@ -72,8 +73,8 @@ def _equal_at_sight(given: str, expected: str) -> bool | None:
 def _agree(given: str, expected: str) -> bool:
     """Whether two answers mean the same."""
     at_sight = _equal_at_sight(given, expected)
-    if at_sight is not None:
-        return at_sight
+    if at_sight is not None or len(given) > _LONGEST or len(expected) > _LONGEST:
+        return bool(at_sight)
     given, expected = plain_numbers(latex_of(given)), plain_numbers(latex_of(expected))
     for verdict in (
         choices_agree(given, expected, _agree),
