@@ -87,7 +87,7 @@ def generic_gemm(
     elif bias is not None:
         product += bias.float()
     if not transposes_b:
-        product = product.view(*b.shape[:-1], -1)
+        product = product.view(*b.shape[:-1], product.shape[-1])
     if out is None:
         return product.to(torch_type(out_type) or a.dtype), d_bias, None, extra_output
     product = product.view(out.shape)
