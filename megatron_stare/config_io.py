@@ -163,9 +163,10 @@ def _type_name(annotation: Any) -> str:
         return "None"
     if isinstance(annotation, type) and not parts:
         return annotation.__name__
-    if get_origin(annotation) in (tuple, dict):
+    origin = get_origin(annotation)
+    if origin is tuple or origin is dict:
         names = ("..." if part is Ellipsis else _type_name(part) for part in parts)
-        return f"{get_origin(annotation).__name__}[{', '.join(names)}]"
+        return f"{origin.__name__}[{', '.join(names)}]"
     return str(annotation).removeprefix("typing.")
 
 

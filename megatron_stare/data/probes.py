@@ -7,8 +7,7 @@ text alone, and silently: spaces are gone, Chinese is, digits are grouped otherw
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
-from tokenizers import AddedToken
+from typing import Any
 
 PROBES: dict[str, str] = {
     "words": "How are you doing? I'm fine, THANKS; they've left.",
@@ -26,7 +25,7 @@ PROBES: dict[str, str] = {
 _IDS_SHOWN = 8
 
 
-def probes_of(added: Mapping[int, AddedToken]) -> dict[str, str]:
+def probes_of(added: Mapping[int, Any]) -> dict[str, str]:
     """`PROBES`, and a text with every special token of these, which are given by their ids."""
     special = [token.content for _, token in sorted(added.items()) if token.special]
     return {**PROBES, "special tokens": "".join(f"a{token} b" for token in special)}

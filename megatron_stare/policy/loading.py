@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from megatron.core import dist_checkpointing
-from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader
-from torch.distributed.checkpoint._nested_dict import set_element
+from torch.distributed.checkpoint._traverse import set_element
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import ReadItem
 
@@ -52,18 +53,18 @@ def load_sharded(wanted: dict[str, Any], folder: Path, **options: Any) -> dict[s
 def _as_data(folder: Path) -> Iterator[None]:
     """Meanwhile neither the index of a checkpoint nor its objects can have anything run."""
 
-    def read_metadata(reader: FileSystemReader, *_: Any, **__: Any) -> Metadata:
-        return read_index(Path(reader.path))
+    def read_metadata(self: FileSystemReader, *_: Any, **__: Any) -> Metadata:
+        return read_index(Path(self.path))
 
-    def load_bytes(planner: DefaultLoadPlanner, item: ReadItem, content: io.BytesIO) -> None:
-        assert planner.metadata is not None
-        file = folder / planner.metadata.storage_data[item.storage_index].relative_path
-        key = item.dest_index.fqn
-        value = load_data(content, f"{file}: {key}")
-        if planner.flatten_state_dict:
-            set_element(planner.original_state_dict, planner.mappings[key], value)
+    def load_bytes(self: DefaultLoadPlanner, read_item: ReadItem, value: io.BytesIO) -> None:
+        assert self.metadata is not None
+        file = folder / self.metadata.storage_data[read_item.storage_index].relative_path
+        key = read_item.dest_index.fqn
+        content = load_data(value, f"{file}: {key}")
+        if self.flatten_state_dict:
+            set_element(self.original_state_dict, self.mappings[key], content)
         else:
-            planner.state_dict[key] = value
+            self.state_dict[key] = content
 
     before = FileSystemReader.read_metadata, DefaultLoadPlanner.load_bytes
     FileSystemReader.read_metadata, DefaultLoadPlanner.load_bytes = read_metadata, load_bytes

@@ -75,8 +75,9 @@ def _read(path: Path) -> dict[str, Any]:
 def _vocab_size(config: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> int:
     """Ids of the model, which may have more than its tokenizer; without a model the tokenizer's."""
     found = config.get("vocab_size")
-    is_count = isinstance(found, int) and not isinstance(found, bool)
-    return found if is_count else max(tokenizer.get_vocab().values()) + 1
+    if isinstance(found, int) and not isinstance(found, bool):
+        return found
+    return max(tokenizer.get_vocab().values()) + 1
 
 
 def _eos_ids(path: Path, found: Any, vocab_size: int) -> list[int]:

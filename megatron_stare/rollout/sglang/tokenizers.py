@@ -47,7 +47,7 @@ async def check_tokenizer(
 
 
 async def _encoded(
-    server: Server, info: Mapping[str, Any], texts: Sequence[str], deadline_s: float
+    server: Server, info: Mapping[str, Any], texts: list[str], deadline_s: float
 ) -> Sequence[Sequence[int]] | None:
     if info.get("skip_tokenizer_init"):
         folder = Path(str(info.get("tokenizer_path")))
