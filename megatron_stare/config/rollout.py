@@ -122,7 +122,7 @@ class RolloutConfig(SamplingConfig):
     """G, the size of a group."""
     dynamic_sampling: bool = True
     """Drop groups whose verdicts are all equal and draw more prompts (DAPO)."""
-    max_rounds: Count = 10
+    max_rounds: int = Field(default=10, ge=1, le=1_000)
     """Generation rounds per step before dynamic sampling gives up."""
     oversampling: float = Field(default=1.0, ge=1, le=2)
     """Groups under way over groups missing: the first that are whole fill the batch, and the rest
