@@ -29,7 +29,6 @@ from torch import Tensor
 
 from megatron_stare.algorithms.losses import importance_ratios
 from megatron_stare.algorithms.settings import Settings
-from megatron_stare.values import Multiple
 
 
 class CorrectionConfig(Settings):
@@ -43,7 +42,7 @@ class CorrectionConfig(Settings):
     """Whose ratio: of each token; the product over its sample; or the geometric mean over it."""
     low: float | None = Field(default=None, ge=0, le=1)
     """Lower bound of the band; by default 0 for `tis`, 0.5 for `icepop`, 1 / `high` for `mis`."""
-    high: Multiple | None = None
+    high: float | None = Field(default=None, ge=1, le=1e30)
     """Upper bound of the band; by default 2 for `tis` and `mis`, 5 for `icepop`."""
 
     @property

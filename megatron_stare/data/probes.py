@@ -6,7 +6,8 @@ text alone, and silently: spaces are gone, Chinese is, digits are grouped otherw
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 PROBES: dict[str, str] = {
@@ -29,6 +30,17 @@ def probes_of(added: Mapping[int, Any]) -> dict[str, str]:
     """`PROBES`, and a text with every special token of these, which are given by their ids."""
     special = [token.content for _, token in sorted(added.items()) if token.special]
     return {**PROBES, "special tokens": "".join(f"a{token} b" for token in special)}
+
+
+def encodable(
+    probes: dict[str, str], encode: Callable[[str], list[int]]
+) -> tuple[dict[str, str], list[list[int]]]:
+    """The probes that a vocabulary has tokens for, and these; some have no unknown token."""
+    encoded: dict[str, list[int]] = {}
+    for kind, text in probes.items():
+        with suppress(Exception):  # What a model of the tokenizers library raises.
+            encoded[kind] = encode(text)
+    return {kind: probes[kind] for kind in encoded}, list(encoded.values())
 
 
 def first_difference(

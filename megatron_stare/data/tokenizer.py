@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from megatron_stare.data.probes import first_difference, probes_of
+from megatron_stare.data.probes import encodable, first_difference, probes_of
 from megatron_stare.errors import UserError
 
 _FILE = "tokenizer.json"
@@ -127,10 +127,11 @@ def _check_against(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     file.no_truncation()
     file.no_padding()
     # Others may have been added by tokenizer_config.json.
-    probes = probes_of(file.get_added_tokens_decoder())
-    texts = list(probes.values())
-    expected = [encoding.ids for encoding in file.encode_batch(texts, add_special_tokens=False)]
-    found = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    probes, expected = encodable(
+        probes_of(file.get_added_tokens_decoder()),
+        lambda text: file.encode(text, add_special_tokens=False).ids,
+    )
+    found = [tokenizer.encode(text, add_special_tokens=False) for text in probes.values()]
     if difference := first_difference(probes, found, expected):
         raise UserError(
             f"{path}: the tokenizer that transformers makes of it and of tokenizer_config.json is "

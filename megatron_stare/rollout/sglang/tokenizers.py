@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from megatron_stare.data.probes import first_difference, probes_of
+from megatron_stare.data.probes import encodable, first_difference, probes_of
 from megatron_stare.data.tokenizer import load_tokenizer
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.sglang.client import Server, ServerFailure
@@ -33,12 +33,13 @@ async def check_tokenizer(
         UserError: its tokenizer is another.
         ServerFailure: no answer in time, or not a valid one.
     """
-    probes = probes_of(tokenizer.added_tokens_decoder)
-    texts = list(probes.values())
-    found = await _encoded(server, info, texts, deadline_s)
+    probes, expected = encodable(
+        probes_of(tokenizer.added_tokens_decoder),
+        lambda text: tokenizer.encode(text, add_special_tokens=False),
+    )
+    found = await _encoded(server, info, list(probes.values()), deadline_s)
     if found is None:
         return
-    expected = tokenizer(texts, add_special_tokens=False)["input_ids"]
     if difference := first_difference(probes, found, expected):
         raise UserError(
             f"{server.url}: has another tokenizer ({info.get('tokenizer_path')}) than the trainer "

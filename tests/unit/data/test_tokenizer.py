@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
+from examples.tiny_addition import make_data
 from megatron_stare.data.probes import PROBES, first_difference
 from megatron_stare.data.tokenizer import load_tokenizer, tokenizer_identity
 from megatron_stare.errors import UserError
@@ -33,6 +34,14 @@ def test_a_saved_tokenizer_loads(tmp_path: Path):
     assert tokenizer.eos_token_id == EOS_ID
     assert tokenizer("2+2=")["input_ids"] == make_tokenizer()("2+2=")["input_ids"]
     assert tokenizer.chat_template is not None
+
+
+def test_a_vocabulary_of_few_words_and_no_unknown_token_is_one(tmp_path: Path):
+    """The laptop demo's: most of the probes have no tokens in it."""
+    make_data.build_tokenizer().save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    text = r"7 plus 9 makes 16 so \boxed{16}"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 @pytest.mark.parametrize("tokenizer_class", CLASSES)
