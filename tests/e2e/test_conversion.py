@@ -61,7 +61,7 @@ def test_a_checkpoint_of_a_run_becomes_the_folder_that_the_run_saved(tmp_path):
         (("--tp", "3"), "parallel.tensor=3 does not divide the model's 8 attention heads"),
         (("--tp", "2", "--pp", "3"), "parallel.pipeline=3 does not divide the model's 4 layers"),
         (("--ep", "2"), "parallel.expert=2 needs a mixture of experts"),
-        (("--pp", "0"), "--pp: '0': expected a number of ranks, from 1 on"),
+        (("--pp", "0"), "--pp: input should be greater than or equal to 1, found '0'"),
     ],
 )
 def test_a_layout_that_does_not_fit_is_refused_before_anything_is_written(

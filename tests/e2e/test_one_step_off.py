@@ -59,7 +59,7 @@ def test_threads_leave_no_trace_in_the_numbers(runs):
 def test_what_goes_wrong_in_the_other_thread_stops_the_run_with_one_line(workspace, tmp_path):
     done = run_command(
         *("train", workspace / "train.yaml", f"run.dir={tmp_path}", "rollout.one_step_off=true"),
-        "rollout.max_response_tokens=1",
+        *("rollout.max_response_tokens=1", "algorithm.correction.kind=none"),
     )
     assert done.returncode == 2
     assert "expected at most max_response_tokens=1" in done.stderr.splitlines()[-1]
