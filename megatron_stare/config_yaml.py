@@ -63,7 +63,7 @@ class _Reader:
     """Makes values of a parser's events."""
 
     def __init__(self, parser: yaml.SafeLoader | yaml.CSafeLoader) -> None:
-        self._parser = parser
+        self._parser: Any = parser  # Its stubs say of every event that there may be none.
         self._anchors: dict[str, Any] = {}
         self._left = _MAX_VALUES
 
@@ -76,17 +76,11 @@ class _Reader:
         value = self._value(key="", depth=0)
         self._parser.get_event()
         if not self._parser.check_event(yaml.StreamEndEvent):
-            raise _error(self._next(), "expected one document, found a second")
+            raise _error(self._parser.get_event(), "expected one document, found a second")
         return value
 
-    def _next(self) -> Any:
-        return self._parser.get_event()
-
-    def _peek(self) -> Any:
-        return self._parser.peek_event()
-
     def _value(self, key: str, depth: int) -> Any:
-        event = self._next()
+        event = self._parser.get_event()
         if depth > _MAX_DEPTH:
             raise _error(event, f"expected a config, found more than {_MAX_DEPTH} levels")
         if isinstance(event, yaml.AliasEvent):
@@ -128,7 +122,7 @@ class _Reader:
         values: dict[str, Any] = {}
         lines: dict[str, int] = {}
         while not self._parser.check_event(yaml.MappingEndEvent):
-            event = self._peek()
+            event = self._parser.peek_event()
             name = self._value(parent, depth + 1)
             if not isinstance(name, str):
                 raise _error(event, f"expected a name for a key, found {str(name)[:80]}; quote it")

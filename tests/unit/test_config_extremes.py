@@ -5,16 +5,15 @@ The values are made of the models themselves, so that a new key is tried as it c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
 from megatron_stare.config.commands import EvalConfig, SftConfig, TrainConfig
-from megatron_stare.config_io import bounds_of, leaves, load_config
+from megatron_stare.config_io import load_config
 from megatron_stare.errors import UserError
-from megatron_stare.values import scalar_types
+from tests.extremes import extremes, numbers
 
 BEYOND = [
     "0",
@@ -30,23 +29,6 @@ BEYOND = [
     "true",
 ]
 """What no key says of itself."""
-
-
-def numbers(kind: type[BaseModel]) -> Iterator[tuple[str, dict[str, float]]]:
-    for key, field in leaves(kind):
-        if set(scalar_types(field.annotation)) & {int, float}:
-            yield key, bounds_of(field.annotation, field.metadata)
-
-
-def extremes(bounds: dict[str, float]) -> Iterator[str]:
-    """The least and the largest value that bounds allow, as YAML."""
-    for name in ("ge", "le"):
-        if name in bounds:
-            yield repr(bounds[name])
-    if "gt" in bounds:
-        yield repr(bounds["gt"] + 1e-300) if not bounds["gt"] else repr(bounds["gt"] * 1.0000001)
-    if "lt" in bounds:
-        yield repr(bounds["lt"] - 1)
 
 
 def check(kind: type[BaseModel], path: Any, override: str) -> bool:
