@@ -5,46 +5,36 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from megatron_stare.algorithms.batch_stats import BatchStats
 from megatron_stare.algorithms.losses import importance_ratios
-from megatron_stare.algorithms.quadrants import QUADRANTS, quadrant_sums
+from megatron_stare.algorithms.quadrants import quadrants
 from megatron_stare.algorithms.stare import StareDecision, StareSelection
 from megatron_stare.ops.partials import TokenScores
-from megatron_stare.ops.selection import global_kth_value
 from megatron_stare.policy.step import UpdateResult
 from megatron_stare.token_terms import LocalTokens
 
 
 def token_metrics(
-    scores: TokenScores,
-    tokens: LocalTokens,
-    selection: StareSelection,
-    decision: StareDecision,
-    group: dist.ProcessGroup,
+    scores: TokenScores, tokens: LocalTokens, selection: StareSelection, decision: StareDecision
 ) -> dict[str, float]:
     """Entropy, STARE, quadrant and train/rollout mismatch metrics over the global batch.
 
-    `scores` are of the policy before the update, `[r]`; `group` is the data-parallel group.
+    `scores` are of the policy before the update, `[r]`.
     """
-    mask = tokens.mask
-    selected = selection.mask.sum()
-    num_tokens, entropy, surprisal, selected = _reduce(
-        [mask.sum(), scores.entropies[mask].sum(), -scores.logprobs[mask].sum(), selected], group
-    )
+    stats = tokens.stats
     return {
-        "entropy/mean": entropy / num_tokens,
-        "entropy/surprisal_mean": surprisal / num_tokens,
+        "entropy/mean": float(stats.mean(scores.entropies)),
+        "entropy/surprisal_mean": float(stats.mean(-scores.logprobs)),
         "stare/gate": float(decision.gate_on),
         "stare/w": decision.w,
         "stare/m": decision.m,
         "stare/threshold_positive": selection.threshold_positive,
         "stare/threshold_negative": selection.threshold_negative,
-        "stare/selected_share": selected / num_tokens,
-        **_quadrant_metrics(scores, tokens, selection, num_tokens, group),
-        **_mismatch_metrics(scores.logprobs[mask], tokens.rollout_logprobs[mask], group),
+        "stare/selected_share": float(stats.mean(selection.mask)),
+        **_quadrant_metrics(scores.entropies, tokens, selection),
+        **_mismatch_metrics(scores.logprobs, tokens.rollout_logprobs, stats),
     }
 
 
@@ -73,50 +63,29 @@ def update_metrics(results: Sequence[UpdateResult]) -> dict[str, float]:
 
 
 def _quadrant_metrics(
-    scores: TokenScores,
-    tokens: LocalTokens,
-    selection: StareSelection,
-    num_tokens: float,
-    group: dist.ProcessGroup,
+    entropies: Tensor, tokens: LocalTokens, selection: StareSelection
 ) -> dict[str, float]:
-    sums = quadrant_sums(scores.entropies, tokens.advantages, selection)
-    counts, entropies = torch.tensor(_reduce(list(sums.flatten()), group)).view(2, 4).tolist()
     metrics: dict[str, float] = {}
-    for name, count, entropy in zip(QUADRANTS, counts, entropies, strict=True):
-        metrics[f"quadrant/{name}_share"] = count / num_tokens
-        metrics[f"quadrant/{name}_entropy"] = entropy / count if count else math.nan
+    for name, members in quadrants(tokens.advantages, selection).items():
+        metrics[f"quadrant/{name}_share"] = float(tokens.stats.mean(members))
+        metrics[f"quadrant/{name}_entropy"] = float(tokens.stats.mean(entropies, where=members))
     return metrics
 
 
 def _mismatch_metrics(
-    logprobs: Tensor, rollout_logprobs: Tensor, group: dist.ProcessGroup
+    logprobs: Tensor, rollout_logprobs: Tensor, stats: BatchStats
 ) -> dict[str, float]:
     """How far the trainer's log-probs are from the engine's; NaN where the engine gave none."""
-    difference = (logprobs - rollout_logprobs).abs()
-    ratios = importance_ratios((logprobs - rollout_logprobs).double())
-    count, total, kl, ratio, squared_ratio = _reduce(
-        [
-            torch.tensor(difference.numel(), device=difference.device),
-            difference.sum(),
-            (rollout_logprobs - logprobs).sum(),
-            ratios.sum(),
-            ratios.square().sum(),
-        ],
-        group,
-    )
-    if math.isnan(total):
+    differences = logprobs - rollout_logprobs
+    largest = stats.max(differences.abs())
+    if largest.isnan():
         return {f"mismatch/{name}": math.nan for name in ("kl", "mean", "max", "p999", "ess")}
+    ratios = importance_ratios(differences.double())
+    one_in_1000 = (stats.count() * 0.001).ceil().long()
     return {
-        "mismatch/kl": kl / count,
-        "mismatch/mean": total / count,
-        "mismatch/max": global_kth_value(difference, 1, group=group),
-        "mismatch/p999": global_kth_value(difference, math.ceil(count * 0.001), group=group),
-        "mismatch/ess": ratio**2 / (count * squared_ratio),
+        "mismatch/kl": -float(stats.mean(differences)),
+        "mismatch/mean": float(stats.mean(differences.abs())),
+        "mismatch/max": float(largest),
+        "mismatch/p999": float(stats.kth(differences.abs(), one_in_1000)),
+        "mismatch/ess": float(stats.mean(ratios).square() / stats.mean(ratios.square())),
     }
-
-
-def _reduce(values: Sequence[Tensor], group: dist.ProcessGroup) -> list[float]:
-    """Sums over a group, in one reduction."""
-    total = torch.stack([value.double() for value in values])
-    dist.all_reduce(total, group=group)
-    return total.tolist()

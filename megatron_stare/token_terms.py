@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_stare.algorithms.aggregation import aggregation_coefficients
+from megatron_stare.algorithms.batch_stats import BatchStats
 from megatron_stare.algorithms.stare import StareConfig, StareSelection, stare_selection
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.data.packing import Share
@@ -27,14 +28,19 @@ from megatron_stare.types import RolloutBatch, TokenBatch
 class LocalTokens:
     """This rank's tokens as they were sampled. `[r]` each.
 
-    mask              bool     counted in the loss
+    stats             statistics of the batch from values of these tokens
     advantages        float32  of the token's sample; 0 under the mask
     rollout_logprobs  float32  nats, of the engine
     """
 
-    mask: Tensor
+    stats: BatchStats
     advantages: Tensor
     rollout_logprobs: Tensor
+
+    @property
+    def mask(self) -> Tensor:
+        """Counted in the loss, bool."""
+        return self.stats.mask
 
 
 def check_rollout_logprobs(has_logprobs: Callable[[], bool], config: TrainConfig) -> None:
@@ -56,21 +62,20 @@ def check_rollout_logprobs(has_logprobs: Callable[[], bool], config: TrainConfig
 
 
 def local_tokens(
-    batch: RolloutBatch, share: Share, advantages: Tensor, device: torch.device
+    batch: RolloutBatch,
+    index: Tensor,
+    advantages: Tensor,
+    device: torch.device,
+    dp_group: dist.ProcessGroup,
 ) -> LocalTokens:
-    """Those of a share; `advantages` is per sample, `[B]`."""
-    index = share.index
-    mask = batch.loss_mask[index].to(device)
-    token_advantages = advantages[batch.sample_ids[index]].to(device) * mask
-    return LocalTokens(mask, token_advantages, batch.rollout_logprobs[index].to(device))
+    """Those of a share with this index; `advantages` is per sample, `[B]`."""
+    stats = BatchStats(batch, index, device=device, group=dp_group)
+    token_advantages = advantages[batch.sample_ids[index]].to(device) * stats.mask
+    return LocalTokens(stats, token_advantages, batch.rollout_logprobs[index].to(device))
 
 
 def rank_tokens(
-    share: Share,
-    tokens: LocalTokens,
-    scores: TokenScores | None,
-    config: StareConfig,
-    dp_group: dist.ProcessGroup,
+    tokens: LocalTokens, scores: TokenScores | None, config: StareConfig
 ) -> StareSelection:
     """Select L+ and L- over the global batch.
 
@@ -85,17 +90,15 @@ def rank_tokens(
     else:
         assert scores is not None  # TrainConfig.needs_prepass
         surprisal = _surprisal(scores)
-    return _select(surprisal, tokens.advantages, share, config, dp_group)
+    return _select(surprisal, tokens, config)
 
 
 def selection_overlap(
     batch: RolloutBatch,
-    share: Share,
     tokens: LocalTokens,
     selection: StareSelection,
     scores: TokenScores,
     config: StareConfig,
-    dp_group: dist.ProcessGroup,
 ) -> float:
     """Share of the selected tokens that policy and engine agree on, over the global batch.
 
@@ -109,12 +112,8 @@ def selection_overlap(
         return math.nan
     by_engine = config.surprisal == "rollout"
     surprisal = _surprisal(scores) if by_engine else -tokens.rollout_logprobs
-    other = _select(surprisal, tokens.advantages, share, config, dp_group)
-    selected, chosen = selection.mask, other.mask
-    counts = torch.stack([(selected & chosen).sum(), selected.sum()])
-    dist.all_reduce(counts, group=dp_group)
-    both, either = counts.tolist()
-    return both / either if either else math.nan
+    other = _select(surprisal, tokens, config)
+    return float(tokens.stats.mean(other.mask, where=selection.mask))
 
 
 def has_rollout_logprobs(batch: RolloutBatch) -> bool:
@@ -126,41 +125,26 @@ def _surprisal(scores: TokenScores) -> Tensor:
     return torch.nan_to_num(-scores.logprobs, posinf=0.0, neginf=0.0)
 
 
-def _select(
-    surprisal: Tensor,
-    advantages: Tensor,
-    share: Share,
-    config: StareConfig,
-    dp_group: dist.ProcessGroup,
-) -> StareSelection:
+def _select(surprisal: Tensor, tokens: LocalTokens, config: StareConfig) -> StareSelection:
     return stare_selection(
         surprisal,
-        advantages,
+        tokens.advantages,
         top_share=config.top_share,
-        token_ids=share.index.to(surprisal.device),
-        group=dp_group,
+        token_ids=tokens.stats.token_ids,
+        group=tokens.stats.group,
     )
 
 
-def batch_entropy(
-    tokens: LocalTokens,
-    old: TokenScores | None,
-    config: StareConfig,
-    dp_group: dist.ProcessGroup,
-) -> float:
+def batch_entropy(tokens: LocalTokens, old: TokenScores | None, config: StareConfig) -> float:
     """Token mean of the policy's entropy over the global batch, in nats.
 
     With `surprisal: rollout` it is the mean surprisal of the sampled tokens, an unbiased estimate
     of it when sampling is not truncated.
     """
     if config.surprisal == "rollout":
-        values = -tokens.rollout_logprobs
-    else:
-        assert old is not None  # TrainConfig.needs_prepass
-        values = old.entropies
-    total = torch.stack([values[tokens.mask].double().sum(), tokens.mask.sum().double()])
-    dist.all_reduce(total, group=dp_group)
-    return float(total[0] / total[1])
+        return float(tokens.stats.mean(-tokens.rollout_logprobs))
+    assert old is not None  # TrainConfig.needs_prepass
+    return float(tokens.stats.mean(old.entropies))
 
 
 def token_terms(

@@ -98,7 +98,6 @@ def _record(
             learned.tokens,
             learned.selection,
             learned.decision,
-            run.session.policy.groups.dp,
         ),
         "stare/engine_overlap": learned.engine_overlap,
         **update_metrics(learned.updates),
@@ -133,7 +132,7 @@ def learn(run: Run, batch: RolloutBatch) -> Learned:
     Every rank holds the whole batch. What is per token lives on the data-parallel rank that trains
     on it, its `share`, in flat order; whatever is global is one reduction over data parallelism.
     """
-    config, dp = run.config, run.session.policy.groups.dp
+    config = run.config
     check_rollout_logprobs(lambda: has_rollout_logprobs(batch), config)
 
     share = run.plan(batch)
@@ -141,10 +140,11 @@ def learn(run: Run, batch: RolloutBatch) -> Learned:
     reference = run.score_reference(batch, share)
 
     advantages = group_advantages(batch.rewards, batch.group_ids, config.algorithm.advantage)
-    tokens = local_tokens(batch, share, advantages, run.session.topology.device)
+    device, dp = run.session.topology.device, run.session.policy.groups.dp
+    tokens = local_tokens(batch, share.index, advantages, device, dp)
     if config.stare.enabled:
-        selection = rank_tokens(share, tokens, old, config.stare, dp)
-        decision = run.controller.update(batch_entropy(tokens, old, config.stare, dp))
+        selection = rank_tokens(tokens, old, config.stare)
+        decision = run.controller.update(batch_entropy(tokens, old, config.stare))
         weights = selection_weights(selection, decision, config.stare)
     else:
         selection, decision = None, run.controller.decision
@@ -154,8 +154,8 @@ def learn(run: Run, batch: RolloutBatch) -> Learned:
     updates = run.update(batch, share, terms, old)
     # A single on-policy update scores its tokens itself, under the weights before the update.
     scores = old or updates[0].scores
-    selection = selection or rank_tokens(share, tokens, scores, config.stare, dp)
-    overlap = selection_overlap(batch, share, tokens, selection, scores, config.stare, dp)
+    selection = selection or rank_tokens(tokens, scores, config.stare)
+    overlap = selection_overlap(batch, tokens, selection, scores, config.stare)
     return Learned(share, advantages, scores, tokens, selection, overlap, decision, updates)
 
 

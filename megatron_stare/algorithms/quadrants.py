@@ -11,27 +11,22 @@ the surprisal of its last selected token, so a quadrant's high half is what STAR
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from megatron_stare.algorithms.stare import StareSelection
 
-QUADRANTS = ("pos_high", "pos_low", "neg_high", "neg_low")
 
+def quadrants(advantages: Tensor, selection: StareSelection) -> dict[str, Tensor]:
+    """Which tokens are in each quadrant, by its name: bool `[n]`.
 
-def quadrant_sums(entropies: Tensor, advantages: Tensor, selection: StareSelection) -> Tensor:
-    """Tokens of each quadrant on this rank and the sum of their entropies, float64 `[2, 4]`.
-
-    Rows: number of tokens, sum of entropies in nats. Columns: `QUADRANTS`. Sums over ranks are sums
-    over the batch.
+    Args:
+        advantages: float `[n]`, per token; those of advantage 0 are in none.
+        selection: of the same tokens.
     """
     positive, negative = advantages > 0, advantages < 0
-    members = (
-        positive & selection.positive,
-        positive & ~selection.positive,
-        negative & selection.negative,
-        negative & ~selection.negative,
-    )
-    counts = torch.stack([member.sum().double() for member in members])
-    # Picked, not multiplied by the mask: what is outside a quadrant may be NaN.
-    return torch.stack([counts, torch.stack([entropies[m].double().sum() for m in members])])
+    return {
+        "pos_high": positive & selection.positive,
+        "pos_low": positive & ~selection.positive,
+        "neg_high": negative & selection.negative,
+        "neg_low": negative & ~selection.negative,
+    }

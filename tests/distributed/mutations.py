@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -21,15 +21,17 @@ import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it 
 from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 from megatron.core.transformer import attention
 
-from megatron_stare import objective, token_terms, train
+from megatron_stare import objective, session, token_terms, train
+from megatron_stare.algorithms.batch_stats import BatchStats
 from megatron_stare.algorithms.corrections import Correction, correct
 from megatron_stare.algorithms.stare import StareSelection, stare_selection
-from megatron_stare.data.packing import Share
+from megatron_stare.data.packing import Share, plan_share
 from megatron_stare.policy import build, context_attention, head, model, packed, step
 from megatron_stare.policy.attention import plan_attention
 from megatron_stare.policy.context import gather_scores
 from megatron_stare.policy.packed import PackedMicroBatch, pack
-from megatron_stare.token_terms import LocalTokens, aggregation, local_tokens, rank_tokens
+from megatron_stare.token_terms import LocalTokens, aggregation, rank_tokens
+from megatron_stare.types import TokenBatch
 from tests.layout_steps import Job, Layout, RankStep, take_steps
 
 
@@ -62,29 +64,28 @@ def _break_ties_by_place_on_the_rank() -> AbstractContextManager:
 
 @contextmanager
 def _rank_per_micro_batch() -> Iterator[None]:
-    lengths = torch.empty(0)
+    planned: list[tuple[TokenBatch, Share]] = []
 
-    def tokens_of(batch, *settings) -> LocalTokens:
-        nonlocal lengths
-        lengths = batch.response_lengths
-        return local_tokens(batch, *settings)
+    def plan(batch, *settings, **options) -> Share:
+        planned.append((batch, plan_share(batch, *settings, **options)))
+        return planned[-1][1]
 
-    def rank(share: Share, tokens: LocalTokens, old, *settings) -> StareSelection:
+    def rank(tokens: LocalTokens, old, *settings) -> StareSelection:
+        batch, share = planned[-1]
         selections, start = [], 0
         for samples in share.micro_batches:
-            here = slice(start, start + int(lengths[list(samples)].sum()))
+            here = slice(start, start + int(batch.response_lengths[list(samples)].sum()))
             start = here.stop
-            part = Share(share.samples, [[samples]], share.index[here])
-            flat = (getattr(tokens, field.name)[here] for field in fields(tokens))
-            local = LocalTokens(*flat)
-            selections.append(rank_tokens(part, local, old.at(here), *settings))
+            stats = BatchStats(batch, share.index[here], group=tokens.stats.group)
+            local = LocalTokens(stats, tokens.advantages[here], tokens.rollout_logprobs[here])
+            selections.append(rank_tokens(local, old.at(here), *settings))
         return replace(
             selections[0],
             positive=torch.cat([selection.positive for selection in selections]),
             negative=torch.cat([selection.negative for selection in selections]),
         )
 
-    with _replaced(train, "local_tokens", tokens_of), _replaced(train, "rank_tokens", rank):
+    with _replaced(session, "plan_share", plan), _replaced(train, "rank_tokens", rank):
         yield
 
 

@@ -8,11 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from megatron_stare.algorithms.quadrants import quadrant_sums
 from megatron_stare.algorithms.stare import (
     StareConfig,
     StareDecision,
-    StareSelection,
     selection_weights,
     stare_selection,
     stare_weights,
@@ -91,15 +89,6 @@ def equals_one_process(rank: int) -> None:
         expected = stare_weights(surprisal, advantages, decision=ON, config=CONFIG)
         assert torch.equal(weights, expected[ids]), (kind, split)
         assert torch.equal(weights, selection_weights(mine, ON, CONFIG)), (kind, split)
-        assert_quadrants_add_up(surprisal, advantages, ids, mine, whole)
-
-
-def assert_quadrants_add_up(
-    entropies: Tensor, advantages: Tensor, ids: Tensor, mine: StareSelection, whole: StareSelection
-) -> None:
-    sums = quadrant_sums(entropies[ids], advantages[ids], mine)
-    dist.all_reduce(sums)
-    torch.testing.assert_close(sums, quadrant_sums(entropies, advantages, whole))
 
 
 def asks_alone(rank: int) -> list[float]:

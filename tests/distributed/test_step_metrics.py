@@ -6,10 +6,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from megatron_stare.algorithms.batch_stats import BatchStats
 from megatron_stare.algorithms.stare import StareDecision, StareSelection
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.step_metrics import token_metrics
 from megatron_stare.token_terms import LocalTokens
+from megatron_stare.types import TokenBatch
 from tests.worlds import run_world
 
 DECISION = StareDecision(gate_on=True, w=1.1, m=0.9)
@@ -18,11 +20,14 @@ DECISION = StareDecision(gate_on=True, w=1.1, m=0.9)
 def metrics_of_a_part(rank: int, logprobs, engine, mask, ends) -> dict[str, float]:
     """The tokens from one rank's end to the next are this rank's."""
     here = slice(ends[rank], ends[rank + 1])
+    lengths = torch.tensor(ends).diff()
+    batch = TokenBatch(torch.zeros(len(mask)), torch.zeros_like(lengths), lengths, mask)
+    stats = BatchStats(batch, torch.arange(len(mask))[here], group=dist.group.WORLD)
     nothing = torch.zeros_like(mask[here])
-    tokens = LocalTokens(mask[here], torch.zeros_like(logprobs[here]), engine[here])
+    tokens = LocalTokens(stats, torch.zeros_like(logprobs[here]), engine[here])
     selection = StareSelection(nothing, nothing, math.nan, math.nan)
     scores = TokenScores(logprobs[here], *torch.ones(3, here.stop - here.start))
-    metrics = token_metrics(scores, tokens, selection, DECISION, dist.group.WORLD)
+    metrics = token_metrics(scores, tokens, selection, DECISION)
     return {name: value for name, value in metrics.items() if name.startswith("mismatch/")}
 
 
