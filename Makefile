@@ -3,6 +3,8 @@
 VENV := .venv/bin
 # One thread per process: tests run worlds of several processes on few cores.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+# On two workers, a file on one of them; folders with the longest tests come first.
+TWO_WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup setup-sglang setup-te demo demo-seeds test test-fast test-slurm lint format clean
 
@@ -27,10 +29,11 @@ demo-seeds: setup  ## the demo over three seeds, with the table of its claims
 test: setup  ## every test but Slurm's; what needs an environment that cannot be made is skipped
 	-@tools/setup_sglang_env.sh
 	-@tools/setup_te_env.sh
-	$(TEST_ENV) $(VENV)/python -m pytest -m "not slurm"
+	$(TEST_ENV) $(VENV)/python -m pytest -m "not slurm" $(TWO_WORKERS) --ignore=tests/sglang
+	$(TEST_ENV) $(VENV)/python -m pytest tests/sglang
 
 test-fast: setup  ## without the slow ones
-	$(TEST_ENV) $(VENV)/python -m pytest -m "not slow"
+	$(TEST_ENV) $(VENV)/python -m pytest -m "not slow" $(TWO_WORKERS)
 
 test-slurm: setup  ## jobs on a Slurm cluster of three nodes, brought up here; skipped without Slurm
 	-@tools/setup_slurm.sh
