@@ -7,11 +7,11 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from megatron_stare.algorithms.corrections import CorrectionConfig
-from megatron_stare.config.section import Section
+from megatron_stare.algorithms.settings import Settings
 from megatron_stare.values import CountOrZero, Seconds, Weight
 
 
-class RewardConfig(Section):
+class RewardConfig(Settings):
     """How a response is judged."""
 
     kind: str = "math"
@@ -34,7 +34,7 @@ class RewardConfig(Section):
     """Largest overlong penalty."""
 
 
-class AlgorithmConfig(Section):
+class AlgorithmConfig(Settings):
     """Advantages and loss."""
 
     advantage: Literal["grpo", "dr_grpo", "rloo"] = "grpo"

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 from pydantic import model_validator
 
+from megatron_stare.algorithms.settings import Settings
 from megatron_stare.algorithms.stare import StareConfig
 from megatron_stare.config.algorithm import AlgorithmConfig, RewardConfig
 from megatron_stare.config.data import DataConfig, SftDataConfig
 from megatron_stare.config.policy import ModelConfig, OptimConfig, ParallelConfig, padded_length
 from megatron_stare.config.rollout import RolloutConfig, SamplingConfig
 from megatron_stare.config.run import CheckpointConfig, LogConfig, ResumableRunConfig, RunConfig
-from megatron_stare.config.section import Section
 from megatron_stare.config.slurm import SlurmConfig
 from megatron_stare.values import BatchCount, Count, CountOrZero
 
 
-class TrainSection(Section):
+class TrainSection(Settings):
     """The loop."""
 
     steps: Count = 100
@@ -51,7 +51,7 @@ class EvalSection(SamplingConfig):
     """Use the first problems only."""
 
 
-class TrainConfig(Section):
+class TrainConfig(Settings):
     """`megatron-stare train`: reinforcement learning of a policy."""
 
     run: ResumableRunConfig = ResumableRunConfig()
@@ -116,7 +116,7 @@ class TrainConfig(Section):
         return self
 
 
-class SftSection(Section):
+class SftSection(Settings):
     """The supervised loop."""
 
     steps: Count = 100
@@ -129,7 +129,7 @@ class SftSection(Section):
     """Updates with a non-finite loss or gradient in a row, each skipped, before the run stops."""
 
 
-class SftConfig(Section):
+class SftConfig(Settings):
     """`megatron-stare sft`: packed supervised fine-tuning."""
 
     run: ResumableRunConfig = ResumableRunConfig()
@@ -152,7 +152,7 @@ class SftConfig(Section):
         return self
 
 
-class EvalConfig(Section):
+class EvalConfig(Settings):
     """`megatron-stare eval`: avg@k and pass@k of a Hugging Face folder."""
 
     run: RunConfig = RunConfig()

@@ -6,11 +6,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from megatron_stare.config.section import Section
+from megatron_stare.algorithms.settings import Settings
 from megatron_stare.values import Count, FilePath
 
 
-class DataConfig(Section):
+class DataConfig(Settings):
     """A set of prompts with reference answers."""
 
     path: FilePath
@@ -41,7 +41,7 @@ class DataConfig(Section):
         return self
 
 
-class SftDataConfig(Section):
+class SftDataConfig(Settings):
     """Worked examples."""
 
     path: FilePath

@@ -6,11 +6,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from megatron_stare.config.section import Section
+from megatron_stare.algorithms.settings import Settings
 from megatron_stare.values import CountOrZero, FilePath, RankCount, Weight
 
 
-class ModelConfig(Section):
+class ModelConfig(Settings):
     """The policy network."""
 
     path: FilePath
@@ -34,7 +34,7 @@ def padded_length(num_tokens: int, context: int) -> int:
     return -(-num_tokens // multiple) * multiple
 
 
-class ParallelConfig(Section):
+class ParallelConfig(Settings):
     """How one policy replica is split; data parallelism takes the rest of the world."""
 
     tensor: RankCount = 1
@@ -79,7 +79,7 @@ class ParallelConfig(Section):
         return self
 
 
-class OptimConfig(Section):
+class OptimConfig(Settings):
     """AdamW and its schedule."""
 
     lr: float = Field(default=1e-6, gt=0, le=10)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from megatron_stare.config.section import Section
+from megatron_stare.algorithms.settings import Settings
 from megatron_stare.values import (
     BatchCount,
     Count,
@@ -22,7 +22,7 @@ from megatron_stare.values import (
 _MAX_SAMPLES_PER_STEP = 10_000_000
 
 
-class SamplingConfig(Section):
+class SamplingConfig(Settings):
     """How responses are drawn."""
 
     temperature: float = Field(default=1.0, ge=1e-4, le=1_000)
@@ -43,7 +43,7 @@ def _with_program_expanded(command: tuple[str, ...]) -> tuple[str, ...]:
 Command = Annotated[tuple[str, ...], AfterValidator(_with_program_expanded)]
 
 
-class ServersConfig(Section):
+class ServersConfig(Settings):
     """SGLang servers, for engine `sglang`."""
 
     urls: tuple[str, ...] = ()

@@ -7,11 +7,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from megatron_stare.config.section import Section
+from megatron_stare.algorithms.settings import Settings
 from megatron_stare.values import Count, CountOrZero, FilePath, Seconds
 
 
-class RunConfig(Section):
+class RunConfig(Settings):
     """Identity of the run."""
 
     dir: FilePath = Path("runs/default")
@@ -28,7 +28,7 @@ class ResumableRunConfig(RunConfig):
     refuses a folder that has one, or a model."""
 
 
-class CheckpointConfig(Section):
+class CheckpointConfig(Settings):
     """What a run needs to go on where it stopped, in `checkpoints/` of its folder."""
 
     every: CountOrZero = 20
@@ -45,7 +45,7 @@ class CheckpointConfig(Section):
     """Seconds from SIGTERM or SIGUSR1 until the process ends even if it has not saved."""
 
 
-class LogConfig(Section):
+class LogConfig(Settings):
     """Where metrics go, besides metrics.jsonl and the console."""
 
     tensorboard: bool = False

@@ -8,11 +8,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from megatron_stare.config.section import Section
+from megatron_stare.algorithms.settings import Settings
 from megatron_stare.values import CountOrZero, Expanded, FilePath, RankCount, Seconds
 
 
-class SlurmRolloutConfig(Section):
+class SlurmRolloutConfig(Settings):
     """SGLang servers in the job, where `rollout.servers.registry` says that servers announce
     themselves."""
 
@@ -44,7 +44,7 @@ _MOUNT = re.compile(r"(?!~)[^\s'\"\\$`,:]+:(?!~)[^\s'\"\\$`,]+")
 _OVERRIDE = re.compile(r"[\w.]+=[^\s'\"\\$`/]+")
 
 
-class SlurmConfig(Section):
+class SlurmConfig(Settings):
     """The job that `megatron-stare slurm` makes of the config; a run does not read it."""
 
     nodes: RankCount = 1

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pydantic import Field, ValidationError
 
-from megatron_stare.config.section import Section
+from megatron_stare.algorithms.settings import Settings
 from megatron_stare.errors import UserError
 
 
@@ -45,7 +45,7 @@ GPUS: dict[str, Gpu] = {
 GPUS_PER_NODE = 8
 
 
-class Assumptions(Section):
+class Assumptions(Settings):
     """What is not known before a run; `--assume key=value` replaces each."""
 
     response_mean_share: float = Field(default=0.4, gt=0, le=1)
