@@ -8,12 +8,10 @@ own, which the kernel ends when it has used up its computing time or its memory.
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
@@ -22,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from megatron_stare import stop_signals
 from megatron_stare.data.tables import UnusableRow
 from megatron_stare.errors import UserError
+from megatron_stare.memory_limit import limit_memory
 
 _SECONDS, _SECONDS_A_CHAT = 3.0, 0.03
 _MEMORY_BYTES = 2**30
@@ -96,10 +95,7 @@ def _render_all(
     stop_signals.ignore()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + _MEMORY_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_memory(_MEMORY_BYTES)
     signal.setitimer(signal.ITIMER_PROF, _SECONDS)
     for chat in chats:
         left, _ = signal.getitimer(signal.ITIMER_PROF)

@@ -94,7 +94,6 @@ _NO_UNITS = frozenset(
 _SIGN = "|".join(rf"(?:{_CURRENCY[unit]})" for unit in ("dollar", "euro", "pound sterling", "yen"))
 _BEFORE = re.compile(rf"^([-+]?)\s*({_SIGN}|{_CURRENCY['rupee']})\s*(?=[-+0-9.({{\\])")
 _NAMED = re.compile(r"^\\text\s*\{[^{}]*[:=]\s*\}\s*")
-_DEGREES = re.compile(rf"\s*(?:{_MEASURES['degree']})(?![a-zA-Z])")
 _DEGREE_SIGN = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-zA-Z]))\s*C?")
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _POWER = r"(?:\s*\^\s*(?:\{\s*[-0-9]+\s*\}|[0-9]))?"

@@ -22,17 +22,16 @@ import json
 import os
 import pickle
 import re
-import resource
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from megatron_stare import stop_signals
+from megatron_stare.memory_limit import limit_memory
 from megatron_stare.rewards.channel import LENGTH
 from megatron_stare.rewards.code import code_digest
 from megatron_stare.rewards.format import matches_format
@@ -95,7 +94,7 @@ def main(descriptor: int) -> None:
     except BaseException as error:  # Its module is foreign code, too.
         connection.send("error", failure_of(error))
         return
-    _limit_memory(setup.memory_bytes)
+    limit_memory(setup.memory_bytes)
     connection.send("ready", code_digest(setup.function.partition(":")[0]))
     _serve(connection, verifier, setup)
 
@@ -206,14 +205,6 @@ def _die_with_the_trainer() -> None:
     fcntl.fcntl(watched, fcntl.F_SETFL, fcntl.fcntl(watched, fcntl.F_GETFL) | os.O_ASYNC)
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
-
-
-def _limit_memory(added_bytes: int) -> None:
-    """Cap the address space at its present size plus `added_bytes`; write no core dumps."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + added_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 if __name__ == "__main__":
