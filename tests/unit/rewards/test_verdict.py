@@ -29,7 +29,7 @@ NUMBERS = [
     (sympy.Integer(1), 1.0),
 ]
 SCALARS = [np.array(0.5), torch.tensor(0.5), torch.tensor(0.5, requires_grad=True)]
-NONE = ["1.0", b"1", None, [1], (1,), {1: 1}, 1j, object(), sympy.oo, np.ones(2), torch.ones(1)]
+NONE = ["1.0", b"1", None, [1], (1,), {1: 1}, 1j, Ellipsis, sympy.oo, np.ones(2), torch.ones(1)]
 NOT_FINITE = [
     *(float("nan"), float("inf"), -float("inf"), 10**400, Fraction(10**400), 10**5000),
     *(Decimal("NaN"), Decimal("sNaN"), Decimal("Infinity"), Decimal("1e400")),
