@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from rich.console import Console
 from torch import Tensor
 
 from megatron_stare.errors import UserError
+from megatron_stare.json_file import read_json
 from megatron_stare.launch.topology import init_process_group, read_topology
 from megatron_stare.observe.console import Progress, open_console, print_line
 from megatron_stare.weights.compare import Difference, ModelFolder, compare_tensors, open_model
@@ -90,10 +90,12 @@ def _sequences(path: Path | None, vocab_size: int) -> list[Tensor]:
         generator = torch.Generator().manual_seed(0)
         size = RANDOM_SEQUENCES, RANDOM_TOKENS
         return list(torch.randint(vocab_size, size, generator=generator))
+    expected = "a JSON list of lists of token ids"
+    found = read_json(path, expected)
     try:
-        sequences = [torch.tensor(ids, dtype=torch.int64) for ids in json.loads(path.read_text())]
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: expected a JSON list of lists of token ids ({error})") from None
+        sequences = [torch.tensor(ids, dtype=torch.int64) for ids in found]
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"{path}: expected {expected} ({error})") from None
     for ids in sequences:
         if ids.ndim != 1 or len(ids) < 2 or not 0 <= ids.min() <= ids.max() < vocab_size:
             raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.data.tokenizer import eos_token_id
 from megatron_stare.errors import UserError
+from megatron_stare.json_file import read_object
 
 CONFIG_FILES = ("config.json", "generation_config.json")
 """Where a model folder may say `eos_token_id`: one, or a list."""
@@ -41,8 +41,9 @@ def stop_token_sources(
             an `eos_token_id` that is no token of the model.
     """
     said = [("tokenizer", [eos_token_id(tokenizer)])]
-    contents = {name: _read(folder / name) for name in CONFIG_FILES}
-    vocab_size = _vocab_size(contents["config.json"], tokenizer)
+    there = [name for name in CONFIG_FILES if (folder / name).exists()]
+    contents = {name: read_object(folder / name, "a model's config") for name in there}
+    vocab_size = _vocab_size(contents.get("config.json", {}), tokenizer)
     for name, content in contents.items():
         said.append((name, _eos_ids(folder / name, content.get("eos_token_id"), vocab_size)))
     said.append(("chat template", list(turn_ends)))
@@ -57,19 +58,6 @@ def describe_stop_tokens(sources: dict[int, list[str]], tokenizer: PreTrainedTok
         f"{token} {text or 'no text'} ({', '.join(names)})"
         for (token, names), text in zip(sources.items(), texts, strict=True)
     )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The object in a file; an empty one where there is no file."""
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError):
-        content = None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: malformed, expected a JSON object")
-    return content
 
 
 def _vocab_size(config: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> int:

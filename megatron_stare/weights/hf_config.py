@@ -7,7 +7,6 @@ refused instead of being carried along, and both spellings of RoPE are understoo
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from megatron_stare.config.policy import ParallelConfig
 from megatron_stare.errors import UserError
+from megatron_stare.json_file import read_object
 from megatron_stare.weights.rope_scaling import read_rope
 
 Family = Literal["qwen2", "qwen3", "llama", "mistral", "qwen3_moe"]
@@ -198,7 +198,7 @@ def read_hf_config(folder: Path) -> ModelShape:
             quantised weights, other RoPE types, dense layers among those with experts).
     """
     path = Path(folder) / "config.json"
-    raw = _read_json(path)
+    raw = read_object(path, "a Hugging Face model folder")
     if raw.get("model_type") not in FAMILIES:
         raise UserError(
             f"{path}: model_type={raw.get('model_type')!r} is not supported; "
@@ -282,22 +282,6 @@ def _moe(config: _MoeHfConfig, path: Path) -> MoeShape:
             "the router; expected norm_topk_prob=false"
         )
     return MoeShape(config.num_experts, chosen, normalize)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; expected a Hugging Face model folder") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
-    except RecursionError:
-        raise UserError(f"{path}: not valid JSON (too many levels)") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
 
 
 def _explain(error: ValidationError) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from megatron_stare.errors import UserError
+from megatron_stare.json_file import read_object
 from megatron_stare.weights.finite import check_finite
 
 SINGLE_FILE = "model.safetensors"
@@ -76,15 +76,12 @@ def open_tensors(folder: Path) -> dict[str, LazyTensor]:
 
 def _read_index(path: Path) -> dict[str, set[str]]:
     """Tensor names by file."""
-    try:
-        weight_map = json.loads(path.read_text())["weight_map"]
-        items = list(weight_map.items())
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(
-            f"{path}: malformed; expected JSON with a weight_map of tensor names to files"
-        ) from None
+    expected = "a weight_map of tensor names to files"
+    weight_map = read_object(path, expected).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise UserError(f"{path}: malformed; expected {expected}")
     names: dict[str, set[str]] = defaultdict(set)
-    for name, file in items:
+    for name, file in weight_map.items():
         names[str(file)].add(name)
     return names
 

@@ -41,6 +41,7 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 from torch.distributed.checkpoint.utils import _create_file_view
 
 from megatron_stare.errors import UserError
+from megatron_stare.json_file import read_object
 from megatron_stare.weights.checkpoint_index import INDEX_FILE, read_index
 from megatron_stare.weights.durable_file import DurableFile
 from megatron_stare.weights.finite import check_finite
@@ -239,14 +240,8 @@ def check_objects(folder: Path) -> None:
 
 
 def _check_format(path: Path) -> None:
-    try:
-        found = json.loads(path.read_text())["sharded_backend"]
-    except FileNotFoundError:
-        raise UserError(
-            f"{path}: no such file; expected a checkpoint in Megatron-Core's torch_dist format"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: malformed; expected what Megatron-Core writes") from None
+    content = read_object(path, "a checkpoint in Megatron-Core's torch_dist format")
+    found = content.get("sharded_backend")
     if found != FORMAT["sharded_backend"]:
         raise UserError(f"{path}: sharded_backend={found!r}, expected 'torch_dist'")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from megatron_stare.errors import UserError
+from megatron_stare.json_file import read_object
 
 Kind = Literal["server", "router"]
 
@@ -33,12 +34,14 @@ def registered_urls(folder: Path, kind: Kind = "server") -> list[str]:
 
 def _read(path: Path) -> tuple[str, str] | None:
     """None for one that was withdrawn just now."""
+    expected = "a server's registration, with url and kind"
     try:
-        entry = json.loads(path.read_text())
+        entry = read_object(path, expected)
+    except UserError:
+        if not path.exists():
+            return None
+        raise
+    try:
         return str(entry["url"]), str(entry["kind"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{path}: not a server's registration, expected JSON with url and kind"
-        ) from None
+    except KeyError as missing:
+        raise UserError(f"{path}: no {missing}; expected {expected}") from None

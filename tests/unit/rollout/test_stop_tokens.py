@@ -74,7 +74,7 @@ def test_a_model_may_have_more_tokens_than_its_tokenizer(tmp_path):
 @pytest.mark.parametrize("name", ["generation_config.json", "config.json"])
 def test_a_malformed_file_is_named(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=rf"/{name}: malformed, expected a JSON object"):
+    with pytest.raises(UserError, match=rf"/{name}: .*expected a model's config"):
         stop_token_ids(tmp_path, make_tokenizer())
 
 

@@ -175,7 +175,7 @@ def flip_a_byte(path: Path) -> None:
     ("damage", "message"),
     [
         (lambda folder: (folder / "metadata.json").unlink(), "expected a checkpoint"),
-        (lambda folder: (folder / "metadata.json").write_text("{"), "malformed"),
+        (lambda folder: (folder / "metadata.json").write_text("{"), "not valid JSON"),
         (
             lambda folder: (folder / "metadata.json").write_text('{"sharded_backend": "zarr"}'),
             "sharded_backend='zarr', expected 'torch_dist'",

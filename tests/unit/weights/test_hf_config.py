@@ -320,7 +320,7 @@ def test_a_folder_without_a_readable_config_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"not valid JSON \(too many levels\)"):
         read_hf_config(tmp_path)
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(UserError, match="expected a JSON object, found list"):
+    with pytest.raises(UserError, match="as a JSON object, found list"):
         read_hf_config(tmp_path)
 
 

@@ -137,10 +137,10 @@ def test_shard_with_a_damaged_header(broken):
         load(broken)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": 3}'])
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": 3}', "[" * 100_000])
 def test_malformed_index(broken, text):
     (broken / INDEX).write_text(text)
-    with pytest.raises(UserError, match=f"{INDEX}: malformed"):
+    with pytest.raises(UserError, match=f"{INDEX}: .*expected a weight_map"):
         load(broken)
 
 
