@@ -25,7 +25,7 @@ from megatron_stare.weights.hf_config import ModelShape, read_hf_config
 from megatron_stare.weights.megatron_keys import place_of
 from megatron_stare.weights.names import model_entries
 from megatron_stare.weights.rules import check_coverage
-from tests.unit.weights.test_hf_config import QWEN25_32B, write
+from tests.unit.weights.published import QWEN25_32B, write
 
 TP, PP = 8, 4
 PARALLEL = ParallelConfig(tensor=TP, pipeline=PP, sequence=True)

@@ -8,7 +8,7 @@ from typing import Any
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.plan.hardware import GPUS, read_assumptions
 from megatron_stare.plan.job import Job, open_job
-from tests.unit.weights.test_hf_config import QWEN25_32B, write
+from tests.unit.weights.published import QWEN25_32B, write
 
 SERVERS = {"engine": "sglang", "servers": {"registry": "runs/servers"}}
 

@@ -24,7 +24,7 @@ from megatron_stare.plan.weights import (
 from megatron_stare.policy.build import build_policy
 from megatron_stare.policy.meta import HeldElements, fake_world
 from megatron_stare.weights.hf_config import ModelShape, read_hf_config
-from tests.unit.weights.test_hf_config import QWEN25_32B, write
+from tests.unit.weights.published import QWEN25_32B, write
 
 TINY = {
     "hidden_size": 48,

@@ -13,7 +13,7 @@ from megatron_stare.weights.hf_config import ModelShape, read_hf_config
 from megatron_stare.weights.names import TABLES, model_entries
 from megatron_stare.weights.rules import check_coverage, global_names
 from tests.models import FAMILIES, empty_stage, make_model, tiny_config
-from tests.unit.weights.test_hf_config import QWEN25_32B, write
+from tests.unit.weights.published import QWEN25_32B, write
 
 MODELS = [
     *((family, {"tied": tied}) for family in FAMILIES for tied in (False, True)),
