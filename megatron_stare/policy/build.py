@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
@@ -45,9 +43,9 @@ def build_policy(
     """
     chunks = build_model(shape, model, parallel, groups, seed=seed)
     if not model.random_init:
-        load = partial(load_hf_weights, named_parameters(chunks), model.path, shape)
-        tp = groups.tp
-        on_every_rank(lambda: load(tp_rank=tp.rank(), tp_size=tp.size()))
+        parts = {"tp_rank": groups.tp.rank(), "tp_size": groups.tp.size()}
+        parameters = named_parameters(chunks)
+        on_every_rank(lambda: load_hf_weights(parameters, model.path, shape, **parts))
     with quietly():
         wrapped = [wrap_for_data_parallelism(chunk, groups) for chunk in chunks]
     optimizer = _optimizer(wrapped, model, optim, groups)

@@ -32,8 +32,9 @@ from megatron_stare.policy.groups import ParallelGroups, chunks_of_a_stage
 from megatron_stare.policy.layer_spec import block_spec, uses_transformer_engine
 from megatron_stare.policy.platform import quietly
 from megatron_stare.policy.random_init import init_randomly
-from megatron_stare.policy.rope import attention_factor, inverse_frequencies
+from megatron_stare.policy.rope import inverse_frequencies
 from megatron_stare.weights.hf_config import ModelShape
+from megatron_stare.weights.rope_scaling import attention_factor
 from megatron_stare.weights.rules import global_names
 
 
@@ -144,7 +145,7 @@ def _transformer_config(
         num_query_groups=shape.num_kv_heads,
         kv_channels=shape.head_dim,
         # Scaling queries and keys is scaling their product.
-        softmax_scale=attention_factor(shape) ** 2 * shape.head_dim**-0.5,
+        softmax_scale=attention_factor(shape.rope_scaling) ** 2 * shape.head_dim**-0.5,
         normalization="RMSNorm",
         layernorm_epsilon=shape.rms_eps,
         qk_layernorm=shape.qk_norm,

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megatron_stare.weights import rope_scaling
 from megatron_stare.weights.hf_config import ModelShape
 
 
@@ -29,11 +28,6 @@ def inverse_frequencies(shape: ModelShape) -> Tensor:
     blend = _llama3_kept if scaling["rope_type"] == "llama3" else _yarn_kept
     kept = blend(plain, shape, scaling)
     return plain * kept + interpolated * (1.0 - kept)
-
-
-def attention_factor(shape: ModelShape) -> float:
-    """By how much queries and keys are scaled beside the rotation: 1 except for `yarn`."""
-    return rope_scaling.attention_factor(shape.rope_scaling)
 
 
 def _llama3_kept(plain: Tensor, shape: ModelShape, scaling: dict[str, Any]) -> Tensor:

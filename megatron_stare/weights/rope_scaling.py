@@ -21,6 +21,7 @@ _KEYS: dict[str, tuple[set[str], set[str]]] = {
     ),
 }
 """RoPE types, each with the parameters it needs and those it may have."""
+_OF_ALL = {"rope_theta", "partial_rotary_factor"}
 
 
 class _Parameters(BaseModel):
@@ -72,7 +73,7 @@ def read_rope(
             f"rope_type={rope_type!r} is not supported; expected one of {', '.join(_KEYS)}"
         )
     needed, optional = _KEYS[rope_type]
-    given = named.keys() - {"rope_theta", "partial_rotary_factor"}
+    given = named.keys() - _OF_ALL
     if not needed <= given <= needed | optional:
         raise ValueError(
             f"rope_type={rope_type!r} with parameters {sorted(given)}; "
@@ -83,10 +84,10 @@ def read_rope(
     if "original_max_position_embeddings" in optional:
         named.setdefault("original_max_position_embeddings", max_positions)
     checked = _Parameters.model_validate(named)
-    scaling = {key: named[key] for key in named.keys() - {"rope_theta", "partial_rotary_factor"}}
-    return checked.rope_theta, None if rope_type == "default" else {
-        "rope_type": rope_type
-    } | scaling
+    scaling = {"rope_type": rope_type} | {
+        key: value for key, value in named.items() if key not in _OF_ALL
+    }
+    return checked.rope_theta, None if rope_type == "default" else scaling
 
 
 def attention_factor(scaling: dict[str, Any] | None) -> float:
@@ -124,13 +125,14 @@ def check_factors_agree(scaling: dict[str, Any] | None) -> None:
     ours, theirs = attention_factor(scaling), sglang_attention_factor(scaling)
     if math.isclose(ours, theirs, rel_tol=1e-6) or scaling is None:
         return
-    key, value = ("attention_factor", theirs)
-    if "attn_factor" not in scaling:
-        key, value = ("attn_factor", ours / theirs)
+    if "attn_factor" in scaling:
+        key, value, both = "attention_factor", theirs, theirs
+    else:
+        key, value, both = "attn_factor", ours / theirs, ours
     raise ValueError(
         f"YaRN scales queries and keys by {ours:.6g} as transformers and the trainer read it, by "
         f'{theirs:.6g} as SGLang does: add "{key}": {value!r} to its rope_scaling, and both read '
-        f"{theirs if key == 'attention_factor' else ours:.6g}"
+        f"{both:.6g}"
     )
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from megatron_stare.policy.rope import RotaryTable, attention_factor, inverse_frequencies, rotate
+from megatron_stare.policy.rope import RotaryTable, inverse_frequencies, rotate
+from megatron_stare.weights.rope_scaling import attention_factor
 from tests.models import tiny_config
 from tests.unit.policy.shapes import TINY
 
@@ -40,7 +41,7 @@ def test_scaled_frequencies_equal_transformers(scaling):
     expected, factor = ROPE_INIT_FUNCTIONS[scaling["rope_type"]](config)
     shape = replace(TINY, head_dim=64, rope_theta=5_000.0, rope_scaling=scaling)
     torch.testing.assert_close(inverse_frequencies(shape), expected, rtol=1e-6, atol=0)
-    assert attention_factor(shape) == pytest.approx(factor, rel=1e-12)
+    assert attention_factor(shape.rope_scaling) == pytest.approx(factor, rel=1e-12)
 
 
 def test_scores_depend_on_the_distance_of_positions_only():
