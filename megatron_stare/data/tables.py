@@ -59,14 +59,21 @@ class Row:
 
 
 def checked_text(value: str, key: str) -> str:
-    """The string itself; UnusableRow where it is blank, or has no UTF-8 form (a lone surrogate)."""
+    """The string itself; UnusableRow where it is blank, or not valid Unicode."""
     if not value.strip():
         raise UnusableRow(f"field {key!r} is empty")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise UnusableRow(f"field {key!r} is not valid Unicode") from None
+    if not is_unicode(value):
+        raise UnusableRow(f"field {key!r} is not valid Unicode")
     return value
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a tokenizer can read a text: half a surrogate pair has no UTF-8 form."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @dataclass(slots=True)

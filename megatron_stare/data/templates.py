@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.data.rendering import Chat, render_chats
 from megatron_stare.data.special_text import SpecialText, hidden_in
-from megatron_stare.data.tables import Row, UnusableRow, checked_text
+from megatron_stare.data.tables import Row, UnusableRow, checked_text, is_unicode
 from megatron_stare.data.turns import TurnForm, form_of_chat, form_of_plain
 from megatron_stare.errors import UserError
 
@@ -151,11 +151,8 @@ def tokenize(
 
 def _checked(text: str | UnusableRow) -> str | UnusableRow:
     """What a template gave, if a tokenizer can read it."""
-    if isinstance(text, str):
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            return UnusableRow("the template gives invalid Unicode")
+    if isinstance(text, str) and not is_unicode(text):
+        return UnusableRow("the template gives invalid Unicode")
     return text
 
 
@@ -183,10 +180,8 @@ def _messages(value: list[Any], key: str) -> list[dict[str, Any]]:
 def _check_unicode(value: Any, key: str) -> None:
     """Every text in a message, its role and keys of its own included: templates may write them."""
     if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise UnusableRow(f"field {key!r} is not valid Unicode") from None
+        if not is_unicode(value):
+            raise UnusableRow(f"field {key!r} is not valid Unicode")
     elif isinstance(value, Mapping):
         for name, part in value.items():
             _check_unicode(name, key)
