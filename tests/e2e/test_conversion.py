@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from tests.e2e.processes import Running
 from tests.e2e.programs import REPO, make_workspace, run_command, succeed
 from tests.models import edit_json, hf_tensors, make_hf_folder
 
@@ -44,7 +45,9 @@ def test_a_checkpoint_of_a_run_becomes_the_folder_that_the_run_saved(tmp_path):
     """Of two tensor-parallel ranks, in bfloat16, with Adam's moments beside the model."""
     workspace = make_workspace(tmp_path, num_hidden_layers=2)
     settings = ("train.steps=1", "model.dtype=bfloat16", "parallel.tensor=2")
-    succeed("train", workspace / "train.yaml", *settings, processes=2)
+    config = workspace / "train.yaml"
+    with Running.start(workspace / "run", config, *settings, processes=2) as running:
+        assert running.wait(240) == 0, running.log.read_text()
     checkpoint, back = workspace / "run/checkpoints/step_000001", tmp_path / "back"
     succeed("convert", "megatron-to-hf", checkpoint, back, "--hf", workspace / "model")
     converted, saved = hf_tensors(back), hf_tensors(workspace / "run/hf/final")

@@ -1,4 +1,4 @@
-"""A run is the same run however it is laid out: real torchrun worlds on recorded samples.
+"""A run is the same run however it is laid out: real worlds, one by torchrun, on recorded samples.
 
 What it does not show: generation differs between engines, so samples are replayed here.
 """
@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.processes import Running
 from tests.e2e.programs import make_workspace, metrics_of, succeed
 from tests.models import hf_tensors
 
 pytestmark = pytest.mark.slow
 
 LAYOUTS = {
-    "dp2": (2, []),
     "tp2": (2, ["parallel.tensor=2"]),
     "tp2 with sequence parallelism": (2, ["parallel.tensor=2", "parallel.sequence=true"]),
     "pp2": (2, ["parallel.pipeline=2"]),
@@ -40,8 +40,13 @@ def reference(tmp_path_factory):
 def test_metrics_and_final_weights_do_not_depend_on_the_layout(reference, tmp_path, name):
     processes, overrides = LAYOUTS[name]
     run = tmp_path / "run"
-    overrides = [f"run.dir={run}", *KL, *overrides]
-    succeed("train", reference / "train.yaml", *overrides, processes=processes)
+    _train(run, reference / "train.yaml", *KL, *overrides, processes=processes)
+    _assert_same_run(reference / "run", run)
+
+
+def test_torchrun_starts_the_same_run(reference, tmp_path):
+    run = tmp_path / "run"
+    succeed("train", reference / "train.yaml", f"run.dir={run}", *KL, processes=2)
     _assert_same_run(reference / "run", run)
 
 
@@ -57,8 +62,13 @@ def test_ranks_that_share_a_kv_head_change_nothing(tmp_path):
 def _assert_split_changes_nothing(workspace: Path, layout: str) -> None:
     succeed("train", workspace / "train.yaml")
     split = workspace / "split"
-    succeed("train", workspace / "train.yaml", f"run.dir={split}", layout, processes=2)
+    _train(split, workspace / "train.yaml", layout, processes=2)
     _assert_same_run(workspace / "run", split)
+
+
+def _train(run: Path, config: Path, *overrides: str, processes: int) -> None:
+    with Running.start(run, config, *overrides, processes=processes) as running:
+        assert running.wait(240) == 0, running.log.read_text()
 
 
 def _assert_same_run(expected_run: Path, found_run: Path) -> None:
