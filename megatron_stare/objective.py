@@ -43,11 +43,12 @@ class TokenTerms:
 
 class PolicyObjective:
     """Clipped, dual-clipped, STARE-weighted policy loss, corrected for the engine's distribution,
-    plus the optional KL penalty.
+    plus an optional KL penalty and an optional entropy bonus.
 
-    loss = sum_t coefficient_t * (omega_t * w_t * l_t + kl_coef * kl_t)
+    loss = sum_t coefficient_t * (omega_t * w_t * l_t + kl_coef * kl_t - entropy_coef * H_t)
 
-    omega is STARE's (algorithm step 6), w the correction's; neither carries a gradient.
+    omega is STARE's (algorithm step 6), w the correction's; neither carries a gradient. H, the
+    entropy of the policy where t was sampled, does.
     """
 
     stat_names = (
@@ -58,6 +59,11 @@ class PolicyObjective:
     def __init__(self, terms: TokenTerms, config: AlgorithmConfig) -> None:
         self.terms = terms
         self.config = config
+
+    @property
+    def differentiates_entropy(self) -> bool:
+        """With an entropy bonus, its gradient is what it is for."""
+        return self.config.entropy_coef > 0
 
     def __call__(self, scores: TokenScores, tokens: slice) -> tuple[Tensor, Tensor]:
         """The loss of a micro-batch and the sums behind its shares and means over tokens."""
@@ -86,7 +92,8 @@ class PolicyObjective:
                 correction.weights[counted].sum(),
             ]
         )
-        return (terms.coefficients * (loss + config.kl_coef * kl)).sum(), stats
+        regularised = loss + config.kl_coef * kl - config.entropy_coef * scores.entropies
+        return (terms.coefficients * regularised).sum(), stats
 
 
 def _correction(
@@ -103,6 +110,7 @@ class SupervisedObjective:
     """Mean negative log-likelihood over the response tokens of the global batch, in nats."""
 
     stat_names = ()
+    differentiates_entropy = False
 
     def __init__(self, coefficients: Tensor) -> None:
         self.coefficients = coefficients

@@ -106,7 +106,9 @@ class ReferenceTrainer:
         for ids in _updates(batch.group_ids.tolist(), self.config.train.updates_per_step):
             coefficients = _coefficients(self.config.algorithm.aggregation, batch, ids)
             factors = omega * corrections * coefficients
-            losses.append(self._backward([samples[i] for i in ids], factors, logprobs, advantages))
+            bonuses = self.config.algorithm.entropy_coef * coefficients
+            chosen = [samples[i] for i in ids]
+            losses.append(self._backward(chosen, factors, bonuses, logprobs, advantages))
             grad_norms.append(self._clip_and_step())
         return StepOutcome(
             logprobs=logprobs * mask,
@@ -179,16 +181,19 @@ class ReferenceTrainer:
         self,
         samples: Sequence[_Sample],
         factors: Tensor,
+        bonuses: Tensor,
         old_logprobs: Tensor,
         advantages: Sequence[float],
     ) -> float:
-        """Fill the gradients; returns sum_t factor_t * l_t."""
+        """Fill the gradients; returns sum_t factor_t * l_t - bonus_t * H_t."""
         self.model.zero_grad()
         total = 0.0
         for sample in samples:
             advantage, here = advantages[sample.index], sample.response
-            ratio = (self._score(sample)[0] - old_logprobs[here]).clamp(-20, 20).exp()
-            loss = (factors[here] * self._token_loss(ratio, advantage)).sum()
+            logprobs, entropies = self._score(sample)
+            ratio = (logprobs - old_logprobs[here]).clamp(-20, 20).exp()
+            losses = self._token_loss(ratio, advantage)
+            loss = (factors[here] * losses - bonuses[here] * entropies).sum()
             loss.backward()
             total += loss.item()
         return total

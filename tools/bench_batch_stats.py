@@ -57,7 +57,7 @@ def seconds(work: Callable[[], object]) -> float:
 def measure(rank: int, ranks: int, store: str, samples: int, tokens: int, repeats: int) -> None:
     """Prints a row on rank 0."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(store, ranks), rank=rank, world_size=ranks)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
     batch = batch_of(samples, tokens)
     index = torch.arange(len(batch.loss_mask))[batch.sample_ids % ranks == rank]
     values = torch.randn(len(index), generator=torch.Generator().manual_seed(rank))

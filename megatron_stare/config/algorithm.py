@@ -51,6 +51,8 @@ class AlgorithmConfig(Settings):
     """Estimator of the penalty towards the starting policy."""
     kl_coef: Weight = 0.0
     """Weight of that penalty."""
+    entropy_coef: Weight = 0.0
+    """Weight of an entropy bonus: the loss is less by this times the mean entropy, in nats."""
     correction: CorrectionConfig = CorrectionConfig()
 
     @model_validator(mode="after")

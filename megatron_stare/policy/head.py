@@ -30,12 +30,14 @@ class HeadInputs:
     temperature  divides the logits
     cp_group     ranks that share the micro-batch's tokens
     known        what the head has said of the micro-batch's response tokens under these weights
+    differentiates_entropy   whether entropies carry a gradient, as log-probs do
     """
 
     micro_batch: PackedMicroBatch
     temperature: float
     cp_group: ProcessGroup
     known: TokenScores | None = None
+    differentiates_entropy: bool = False
 
 
 def logprob_entropy_head(
@@ -71,6 +73,7 @@ def logprob_entropy_head(
         temperature=context.temperature,
         vocab_size=config.vocab_size,
         group=output_layer.tp_group,
+        differentiable_entropy=context.differentiates_entropy,
         # Megatron's data parallelism attaches it; without, autograd carries the gradient. Its flag
         # `grad_added_to_main_grad` stays unset: a tied embedding's own gradient is yet to be added.
         main_grad=getattr(weight, "main_grad", None),

@@ -78,6 +78,11 @@ class Objective(Protocol):
         """Names of the statistics, in order."""
         ...
 
+    @property
+    def differentiates_entropy(self) -> bool:
+        """Whether the loss has a gradient by the entropies, too."""
+        ...
+
     def __call__(self, scores: TokenScores, tokens: slice) -> tuple[Tensor, Tensor]:
         """The loss (scalar) of one micro-batch and its statistics `[len(stat_names)]`, detached.
 
@@ -232,6 +237,7 @@ class Policy:
         inputs = self._pack(batch, [*micro_batches, *[()] * idle])
         starts = [0, *accumulate(packed.num_tokens for packed in inputs)]
         tokens = [slice(*span) for span in pairwise(starts)]
+        with_entropy = objective is not None and objective.differentiates_entropy
 
         def forward_step(iterator: Iterator, model: torch.nn.Module):
             packed, span = next(iterator)
@@ -242,7 +248,9 @@ class Policy:
                 attention_mask=None,
                 packed_seq_params=packed.packed_seq_params,
                 output_processor=logprob_entropy_head,
-                output_processor_context=HeadInputs(packed, self.temperature, self.groups.cp, said),
+                output_processor_context=HeadInputs(
+                    packed, self.temperature, self.groups.cp, said, with_entropy
+                ),
             )
             if model is self.model[-1]:
                 progress(packed.num_tokens)
@@ -312,13 +320,13 @@ def _loss(
     `num_tokens` would divide the gradient; the objective has its own denominators, and
     `sum_gradients` ignores the count.
     """
-    logprobs, *others = output
-    scores = TokenScores(logprobs, *(score.detach() for score in others))
-    detached = torch.stack(scores).detach()
-    uncounted = torch.zeros((), dtype=torch.int, device=logprobs.device)
+    detached = torch.stack(output).detach()
+    uncounted = torch.zeros((), dtype=torch.int, device=detached.device)
     if objective is None:
-        return logprobs.sum(), uncounted, _MicroBatchOutput(detached, logprobs.new_zeros(1))
-    loss, stats = objective(scores, tokens)
+        return output.logprobs.sum(), uncounted, _MicroBatchOutput(detached, detached.new_zeros(1))
+    # What the head gives no gradient, an objective must not seem to have one by.
+    entropies = output.entropies if objective.differentiates_entropy else detached[1]
+    loss, stats = objective(TokenScores(output.logprobs, entropies, *detached[2:]), tokens)
     sums = torch.cat([loss.detach().reshape(1), stats]).double()
     return loss, uncounted, _MicroBatchOutput(detached, sums)
 

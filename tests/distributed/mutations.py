@@ -26,6 +26,8 @@ from megatron_stare.algorithms.batch_stats import BatchStats
 from megatron_stare.algorithms.corrections import Correction, correct
 from megatron_stare.algorithms.stare import StareSelection, stare_selection
 from megatron_stare.data.packing import Share, plan_share
+from megatron_stare.ops.logprob_entropy import linear_token_scores
+from megatron_stare.ops.partials import TokenScores
 from megatron_stare.policy import build, context_attention, head, model, packed, step
 from megatron_stare.policy.attention import plan_attention
 from megatron_stare.policy.context import gather_scores
@@ -107,6 +109,13 @@ def _divide_by_what_the_correction_keeps() -> AbstractContextManager:
     return _replaced(objective, "correct", per_kept_token)
 
 
+def _hold_the_entropy_s_gradient_back() -> AbstractContextManager:
+    def scores(*inputs, differentiable_entropy, **options) -> TokenScores:
+        return linear_token_scores(*inputs, **options)
+
+    return _replaced(head, "linear_token_scores", scores)
+
+
 def _average_gradients() -> AbstractContextManager:
     """Megatron's own mean over micro-batches and replicas, on top of the objective's."""
     return _replaced(model, "PolicyConfig", partial(_averaging_config, model.PolicyConfig))
@@ -176,6 +185,7 @@ MUTATIONS: dict[str, Callable[[], AbstractContextManager]] = {
     "rank per micro-batch": _rank_per_micro_batch,
     "token mean per rank": _token_mean_per_rank,
     "divide by what the correction keeps": _divide_by_what_the_correction_keeps,
+    "hold the entropy's gradient back": _hold_the_entropy_s_gradient_back,
     "average gradients": _average_gradients,
     "leave replicated gradients apart": _leave_replicated_gradients_apart,
     "attend across samples": _attend_across_samples,

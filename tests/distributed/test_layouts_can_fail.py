@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.distributed.mutations import MUTATIONS, mutated_steps
-from tests.distributed.test_layouts import ENGINE_RANKS, LAYOUTS, POLICY_RANKS
+from tests.distributed.test_layouts import ENGINE_RANKS, GRPO, LAYOUTS, POLICY_RANKS
 from tests.layout_steps import Job, Layout, assert_same_step, merge_ranks
 from tests.models import NETWORKS, make_hf_folder
 from tests.ragged_batches import ragged_batches
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.slow
 SETTINGS = {
     "policy ranks": (POLICY_RANKS, {}),
     "engine ranks": (ENGINE_RANKS, {}),
+    "entropy bonus": (GRPO, {}),
     "one KV head": (POLICY_RANKS, {"num_key_value_heads": 1}),
 }
 """Of a run, and what is different in its network."""
@@ -33,6 +34,7 @@ FOUND = [
     ("rank per micro-batch", "one process", "policy ranks", "L[+-]"),
     ("token mean per rank", "dp2", "policy ranks", "loss"),
     ("divide by what the correction keeps", "dp2", "engine ranks", "loss"),
+    ("hold the entropy's gradient back", "tp2 sp", "entropy bonus", "gradient norm"),
     ("average gradients", "dp2", "policy ranks", "gradient norm"),
     ("leave replicated gradients apart", "tp2 sp", "policy ranks", "gradient norm"),
     ("leave replicated gradients apart", "pp2", "policy ranks", "gradient norm"),

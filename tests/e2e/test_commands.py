@@ -152,6 +152,23 @@ def test_without_stare_a_single_update_needs_no_prepass(workspace, tmp_path):
         assert step_of(plain) == pytest.approx(step_of(of_1), rel=1e-4, abs=1e-6)
 
 
+def test_an_entropy_bonus_keeps_entropy_up(workspace, tmp_path):
+    """On the same recorded samples, step by step."""
+    for name, coef in (("plain", 0.0), ("bonus", 1.0)):
+        settings = (f"run.dir={tmp_path}/{name}", "train.steps=5", "stare.enabled=false")
+        model = f"model.path={workspace}/sft/hf/final"
+        coefficient = f"algorithm.entropy_coef={coef}"
+        succeed("train", workspace / "train.yaml", *settings, model, coefficient)
+    plain, bonus = (
+        [metrics["entropy/mean"] for metrics in metrics_of(tmp_path / name)]
+        for name in ("plain", "bonus")
+    )
+    assert bonus[0] == plain[0]
+    gains = [high - low for high, low in zip(bonus[1:], plain[1:], strict=True)]
+    assert gains == sorted(gains)
+    assert gains[-1] > 0.1
+
+
 def step_of(metrics):
     """What a step did: neither its speed, nor weights that may not apply, nor what is unknown."""
     others = ("time/", "perf/", "stare/w")
