@@ -6,6 +6,7 @@ one step off    collect 2 while learning 1, push 1, collect 3 while learning 2, 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -54,7 +55,7 @@ def _train_in_turn(run: Run) -> None:
     _evaluate_if_due(run, run.step)
     for step in range(run.step + 1, run.config.train.steps + 1):
         batch, rollout = run.collect(step)
-        learned = learn(run, batch)
+        learned = learn(run, batch, step)
         _record(run, step, batch, rollout, learned)
         _export_if_due(run, step)
         # Before the engine has the weights: it may need the memory that they are in.
@@ -79,7 +80,7 @@ def _train_one_step_off(run: Run) -> None:
             _evaluate_if_due(run, step - 1)
         if step < last:
             run.start_collecting(step + 1)
-        learned = learn(run, batch)
+        learned = learn(run, batch, step)
         _record(run, step, batch, rollout, learned)
         _export_if_due(run, step)
     run.save_if_due(last)
@@ -92,6 +93,7 @@ def _record(
 ) -> None:
     if not learned.decision.entropy_is_finite:
         run.session.loggers.message(f"step {step}: entropy is not finite; gate, w and m are held")
+    stare = run.config.stare
     metrics = {
         **token_metrics(
             learned.scores,
@@ -99,6 +101,7 @@ def _record(
             learned.selection,
             learned.decision,
         ),
+        "stare/target": stare.target_at(step) if stare.enabled else math.nan,
         "stare/engine_overlap": learned.engine_overlap,
         **update_metrics(learned.updates),
         **run.session.take_timings(num_tokens=int(batch.lengths.sum())),
@@ -126,7 +129,7 @@ class Learned:
     updates: list[UpdateResult]
 
 
-def learn(run: Run, batch: RolloutBatch) -> Learned:
+def learn(run: Run, batch: RolloutBatch, step: int) -> Learned:
     """Score a batch, rank its tokens, gate, and update the policy.
 
     Every rank holds the whole batch. What is per token lives on the data-parallel rank that trains
@@ -144,7 +147,7 @@ def learn(run: Run, batch: RolloutBatch) -> Learned:
     tokens = local_tokens(batch, share.index, advantages, device, dp)
     if config.stare.enabled:
         selection = rank_tokens(tokens, old, config.stare)
-        decision = run.controller.update(batch_entropy(tokens, old, config.stare))
+        decision = run.controller.update(batch_entropy(tokens, old, config.stare), step)
         weights = selection_weights(selection, decision, config.stare)
     else:
         selection, decision = None, run.controller.decision

@@ -102,7 +102,10 @@ def take_steps(rank: int, layout: Layout, jobs: Mapping[str, Job]) -> dict[str, 
 def _run_job(job: Job, layout: Layout, groups: ParallelGroups) -> list[RankStep]:
     config = job.config(layout)
     run = _open_run(config, groups)
-    return [_rank_step(learn(run, batch), run.session.policy) for batch in job.batches]
+    return [
+        _rank_step(learn(run, batch, step), run.session.policy)
+        for step, batch in enumerate(job.batches, start=1)
+    ]
 
 
 def _open_run(config: TrainConfig, groups: ParallelGroups) -> Run:

@@ -23,7 +23,38 @@ from torch import Tensor
 
 from megatron_stare.algorithms.settings import Settings
 from megatron_stare.ops.selection import global_top_k_with_threshold
-from megatron_stare.values import Multiple, PositiveWeight
+from megatron_stare.values import Count, CountOrZero, Multiple, PositiveWeight
+
+
+class AnnealConfig(Settings):
+    """How the target entropy moves between two steps of a run; before and after, it stays.
+
+    Held first and lowered then, it keeps ways of solving open while they are found, and lets the
+    policy decide between them at the end (Entrocraft, arXiv 2604.26326).
+    """
+
+    to: PositiveWeight
+    """The target from `to_step` on, nats per token."""
+    from_step: CountOrZero = 0
+    """The last step of the first target."""
+    to_step: Count
+    """The first step of the last target."""
+    shape: Literal["linear", "cosine"] = "linear"
+    """A straight line between them, or half a wave, which starts and ends slowly."""
+
+    @model_validator(mode="after")
+    def _takes_time(self) -> AnnealConfig:
+        if self.from_step >= self.to_step:
+            raise ValueError(
+                f"from_step={self.from_step} with to_step={self.to_step}: expected a later to_step"
+            )
+        return self
+
+    def share_at(self, step: int) -> float:
+        """How much of the way is behind, from 0 to 1."""
+        gone = (step - self.from_step) / (self.to_step - self.from_step)
+        gone = min(max(gone, 0.0), 1.0)
+        return gone if self.shape == "linear" else (1 - math.cos(math.pi * gone)) / 2
 
 
 class StareConfig(Settings):
@@ -41,6 +72,8 @@ class StareConfig(Settings):
     """M, the weight of L-; where it starts if `adaptive`."""
     target_entropy: PositiveWeight = 0.3
     """H_tgt, nats per token: the gate is on below it."""
+    anneal: AnnealConfig | None = None
+    """How the target moves from there; None holds it."""
     adaptive: bool = False
     """Move w and m by `alpha` each step, towards the target (paper, section 4.4)."""
     alpha: PositiveWeight = 0.01
@@ -56,6 +89,13 @@ class StareConfig(Settings):
     def ranks_by(self) -> Literal["policy", "rollout"] | None:
         """Whose log-probs rank and gate before the update; None without STARE."""
         return self.surprisal if self.enabled else None
+
+    def target_at(self, step: int) -> float:
+        """H_tgt of a step, in nats per token."""
+        if self.anneal is None:
+            return self.target_entropy
+        share = self.anneal.share_at(step)
+        return (1 - share) * self.target_entropy + share * self.anneal.to
 
     @model_validator(mode="after")
     def _can_act(self) -> StareConfig:
@@ -91,18 +131,20 @@ class StareController:
         self._w = config.w
         self._m = config.m
 
-    def update(self, batch_entropy: float) -> StareDecision:
+    def update(self, batch_entropy: float, step: int = 0) -> StareDecision:
         """Decide for a batch; an entropy that is not finite changes nothing (the gate starts on).
 
         Args:
             batch_entropy: token mean of the policy's entropy over the global batch, before its
                 update, in nats.
+            step: of the run; an annealed target depends on it.
         """
         is_finite = math.isfinite(batch_entropy)
         if is_finite and self._config.enabled:
-            self._gate_on = batch_entropy < self._config.target_entropy
+            below = self._config.target_at(step) - batch_entropy
+            self._gate_on = below > 0
             if self._config.adaptive:
-                self._adapt(batch_entropy)
+                self._adapt(below)
         return replace(self.decision, entropy_is_finite=is_finite)
 
     @property
@@ -110,9 +152,8 @@ class StareController:
         """Where gate and schedule stand."""
         return StareDecision(self._gate_on, self._w, self._m)
 
-    def _adapt(self, batch_entropy: float) -> None:
+    def _adapt(self, below: float) -> None:
         config = self._config
-        below = config.target_entropy - batch_entropy
         step = math.copysign(config.alpha, below) if below else 0.0
         self._w = min(max(self._w + step, 1.0), config.w_max)
         self._m = min(max(self._m - step, config.m_min), 1.0)

@@ -6,6 +6,7 @@ log) everything is plain lines, and a long phase says now and then how far it is
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -111,11 +112,8 @@ _STEP_FIELDS = (
 class ConsoleLogger:
     """One readable line a step, and one more where the step was evaluated."""
 
-    def __init__(
-        self, console: Console, *, target_entropy: float | None, num_steps: int | None
-    ) -> None:
+    def __init__(self, console: Console, *, num_steps: int | None) -> None:
         self._console = console
-        self._target_entropy = target_entropy
         self._num_steps = num_steps
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -144,10 +142,10 @@ class ConsoleLogger:
             for name, label, written in _STEP_FIELDS
             if name in metrics
         }
-        if "entropy" in fields and self._target_entropy is not None:
-            fields["entropy"] += f"/{self._target_entropy:.3g}"
-            if "stare/gate" in metrics:
-                fields["entropy"] += " gate on " if metrics["stare/gate"] else " gate off"
+        target = metrics.get("stare/target", math.nan)
+        if not math.isnan(target):
+            gate = "on " if metrics["stare/gate"] else "off"
+            fields["entropy"] += f"/{target:.3g} gate {gate}"
         return fields
 
     def _print(self, step: int, fields: Mapping[str, str]) -> None:

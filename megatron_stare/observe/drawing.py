@@ -20,7 +20,6 @@ from megatron_stare.observe.run_folders import (
     Runs,
     pass_at_budgets,
     spread,
-    target_entropy,
     titles,
 )
 
@@ -191,13 +190,16 @@ def _trailing_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def _draw_target_bands(axes: Axes, runs: Runs) -> None:
-    targets = {target_entropy(run.config) for group in runs.values() for run in group}
-    for target in sorted(target for target in targets if target is not None):
-        axes.axhspan(target * (1 - BAND), target * (1 + BAND), color="#7f8793", alpha=0.14, lw=0)
-        axes.axhline(target, color="#7f8793", linewidth=1, linestyle=(0, (4, 3)))
+    """A grey band for each different target, named where it ends."""
+    curves = [spread(group, "stare/target") for group in runs.values()]
+    distinct = {curve.mean.tobytes(): curve for curve in curves if curve is not None}
+    for steps, target in ((curve.steps, curve.mean) for curve in distinct.values()):
+        low, high = target * (1 - BAND), target * (1 + BAND)
+        axes.fill_between(steps, low, high, color="#7f8793", alpha=0.14, linewidth=0)
+        axes.plot(steps, target, color="#7f8793", linewidth=1, linestyle=(0, (4, 3)))
         axes.annotate(
-            f"target {target:.3g} ± {BAND:.0%}",
-            (1, target * (1 + BAND)),
+            f"target {target[-1]:.3g} ± {BAND:.0%}",
+            (1, high[-1]),
             xycoords=("axes fraction", "data"),
             xytext=(-2, 2),
             textcoords="offset points",

@@ -14,7 +14,7 @@ from megatron_stare.errors import UserError
 from megatron_stare.observe.console import ConsoleLogger, Progress, open_console, print_line
 from megatron_stare.observe.history import FILE_NAME, JsonlLogger, cut_back
 from megatron_stare.observe.metrics import find_metric
-from megatron_stare.observe.run_folders import num_steps, target_entropy
+from megatron_stare.observe.run_folders import num_steps
 from megatron_stare.observe.tensorboard import TensorBoardLogger
 
 
@@ -83,11 +83,7 @@ class Loggers:
         if log.tensorboard:
             first_step = None if position is None else position.step + 1
             optional.append(TensorBoardLogger(run_dir, resolved_config, first_step, self.message))
-        lines = ConsoleLogger(
-            self.console,
-            target_entropy=target_entropy(resolved_config),
-            num_steps=num_steps(resolved_config),
-        )
+        lines = ConsoleLogger(self.console, num_steps=num_steps(resolved_config))
         self._loggers += [JsonlLogger(run_dir, self.message), lines, *optional]
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:

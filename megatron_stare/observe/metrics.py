@@ -45,6 +45,7 @@ METRICS: dict[str, Metric] = {
         "nats", "Mean surprisal of the response tokens, a Monte-Carlo estimate of the entropy."
     ),
     "stare/gate": Metric("1", "1 when entropy was below the target and weights were applied."),
+    "stare/target": Metric("nats", "The entropy that STARE aims at in this step."),
     "stare/w": Metric("1", "Weight W of high-surprisal tokens with positive advantage."),
     "stare/m": Metric("1", "Weight M of high-surprisal tokens with negative advantage (C2)."),
     "stare/threshold_positive": Metric(

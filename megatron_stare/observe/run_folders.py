@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -113,13 +112,6 @@ def pass_at_budgets(runs: Runs) -> list[int]:
     """Every k for which a run has pass@k, ascending."""
     names = {name for group in runs.values() for run in group for name in run.history}
     return sorted(int(name.removeprefix("eval/pass_at_")) for name in filter(is_pass_at, names))
-
-
-def target_entropy(config: Mapping[str, Any]) -> float | None:
-    """The entropy that STARE aims at in a resolved config, in nats; None where STARE is off."""
-    stare = _section(config, "stare")
-    target = number_or_nan(stare.get("target_entropy"))
-    return target if stare.get("enabled") is True and not math.isnan(target) else None
 
 
 def num_steps(config: Mapping[str, Any]) -> int | None:

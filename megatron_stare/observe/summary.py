@@ -17,7 +17,6 @@ from megatron_stare.observe.run_folders import (
     Runs,
     pass_at_budgets,
     read_runs,
-    target_entropy,
     titles,
 )
 
@@ -68,7 +67,7 @@ def _rows(pass_at: Sequence[int]) -> list[Row]:
         Row("Steps", _num_steps, whole),
         Row("Entropy, first 10% (nats)", partial(_mean, "entropy/mean", _FIRST), number),
         Row("Entropy, last half (nats)", partial(_mean, "entropy/mean", _LAST_HALF), number),
-        Row("Target entropy (nats)", lambda run: target_entropy(run.config), number),
+        Row("Target entropy, end (nats)", partial(_at, "stare/target", -1), number),
         Row(f"Last half within target ± {BAND:.0%}", _share_in_band, percent),
         Row("Training accuracy, first 10%", partial(_mean, "reward/accuracy", _FIRST), percent),
         Row("Training accuracy, last 10%", partial(_mean, "reward/accuracy", _LAST), percent),
@@ -137,10 +136,15 @@ def _at(metric: str, position: int, run: RunFolder) -> float | None:
 
 
 def _share_in_band(run: RunFolder) -> float | None:
-    target, values = target_entropy(run.config), _part(run, "entropy/mean", _LAST_HALF)
-    if target is None or not len(values):
+    entropies, targets = run.history.get("entropy/mean"), run.history.get("stare/target")
+    if entropies is None or targets is None:
         return None
-    return float((np.abs(values - target) <= BAND * target).mean())
+    steps, ours, theirs = np.intersect1d(entropies.steps, targets.steps, return_indices=True)
+    entropy, target = entropies.values[ours], targets.values[theirs]
+    half = slice(len(steps) // 2, None)
+    is_known = np.isfinite(entropy[half] + target[half])
+    is_inside = np.abs(entropy - target)[half] <= BAND * target[half]
+    return float(is_inside[is_known].mean()) if is_known.any() else None
 
 
 def _minutes(run: RunFolder) -> float | None:

@@ -46,8 +46,12 @@ def check(kind: type[BaseModel], path: Any, override: str) -> bool:
 @pytest.mark.parametrize("kind", [TrainConfig, SftConfig, EvalConfig])
 def test_every_extreme_is_taken_or_refused_in_one_line(tmp_path, kind):
     path = tmp_path / "run.yaml"
-    sections = {TrainConfig: ["data", "eval"], SftConfig: ["data"], EvalConfig: ["eval"]}[kind]
-    texts = {"data": "data: {path: d}\n", "eval": "eval: {data: {path: d}}\n"}
+    texts = {
+        "data": "data: {path: d}\n",
+        "eval": "eval: {data: {path: d}}\n",
+        "stare": "stare: {anneal: {to: 1, to_step: 9}}\n",
+    }
+    sections = {TrainConfig: [*texts], SftConfig: ["data"], EvalConfig: ["eval"]}[kind]
     path.write_text("model: {path: m}\n" + "".join(texts[name] for name in sections))
     taken = 0
     for key, bounds in numbers(kind):

@@ -57,6 +57,7 @@ def train_metrics(progress: float, noise, *, stare: bool, target: float) -> dict
         "entropy/mean": entropy,
         "entropy/surprisal_mean": entropy + 0.02 * noise.normal(),
         "stare/gate": gate,
+        "stare/target": target if stare else math.nan,
         "stare/w": 1 + 0.2 * progress if stare else 1.0,
         "stare/m": 1 - 0.2 * progress if stare else 1.0,
         "stare/threshold_positive": 2.5 * entropy,

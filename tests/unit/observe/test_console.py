@@ -1,4 +1,5 @@
 import io
+import math
 import re
 import subprocess
 import sys
@@ -21,6 +22,7 @@ STEP = {
     "reward/accuracy": 0.61234,
     "entropy/mean": 0.2981,
     "stare/gate": 1.0,
+    "stare/target": 0.3,
     "rollout/response_tokens_mean": 34.52,
     "optim/grad_norm": 0.8123,
     "time/step_s": 3.21,
@@ -38,7 +40,7 @@ def lines(console):
 
 
 def test_a_step_is_one_line_with_what_a_person_follows(plain):
-    ConsoleLogger(plain, target_entropy=0.3, num_steps=100).log(12, STEP)
+    ConsoleLogger(plain, num_steps=100).log(12, STEP)
     assert lines(plain) == [
         "step  12/100  reward  0.512  accuracy  61.2%  entropy 0.298/0.3 gate on   "
         "length    34.5  grad   0.812  time    3.2s  tok/s 15,012"
@@ -46,7 +48,7 @@ def test_a_step_is_one_line_with_what_a_person_follows(plain):
 
 
 def test_consecutive_steps_stand_in_columns(plain):
-    logger = ConsoleLogger(plain, target_entropy=0.3, num_steps=100)
+    logger = ConsoleLogger(plain, num_steps=100)
     for step, gate in ((9, 0.0), (10, 1.0)):
         logger.log(step, STEP | {"stare/gate": gate})
     first, second = lines(plain)
@@ -54,20 +56,20 @@ def test_consecutive_steps_stand_in_columns(plain):
 
 
 def test_without_a_target_and_a_number_of_steps_the_line_leaves_them_out(plain):
-    ConsoleLogger(plain, target_entropy=None, num_steps=None).log(3, STEP)
+    ConsoleLogger(plain, num_steps=None).log(3, STEP | {"stare/target": math.nan})
     assert lines(plain)[0].startswith("step 3  reward")
     assert "entropy 0.298  length" in lines(plain)[0]
 
 
 def test_an_evaluation_has_its_own_line(plain):
-    logger = ConsoleLogger(plain, target_entropy=None, num_steps=None)
+    logger = ConsoleLogger(plain, num_steps=None)
     logger.log(5, STEP | {"eval/avg_at_k": 0.5, "eval/pass_at_1": 0.5, "eval/pass_at_16": 0.875})
     assert len(lines(plain)) == 2
     assert lines(plain)[1] == "step 5  held out   avg@k 50.0%  pass@1 50.0%  pass@16 87.5%"
 
 
 def test_supervised_steps_show_their_loss(plain):
-    ConsoleLogger(plain, target_entropy=None, num_steps=9).log(1, {"sft/loss": 1.23456})
+    ConsoleLogger(plain, num_steps=9).log(1, {"sft/loss": 1.23456})
     assert lines(plain) == ["step 1/9  loss 1.2346"]
 
 
@@ -78,7 +80,7 @@ def test_messages_are_printed_as_they_are(plain):
 
 def test_a_quiet_console_prints_nothing(capsys):
     console = open_console(quiet=True)
-    ConsoleLogger(console, target_entropy=None, num_steps=None).log(1, STEP)
+    ConsoleLogger(console, num_steps=None).log(1, STEP)
     with Progress(console, bars=True).phase("generate", 3) as advance:
         advance(3)
     print_table(console, ["", "grpo"], [["Steps", "3"]])
@@ -123,7 +125,7 @@ def test_every_synthetic_metric_formats(plain):
     noise = np.random.default_rng(1)
     metrics = train_metrics(0.05, noise, stare=True, target=0.5)
     metrics |= eval_metrics(0.05, noise, stare=True)
-    ConsoleLogger(plain, target_entropy=0.5, num_steps=60).log(1, metrics)
+    ConsoleLogger(plain, num_steps=60).log(1, metrics)
     assert len(lines(plain)) == 2
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from megatron_stare.errors import UserError
 from megatron_stare.observe.history import read_metrics
 from megatron_stare.observe.report import html_page, write_report
-from megatron_stare.observe.run_folders import RunFolder, read_runs, target_entropy
+from megatron_stare.observe.run_folders import RunFolder, read_runs
 from megatron_stare.observe.summary import print_summary
 from tests.unit.observe.synthetic import write_metrics, write_run
 
@@ -116,13 +116,7 @@ def test_a_folder_in_the_place_of_a_file_is_named_or_no_file(run, file):
     "config",
     [
         "{}",
-        "stare: {enabled: true}",
-        "stare: {enabled: true, target_entropy: high}",
-        "stare: {enabled: true, target_entropy: .nan}",
-        "stare: {enabled: true, target_entropy: 1.0e+300}",
-        "stare: {target_entropy: 0.3}",
         "stare: on",
-        "stare: [1]",
         "{stare: null, train: null}",
         "train: {steps: many}",
         "train: 3",
@@ -132,7 +126,6 @@ def test_a_folder_in_the_place_of_a_file_is_named_or_no_file(run, file):
 def test_a_config_without_what_the_report_looks_for_is_drawn_without(run, config):
     (run / "config.yaml").write_text(config)
     assert report(run) is None
-    assert target_entropy(read_runs([run])["run"][0].config) is None
 
 
 NO_CONFIGS = ("a: &a {b: *a}", "[" * 3000, "a: [", "text", "!!int x", "- 1", "1: {2: 3}")

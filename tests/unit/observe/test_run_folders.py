@@ -3,7 +3,7 @@ import json
 import pytest
 
 from megatron_stare.errors import UserError
-from megatron_stare.observe.run_folders import num_steps, read_runs, spread, target_entropy, titles
+from megatron_stare.observe.run_folders import num_steps, read_runs, spread, titles
 from tests.unit.observe.synthetic import write_metrics, write_samples
 
 
@@ -46,10 +46,7 @@ def test_runs_without_a_common_step_have_no_spread(tmp_path):
     assert spread(runs["a"], "reward/mean") is None
 
 
-def test_the_target_counts_only_where_stare_is_on():
-    assert target_entropy({"stare": {"enabled": True, "target_entropy": 0.4}}) == 0.4
-    assert target_entropy({"stare": {"enabled": False, "target_entropy": 0.4}}) is None
-    assert target_entropy({"sft": {}}) is None
+def test_the_length_of_a_run_is_that_of_its_loop():
     assert num_steps({"train": {"steps": 7}}) == num_steps({"sft": {"steps": 7}}) == 7
     assert num_steps({"eval": {}}) is None
 

@@ -14,14 +14,26 @@ def cells(folders):
 
 
 def test_entropy_is_judged_against_the_band_over_the_last_half(tmp_path):
-    target = "stare: {enabled: true, target_entropy: 0.4}"
     # The band is 0.3 to 0.5, its edges included; the first half does not count.
     values = [9.0, 9.0, 9.0, 9.0, 0.5, 0.29, 0.4, 0.35]
-    steps = {step: {"entropy/mean": value} for step, value in enumerate(values, start=1)}
-    table = cells([write_metrics(tmp_path / "stare", steps, target)])
+    steps = {
+        step: {"entropy/mean": value, "stare/target": 0.4}
+        for step, value in enumerate(values, start=1)
+    }
+    table = cells([write_metrics(tmp_path / "stare", steps)])
     assert table["Last half within target ± 25%"] == {"stare": "75.0%"}
     assert table["Entropy, last half (nats)"] == {"stare": "0.385"}
-    assert table["Target entropy (nats)"] == {"stare": "0.400"}
+    assert table["Target entropy, end (nats)"] == {"stare": "0.400"}
+
+
+def test_a_target_that_moves_is_that_of_each_step(tmp_path):
+    steps = {
+        step: {"entropy/mean": 0.4, "stare/target": target}
+        for step, target in enumerate([0.8, 0.6, 0.5, 0.4, 0.3, 0.2], start=1)
+    }
+    table = cells([write_metrics(tmp_path / "stare", steps)])
+    assert table["Last half within target ± 25%"] == {"stare": "33.3%"}
+    assert table["Target entropy, end (nats)"] == {"stare": "0.200"}
 
 
 def test_several_seeds_are_a_mean_with_its_range(tmp_path):
