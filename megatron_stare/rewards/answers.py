@@ -8,20 +8,25 @@ _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _MARKER = "####"
 _ENDING = re.compile(r"(?:\s|[.,;:!。．$*]|\\[\])]|\\end\{\w+\*?\}|</answer>)*")
+_MOST_BOXES = 20
+_JOINT = re.compile(
+    r"[\s$]*(?:,|;|,?\s*(?:\\text\s*\{\s*)?(?:and|or)\b\s*\}?)[\s$]*(?:\\?[a-zA-Z]\w*\s*=\s*)?(?:\\q?quad\s*)*"
+)
 _THINKS, _THOUGHT = "<think>", "</think>"
 
 
 def marked_answer(text: str) -> str | None:
     """What `text` marks as final: its last `\\boxed{...}`, else `#### ...` on its last line.
 
-    None without a mark. Whatever earlier boxes hold, the last one counts; braces nest in it; one
-    that never closes (a response cut off at its limit) is an empty answer. What is thought counts
-    only where nothing is said behind it.
+    None without a mark. Whatever earlier boxes hold, the last one counts; several make one list
+    where nothing but a comma, "and" or "or" stands between them. Braces nest in a box; one that
+    never closes (a response cut off at its limit) is an empty answer. What is thought counts only
+    where nothing is said behind it.
     """
     text = _said(text) or text
     boxes = list(_BOX.finditer(text))
     if boxes:
-        return _until_closing_brace(text, boxes[-1].end())
+        return ", ".join(_last_boxes(text, boxes))
     last_line = text.rstrip().rpartition("\n")[2]
     _, marker, answer = last_line.rpartition(_MARKER)
     return answer.strip() if marker else None
@@ -59,9 +64,21 @@ def _said(text: str) -> str:
     return text.rpartition(_THOUGHT)[2].partition(_THINKS)[0].strip()
 
 
-def _until_closing_brace(text: str, start: int) -> str:
-    end = _closing_brace(text, start)
-    return "" if end is None else text[start:end].strip()
+def _last_boxes(text: str, boxes: list[re.Match[str]]) -> list[str]:
+    """What the last box holds, after those that a comma, "and" or "or" alone parts from it."""
+    found: list[str] = []
+    next_start = len(text)
+    for box in reversed(boxes[-_MOST_BOXES:]):
+        end = _closing_brace(text, box.end())
+        if end is not None and end > next_start:  # Another box in it.
+            continue
+        if found and (end is None or not _JOINT.fullmatch(text[end + 1 : next_start])):
+            break
+        found.insert(0, "" if end is None else text[box.end() : end].strip())
+        if not found[-1]:
+            break
+        next_start = box.start()
+    return list(dict.fromkeys(found))
 
 
 def _closing_brace(text: str, start: int) -> int | None:

@@ -13,6 +13,7 @@ from sympy import (
     Derivative,
     Eq,
     Expr,
+    FiniteSet,
     Float,
     Integral,
     Interval,
@@ -24,8 +25,8 @@ from sympy import (
     Sum,
     Tuple,
 )  # fmt: skip
-from sympy import FiniteSet as SympySet
 from sympy.core.expr import UnevaluatedExpr
+from sympy.core.relational import Relational
 
 from megatron_stare.rewards.unfinished import is_rational
 
@@ -47,6 +48,8 @@ def equal(expected: list[Any], found: list[Any]) -> bool:
     )
     if is_parsed and is_false_chain(answer):
         return False
+    if isinstance(reference, (FiniteSet, ParsedSet)) and _is_inequality(answer):
+        return False
     if verify(expected, found, allow_set_relation_comp=True, timeout_seconds=0):
         return not is_parsed or not _differ(reference, answer)
     if _percent(reference) != _percent(answer):
@@ -65,6 +68,12 @@ def is_false_chain(statement: Any) -> bool:
     )
 
 
+def _is_inequality(answer: Any) -> bool:
+    relations = getattr(answer, "_unsorted_args", (answer,))
+    return any(isinstance(relation, Relational) and not isinstance(relation, Eq)
+               for relation in relations)  # fmt: skip
+
+
 def _differ(reference: Any, answer: Any) -> bool:
     """Whether two things that math-verify calls equal differ in a number that it rounded away."""
     ours, theirs = list(_leaves(answer)), list(_leaves(reference))
@@ -75,7 +84,7 @@ def _differ(reference: Any, answer: Any) -> bool:
 
 def _leaves(thing: Any) -> Iterator[Any]:
     """The expressions in a set (in ascending order), tuple, interval, matrix or equation."""
-    if isinstance(thing, (SympySet, ParsedSet)):
+    if isinstance(thing, (FiniteSet, ParsedSet)):
         for member in sorted(thing.args, key=_order):
             yield from _leaves(member)
     elif isinstance(thing, Interval):
@@ -156,4 +165,6 @@ def _close(one: Expr, other: Expr, left: Any, right: Any, tolerance: float = 1e-
             if close and is_rational(one) and is_rational(other)
             else close
         )
+    if one.is_Float and other.is_Float:  # Neither rounds anything.
+        tolerance = min(tolerance, 1e-12)
     return bool(distance <= size * tolerance or (size >= 1e-3 and distance <= 1e-6))

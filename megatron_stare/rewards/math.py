@@ -15,25 +15,37 @@ import re
 from typing import Any
 
 from math_verify import LatexExtractionConfig, parse
-from sympy import Integer
+from sympy import Integer, Rational
 
 from megatron_stare.rewards.answers import marked_answer, stated_answer
 from megatron_stare.rewards.equivalence import equal
-from megatron_stare.rewards.notations import bases_agree, choices_agree, times_agree
+from megatron_stare.rewards.notations import (
+    bases_agree,
+    choices_agree,
+    ratios_agree,
+    times_agree,
+)
 from megatron_stare.rewards.numerals import plain_numbers
 from megatron_stare.rewards.regions import joined_region
 from megatron_stare.rewards.residues import congruences_agree
 from megatron_stare.rewards.search import candidates, is_prose, searched
 from megatron_stare.rewards.sequences import sequences_agree
+from megatron_stare.rewards.signs import both_signs
 from megatron_stare.rewards.spelling import latex_of
-from megatron_stare.rewards.unfinished import leaves_work
-from megatron_stare.rewards.units import units_differ, without_unit
+from megatron_stare.rewards.unfinished import behind_equals, leaves_work
+from megatron_stare.rewards.units import units_differ, without_percent, without_unit
+from megatron_stare.rewards.wording import remarks, words_agree
 
 # math-verify warns that its time limits are off.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
-_INTEGER = re.compile(r"[+-]?([0-9]{1,50}|[0-9]{1,3}(,[0-9]{3}){1,16})(\.0*)?")
+_INTEGER = re.compile(r"[+-]?([0-9]{1,50}|[1-9][0-9]{0,2}(,[0-9]{3}){1,16})(\.0*)?")
+_COMMA = re.compile(
+    r"^([^(\[{,0-9]*)([0-9]{1,3}(?:[. ][0-9]{3})+|[0-9]{1,50}),([0-9]{1,50})(?![0-9.,])"
+)
+_THOUSANDS = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])")
 _FUNCTION = re.compile(r"(y|(?P<name>[a-zA-Z](?:\^\{-1\})?)\s*\(\s*[a-z]\s*\))\s*=(?!.*=)")
+_TUPLE, _SET = re.compile(r"(?:\\left)?\("), re.compile(r"(?:\\left)?\\\{(?!\s*(?:\\left)?\()")
 _TURNED = re.compile(r"([^a-zA-Z=]+)=\s*([a-zA-Z])")
 _LONGEST = 2000  # Characters of an answer; what is longer equals its own text alone.
 _BOXED = LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False)
@@ -78,48 +90,68 @@ def _agree(given: str, expected: str) -> bool:
     given, expected = plain_numbers(latex_of(given)), plain_numbers(latex_of(expected))
     for verdict in (
         choices_agree(given, expected, _agree),
+        words_agree(given, expected),
         times_agree(given, expected),
+        ratios_agree(given, expected, _agree),
         bases_agree(given, expected),
         congruences_agree(given, expected),
         sequences_agree(given, expected, _agree),
     ):
         if verdict is not None:
             return verdict
-    return _expressions_agree(given, expected)
+    return any(_expressions_agree(reading, expected) for reading in _readings(given, expected))
+
+
+def _readings(given: str, expected: str) -> list[str]:
+    """`given`, and with its commas as marks of thousands or decimals where that may be meant."""
+    decimal = _COMMA.sub(lambda m: f"{m[1]}{re.sub('[. ]', '', m[2])}.{m[3]}", given)
+    thousands = _THOUSANDS.sub(lambda m: m[0].replace(",", ""), given)
+    if thousands != given and (", " in given or not re.search(r"[(\[{]", given)):
+        return [given, thousands]
+    is_number = "," not in expected and decimal.count(",") == 0
+    return [given, decimal] if decimal != given and is_number else [given]
 
 
 def _expressions_agree(given: str, expected: str) -> bool:
     (given, unit), (expected, wanted) = without_unit(given), without_unit(expected)
+    (given, percent), (expected, wanted_percent) = without_percent(given), without_percent(expected)
     if units_differ(unit, wanted) or not given or not expected:
         return False
-    at_sight = _equal_at_sight(given, expected)
-    if at_sight is not None:
+    if remarks(behind_equals(given)) != remarks(behind_equals(expected)):
+        return False
+    if any(_TUPLE.match(a) and _SET.match(b) for a, b in ((given, expected), (expected, given))):
+        return False
+    at_sight = _equal_at_sight(_tight(given), _tight(expected))
+    if at_sight or (at_sight is not None and percent == wanted_percent):
         return at_sight
     given = _TURNED.sub(r"\2=\1", given) if _TURNED.fullmatch(given) else given
-    given, expected = _values_of_functions(_both_signs(given), _both_signs(expected))
+    given, expected = _values_of_functions(both_signs(given), both_signs(expected))
     try:
         found, reference = _parsed(given), _parsed(expected)
         if not found or not reference or leaves_work(given, expected, found[0], reference[0]):
             return False
-        return equal(reference, found)
+        if equal(reference, found) or percent == wanted_percent:
+            return equal(reference, found)
+        found, reference = (reference, found) if wanted_percent else (found, reference)
+        return equal(reference[:1], [found[0] * Rational(1, 100)])
     except Exception:  # sympy raises anything on what it has no rule for; math-verify says no too.
         return False
 
 
-def _both_signs(text: str) -> str:
-    """`\\frac{1 \\pm \\sqrt{5}}{2}` as two values; math-verify reads a sign outside of braces."""
-    before, sign, after = text.partition(r"\pm")
-    if not sign or r"\pm" in after or before.count("{") == before.count("}"):
-        return text
-    before = before.rpartition("=")[2]
-    return f"{before}+{after},{before}-{after}"
+def _tight(text: str) -> str:
+    """`text` without the gaps that part no two words or numbers."""
+    return re.sub(r"(?<![0-9a-zA-Z])\s+|\s+(?![0-9a-zA-Z])", "", text)
 
 
 def _values_of_functions(given: str, expected: str) -> tuple[str, str]:
-    """Right sides, where both define a function and `y` may stand for its name."""
+    """Right sides, where one alone defines a function, or `y` may stand for its name."""
     mine, theirs = _FUNCTION.match(given), _FUNCTION.match(expected)
     if mine and theirs and None in (mine["name"], theirs["name"]):
         return given[mine.end() :], expected[theirs.end() :]
+    if mine and mine["name"] and not re.search(r"[=<>]", expected):
+        return given[mine.end() :], expected
+    if theirs and theirs["name"] and not re.search(r"[=<>]", given):
+        return given, expected[theirs.end() :]
     return given, expected
 
 

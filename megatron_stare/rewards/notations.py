@@ -5,6 +5,7 @@ Each function says whether two answers agree in its notation, or None where it d
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 
@@ -25,8 +26,9 @@ _BASE_NAMES = {
     "nine": "9", "ten": "10", "eleven": "11", "twelve": "12", "sixteen": "16",
 }  # fmt: skip
 _BASED = re.compile(
-    r"(?:\(|\\text\s*\{|\\mathrm\s*\{)?\s*([0-9][0-9A-Z ]*|(?<=\{)[0-9A-Z]+)\s*[)}]?\s*"
-    r"(?:_\s*\{?\s*(?:\\text\s*\{)?\s*(?:base\s*\}?\s*)?([0-9]+|[a-z]+)\s*\}?\s*\}?"
+    r"(?:\(|\\text\s*\{|\\mathrm\s*\{)?\s*([0-9][0-9A-Z. ]*|(?<=\{)[0-9A-Z]+|[A-F][0-9A-F]*(?=_))"
+    r"\s*[)}]?\s*"
+    r"(?:_\s*\{?\s*(?:\\text\s*\{|\()?\s*(?:base\s*\}?\s*)?([0-9]+|[a-z]+)\s*[})]?\s*\}?"
     r"|(?:\\text\s*\{)?\s*\(?\s*(?:in )?base[ -]*(?:\\text\s*\{)?\}?\s*([0-9]+|[a-z]+)\s*\)?\s*\}?)"
 )
 
@@ -49,6 +51,8 @@ def _choice(text: str) -> tuple[str, str] | None:
     if not match:
         return None
     letter, value = match[1] or match[2], match[4].strip()
+    if re.match(r"(?:\\text\s*\{\s*)?(?:,|or\b|and\b)", value):
+        return None
     if not (letter.isupper() or match[1]):
         return None
     if match[0].startswith(r"\text") and not match[3]:
@@ -77,6 +81,22 @@ def _seconds(time: re.Match[str]) -> set[int]:
     return {3600 * h + 60 * minute + second for h in hours}
 
 
+def ratios_agree(given: str, expected: str, agree: Agree) -> bool | None:
+    """`2:4:6` against `1:2:3`; a ratio of two is a fraction."""
+    mine, theirs = _ratio(given), _ratio(expected)
+    if max(len(mine), len(theirs)) < 3:
+        return None
+    return len(mine) == len(theirs) and all(map(agree, mine, theirs))
+
+
+def _ratio(text: str) -> list[str]:
+    parts = [part.strip() for part in text.rpartition("=")[2].split(":")]
+    if not all(re.fullmatch("[0-9]{1,50}", part) for part in parts):
+        return parts
+    divisor = math.gcd(*map(int, parts)) or 1
+    return [str(int(part) // divisor) for part in parts]
+
+
 def bases_agree(given: str, expected: str) -> bool | None:
     """Digits and the base they are written in, which the reference alone may state."""
     mine, theirs = _based(given), _based(expected)
@@ -90,7 +110,7 @@ def bases_agree(given: str, expected: str) -> bool | None:
 
 
 def _based(text: str) -> tuple[str, str] | None:
-    match = _BASED.fullmatch(text)
+    match = _BASED.fullmatch(re.sub(r"^[a-zA-Z]\w*\s*=\s*", "", text))
     if not match:
         return None
     base = match[2] or match[3]

@@ -47,7 +47,7 @@ def plain_numbers(text: str) -> str:
     """`text` (`spelling.latex_of`) with its numbers as digits and fractions.
 
     >>> [plain_numbers(t) for t in ("12 345", "1 1/2", r"0.\\overline{3}", "2.5e-3", "five")]
-    ['12345', '1\\\\frac{1}{2}', '\\\\frac{1}{3}', '2.5\\\\times 10^{-3}', '5']
+    ['12345', '\\\\frac{3}{2}', '\\\\frac{1}{3}', '2.5\\\\times 10^{-3}', '5']
     """
     return rewritten(text, _REWRITES)
 
@@ -62,6 +62,12 @@ def _fraction(match: re.Match[str]) -> str:
     value = Fraction(int(whole + fixed), 10 ** len(fixed))
     value += Fraction(int(period), 10 ** len(fixed) * (10 ** len(period) - 1))
     return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+
+
+def _improper_fraction(match: re.Match[str]) -> str:
+    """`1\\frac{1}{2}` as one fraction; three times seven halves is no mixed number."""
+    whole, top, bottom = (int(match[group][:100]) for group in (1, 2, 3))
+    return rf"\frac{{{whole * bottom + top}}}{{{bottom}}}" if top < bottom else match[0]
 
 
 def _scaled(match: re.Match[str]) -> str:
@@ -79,7 +85,9 @@ _REWRITES = [
         r"(?<![0-9.,])([0-9]{1,3}(?:(?: ?\{,\} ?| )[0-9]{3})+)(?![0-9])",
         lambda m: re.sub(r"[^0-9]", "", m[1]),
     ),
+    substitution(r"(?<=[0-9])\{,\}(?=[0-9]{1,2}(?![0-9])|[0-9]{4})|(?<![0-9])(?<=0)\{,\}", "."),
     substitution(r"\{,\}", ","),
+    substitution(r"(?<=[0-9])\\_(?=[0-9]{3})", ""),
     substitution(r"(?<![0-9'])([0-9]{1,3}(?:'[0-9]{3})+)(?![0-9'])", lambda m: _joined(m[1])),
     substitution(r"(?<![0-9.,])([0-9]{1,3}(?:, ?[0-9]{3})+)(?=\.[0-9])", lambda m: _joined(m[1])),
     # Decimals that repeat.
@@ -102,6 +110,11 @@ _REWRITES = [
     substitution(
         r"(?<![0-9a-zA-Z.}\])^_/])([0-9]+) ([0-9]+)\s*/\s*([0-9]+)(?![0-9])", r"\1\\frac{\2}{\3}"
     ),
+    substitution(
+        r"(?<![0-9a-zA-Z.}\])^_/])([0-9]+) ?\\frac\{([0-9]+)\}\{([0-9]+)\}", _improper_fraction
+    ),
+    substitution(r"\^\{?([0-9]+)\}?\s*/\s*_\{?([0-9]+)\}?", r"\\frac{\1}{\2}"),
+    substitution(r"^([0-9.]+)\s*(?:to|\\text\s*\{\s*to\s*\})\s*([0-9.]+)$", r"\1:\2"),
     # Words.
     substitution(
         r"(?i)^(?:\\text\s*\{\s*)?([a-z]+(?:[- ][a-z]+)?)\s*\}?$",

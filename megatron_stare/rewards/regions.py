@@ -18,14 +18,23 @@ _AND = re.compile(
 )
 
 
+_COMMA = re.compile(",")
+
+
 def joined_region(text: str, parsed: Callable[[str], list[Any]]) -> Set | None:
     """The set that several joined inequalities describe; None where `text` is none."""
-    for word, join in ((_OR, Union), (_AND, Intersection)):
+    for word, join in ((_OR, Union), (_AND, Intersection), (_COMMA, _met_or_joined)):
         parts = word.split(text)
         if len(parts) > 1 and all(_RELATION.search(part) for part in parts):
             sets = [joined_region(part, parsed) or _region(parsed(part)) for part in parts]
             return join(*sets) if None not in sets else None
     return None
+
+
+def _met_or_joined(*sets: Set) -> Set:
+    """A comma is an "and", where that leaves anything: `x > 1, x < 3` but `x < 1, x > 3`."""
+    met = Intersection(*sets)
+    return Union(*sets) if met.is_empty else met
 
 
 def _region(found: list[Any]) -> Set | None:

@@ -59,6 +59,7 @@ def _bare(text: str) -> frozenset[str]:
     body = text[: match.start()] if match else text
     body = _NAME.sub("", body.strip("( "), count=1)
     residues = []
+    body = re.sub(rf"\\pmod\s*\{{?{match['modulus']}\}}?", "", body) if match else body
     for part in _AND.split(body):
         part = _NAME.sub("", part.replace(" ", ""), count=1)
         signed = re.fullmatch(r"\\pm\{?(.+?)\}?", part)

@@ -12,6 +12,7 @@ _STATED = re.compile(
     r"|(?:\bis|:)\s+(?P<formula>(?:\\left\s*)?[(\[{\\$0-9][^\n]*)",
     re.IGNORECASE,
 )
+_UNCERTAIN = re.compile(r"(?:not|neither|either|between|unknown)\b", re.IGNORECASE)
 _SENTENCE = re.compile(r"\.(?=\s|$)")
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}|\\text")
@@ -29,6 +30,8 @@ def candidates(text: str) -> list[str]:
     found = [text] if _is_bare(text) and not statements else []
     for statement in statements[-1:]:
         rest = statement["answer"] or statement["formula"] or ""
+        if _UNCERTAIN.match(rest.lstrip(" *:$")):
+            return []
         found += _formula_of(rest)
         if found and statement["answer"] and not _WORD.search(rest):
             return found

@@ -25,9 +25,10 @@ _SYMBOLS = {
     "∨": r"\lor ", "∧": r"\land ", "∑": r"\sum ", "∏": r"\prod ", "∫": r"\int ",
     "∂": r"\partial ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ",
     "⌉": r"\rceil ", "…": r"\ldots ", "⋯": r"\cdots ", "′": "'", "∣": "|",
-    "⟨": r"\langle ", "⟩": r"\rangle ", "→": r"\to ", "∘": r"\circ ", "。": ".",
+    "⟨": r"\langle ", "⟩": r"\rangle ", "→": r"\to ", "∘": r"\circ ", "。": ".", "、": ", ",
+    "’": "'",
     "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}",
-    "ℂ": r"\mathbb{C}",
+    "ℂ": r"\mathbb{C}", "∠": r"\angle ", "‖": r"\|",
 }  # fmt: skip
 _GREEK = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa mu nu xi pi rho sigma tau upsilon "
@@ -113,30 +114,72 @@ def _root_of_parentheses(text: str) -> str:
     return text
 
 
+def _fraction_over(text: str) -> str:
+    """`a \\over b`, without braces around it, as a fraction."""
+    top, over, bottom = text.partition(r"\over ")
+    balanced = top.count("{") == top.count("}") and bottom.count("{") == bottom.count("}")
+    return rf"\frac{{{top}}}{{{bottom}}}" if over and balanced else text
+
+
 _FRENCH = {"[": ")", "]": "]"}
 _END = "(?![a-zA-Z])"
+_ARGUMENT = r"(?:\{((?:[^{}]|\{[^{}]*\})*)\}|(\\(?!sqrt)[a-zA-Z]+|[0-9a-zA-Z]))"
+_TH = "(?:st|nd|rd|th)"
+_ORDINAL = rf"(?:{_TH}|\{{{_TH}\}}|\\text\s*\{{\s*{_TH}\s*\}}|\{{\\text\s*\{{{_TH}\}}\}})"
 _FUNCTIONS = "arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|ln|log"
-_GAP = rf"(?:(?<!\\)\\[,;: ]|\\(?:(?:thin|med|thick|en)space|q?quad){_END}|~|\s)"
+_GAP = rf"(?:(?<!\\)\\[,;:> ]|\\(?:(?:thin|med|thick|en)space|q?quad){_END}|~|\s)"
 
 _TYPOGRAPHY = [
     # Looks.
+    substitution(rf"\\cr{_END}|\\\\\s*\[[0-9.]+\s*[a-z]+\]", r"\\\\ "),
     substitution(r"(?<!\\)\$([^$]+)(?<!\\)\$", r"\1"),
     substitution(r"\\[()\[\]](?!\])", " "),
     substitution(rf"\\(?:(?:display|text|script)style|(?:no)?limits|[Bb]igg?[lrm]?){_END}", ""),
     substitution(rf"\{{\\(rm|bf|it)(?={_END})", r"\\text{"),
-    substitution(rf"\\(?:bf|it|em|tiny|small|normalsize|[lL]arge|LARGE|[hH]uge){_END}", ""),
+    substitution(rf"\\(?:bf|rm|it|em|tiny|small|normalsize|[lL]arge|LARGE|[hH]uge){_END}", ""),
+    substitution(
+        r"\\(?:[hv]space\*?|[hv]?phantom|tag\*?|label)\s*\{[^{}]*\}"
+        rf"|\\(?:(?:math)?strut|math(?:open|close|ord|rel|bin|punct)){_END}",
+        "",
+    ),
+    substitution(r"\\(?:begin|end)\{(?:align(?:ed)?|gather(?:ed)?|equation|split)\*?\}|&(?==)", ""),
     substitution(r"\\color\s*\{\w+\}|\\(?:checkmark|blacksquare|qed|Box)(?![a-zA-Z])", ""),
-    _without_braces(r"mathbf|boldsymbol|bm|mathit|mathsf|underline|ensuremath|textcolor\{\w+\}"),
+    _without_braces(
+        r"boxed|fbox|mathbf|boldsymbol|bm|math(?:it|sf|tt|normal)|underline|ensuremath|textcolor\{\w+\}"
+    ),
     substitution(rf"\\(?:text(?:bf|it|rm|sf|tt|up|normal)|mbox|hbox|emph){_END}", r"\\text"),
     substitution(r"\\(?:mathrm|operatorname\*?|text)\s*\{\s*([eid])\s*\}", r" \1"),
+    substitution(rf"\\(?:mathrm|text)\s*\{{({_FUNCTIONS})\}}", r"\\\1 "),
     substitution(r"\\mathrm\s+([eid])(?![a-zA-Z])", r" \1"),
     substitution(rf"\\mathrm{_END}", r"\\text"),
     substitution(r"(?<=[0-9a-zA-Z)}])\*\*(?=[-+(0-9a-zA-Z{])", "^"),
     substitution(r"\*\*|__|</?answer>", " "),
+    substitution(r"^\s*([`*_]+)([^`*_]+)\1\s*$", r"\2"),
+    # Numbers and formulas that stand in a text.
+    substitution(r"(?<![\\a-zA-Z])(?:[iI]nfinity|infty|inf|oo)(?![a-zA-Z])", r"\\infty "),
+    substitution(
+        r"\\text\s*\{\s*([-+]?(?:\\\$|\$)?[0-9][0-9.,:/]*(?:\\?%)?)(?=[\s}])([^{}]*)\}",
+        r"\1 \\text{\2}",
+    ),
+    substitution(r"\\text\s*\{\s*(\\[a-zA-Z]+(?:\{[^{}]*\})*|[,:])\s*\}", r"\1"),
+    substitution(rf"(?<=[0-9])\s*\^?\s*{_ORDINAL}(?![a-zA-Z])", ""),
+    substitution(r"(?<=[0-9}])\s*\^\s*(?:o(?![a-z])|\{o\}|\{\\text\s*\{o\}\})", r"^{\\circ}"),
     # Synonyms.
     substitution(r"\.\.\.+", r"\\ldots "),
+    substitution(r"\+/-|^\s*\+-|(?<=[=,])\s*\+-", r"\\pm "),
+    substitution(rf"\\ast{_END}", "*"),
+    substitution(rf"\\colon{_END}|\{{:\}}", ":"),
+    substitution(rf"\\backslash{_END}", r"\\setminus "),
+    substitution(rf"\\big(cup|cap){_END}", r"\\\1 "),
+    substitution(r"(\\log\s*_\s*(?:\{[^{}]*\}|[0-9a-z]))\s*\(", r"\1 \\left("),
+    substitution(rf"\\lg{_END}", r"\\log_{10} "),
     substitution(rf"\\(?:nice|[sdtc])frac{_END}", r"\\frac"),
+    substitution(
+        rf"\\frac\s*{_ARGUMENT}\s*{_ARGUMENT}",
+        lambda m: rf"\frac{{{m[1] or m[2]}}}{{{m[3] or m[4]}}}",
+    ),
     substitution(rf"\{{([^{{}}]*)\\over{_END}([^{{}}]*)\}}", r"\\frac{\1}{\2}"),
+    _fraction_over,
     substitution(rf"\\varnothing{_END}|\\\{{\s*\\\}}", r"\\emptyset "),
     substitution(rf"\\leq(?:slant|q)?{_END}|<=", r"\\le "),
     substitution(rf"\\geq(?:slant|q)?{_END}|>=", r"\\ge "),
@@ -146,21 +189,33 @@ _TYPOGRAPHY = [
     substitution(rf"\\lbrace{_END}", r"\\{"),
     substitution(rf"\\rbrace{_END}", r"\\}"),
     substitution(rf"\\[lr]?vert{_END}|\\mid{_END}", "|"),
+    substitution(r"\\begin\{array\}(?:\{[^{}]*\})?([^&\\]*)\\end\{array\}", r"\1"),
     substitution(r"\\begin\{(?:small)?array\}(?:\{[^{}]*\})?", r"\\begin{matrix}"),
     substitution(r"\\end\{(?:small)?array\}", r"\\end{matrix}"),
     substitution(r"\\(begin|end)\{smallmatrix\}", r"\\\1{matrix}"),
     substitution(r"\\(?:left)?\s*[\[(]\s*\\begin\{matrix\}", r"\\begin{pmatrix}"),
     substitution(r"\\end\{matrix\}\s*\\(?:right)?\s*[\])]", r"\\end{pmatrix}"),
-    substitution(rf"\\operatorname\*?\s*\{{({_FUNCTIONS}|exp|gcd|lcm|max|min|det)\}}", r"\\\1 "),
+    substitution(
+        rf"\\operatorname\*?\s*\{{({_FUNCTIONS}|exp|gcd|lcm|max|min|det|mod)\}}", r"\\\1 "
+    ),
     substitution(rf"(?<![\\a-zA-Z])({_FUNCTIONS})(?=[\s({{\\0-9])", r"\\\1"),
     substitution(r"(?<![\\a-zA-Z])sqrt(?=\s*[({0-9])", r"\\sqrt"),
     substitution(r"(?<![\\a-zA-Z])(pi|theta)(?![a-zA-Z])", r"\\\1 "),
-    substitution(r"(?<![\\a-zA-Z])(?:infinity|infty|oo)(?![a-zA-Z])", r"\\infty "),
     substitution(rf"\\langle{_END}", "("),
     substitution(rf"\\rangle{_END}", ")"),
     substitution(r"(?i)^\s*(?:\\text\s*\{\s*)?(?:the )?empty set\s*\}?\s*$", r"\\emptyset"),
     substitution(r"(?i)^\s*(?:\\text\s*\{\s*)?all real numbers\s*\}?\s*$", r"(-\\infty,\\infty)"),
     substitution(r"\\mathbb\s*\{?R\}?", r"(-\\infty,\\infty)"),
+    substitution(r"\{bmatrix\}", "{pmatrix}"),
+    substitution(r"^\s*-\\infty\s*(?:<|\\le )\s*|\s*(?:<|\\le )\s*\+?\\infty\s*$", ""),
+    # Names of functions, and which integers are meant.
+    substitution(r"^\s*[a-z]\s*\\mapsto", ""),
+    substitution(r",\s*[a-z]\s*\\in\s*\\mathbb\s*\{?[ZNQ]\}?\s*$", ""),
+    substitution(
+        r"[,\s]*\\text\s*\{\s*,?\s*for (?:all|any|every|each|some|real|integer)\b[^{}]*\}"
+        r"\s*[a-z]\s*$",
+        "",
+    ),
     # Intervals as the French write them, and sets by a condition.
     substitution(r"^\s*\](.*,.*?)([\[\]])\s*$", lambda m: f"({m[1]}{_FRENCH[m[2]]}"),
     substitution(r"^\s*\[([^\[\]()]*,[^\[\]()]*)\[\s*$", r"[\1)"),
@@ -172,9 +227,14 @@ _TYPOGRAPHY = [
     substitution(r"\^\s*\(([^()]*)\)", r"^{\1}"),
     substitution(r"(?<=[0-9])i(?![a-zA-Z])", " i"),
     # White space.
+    substitution(r"\\text\s*\{\s*\}", " "),
+    substitution(r"(?<=[0-9]),\\[,!]\s*(?=[0-9]{3}(?![0-9]))", "{,}"),
     substitution(r"(?<!\\)\\!\s*|\{\s*\}", ""),
     substitution(rf"{_GAP}+", " "),
     substitution(r"\{ +", "{"),
-    substitution(r"\\text\s*\{\s*\}", " "),
-    substitution(r"^\s*(?:=|\\(?:Rightarrow|implies|therefore|approx))\s*|\s*[.,;:]+\s*$", ""),
+    substitution(r"(?:\\\\|(?<!\\)\\)\s*$", ""),
+    substitution(
+        r"^\s*(?:=|\\(?:(?:Right|right)arrow|implies|therefore|approx)|(?:the|at)(?=\s+[0-9]))\s*|\s*[.,;:]+\s*$",
+        "",
+    ),
 ]

@@ -10,8 +10,27 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from sympy import Abs, Add, Basic, Float, Mul, Pow, Rational, factorial
+from sympy import (
+    Abs,
+    Add,
+    Basic,
+    Eq,
+    Expr,
+    Float,
+    MatrixBase,
+    Mul,
+    Pow,
+    Rational,
+    Set,
+    Symbol,
+    Tuple,
+    factorial,
+    nsimplify,
+    prod,
+)  # fmt: skip
 from sympy.core.expr import UnevaluatedExpr
+from sympy.core.function import AppliedUndef
+from sympy.core.relational import Relational
 from sympy.functions.elementary.exponential import log
 from sympy.functions.elementary.trigonometric import (
     InverseTrigonometricFunction,
@@ -35,12 +54,18 @@ _OPERATIONS = {
     "division": r"\\div(?![a-z])",
     "ellipsis": r"\\[lc]?dots",
     "juxtaposition": r"[0-9)}]\s*\(\s*-?[0-9.]+\s*\)",
-    "matrices": r"\\end\{[bp]?matrix\}\s*(?:\\cdot|\\times|[-+])?\s*\\begin",
+    "matrices": r"\\end\{[bp]?matrix\}\s*(?:\^|(?:\\cdot|\\times|[-+])?\s*\\begin)"
+    r"|[0-9}]\s*(?:\\cdot|\\times)?\s*\\begin\{[bp]?matrix",
+    "power of zero": r"(?<!10)\^\s*\{?\s*0\s*(?![0-9.])",
+    "infinity": r"[0-9)]\s*(?:\\cdot|\\times)?\s*\\infty|\\infty\s*[-+*/^]|\{\s*\\infty\s*\}",
     "sign": r"-\s*\(?\s*-",
 }  # fmt: skip
 _PATTERNS = {name: re.compile(pattern) for name, pattern in _OPERATIONS.items()}
 _FUNCTIONS = {
-    "trigonometric": (TrigonometricFunction, re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")),
+    "trigonometric": (
+        TrigonometricFunction,
+        re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)h?(?![a-z])"),
+    ),
     "inverse trigonometric": (InverseTrigonometricFunction, re.compile(r"\\arc|\^\{-1\}\s*\(")),
     "logarithm": (log, re.compile(r"\\(?:ln|log|lg)(?![a-z])")),
     "absolute value": (Abs, re.compile(r"(?!)")),
@@ -52,17 +77,39 @@ def leaves_work(given: str, expected: str, found: Any, reference: Any) -> bool:
 
     `given` and `expected` are `spelling.latex_of` texts, of equal value.
     """
-    if _operations(_behind_equals(given)) - _operations(expected):
+    if _operations(behind_equals(given)) - _operations(expected):
         return True
+    if isinstance(found, MatrixBase) and isinstance(reference, MatrixBase):
+        found, reference = Tuple(*found), Tuple(*reference)
     if not (isinstance(found, Basic) and isinstance(reference, Basic)):
         return False
+    if isinstance(reference, Set) and _is_unsolved(found):
+        return True
     found = _last_side(found)
-    if not reference.has(Float) and _functions(given, found) - _functions(expected, reference):
+    functions = _functions(behind_equals(given), found) - _functions(expected, reference)
+    if functions and not _rounds(reference, found):
+        return True
+    is_formula = isinstance(found, Expr) and isinstance(reference, Expr)
+    if is_formula and found.free_symbols and not reference.free_symbols:  # They cancel.
         return True
     return has_arithmetic(found) and not has_arithmetic(reference)
 
 
-def _behind_equals(text: str) -> str:
+def _is_unsolved(region: Basic) -> bool:
+    """Whether an inequality is about more than a letter or a function: `x^2 < 4`."""
+    relations = region.atoms(Relational) - region.atoms(Eq)
+    sides = [side for relation in relations for side in relation.args if side.free_symbols]
+    return any(not isinstance(side, (Symbol, AppliedUndef)) for side in sides)
+
+
+def _rounds(reference: Basic, found: Basic) -> bool:
+    """Whether the reference is a decimal that is near to `found`, not the same."""
+    if not (isinstance(reference, Float) and isinstance(found, Expr)):
+        return bool(reference.has(Float))
+    return bool(abs((found - nsimplify(reference, rational=True)).evalf(50)) > 1e-30)
+
+
+def behind_equals(text: str) -> str:
     """What stands behind the last equals sign outside of braces."""
     depth, start = 0, 0
     for match in re.finditer(r"[{}=]", text):
@@ -111,12 +158,19 @@ def _nodes(expression: Basic) -> Iterator[Basic]:
 
 def _is_arithmetic(node: Basic) -> bool:
     if isinstance(node, Add):
-        constants = [term for term in _terms(node) if not term.free_symbols]
-        if sum(is_rational(term) for term in constants) > 1:
+        terms = list(_terms(node))
+        if sum(is_rational(term) for term in terms) > 1:
             return True
-        kinds = [term.doit().as_coeff_Mul()[1] for term in constants] if constants[1:] else []
+        kinds = [_kind(term) for term in terms]
         return len(set(kinds)) < len(kinds)
     return isinstance(node, Mul) and _multiplies(node)
+
+
+def _kind(term: Any) -> Any:
+    """What a term is a multiple of."""
+    if term.free_symbols:
+        return prod(f for f in Mul.make_args(term) if not is_rational(f))
+    return term.doit().as_coeff_Mul()[1]
 
 
 def _terms(node: Any) -> Iterator[Any]:
@@ -133,6 +187,14 @@ def _multiplies(product: Mul) -> bool:
     roots = [factor.exp for factor in args if _is_root(factor)]
     if len(factors) > 1 or len(divisors) > 1 or len(set(roots)) < len(roots):
         return True
+    letters = [base for base, power in map(_base_and_power, args) if base.is_Atom and power > 0]
+    if len(set(letters)) < len(letters):
+        return True
+    if divisors and isinstance(factors[:1] and factors[0], Rational) and factors[0].q != 1:
+        return True
+    powers = [{n.base for n in numbers if isinstance(n, Pow)} for numbers in (factors, divisors)]
+    if powers[0] & powers[1]:
+        return True
     if any(isinstance(number, factorial) for number in factors):
         return bool(divisors)
     return any(isinstance(divisor, Rational) and divisor.q != 1 for divisor in divisors)
@@ -145,11 +207,11 @@ def _parts(product: Mul) -> tuple[list[Basic], list[Basic]]:
     for factor in product.args:
         if isinstance(factor, Mul):
             inner = _parts(factor)
-            factors += inner[0]
+            factors += [number for number in inner[0] if number != 1]
             divisors += inner[1]
         elif isinstance(factor, Pow) and factor.exp == -1:
             divisors += [factor.base] if is_rational(factor.base) else []
-        elif is_rational(factor) and factor not in (1, -1):
+        elif factor != -1 and (is_rational(factor) or _is_whole_root(factor)):
             factors.append(factor)
     return factors, divisors
 
@@ -165,6 +227,17 @@ def is_rational(node: Basic) -> bool:
     if isinstance(node, (Add, Mul, factorial)):
         return all(is_rational(child) for child in node.args)
     return False
+
+
+def _base_and_power(factor: Any) -> tuple[Any, Any]:
+    """Of a letter or a constant, or of a number's power of it; else no base that counts."""
+    base, power = factor.as_base_exp()
+    is_counted = not is_rational(base) and power.is_Rational
+    return (base, power) if is_counted else (factor, -1)
+
+
+def _is_whole_root(node: Basic) -> bool:
+    return _is_root(node) and bool(node.doit().is_Rational)
 
 
 def _is_root(node: Any) -> bool:

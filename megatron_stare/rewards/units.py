@@ -93,9 +93,12 @@ _NO_UNITS = frozenset(
 )
 _SIGN = "|".join(rf"(?:{_CURRENCY[unit]})" for unit in ("dollar", "euro", "pound sterling", "yen"))
 _BEFORE = re.compile(rf"^([-+]?)\s*({_SIGN}|{_CURRENCY['rupee']})\s*(?=[-+0-9.({{\\])")
-_NAMED = re.compile(r"^\\text\s*\{[^{}]*[:=]\s*\}\s*")
+_NAMED = re.compile(r"^\\text\s*\{[^{}]*(?:[:=]|\b(?:is|are|equals))\s*\}\s*")
 _DEGREE_SIGN = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-zA-Z]))\s*C?")
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_PERCENT = re.compile(
+    r"\s*(?:\\?%|(?<=[0-9}\s])(?:\\text\s*\{\s*)?per ?cent\s*\}?)\s*$|^\s*\\?%\s*(?=[0-9])"
+)
 _POWER = r"(?:\s*\^\s*(?:\{\s*[-0-9]+\s*\}|[0-9]))?"
 _WORDS = r"[a-zA-Z]+\.?(?:[ -][a-zA-Z]+\.?)*"
 _BARE = rf"(?:(?:sq|cu)\.?\s)?{_WORDS}{_POWER}(?:\s*/\s*{_WORDS}{_POWER})?"
@@ -104,7 +107,8 @@ _TEXT = (
     rf"(?:\s*/\s*\\text\s*\{{[^{{}}]*\}}{_POWER})?"
 )
 _AFTER = re.compile(
-    rf"(?<=[0-9}})\].|])\s*(?P<unit>{_TEXT}|[€£¥¢₹]|(?:(?<=\s)|(?<=[0-9]))\(?(?P<bare>{_BARE})\)?)"
+    rf"(?<=[0-9a-zA-Z}})\].|%'])\s*(?P<unit>{_TEXT}|[€£¥¢₹]"
+    rf"|(?:(?<=[0-9}})\].|%']\s)|(?<=[0-9]))\(?(?P<bare>{_BARE})\)?)"
     r"\s*\.?$"
 )
 
@@ -119,6 +123,12 @@ def without_unit(text: str) -> tuple[str, str]:
     if not _TRIGONOMETRIC.search(text):
         return _split(text)
     return _DEGREE_SIGN.sub(r" \\frac{\\pi}{180}", text), ""
+
+
+def without_percent(text: str) -> tuple[str, bool]:
+    """The number before a percent sign at the end, and whether there is one."""
+    number = _PERCENT.sub("", text)
+    return number, number != text
 
 
 def units_differ(one: str, other: str) -> bool:

@@ -12,8 +12,11 @@ from megatron_stare.rewards.answers import exact_reward, marked_answer, tail
     [
         (r"so \boxed{42}.", "42"),
         (r"so \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
-        (r"\boxed {42} and \fbox{ 43 }", "43"),
-        (r"\boxed{1}, or \boxed{2}, or \boxed{3}", "3"),
+        (r"\boxed {42}, so \fbox{ 43 }", "43"),
+        (r"\boxed {42} and \fbox{ 43 }", "42, 43"),
+        (r"$x=\boxed{42}$, $x = \boxed{42}$", "42"),
+        (r"\boxed{1}, or \boxed{2}, or \boxed{3}", "1, 2, 3"),
+        (r"\boxed{1} \boxed{2}", "2"),
         (r"\boxed{\left\{1, 2\right\}}", r"\left\{1, 2\right\}"),
         (r"\boxed{\left\{ x \right.}", r"\left\{ x \right."),
         ("2 + 2 = 4\n#### 4\n", "4"),
