@@ -58,7 +58,7 @@ def failure_of(error: BaseException) -> str:
     """The kind of an error and its message, in one line."""
     try:
         message = str(error)
-    except Exception:
+    except BaseException:  # It is foreign code too: it may ask to exit.
         message = "(its message cannot be made)"
     return one_line(f"{type(error).__name__}: {message}")
 
@@ -79,5 +79,5 @@ def _is_scalar(value: Any) -> bool:
 def _shown(value: Any) -> str:
     try:
         return f"{value!r:.60}"
-    except Exception:  # An int of 5,000 digits; an object that cannot be shown.
+    except BaseException:  # An int of 5,000 digits; an object that cannot be shown, or exits.
         return f"a value of type {type(value).__name__}"

@@ -73,9 +73,10 @@ def test_a_failure_is_one_printable_line():
     assert len(failure_of(ValueError("x" * 10**6))) == 200
 
 
-def test_an_error_whose_message_fails_is_told_by_its_kind():
+@pytest.mark.parametrize("reason", [RuntimeError, SystemExit, KeyboardInterrupt])
+def test_an_error_whose_message_fails_is_told_by_its_kind(reason: type[BaseException]):
     class Silent(Exception):
         def __str__(self) -> str:
-            raise RuntimeError
+            raise reason
 
     assert failure_of(Silent()) == "Silent: (its message cannot be made)"
