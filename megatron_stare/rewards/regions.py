@@ -26,8 +26,9 @@ def joined_region(text: str, parsed: Callable[[str], list[Any]]) -> Set | None:
     for word, join in ((_OR, Union), (_AND, Intersection), (_COMMA, _met_or_joined)):
         parts = word.split(text)
         if len(parts) > 1 and all(_RELATION.search(part) for part in parts):
-            sets = [joined_region(part, parsed) or _region(parsed(part)) for part in parts]
-            return join(*sets) if None not in sets else None
+            regions = [joined_region(part, parsed) or _region(parsed(part)) for part in parts]
+            sets = [region for region in regions if region is not None]
+            return join(*sets) if len(sets) == len(regions) else None
     return None
 
 

@@ -190,7 +190,7 @@ def _multiplies(product: Mul) -> bool:
     letters = [base for base, power in map(_base_and_power, args) if base.is_Atom and power > 0]
     if len(set(letters)) < len(letters):
         return True
-    if divisors and isinstance(factors[:1] and factors[0], Rational) and factors[0].q != 1:
+    if divisors and any(isinstance(number, Rational) and number.q != 1 for number in factors):
         return True
     powers = [{n.base for n in numbers if isinstance(n, Pow)} for numbers in (factors, divisors)]
     if powers[0] & powers[1]:
