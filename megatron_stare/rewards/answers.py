@@ -18,15 +18,15 @@ _THINKS, _THOUGHT = "<think>", "</think>"
 def marked_answer(text: str) -> str | None:
     """What `text` marks as final: its last `\\boxed{...}`, else `#### ...` on its last line.
 
-    None without a mark. Whatever earlier boxes hold, the last one counts; several make one list
-    where nothing but a comma, "and" or "or" stands between them. Braces nest in a box; one that
-    never closes (a response cut off at its limit) is an empty answer. What is thought counts only
-    where nothing is said behind it.
+    None without a mark. Whatever earlier boxes hold, the last one counts; braces nest in it; one
+    that never closes (a response cut off at its limit) is an empty answer. What is thought counts
+    only where nothing is said behind it.
     """
     text = _said(text) or text
     boxes = list(_BOX.finditer(text))
     if boxes:
-        return ", ".join(_last_boxes(text, boxes))
+        end = _closing_brace(text, boxes[-1].end())
+        return "" if end is None else text[boxes[-1].end() : end].strip()
     last_line = text.rstrip().rpartition("\n")[2]
     _, marker, answer = last_line.rpartition(_MARKER)
     return answer.strip() if marker else None
@@ -64,10 +64,15 @@ def _said(text: str) -> str:
     return text.rpartition(_THOUGHT)[2].partition(_THINKS)[0].strip()
 
 
-def _last_boxes(text: str, boxes: list[re.Match[str]]) -> list[str]:
-    """What the last box holds, after those that a comma, "and" or "or" alone parts from it."""
+def boxed_list(text: str) -> str:
+    """What the last boxes hold, where a comma, "and" or "or" alone parts them.
+
+    >>> boxed_list(r"$x = \\boxed{2}$ or $x = \\boxed{-2}$")
+    '2, -2'
+    """
+    text = _said(text) or text
     found: list[str] = []
-    next_start = len(text)
+    boxes, next_start = list(_BOX.finditer(text)), len(text)
     for box in reversed(boxes[-_MOST_BOXES:]):
         end = _closing_brace(text, box.end())
         if end is not None and end > next_start:  # Another box in it.
@@ -78,7 +83,7 @@ def _last_boxes(text: str, boxes: list[re.Match[str]]) -> list[str]:
         if not found[-1]:
             break
         next_start = box.start()
-    return list(dict.fromkeys(found))
+    return ", ".join(dict.fromkeys(found))
 
 
 def _closing_brace(text: str, start: int) -> int | None:

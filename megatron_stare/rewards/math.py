@@ -17,7 +17,7 @@ from typing import Any
 from math_verify import LatexExtractionConfig, parse
 from sympy import Integer, Rational
 
-from megatron_stare.rewards.answers import marked_answer, stated_answer
+from megatron_stare.rewards.answers import boxed_list, marked_answer, stated_answer
 from megatron_stare.rewards.equivalence import equal
 from megatron_stare.rewards.notations import (
     bases_agree,
@@ -70,7 +70,8 @@ def math_reward(response: str, answer: str) -> float:
     if is_prose(expected):
         expected = next(iter(searched(expected)), expected)
     if marked_answer(response) is not None:
-        return float(_agree(given, expected))
+        listed = boxed_list(response)
+        return float(_agree(given, expected) or (listed != given and _agree(listed, expected)))
     return float(any(_agree(candidate, expected) for candidate in candidates(given)))
 
 

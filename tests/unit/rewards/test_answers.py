@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from megatron_stare.rewards.answers import exact_reward, marked_answer, tail
+from megatron_stare.rewards.answers import boxed_list, exact_reward, marked_answer, tail
 
 
 @pytest.mark.parametrize(
@@ -12,11 +12,8 @@ from megatron_stare.rewards.answers import exact_reward, marked_answer, tail
     [
         (r"so \boxed{42}.", "42"),
         (r"so \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
-        (r"\boxed {42}, so \fbox{ 43 }", "43"),
-        (r"\boxed {42} and \fbox{ 43 }", "42, 43"),
-        (r"$x=\boxed{42}$, $x = \boxed{42}$", "42"),
-        (r"\boxed{1}, or \boxed{2}, or \boxed{3}", "1, 2, 3"),
-        (r"\boxed{1} \boxed{2}", "2"),
+        (r"\boxed {42} and \fbox{ 43 }", "43"),
+        (r"\boxed{1}, or \boxed{2}, or \boxed{3}", "3"),
         (r"\boxed{\left\{1, 2\right\}}", r"\left\{1, 2\right\}"),
         (r"\boxed{\left\{ x \right.}", r"\left\{ x \right."),
         ("2 + 2 = 4\n#### 4\n", "4"),
@@ -81,3 +78,19 @@ def test_exact_reward_compares_what_is_stated(response: str, answer: str, reward
 )
 def test_a_tail_is_what_stands_behind_the_last_box(text: str, behind: str):
     assert tail(text) == behind
+
+
+@pytest.mark.parametrize(
+    ("text", "answers"),
+    [
+        (r"\boxed{1}, or \boxed{2}, or \boxed{3}", "1, 2, 3"),
+        (r"\boxed {42} and \fbox{ 43 }", "42, 43"),
+        (r"\boxed {42}, so \fbox{ 43 }", "43"),
+        (r"$x=\boxed{42}$, $x = \boxed{42}$", "42"),
+        (r"\boxed{1} \boxed{2}", "2"),
+        (r"\boxed{1} and \boxed{2", ""),
+        ("nothing", ""),
+    ],
+)
+def test_boxes_side_by_side_are_a_list(text: str, answers: str):
+    assert boxed_list(text) == answers

@@ -142,7 +142,8 @@ def test_kinds(given: str, reference: str, reward: float):
 SAID = [
     (r"$x=\boxed{2}$ or $x=\boxed{3}$.", "2,3", 1.0),
     (r"the answers are $\boxed{2}$ and $\boxed{-2}$.", r"\pm2", 1.0),
-    (r"either $\boxed{9}$ or $\boxed{5}$", "5", 0.0),
+    (r"either $\boxed{9}$ or $\boxed{5}$", "9", 0.0),
+    (r"either $\boxed{9}$ or $\boxed{5}$", "5", 1.0),
     (r"\boxed{9}, no, \boxed{5}", "5", 1.0),
     ("The answer is not 5.", "5", 0.0),
     ("The answer is between 5 and 6.", "5", 0.0),
