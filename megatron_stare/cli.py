@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from megatron_stare import __version__
-from megatron_stare.cli_arguments import Port, ServerCount, number, parse, path
+from megatron_stare.cli_arguments import Parser, Port, ServerCount, number, parse, path
 from megatron_stare.cli_plan import add_plan
 from megatron_stare.cli_slurm import add_slurm
 from megatron_stare.cli_weights import add_convert, add_verify
@@ -176,9 +176,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """The whole, and the part of each command."""
-    parser = argparse.ArgumentParser(
-        prog="megatron-stare", description="Reinforcement learning with STARE."
-    )
+    parser = Parser(prog="megatron-stare", description="Reinforcement learning with STARE.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands, "train", _train, "reinforcement learning of a policy")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,16 @@ Port = Annotated[int, Field(ge=0, le=65_535)]
 Tolerance = Annotated[float, Field(ge=0, le=1_000_000)]
 ServerCount = Annotated[int, Field(ge=1, le=1_024)]
 ThreadCount = Annotated[int, Field(ge=1, le=4_096)]
+
+
+class Parser(argparse.ArgumentParser):
+    """Argparse's, but that help which standard output does not take is not passed over."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is not None and file is sys.stdout:
+            file.write(message)
+        else:
+            super()._print_message(message, file)
 
 
 def path(text: str) -> Path:

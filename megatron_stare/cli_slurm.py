@@ -35,13 +35,16 @@ def add_slurm(commands: argparse._SubParsersAction) -> None:
 def _slurm(arguments: argparse.Namespace) -> int:
     config = load_config(TrainConfig, arguments.config, arguments.overrides)
     from megatron_stare.output import make_folder, writing
+    from megatron_stare.preflight import check_run
     from megatron_stare.slurm.script import render
 
     script = render(config, arguments.config, arguments.overrides)
+    runs = _runs(config, arguments.config, arguments.overrides)
     if arguments.dry_run:
         print(script, end="")
         return 0
-    _check_every_run(config, arguments.config, arguments.overrides)
+    for run in runs:
+        check_run(run, config.slurm.nodes * config.slurm.processes_per_node)
     out: Path = arguments.out or config.run.dir / "job.sbatch"
     make_folder(out.parent, "--out" if arguments.out else "run.dir")
     with writing(out, "--out"):
@@ -57,15 +60,10 @@ def _write_private(path: Path, script: str) -> None:
     path.write_text(script)
 
 
-def _check_every_run(config: TrainConfig, path: Path, overrides: Sequence[str]) -> None:
-    """UserError where one of the runs, of a sweep perhaps, cannot start."""
-    from megatron_stare.preflight import check_run
-
-    num_processes = config.slurm.nodes * config.slurm.processes_per_node
-    check_run(config, num_processes)
-    for settings in config.slurm.sweep:
-        run = load_config(TrainConfig, path, [*overrides, *settings.split()])
-        check_run(run, num_processes)
+def _runs(config: TrainConfig, path: Path, overrides: Sequence[str]) -> list[TrainConfig]:
+    """Of the job: one, or those of its sweep; UserError where one's settings cannot be."""
+    sweep = (settings.split() for settings in config.slurm.sweep)
+    return [config, *(load_config(TrainConfig, path, [*overrides, *run]) for run in sweep)]
 
 
 def _submit(path: Path) -> int:

@@ -12,12 +12,20 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from megatron_stare.config_yaml import read_yaml
+from megatron_stare.config_yaml import read_text, read_yaml
 from megatron_stare.errors import UserError
 
 _MAX_CHARACTERS = 1 << 20
 _MAX_PROBLEMS = 10
 _MAX_SHOWN = 120
+_EXPECTED = {
+    "model_type": "a section of keys",
+    "path_type": "a path",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+}
+"""Of pydantic's kinds of errors, those that it words for programmers."""
 
 
 def load_config[ConfigT: BaseModel](
@@ -29,7 +37,7 @@ def load_config[ConfigT: BaseModel](
         UserError: one line per problem, each naming the key, the value and what was expected.
     """
     tree = _read_file(path)
-    _apply(tree, overrides)
+    _apply(tree, overrides, texts=_text_keys(kind))
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
@@ -71,14 +79,18 @@ def _read_file(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _apply(tree: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Set what each override says, in their order: of two for a key the last counts."""
+def _apply(tree: dict[str, Any], overrides: Sequence[str], texts: set[str]) -> None:
+    """Set what each override says, in their order: of two for a key the last counts.
+
+    Args:
+        texts: the keys whose value is one text.
+    """
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not all(key.split(".")):
             raise UserError(f"override {_shown(override)}: expected section.key=value")
         try:
-            parsed = read_yaml(value)
+            parsed = read_text(value) if key in texts else read_yaml(value)
         except ValueError as error:
             raise UserError(
                 f"override {_shown(override)}: {_shown(value)} is not a YAML value ({error})"
@@ -106,6 +118,8 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
         return f"{key}: unknown key (value {found}){_suggestion(kind, key)}"
     if problem["type"] == "missing":
         return f"{key}: missing, and it has no default"
+    if problem["type"] in _EXPECTED:
+        return f"{key}: expected {_EXPECTED[problem['type']]}, found {found}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{key}: {message}" if key else message
@@ -113,8 +127,9 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """As Python writes it, on one line, and not too long."""
-    return _cut(repr(value))
+    """As a config has it, on one line, and not too long."""
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else _cut(repr(value))
 
 
 def _cut(text: str) -> str:
@@ -125,10 +140,9 @@ def _cut(text: str) -> str:
 
 def _suggestion(kind: type[BaseModel], key: str) -> str:
     known = [name for name, _ in leaves(kind)] + _section_names(kind)
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    if not close:
-        leaf = key.rsplit(".", 1)[-1]
-        close = [name for name in known if name.rsplit(".", 1)[-1] == leaf][:1]
+    leaf = key.rpartition(".")[2]
+    same = [name for name in known if name.rpartition(".")[2] == leaf]
+    close = difflib.get_close_matches(key, same or known, n=1, cutoff=0.0 if same else 0.5)
     return f"; did you mean {close[0]}?" if close else ""
 
 
@@ -144,6 +158,12 @@ def leaves(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Field
             yield prefix + name, field
         else:
             yield from leaves(section, f"{prefix}{name}.")
+
+
+def _text_keys(kind: type[BaseModel]) -> set[str]:
+    """Every key whose value is one text."""
+    names = ("str", "str | None")
+    return {key for key, field in leaves(kind) if _type_name(field.annotation) in names}
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

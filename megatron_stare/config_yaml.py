@@ -59,6 +59,26 @@ def read_yaml(text: str) -> Any:
         raise ValueError(" ".join(str(error).split())) from None
 
 
+def read_text(value: str) -> Any:
+    r"""The value of a key that is for a text: what YAML has marks for may stand in it unquoted.
+
+    >>> read_text("Q: {prompt} #1"), read_text('"{prompt}\\n"'), read_text("null")
+    ('Q: {prompt} #1', '{prompt}\n', None)
+
+    Raises:
+        ValueError: it begins as quoted text or as a block (`|`, `>`), and is not valid.
+    """
+    text = value.strip()
+    if text.startswith(("'", '"', "|", ">")):
+        return read_yaml(value)
+    try:
+        parsed = read_yaml(value)
+    except ValueError:
+        return text
+    is_cut = isinstance(parsed, str) and " #" in text
+    return text if is_cut or isinstance(parsed, dict) else parsed
+
+
 class _Reader:
     """Makes values of a parser's events."""
 

@@ -25,6 +25,7 @@ from megatron_stare.policy.memory import check_can_offload, offload, onload
 from megatron_stare.policy.step import UpdateResult
 from megatron_stare.preflight import check_model
 from megatron_stare.rollout.sampler import Cancelled, Rollout
+from megatron_stare.rollout.sglang.memory import check_segments
 from megatron_stare.rollout_side import RolloutSide, open_rollout_side
 from megatron_stare.saving import Saving, keep_saving
 from megatron_stare.session import Session, open_folder, open_session, open_world
@@ -228,10 +229,9 @@ class Run:
         if rollout is None:
             return
         rate = rollout.metrics["rollout/generated_tokens"] / rollout.seconds
-        self.session.loggers.log(
-            step, {**rollout.metrics, **metrics, "perf/rollout_tokens_per_s": rate}
-        )
-        for news in self.health.news(step, rollout.metrics):
+        metrics = {**rollout.metrics, **metrics, "perf/rollout_tokens_per_s": rate}
+        self.session.loggers.log(step, metrics)
+        for news in self.health.news(step, metrics):
             self.session.loggers.message(news)
         if self.config.log.dump_samples:
             assert self.rollout_side is not None
@@ -256,6 +256,7 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
         world = stack.enter_context(open_world(config))
         check_model(config, world.shape)
         if config.rollout.colocated:
+            check_segments("rollout.colocated=true")
             check_can_offload(getattr(torch, config.model.dtype), world.topology.device)
         rollout_side = stack.enter_context(open_rollout_side(config, world))
         session = open_session(

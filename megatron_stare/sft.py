@@ -8,6 +8,7 @@ from megatron_stare.data.tokenizer import check_vocabulary, load_tokenizer
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.launch.signals import stop_requests
 from megatron_stare.objective import SupervisedObjective
+from megatron_stare.observe.health import Health
 from megatron_stare.saving import keep_saving
 from megatron_stare.session import Session, open_folder, open_session, open_world
 from megatron_stare.token_terms import aggregation
@@ -37,7 +38,7 @@ def sft(config: SftConfig) -> None:
             temperature=1.0,
             max_tokens_per_micro_batch=config.sft.max_tokens_per_micro_batch,
         )
-        last = config.sft.steps
+        last, health = config.sft.steps, Health()
         with keep_saving(config, world, session, stop, num_steps=last) as saving:
             if world.resumed is not None:
                 examples.load_state_dict(world.resumed.state["examples"])
@@ -46,7 +47,10 @@ def sft(config: SftConfig) -> None:
                 session.save_final(last)
             for step in range(saving.step + 1, last + 1):
                 batch = examples.draw(config.sft.examples_per_step)
-                session.loggers.log(step, sft_step(session, batch, config.sft.max_bad_updates))
+                metrics = sft_step(session, batch, config.sft.max_bad_updates)
+                session.loggers.log(step, metrics)
+                for news in health.news(step, metrics):
+                    session.loggers.message(news)
                 if step == last:
                     session.save_final(last)
                 saving.save_if_due(step, lambda: {"examples": examples.state_dict()})

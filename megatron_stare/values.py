@@ -8,12 +8,25 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
+
+
+def _matching(pattern: str, expected: str) -> Callable[[str], str]:
+    """A check that all of a text is as the pattern says."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text, re.ASCII):
+            raise ValueError(f"expected {expected}, found {text!r:.80}")
+        return text
+
+    return check
+
 
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 """How many there are, at least one."""
@@ -33,9 +46,14 @@ Seconds = Annotated[float, Field(ge=0.001, le=1_000_000)]
 """A time to wait: the system counts milliseconds in 31 bits, a little more than this."""
 Share = Annotated[float, Field(gt=0, le=1)]
 """Of a whole."""
+VariableName = Annotated[str, AfterValidator(_matching(r"[A-Za-z_]\w*", "a variable's name"))]
+"""Of the environment."""
+Host = Annotated[str, AfterValidator(_matching(r"[\w.:%-]+", "a machine's name or address"))]
+"""Of a machine, without a port."""
 
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)
 _LEADING_ZERO = re.compile(r"\s*[-+]?0[0-9_]+\s*")
+_SCIENTIFIC = re.compile(r"\s*[-+]?[0-9]+(\.[0-9]*)?[eE]\+?[0-9]{1,3}\s*")
 _TRUTH = re.compile(r"true|false|yes|no|on|off|y|n|t|f", re.IGNORECASE)
 _MAX_NAME_BYTES = 255
 _MAX_PATH_BYTES = 3_000  # Linux allows 4,095, and a run makes folders of its own below.
@@ -86,18 +104,34 @@ def expand_path(value: Any) -> Any:
     return Path(expanded)
 
 
+def is_server_url(text: str) -> bool:
+    """Whether it is scheme, host and perhaps port of a server, and nothing more.
+
+    >>> is_server_url("http://127.0.0.1:30000"), is_server_url("http://127.0.0.1:30000/v1")
+    (True, False)
+    """
+    try:
+        parts = urlsplit(text)
+        is_named = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # Of a port beyond 65535, or half an IPv6 address.
+        return False
+    whole = f"{parts.scheme}://{parts.netloc}"
+    is_all = text.lower() == whole.lower() and not re.search(r"\s", text)
+    return is_named and is_all and parts.scheme in ("http", "https")
+
+
 FilePath = Annotated[Path, BeforeValidator(expand_path)]
 """A file or folder, with `~` and variables replaced."""
 Expanded = Annotated[str, BeforeValidator(expand)]
 """A text in which `~` and variables are replaced."""
 
 
-def check_kind(value: Any, annotation: Any) -> None:
-    """See that scalars in `value` are what they look like, where pydantic would convert them.
+def of_kind(value: Any, annotation: Any) -> Any:
+    """The value for pydantic, if scalars in it are what they look like where pydantic converts.
 
     A truth value is no number and a number no truth value; a number with a leading zero is octal
     to some and decimal to others; a text can be encoded. Numbers written as text, such as the
-    `1e-6` of YAML 1.1, stay numbers.
+    `1e-6` of YAML 1.1, stay numbers; so does the `1e3` of a count.
 
     Args:
         annotation: of the field that `value` is for.
@@ -107,7 +141,7 @@ def check_kind(value: Any, annotation: Any) -> None:
     """
     kinds = set(scalar_types(annotation))
     if any(issubclass(kind, BaseModel) for kind in kinds):
-        return  # A section checks its own.
+        return value  # A section checks its own.
     is_number = bool(kinds & {int, float}) and not kinds & {str, bool}
     for scalar in _scalars(value):
         if isinstance(scalar, str | Path):
@@ -121,6 +155,8 @@ def check_kind(value: Any, annotation: Any) -> None:
             )
         if kinds == {bool} and not _is_truth(scalar):
             raise ValueError(f"expected true or false, found {scalar!r}")
+    is_count = kinds == {int} and isinstance(value, str) and _SCIENTIFIC.fullmatch(value)
+    return float(value) if is_count else value
 
 
 def _check_text(text: str) -> None:

@@ -6,9 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.distributed as dist
+from pydantic import Field, TypeAdapter, ValidationError
 from rich.console import Console
 from torch import Tensor
 
@@ -90,18 +92,17 @@ def _sequences(path: Path | None, vocab_size: int) -> list[Tensor]:
         generator = torch.Generator().manual_seed(0)
         size = RANDOM_SEQUENCES, RANDOM_TOKENS
         return list(torch.randint(vocab_size, size, generator=generator))
-    expected = "a JSON list of lists of token ids"
-    found = read_json(path, expected)
+    token = Annotated[int, Field(strict=True, ge=0, lt=vocab_size)]
+    sequence = Annotated[list[token], Field(min_length=2)]
+    sequences = Annotated[list[sequence], Field(min_length=1)]
+    expected = f"a JSON list of lists of two or more token ids below {vocab_size}"
     try:
-        sequences = [torch.tensor(ids, dtype=torch.int64) for ids in found]
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"{path}: expected {expected} ({error})") from None
-    for ids in sequences:
-        if ids.ndim != 1 or len(ids) < 2 or not 0 <= ids.min() <= ids.max() < vocab_size:
-            raise UserError(
-                f"{path}: {ids.tolist()} is not two or more token ids below {vocab_size}"
-            )
-    return sequences
+        found = TypeAdapter(sequences).validate_python(read_json(path, expected))
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = "".join(f"[{part}]" for part in problem["loc"])
+        raise UserError(f"{path}: expected {expected}; {where} {problem['msg'].lower()}") from None
+    return [torch.tensor(ids) for ids in found]
 
 
 def _logprobs(folder: Path, model: ModelFolder, sequences: Sequence[Tensor]) -> list[Tensor]:

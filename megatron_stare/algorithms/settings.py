@@ -6,13 +6,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
-from megatron_stare.values import check_kind
+from megatron_stare.values import of_kind
 
 
 class Settings(BaseModel):
     """A frozen group of keys, checked when it is made.
 
-    Unknown keys, numbers that are not finite and values of another kind (see `check_kind`) are
+    Unknown keys, numbers that are not finite and values of another kind (see `of_kind`) are
     errors. Docstrings of the keys are the help text.
     """
 
@@ -23,5 +23,4 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _is_of_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
-        check_kind(value, cls.model_fields[str(info.field_name)].annotation)
-        return value
+        return of_kind(value, cls.model_fields[str(info.field_name)].annotation)

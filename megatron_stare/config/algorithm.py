@@ -2,21 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from megatron_stare.algorithms.corrections import CorrectionConfig
 from megatron_stare.algorithms.settings import Settings
 from megatron_stare.values import CountOrZero, Seconds, Weight
 
+VERIFIERS = {
+    "math": "megatron_stare.rewards.math:math_reward",
+    "exact": "megatron_stare.rewards.answers:exact_reward",
+}
+"""Functions of (response, answer) by `reward.kind`; any other kind names one itself."""
+
+
+def _checked_name(kind: str) -> str:
+    if kind not in VERIFIERS and not re.fullmatch(r"\w+(\.\w+)*:\w+", kind):
+        raise ValueError(
+            f"expected one of {', '.join(VERIFIERS)}, or a function of your own as "
+            f"package.module:function, found {kind!r:.80}"
+        )
+    return kind
+
+
+def _checked_pattern(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(
+            f"expected a regular expression, found {pattern!r:.80} ({error})"
+        ) from None
+    if not pattern:
+        raise ValueError("expected a regular expression, or null for none, found ''")
+    return pattern
+
+
+VerifierName = Annotated[str, AfterValidator(_checked_name)]
+Pattern = Annotated[str, AfterValidator(_checked_pattern)]
+
 
 class RewardConfig(Settings):
     """How a response is judged."""
 
-    kind: str = "math"
+    kind: VerifierName = "math"
     """`math`, `exact`, or a function of your own, `package.module:function(response, answer)`."""
-    format_pattern: str | None = None
+    format_pattern: Pattern | None = None
     """Regular expression a response must match in full; None asks for no format."""
     format_sees: Literal["response", "prefill+response"] = "prefill+response"
     """What it is matched against; the prefill is what the template has begun a response with."""
@@ -32,6 +64,15 @@ class RewardConfig(Settings):
     """DAPO's soft overlong penalty over the last tokens before the length limit; 0 is off."""
     overlong_factor: Weight = 1.0
     """Largest overlong penalty."""
+
+    @model_validator(mode="after")
+    def _format_is_asked_for(self) -> RewardConfig:
+        if self.format_reward and self.format_pattern is None:
+            raise ValueError(
+                f"format_reward={self.format_reward:g} with format_pattern=null: nobody would get "
+                "it, expected a format_pattern, or 0"
+            )
+        return self
 
 
 class AlgorithmConfig(Settings):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -13,10 +12,13 @@ from megatron_stare.values import (
     Count,
     CountOrZero,
     FilePath,
+    Host,
     RankCount,
     Seconds,
     Share,
+    VariableName,
     expand,
+    is_server_url,
 )
 
 _MAX_SAMPLES_PER_STEP = 10_000_000
@@ -54,13 +56,13 @@ class ServersConfig(Settings):
     """Of weights: through `weights_dir`; through shared memory; by process groups."""
     router: str | None = None
     """URL of an sglang-router for requests; None takes the one in `registry`, if there is one."""
-    api_key_env: str | None = None
+    api_key_env: VariableName | None = None
     """Name of the environment variable that holds the API key of servers and router."""
     weights_dir: FilePath | None = None
     """Folder that trainer and servers share, for `disk`; None is `sync` in the run's folder."""
     bucket_mib: float = Field(default=256, gt=0, le=1_000_000)
     """Of weights sent at once by the other two; rank 0 holds two such buckets."""
-    sync_host: str | None = None
+    sync_host: Host | None = None
     """Address of rank 0's machine that servers reach, for `distributed`; None is loopback."""
     max_requests: Count = 256
     """Requests under way at one server; more wait here."""
@@ -91,7 +93,7 @@ class ServersConfig(Settings):
         if self.router is not None:
             named.append(("router is", self.router))
         for name, url in named:
-            if not re.fullmatch(r"https?://[^/]+", url):
+            if not is_server_url(url):
                 raise ValueError(
                     f"{name} {url!r}, expected scheme, host and port: http://HOST:PORT"
                 )
@@ -101,8 +103,11 @@ class ServersConfig(Settings):
             raise ValueError(
                 f"min_servers={self.min_servers}: expected at most the {len(self.urls)} of urls"
             )
-        if self.restart_command is not None and not self.restart_command:
-            raise ValueError("restart_command=[]: expected a program and its arguments, or null")
+        if self.restart_command is not None and not any(self.restart_command[:1]):
+            raise ValueError(
+                f"restart_command={list(self.restart_command)}: expected a program and its "
+                "arguments, or null"
+            )
         if self.urls and self.registry is not None:
             raise ValueError(f"urls and registry={self.registry}: give one of them")
         return self

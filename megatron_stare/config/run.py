@@ -50,7 +50,7 @@ class LogConfig(Settings):
 
     tensorboard: bool = False
     """Write TensorBoard events."""
-    wandb_project: str | None = None
+    wandb_project: str | None = Field(default=None, min_length=1)
     """Weights & Biases project; None is off."""
     wandb_mode: Literal["online", "offline"] = "online"
     """`offline` writes locally, for `wandb sync`."""

@@ -68,9 +68,10 @@ class SlurmConfig(Settings):
     """Runs of a job array: the overrides of each, such as `run.seed=2 optim.lr=2e-6`."""
     setup: tuple[str, ...] = ()
     """Lines of shell that make the environment: modules, a virtual environment."""
-    environment: dict[str, Expanded] = Field(default={})
-    """Further variables, such as NCCL_SOCKET_IFNAME."""
-    container: Expanded | None = None
+    environment: dict[str, Expanded] = Field(default={}, exclude=True)
+    """Further variables, such as NCCL_SOCKET_IFNAME; they may hold secrets, and stand in the job's
+    script alone: not in a run's config.yaml, its checkpoints, W&B or what `config` prints."""
+    container: Expanded | None = Field(default=None, min_length=1)
     """Image that pyxis runs every process in; None runs them on the nodes themselves."""
     mounts: tuple[str, ...] = ()
     """Folders in the container besides the one that the job is submitted from, `FROM:TO`."""
@@ -91,6 +92,11 @@ class SlurmConfig(Settings):
                 raise ValueError(
                     f"sweep has {runs!r}, expected section.key=value, more behind spaces; no "
                     "quotes, slashes or $: a run's folder is named so"
+                )
+            if any(text.startswith(("slurm.", "run.dir=")) for text in runs.split()):
+                raise ValueError(
+                    f"sweep has {runs!r}, expected keys of a run: slurm's are of the whole job, "
+                    "and each run's folder is named by its settings"
                 )
         if len(set(self.sweep)) < len(self.sweep):
             raise ValueError(f"sweep={list(self.sweep)} has the same run twice")

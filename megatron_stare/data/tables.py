@@ -19,6 +19,7 @@ from megatron_stare.errors import UserError
 
 _NAMES_SHOWN = 3
 _REASONS_SHOWN = 10
+_FIELDS_SHOWN = 20
 _TOO_DEEP = "nested too deeply"
 
 
@@ -49,8 +50,8 @@ class Row:
     def text(self, key: str) -> str:
         """The value of a field that holds text: a string with something in it, or a number."""
         value = self.get(key)
-        if isinstance(value, float) and isfinite(value):
-            return format(Decimal(repr(value)), "f")
+        if isinstance(value, float | Decimal) and isfinite(value):
+            return format(Decimal(str(value)), "f")
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         if not isinstance(value, str):
@@ -101,8 +102,13 @@ class RowReport:
         if num_used == 0 and not self.left_out:
             raise UserError(f"{self.path}: the file is empty, expected one object a row")
         if num_used == 0:
-            found = f"; fields found: {', '.join(self.fields)}" if self.fields else ""
-            raise UserError(f"{self}{found}")
+            raise UserError(f"{self}{self._fields_found()}")
+
+    def _fields_found(self) -> str:
+        if not self.fields:
+            return ""
+        names = ", ".join(f"{name:.80}" for name in self.fields[:_FIELDS_SHOWN])
+        return f"; fields found: {names}{', ...' if len(self.fields) > _FIELDS_SHOWN else ''}"
 
     def __str__(self) -> str:
         text = f"{self.path}: {self.num_used} of {self.num_used + self.num_left_out} rows used"
@@ -135,11 +141,11 @@ def build_rows[T](path: Path, build: Callable[[Row], T]) -> tuple[list[T], RowRe
 
 def _read_rows(path: Path, report: RowReport) -> Iterator[Row]:
     readers = {".jsonl": _jsonl_objects, ".parquet": _parquet_objects}
-    if path.suffix not in readers:
+    if path.suffix.lower() not in readers:
         raise UserError(f"{path}: expected a file named *.jsonl or *.parquet")
     if not path.is_file():
         raise UserError(f"{path}: no such file, expected prompts or examples, one a row")
-    for number, found in readers[path.suffix](path):
+    for number, found in readers[path.suffix.lower()](path):
         name = f"{path.name}:{number}"
         if isinstance(found, dict):
             report.fields = report.fields or tuple(found)
@@ -184,7 +190,7 @@ def _parquet_objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
                     number += 1
                     yield number, value
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not a readable Parquet file ({error})") from None
+        raise UserError(f"{path}: not a readable Parquet file ({str(error).strip()})") from None
 
 
 def _batch_objects(batch: pyarrow.RecordBatch) -> list[dict[str, Any] | str]:

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
+_READ = "read this step's samples (docs/stare.md, when entropy is held by junk)"
+
 
 class Sign(NamedTuple):
-    """Something to look at: where it shows in a step's metrics, and what it may mean."""
+    """Something to look at: where it shows in a step's metrics, what it may mean, what to do."""
 
     metric: str
     is_seen: Callable[[Mapping[str, float]], bool]
     meaning: str
+    advice: str = _READ
 
 
 SIGNS: tuple[Sign, ...] = (
@@ -39,8 +42,15 @@ SIGNS: tuple[Sign, ...] = (
         lambda m: m["reward/distinct_answers"] < 1.5 and _is_mostly_wrong(m),
         "below 1.5 where most answers are wrong: the policy no longer tries other answers",
     ),
+    Sign(
+        "optim/lr",
+        lambda m: m["optim/lr"] > 0.01,
+        "above 0.01: Adam moves every weight by about as much in each update, and most weights of "
+        "a language model are smaller, so that what is saved may answer nothing",
+        "lower optim.lr, unless this is meant (1e-7 to 1e-3 are usual)",
+    ),
 )
-"""Of the metrics of a step's rollout, from which they are read."""
+"""Of the metrics of a step, from which they are read."""
 
 
 def _is_mostly_wrong(metrics: Mapping[str, float]) -> bool:
@@ -67,8 +77,8 @@ class Health:
         """A line for each sign that no step before has shown.
 
         Args:
-            metrics: of the step's rollout (`rollout.sampler.Rollout.metrics`). What a checkpoint
-                of an older version holds lacks some, and shows no sign by them.
+            metrics: of the step. What a checkpoint of an older version holds lacks some, and
+                shows no sign by them.
         """
         for sign in SIGNS:
             unseen = sign.metric not in self._seen and sign.metric in metrics
@@ -76,5 +86,5 @@ class Health:
                 self._seen.add(sign.metric)
                 yield (
                     f"step {step}: {sign.metric} is {metrics[sign.metric]:.3g}, {sign.meaning}; "
-                    "read this step's samples (docs/stare.md, when entropy is held by junk)"
+                    f"{sign.advice}"
                 )

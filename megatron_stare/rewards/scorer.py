@@ -7,32 +7,24 @@ A sample without a verdict has value 0: shaping would reward the crash.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Sequence
 
 import torch
 
 from megatron_stare.algorithms.filters import overlong_penalty
-from megatron_stare.config.algorithm import RewardConfig
-from megatron_stare.errors import UserError
+from megatron_stare.config.algorithm import VERIFIERS, RewardConfig
 from megatron_stare.rewards.format import FormatWatch
 from megatron_stare.rewards.pool import VerifierPool
 from megatron_stare.rewards.verdict import Verdict
 from megatron_stare.rewards.worker import Setup
 from megatron_stare.types import Reward, Sample
 
-VERIFIERS = {
-    "math": "megatron_stare.rewards.math:math_reward",
-    "exact": "megatron_stare.rewards.answers:exact_reward",
-}
-"""Functions of (response, answer) by `reward.kind`; any other kind names one itself."""
-
 
 class Scorer:
     """Judges samples by `config`; a context manager that owns the verifier processes.
 
-    Raises UserError at once where `reward.kind` or `reward.format_pattern` cannot be used.
+    Raises UserError at once where the function of `reward.kind` cannot be used.
 
     Args:
         report: is told, once, what the user should know of the verifier.
@@ -50,8 +42,8 @@ class Scorer:
         self._config = config
         self._max_response_tokens = max_response_tokens
         setup = Setup(
-            function=function_name(config.kind),
-            format_pattern=_checked_pattern(config.format_pattern),
+            function=VERIFIERS.get(config.kind, config.kind),
+            format_pattern=config.format_pattern,
             memory_bytes=int(config.memory_gib * 2**30),
             import_path=tuple(sys.path),
             prefill=prefill if config.format_sees == "prefill+response" else "",
@@ -108,24 +100,3 @@ def _shape(verdict: Verdict, penalty: float, format_reward: float) -> Reward:
         return Reward(0.0, 0.0, verdict.failure, verdict.seconds)
     value = verdict.value + format_reward * verdict.matches_format + penalty
     return Reward(value, min(max(verdict.value, 0.0), 1.0), None, verdict.seconds)
-
-
-def function_name(kind: str) -> str:
-    """The function that `reward.kind` names, as package.module:function; UserError if none."""
-    name = VERIFIERS.get(kind, kind)
-    if not re.fullmatch(r"[\w.]+:\w+", name):
-        raise UserError(
-            f"reward.kind={kind!r}: expected one of {', '.join(VERIFIERS)}, "
-            "or a function of your own as package.module:function"
-        )
-    return name
-
-
-def _checked_pattern(pattern: str | None) -> str | None:
-    try:
-        re.compile(pattern or "")
-    except re.error as error:
-        raise UserError(
-            f"reward.format_pattern={pattern!r}: expected a regular expression, found {error}"
-        ) from None
-    return pattern

@@ -21,9 +21,8 @@ from megatron_stare.rollout.stop_tokens import stop_token_ids
 from megatron_stare.types import Sample
 from megatron_stare.weights.fused_experts import named_as_in_files
 from megatron_stare.weights.hf_config import read_hf_config
-from megatron_stare.weights.load import check_tensors
+from megatron_stare.weights.load import open_hf_weights
 from megatron_stare.weights.names import model_entries
-from megatron_stare.weights.safetensors_folder import open_tensors
 
 
 class EmbeddedEngine:
@@ -123,10 +122,9 @@ class EmbeddedEngine:
         Raises:
             UserError: its tensors are damaged or are not those of its config.json.
         """
-        tensors = open_tensors(folder)
-        entries = model_entries(read_hf_config(folder)).values()
-        check_tensors(tensors, entries, folder)
-        names = (name for entry in entries for name in entry.hf)
+        shape = read_hf_config(folder)
+        tensors = open_hf_weights(folder, shape)
+        names = (name for entry in model_entries(shape).values() for name in entry.hf)
         self.update_weights(((name, tensors[name][:]) for name in names), version)
 
     def state_dict(self) -> dict[str, Any]:

@@ -53,6 +53,7 @@ def _settings(config: TrainConfig, job: Job) -> dict[str, Any]:
         "nodes": slurm.nodes,
         "rollout_nodes": rollout.nodes,
         "heterogeneous": job.heterogeneous,
+        "colocated": config.rollout.colocated,
         "gpus_per_node": slurm.gpus_per_node,
         "processes_per_node": slurm.processes_per_node,
         "trainer_gpus": slurm.processes_per_node if job.shares_nodes else slurm.gpus_per_node,

@@ -114,8 +114,9 @@ def run_conversion(
             raise UserError(f"{destination}: exists; expected a path to create, or --force")
     partial = partial_of(destination.absolute())
     check_folder(partial, "DST")
-    if destination.resolve() in (conversion.source.resolve(), *conversion.source.resolve().parents):
-        raise UserError(f"{destination}: holds the source; expected another path")
+    source, place = conversion.source.resolve(), destination.resolve()
+    if source.is_relative_to(place) or place.is_relative_to(source):
+        raise UserError(f"{destination}: holds the source, or is in it; expected another path")
     parts = list(_parts(conversion.parameters, part_bytes))
     make_folder(partial, "DST")
     with (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
@@ -134,6 +134,10 @@ class ModelShape:
         return self.moe.num_experts if self.moe else 1
 
 
+_Channels = Annotated[int, Field(ge=1, le=1_000_000)]
+"""What a network may have of something: far beyond those there are."""
+
+
 class _HfConfig(BaseModel):
     """The keys of `config.json` that are read, with the defaults of their families."""
 
@@ -143,15 +147,15 @@ class _HfConfig(BaseModel):
 
     model_type: Family
     hidden_act: Literal["silu"] = "silu"
-    hidden_size: int = Field(ge=1)
+    hidden_size: _Channels
     num_hidden_layers: int = Field(ge=1, le=10_000)
-    num_attention_heads: int = Field(ge=1)
-    num_key_value_heads: int | None = Field(None, ge=1)
-    head_dim: int | None = Field(None, ge=1)
-    intermediate_size: int = Field(ge=1)
-    vocab_size: int = Field(ge=1)
-    rms_norm_eps: float = Field(1e-6, gt=0)
-    max_position_embeddings: int = Field(ge=1)
+    num_attention_heads: _Channels
+    num_key_value_heads: _Channels | None = None
+    head_dim: _Channels | None = None
+    intermediate_size: _Channels
+    vocab_size: int = Field(ge=1, le=100_000_000)
+    rms_norm_eps: float = Field(1e-6, gt=0, le=1)
+    max_position_embeddings: int = Field(ge=1, le=1_000_000_000)
     tie_word_embeddings: bool = False
     attention_bias: bool = False
     mlp_bias: bool = False
@@ -167,11 +171,11 @@ class _HfConfig(BaseModel):
 class _MoeHfConfig(_HfConfig):
     """What a mixture of experts adds; transformers 5 writes `num_local_experts`."""
 
-    num_experts: int = Field(
-        ge=1, validation_alias=AliasChoices("num_experts", "num_local_experts")
+    num_experts: _Channels = Field(
+        validation_alias=AliasChoices("num_experts", "num_local_experts")
     )
-    num_experts_per_tok: int = Field(ge=1)
-    moe_intermediate_size: int = Field(ge=1)
+    num_experts_per_tok: _Channels
+    moe_intermediate_size: _Channels
     norm_topk_prob: bool = False
     decoder_sparse_step: Literal[1] = 1
     mlp_only_layers: list[int] | None = Field(None, max_length=0)
@@ -180,7 +184,7 @@ class _MoeHfConfig(_HfConfig):
 class _MistralHfConfig(_HfConfig):
     """Mistral's own defaults: a `config.json` without `sliding_window` has one."""
 
-    num_key_value_heads: int | None = Field(8, ge=1)
+    num_key_value_heads: _Channels | None = 8
     sliding_window: int | None = 4096
     attention_bias: Literal[False] = False
 

@@ -12,12 +12,11 @@ from megatron_stare.errors import UserError
 from megatron_stare.weights.conversion import HF_FOLDER, Parameter, dtype_name, write_hf_files
 from megatron_stare.weights.finite import cast
 from megatron_stare.weights.hf_config import read_hf_config
-from megatron_stare.weights.load import check_tensors
+from megatron_stare.weights.load import open_hf_weights
 from megatron_stare.weights.megatron_keys import place_of
 from megatron_stare.weights.names import model_entries
 from megatron_stare.weights.parts import Budget
 from megatron_stare.weights.rules import Entry
-from megatron_stare.weights.safetensors_folder import open_tensors
 from megatron_stare.weights.torch_dist import StoredChunk, file_name, write_chunks, write_index
 
 
@@ -35,9 +34,8 @@ class HfToMegatron:
     def __init__(self, source: Path, *, dtype: torch.dtype | None = None) -> None:
         self.source, self.dtype = Path(source), dtype
         self.shape = read_hf_config(self.source)
-        self.tensors = open_tensors(self.source)
+        self.tensors = open_hf_weights(self.source, self.shape)
         entries = model_entries(self.shape)
-        check_tensors(self.tensors, entries.values(), self.source)
         self.parameters = [
             Parameter(entry, place_of(entry), found, dtype or found)
             for entry in entries.values()

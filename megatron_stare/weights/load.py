@@ -49,11 +49,21 @@ def load_hf_weights(
     """
     entries = model_entries(shape)
     check_coverage(params, entries, tp_size)
-    tensors = open_tensors(folder)
-    check_tensors(tensors, entries.values(), Path(folder))
+    tensors = open_hf_weights(folder, shape)
     for name, param in params.items():
         shard = entries[name].shard(tensors, tp_rank, tp_size)
         param.copy_(cast(shard, param.dtype, f"{folder}: {', '.join(entries[name].hf)}"))
+
+
+def open_hf_weights(folder: Path, shape: ModelShape) -> dict[str, LazyTensor]:
+    """A folder's tensors, seen by their headers to be those of its network.
+
+    Raises:
+        UserError: they are damaged, or are not.
+    """
+    tensors = open_tensors(folder)
+    check_tensors(tensors, model_entries(shape).values(), Path(folder))
+    return tensors
 
 
 def check_tensors(

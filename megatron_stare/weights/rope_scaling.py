@@ -66,8 +66,10 @@ def read_rope(
         ValueError: the type is not implemented, or a parameter is missing, unknown or out of range.
     """
     named = dict(parameters)
-    old_name = named.pop("type", "default")
-    rope_type = named.pop("rope_type", old_name)
+    old_name = named.pop("type", None)
+    rope_type = named.pop("rope_type", old_name or "default")
+    if old_name not in (None, rope_type):
+        raise ValueError(f"rope_type={rope_type!r} with type={old_name!r}; expected one of them")
     if rope_type not in _KEYS:
         raise ValueError(
             f"rope_type={rope_type!r} is not supported; expected one of {', '.join(_KEYS)}"

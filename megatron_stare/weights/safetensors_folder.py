@@ -17,6 +17,7 @@ from megatron_stare.weights.finite import check_finite
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+_MAX_NAME = 255
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -62,6 +63,8 @@ def open_tensors(folder: Path) -> dict[str, LazyTensor]:
         raise UserError(f"{folder}: no weights; expected {SINGLE_FILE} or {INDEX_FILE}")
     tensors: dict[str, LazyTensor] = {}
     for file, listed in _read_index(folder / INDEX_FILE).items():
+        if not Path(file).name == file == file[:_MAX_NAME]:
+            raise UserError(f"{folder / INDEX_FILE}: {file!r:.80} is no name of a file beside it")
         if not (folder / file).exists():
             raise UserError(f"{folder / file}: no such file, but {INDEX_FILE} lists it")
         found = _open_file(folder / file)

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from megatron_stare.config.commands import EvalConfig, SftConfig, TrainConfig
-from megatron_stare.config_io import bounds_of, describe, load_config
+from megatron_stare.config_io import bounds_of, describe, load_config, to_yaml
 from megatron_stare.errors import UserError
 from megatron_stare.plan.hardware import Assumptions
 from megatron_stare.values import scalar_types
@@ -46,6 +46,11 @@ def value_of(config: Any, key: str) -> Any:
         ("eval.max_prompts=~", None),
         ("data.prompt_field=2026-11-29", "2026-11-29"),
         ("data.prompt_field=017", "017"),
+        ("train.steps=1e3", 1000),
+        ("data.template={prompt}", "{prompt}"),
+        ("data.template=Q: {prompt} #1\\n", "Q: {prompt} #1\\n"),
+        ('data.template="{prompt}\\n"', "{prompt}\n"),
+        ("data.system_prompt=null", None),
         ("rollout.servers.weights_dir=~", None),
     ],
 )
@@ -58,6 +63,22 @@ def test_values_that_are_what_they_look_like(load, override, value):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("train.steps=1e-3", r"train\.steps: .*integer.*found '1e-3'"),
+        ("lr=1e-6", r"lr: unknown key .*did you mean optim\.lr\?"),
+        ("data.path=", r"data\.path: expected a path, found null"),
+        ("data.prompt_field=[a]", r"prompt_field: expected text, found \['a'\]"),
+        ("optim=3", r"optim: expected a section of keys, found 3"),
+        ("reward.kind=maths", r"reward\.kind: expected one of math, exact, or a function"),
+        ("reward.kind=package.module", r"reward\.kind: expected one of math, exact, or a function"),
+        ("reward.format_pattern=(a", r"format_pattern: expected a regular expression, found '\(a'"),
+        ("reward.format_reward=0.5", r"format_reward=0\.5 with format_pattern=null"),
+        ("rollout.servers.api_key_env=A B", r"api_key_env: expected a variable's name"),
+        ("rollout.servers.sync_host=a b", r"sync_host: expected a machine's name or address"),
+        ("rollout.servers.restart_command=['']", r"restart_command=\[''\]: expected a program"),
+        ("rollout.servers.urls=[http://a:99999]", r"urls has 'http://a:99999', expected scheme"),
+        ("rollout.servers.urls=['http://a b:1']", r"urls has 'http://a b:1', expected scheme"),
+        ("rollout.servers.urls=['http://a:1?b']", r"urls has 'http://a:1\?b', expected scheme"),
+        ("slurm.sweep=[run.dir=a]", r"sweep has 'run\.dir=a', expected keys of a run"),
         ("train.steps=true", r"train\.steps: expected a number, found true"),
         ("optim.lr=no", r"optim\.lr: expected a number, found false"),
         ("eval.max_prompts=yes", r"eval\.max_prompts: expected a number, found true"),
@@ -130,6 +151,13 @@ def test_of_overrides_of_one_key_the_last_counts(load):
     config = load("optim: {lr: 1.0e-5}", "optim.lr=3e-5", "optim.lr=2e-5")
     assert config.optim.lr == 2e-5
     assert load("", "optim.lr=3e-5", "optim={eps: 1e-6}").optim.lr == 1e-6, "the default"
+
+
+def test_secrets_are_written_nowhere_but_in_the_jobs_script(load):
+    config = load("", "slurm.environment={WANDB_API_KEY: abc}")
+    assert config.slurm.environment == {"WANDB_API_KEY": "abc"}
+    assert "abc" not in to_yaml(config)
+    assert "abc" not in config.model_dump_json()
 
 
 def test_an_override_of_one_alias_leaves_the_others(load):

@@ -261,6 +261,12 @@ def _finish_reason(
     if finish["type"] == "stop" and not isinstance(finish["matched"], int):
         # No stop strings are ever sent: the server says here that its logits are broken.
         raise ServerFailure(f"generation stopped at {finish['matched']!r}, expected a stop token")
+    if finish["type"] == "stop" and finish["matched"] not in parameters["stop_token_ids"]:
+        raise ServerFailure(
+            f"generation stopped at token {finish['matched']}, an end of the server's own; "
+            f"expected one of the trainer's, {parameters['stop_token_ids']}: start it with the "
+            "same model folder, or with --skip-tokenizer-init"
+        )
     return finish["type"]
 
 

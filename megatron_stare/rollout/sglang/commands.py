@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.sglang.addresses import is_loopback
 from megatron_stare.rollout.sglang.api_key import read_api_key
+from megatron_stare.rollout.sglang.memory import check_segments
 from megatron_stare.weights.hf_config import read_hf_config
 
 _CPU_STAND_INS = Path(__file__).parent / "cpu"
@@ -145,7 +145,8 @@ def check_options(options: ServeOptions) -> None:
             f"--servers {options.servers} x --tensor {options.tensor}: expected at most the "
             f"{options.num_gpus} GPUs that this process sees"
         )
-    _check_memory_saver(options)
+    if _MEMORY_SAVER in options.extra:
+        check_segments(_MEMORY_SAVER)
 
 
 def _visible_gpus(count: int) -> list[str]:
@@ -153,18 +154,6 @@ def _visible_gpus(count: int) -> list[str]:
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = map(str, range(count)) if given is None else given.split(",")
     return [name.strip() for name in names][:count]
-
-
-def _check_memory_saver(options: ServeOptions) -> None:
-    """SGLang's memory saver cannot take back expandable segments, and would not say so."""
-    if _MEMORY_SAVER not in options.extra:
-        return
-    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
-        if re.search(r"expandable_segments:\s*True", os.environ.get(name, ""), re.IGNORECASE):
-            raise UserError(
-                f"{name}={os.environ[name]} with {_MEMORY_SAVER}: memory that a server gives up "
-                "would stay taken, expected servers without expandable segments"
-            )
 
 
 def _check_host(host: str) -> None:

@@ -12,12 +12,14 @@ HEALTHY = {
     "reward/distinct_answers": 4.0,
     "rollout/drawn": 150.0,
     "rollout/completed": 64.0,
+    "optim/lr": 1e-6,
 }
 SICK = {
     "reward/tail_share": {"reward/tail_share": 0.21},
     "reward/signal_share": {"reward/signal_share": 0.09},
     "rollout/drawn": {"rollout/drawn": 321.0},
     "reward/distinct_answers": {"reward/distinct_answers": 1.4},
+    "optim/lr": {"optim/lr": 10.0},
 }
 
 

@@ -79,6 +79,7 @@ def test_a_response_cut_short_for_want_of_room_is_an_error_that_names_the_room()
     [
         ([], "not an answer of /generate"),
         (answer([5], {"type": "stop", "matched": "NaN happened"}), "expected a stop token"),
+        (answer([5], {"type": "stop", "matched": 5}), "stopped at token 5, an end of the server's"),
         (
             answer([5], {"type": "length"}) | {"output_ids": [6]},
             "log-probs are not those of the tokens",

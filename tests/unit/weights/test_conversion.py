@@ -184,7 +184,7 @@ def test_nothing_is_overwritten_without_force(hf, checkpoint, tmp_path):
 
 
 def test_the_source_is_never_the_destination(hf, tmp_path):
-    for destination in (hf, tmp_path):
+    for destination in (hf, tmp_path, hf / "in_it"):
         with pytest.raises(UserError, match="holds the source"):
             to_megatron(hf, destination, force=True)
 

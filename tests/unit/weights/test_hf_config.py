@@ -167,6 +167,14 @@ def test_keys_that_old_configs_leave_out(tmp_path):
         ({"hidden_size": None}, "hidden_size is missing"),
         ({"hidden_size": "5120"}, "hidden_size='5120': input should be a valid integer"),
         (
+            {"vocab_size": 2**40},
+            "vocab_size=1099511627776: input should be less than or equal to 100000000",
+        ),
+        (
+            {"rope_parameters": {"type": "linear", "rope_type": "yarn", "factor": 2.0}},
+            "rope_type='yarn' with type='linear'; expected one of them",
+        ),
+        (
             {"num_hidden_layers": 0},
             "num_hidden_layers=0: input should be greater than or equal to 1",
         ),
