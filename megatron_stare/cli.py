@@ -174,7 +174,7 @@ def _report(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def _parser() -> tuple[Parser, dict[str, Parser]]:
     """The whole, and the part of each command."""
     parser = Parser(prog="megatron-stare", description="Reinforcement learning with STARE.")
     parser.add_argument("--version", action="version", version=__version__)

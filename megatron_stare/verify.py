@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.distributed as dist
@@ -94,7 +94,7 @@ def _sequences(path: Path | None, vocab_size: int) -> list[Tensor]:
         return list(torch.randint(vocab_size, size, generator=generator))
     token = Annotated[int, Field(strict=True, ge=0, lt=vocab_size)]
     sequence = Annotated[list[token], Field(min_length=2)]
-    sequences = Annotated[list[sequence], Field(min_length=1)]
+    sequences: Any = Annotated[list[sequence], Field(min_length=1)]
     expected = f"a JSON list of lists of two or more token ids below {vocab_size}"
     try:
         found = TypeAdapter(sequences).validate_python(read_json(path, expected))
