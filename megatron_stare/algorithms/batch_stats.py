@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.distributed as dist
@@ -78,7 +79,7 @@ class BatchStats:
         >>> stats.mean(values)
         tensor([3.], dtype=torch.float64)
         >>> samples = stats.by(Grouping.by_sample(batch))
-        >>> samples.max(values)[samples.keys]
+        >>> samples.of_tokens(samples.max(values))
         tensor([2., 2., 6., 6., 6.], dtype=torch.float64)
 
     Args:
@@ -100,14 +101,16 @@ class BatchStats:
     ) -> None:
         grouping = Grouping.of_all(batch) if grouping is None else grouping
         device = index.device if device is None else device
-        self._batch, self._index, self.grouping, self.group = batch, index, grouping, group
+        self._batch, self._index, self._grouping = batch, index, grouping
+        self.group = group
+        """The ranks that hold the other tokens."""
         self.mask = batch.loss_mask[index].to(device)
         """The loss mask, bool `[r]`."""
         self.token_ids = index.to(device)
         """Of each token, int64 `[r]`: its place in the batch; ties go to the smaller one."""
         atom_of_token = torch.repeat_interleave(torch.arange(len(grouping.keys)), grouping.lengths)
         self.keys = grouping.keys[atom_of_token[index]].to(device)
-        """Of each token, int64 `[r]`: `stats.mean(values)[stats.keys]` is `[r]` too."""
+        """Of each token, int64 `[r]`."""
         held, lengths = atom_of_token[index].unique_consecutive(return_counts=True)
         self._held, self._lengths = held.to(device), lengths.to(device)
         self._by_key = grouping.keys.argsort(stable=True).to(device)
@@ -119,30 +122,36 @@ class BatchStats:
         device, group = self.mask.device, self.group
         return BatchStats(self._batch, self._index, grouping=grouping, device=device, group=group)
 
+    def of_tokens(self, of_keys: Tensor) -> Tensor:
+        """What is said of each key, `[K]`, said of its tokens: `[r]`, or `[1]` for all of them."""
+        return of_keys if self._num_keys == 1 else of_keys[self.keys]
+
     def count(self, where: Tensor | None = None) -> Tensor:
         """How many tokens there are."""
-        return self._sums(where)[0]
+        return self._num_masked if where is None else self._sums(where.double())[0]
 
     def sum(self, values: Tensor, where: Tensor | None = None) -> Tensor:
         """The sum of values `[r]`."""
-        return self._sums(where, values)[1]
+        return self._sums(self._chosen(values, where))[0]
 
     def mean(self, values: Tensor, where: Tensor | None = None) -> Tensor:
         """The mean of values `[r]`."""
-        count, total = self._sums(where, values)
+        count, total = self._count_and_sum(values, where)
         return total / count
 
     def std(self, values: Tensor, where: Tensor | None = None, *, unbiased: bool = True) -> Tensor:
         """The standard deviation of values `[r]`; 0 of a single one."""
-        centred = values.double() - self.mean(values, where)[self.keys]
-        count, squares = self._sums(where, centred.square())
+        centred = values.double() - self.of_tokens(self.mean(values, where))
+        count, squares = self._count_and_sum(centred.square(), where)
         degrees = (count - 1).clamp(min=1) if unbiased else count
         return (squares / degrees).sqrt().masked_fill(count == 0, math.nan)
 
     def whiten(self, values: Tensor, where: Tensor | None = None, *, eps: float = 1e-8) -> Tensor:
         """(x - mean) / (std + eps), float64 `[r]`; 0 for tokens that do not count."""
-        mean, std = self.mean(values, where), self.std(values, where)
-        whitened = (values - mean[self.keys]) / (std[self.keys] + eps)
+        mean, std = (
+            self.of_tokens(each) for each in (self.mean(values, where), self.std(values, where))
+        )
+        whitened = (values - mean) / (std + eps)
         return whitened.masked_fill(~self._counted(where), 0.0)
 
     def min(self, values: Tensor, where: Tensor | None = None) -> Tensor:
@@ -209,7 +218,7 @@ class BatchStats:
         return upper + (place - place.floor()) * (lower - upper)
 
     def _order(self, values: Tensor, where: Tensor) -> KeyedOrder:
-        keys = torch.repeat_interleave(self.grouping.keys, self.grouping.lengths)
+        keys = torch.repeat_interleave(self._grouping.keys, self._grouping.lengths)
         return KeyedOrder(
             values[where],
             self.token_ids[where],
@@ -221,10 +230,22 @@ class BatchStats:
     def _counted(self, where: Tensor | None) -> Tensor:
         return self.mask if where is None else where
 
-    def _sums(self, where: Tensor | None, *values: Tensor) -> Tensor:
-        """Counts, then the sums of values `[r]` each: `[1 + n, K]`; one reduction."""
-        where = self._counted(where)
-        columns = [where.double(), *(v.masked_fill(~where, 0.0).double() for v in values)]
+    def _chosen(self, values: Tensor, where: Tensor | None) -> Tensor:
+        return torch.where(self._counted(where), values.double(), 0.0)
+
+    @cached_property
+    def _num_masked(self) -> Tensor:
+        return self._sums(self.mask.double())[0]
+
+    def _count_and_sum(self, values: Tensor, where: Tensor | None) -> tuple[Tensor, Tensor]:
+        chosen = self._chosen(values, where)
+        if where is None:
+            return self._num_masked, self._sums(chosen)[0]
+        count, total = self._sums(where.double(), chosen)
+        return count, total
+
+    def _sums(self, *columns: Tensor) -> Tensor:
+        """Of float64 columns `[r]` each, by key: `[n, K]`; one reduction."""
         atoms = columns[0].new_zeros(len(columns), len(self._by_key))
         for row, column in zip(atoms, columns, strict=True):
             row[self._held] = _sum_of_runs(column, self._lengths)

@@ -77,7 +77,7 @@ def index_of(batch: RolloutBatch, split: str, rank: int, size: int) -> Tensor:
 
 def differences(rank: int, parallel: dict[str, int]) -> list[str]:
     """What is not, to the bit, what one process finds."""
-    dp = build_groups(ParallelConfig(**parallel)).dp
+    dp = build_groups(ParallelConfig.model_validate(parallel)).dp
     batch = ragged_batches(seed=0)[0]
     values = values_of(batch)
     whole = BatchStats(batch, torch.arange(len(values)))
@@ -98,9 +98,7 @@ def differences(rank: int, parallel: dict[str, int]) -> list[str]:
 def differences_of_totals(rank: int) -> list[str]:
     """The fault: each rank adds up what it has, and the totals are added."""
 
-    def sums(stats: BatchStats, where: Tensor | None, *values: Tensor) -> Tensor:
-        where = stats.mask if where is None else where
-        columns = [where.double(), *(v.masked_fill(~where, 0.0).double() for v in values)]
+    def sums(stats: BatchStats, *columns: Tensor) -> Tensor:
         num_keys = len(stats.max(torch.ones_like(columns[0])))
         totals = torch.zeros(len(columns), num_keys, dtype=torch.float64)
         totals.index_add_(1, stats.keys, torch.stack(columns))
