@@ -226,8 +226,6 @@ def open_world(config: TrainConfig | SftConfig) -> Iterator[World]:
     topology = read_topology()
     shape = read_hf_config(config.model.path)
     shape.check_parallel(config.parallel)
-    if not config.model.random_init:  # Before memory is taken for what config.json says.
-        open_hf_weights(config.model.path, shape)
     check_world_size(topology.world_size, config.parallel)
     init_process_group(topology)
     loggers = open_loggers(config.log, rank=topology.rank)
@@ -305,9 +303,10 @@ def open_session(
     """Build the policy, with its weights: the first thing that takes device memory and time.
 
     Raises:
-        UserError: the model folder's weights are not those of its config.json, not finite, or
-            larger than a run may save.
+        UserError: the model folder's weights are not those of its config.json.
     """
+    if not config.model.random_init:  # Before memory is taken for what config.json says.
+        open_hf_weights(config.model.path, world.shape)
     policy = build_policy(
         world.shape,
         world.groups,
@@ -319,9 +318,4 @@ def open_session(
         seed=config.run.seed,
         device=world.topology.device,
     )
-    if world.resumed is None and (name := policy.spoiled_weight()) is not None:
-        raise common_error(
-            f"model.path={config.model.path}: {name} has values beyond {LARGEST_WEIGHT:g}, "
-            "expected weights of a working model"
-        )
     return Session(config, world.topology, policy, world.loggers, max_tokens_per_micro_batch)
