@@ -170,8 +170,8 @@ def test_an_entropy_bonus_keeps_entropy_up(workspace, tmp_path):
 
 
 def step_of(metrics):
-    """What a step did: neither its speed, nor weights that may not apply, nor what is unknown."""
-    others = ("time/", "perf/", "stare/w")
+    """What a step did: neither its speed, nor what may not apply, nor what is unknown."""
+    others = ("time/", "perf/", "stare/w", "stare/target")
     return {k: v for k, v in metrics.items() if v is not None and not k.startswith(others)}
 
 
