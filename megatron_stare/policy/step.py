@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -27,6 +26,7 @@ from megatron_stare.data.packing import MicroBatches
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.policy.groups import ParallelGroups
 from megatron_stare.policy.head import HeadInputs, logprob_entropy_head
+from megatron_stare.policy.micro_batch_loss import MicroBatchOutput, Objective, loss_of
 from megatron_stare.policy.model import named_parameters
 from megatron_stare.policy.packed import PackedMicroBatch, pack
 from megatron_stare.types import TokenBatch
@@ -61,34 +61,6 @@ def _silent(_: int) -> None:
 
 def _at_once() -> None:
     pass
-
-
-@dataclass(frozen=True, slots=True)
-class _MicroBatchOutput:
-    scores: Tensor  # [4, r_micro_batch], those of `TokenScores`
-    sums: Tensor  # [1 + stats], float64: loss, then the objective's statistics
-
-
-class Objective(Protocol):
-    """A loss over tokens. The sum of its values over all tokens of an update is what is minimised:
-    it brings its own denominators, so nothing downstream divides."""
-
-    @property
-    def stat_names(self) -> tuple[str, ...]:
-        """Names of the statistics, in order."""
-        ...
-
-    @property
-    def differentiates_entropy(self) -> bool:
-        """Whether the loss has a gradient by the entropies, too."""
-        ...
-
-    def __call__(self, scores: TokenScores, tokens: slice) -> tuple[Tensor, Tensor]:
-        """The loss (scalar) of one micro-batch and its statistics `[len(stat_names)]`, detached.
-
-        `tokens` is where the micro-batch stands in this rank's flat order.
-        """
-        ...
 
 
 class Policy:
@@ -230,7 +202,7 @@ class Policy:
         progress: Progress,
         objective: Objective | None = None,
         known: TokenScores | None = None,
-    ) -> list[_MicroBatchOutput]:
+    ) -> list[MicroBatchOutput]:
         """One pass of Megatron's schedule; outputs exist on the last pipeline stage only."""
         # What the schedule needs to be complete: micro-batches without samples, on every rank.
         idle = -len(micro_batches) % self.groups.schedule_multiple
@@ -254,7 +226,7 @@ class Policy:
             )
             if model is self.model[-1]:
                 progress(packed.num_tokens)
-            return output, partial(_loss, objective, span)
+            return output, partial(loss_of, objective, span)
 
         return get_forward_backward_func()(
             forward_step_func=forward_step,
@@ -284,7 +256,7 @@ class Policy:
         ]
 
     def _scores_on_every_stage(
-        self, outputs: Sequence[_MicroBatchOutput], num_tokens: int
+        self, outputs: Sequence[MicroBatchOutput], num_tokens: int
     ) -> TokenScores:
         stacked = torch.empty(len(TokenScores._fields), num_tokens, device=self.device)
         if outputs:
@@ -310,25 +282,6 @@ class Policy:
 def _num_tokens(batch: TokenBatch, micro_batches: MicroBatches) -> int:
     samples = [sample for micro_batch in micro_batches for sample in micro_batch]
     return int(batch.response_lengths[samples].sum())
-
-
-def _loss(
-    objective: Objective | None, tokens: slice, output: TokenScores
-) -> tuple[Tensor, Tensor, _MicroBatchOutput]:
-    """What Megatron's schedule asks of a loss: (loss, num_tokens, anything to keep).
-
-    `num_tokens` would divide the gradient; the objective has its own denominators, and
-    `sum_gradients` ignores the count.
-    """
-    detached = torch.stack(output).detach()
-    uncounted = torch.zeros((), dtype=torch.int, device=detached.device)
-    if objective is None:
-        return output.logprobs.sum(), uncounted, _MicroBatchOutput(detached, detached.new_zeros(1))
-    # What the head gives no gradient, an objective must not seem to have one by.
-    entropies = output.entropies if objective.differentiates_entropy else detached[1]
-    loss, stats = objective(TokenScores(output.logprobs, entropies, *detached[2:]), tokens)
-    sums = torch.cat([loss.detach().reshape(1), stats]).double()
-    return loss, uncounted, _MicroBatchOutput(detached, sums)
 
 
 def sum_gradients(model: list[torch.nn.Module], num_tokens: Tensor | None, **options) -> None:
