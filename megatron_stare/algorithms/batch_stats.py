@@ -141,18 +141,21 @@ class BatchStats:
 
     def std(self, values: Tensor, where: Tensor | None = None, *, unbiased: bool = True) -> Tensor:
         """The standard deviation of values `[r]`; 0 of a single one."""
-        centred = values.double() - self.of_tokens(self.mean(values, where))
+        return self._std_of(self._centred(values, where), where, unbiased=unbiased)
+
+    def _centred(self, values: Tensor, where: Tensor | None) -> Tensor:
+        return values.double() - self.of_tokens(self.mean(values, where))
+
+    def _std_of(self, centred: Tensor, where: Tensor | None, *, unbiased: bool) -> Tensor:
         count, squares = self._count_and_sum(centred.square(), where)
         degrees = (count - 1).clamp(min=1) if unbiased else count
         return (squares / degrees).sqrt().masked_fill(count == 0, math.nan)
 
     def whiten(self, values: Tensor, where: Tensor | None = None, *, eps: float = 1e-8) -> Tensor:
         """(x - mean) / (std + eps), float64 `[r]`; 0 for tokens that do not count."""
-        mean, std = (
-            self.of_tokens(each) for each in (self.mean(values, where), self.std(values, where))
-        )
-        whitened = (values - mean) / (std + eps)
-        return whitened.masked_fill(~self._counted(where), 0.0)
+        centred = self._centred(values, where)
+        std = self.of_tokens(self._std_of(centred, where, unbiased=True))
+        return (centred / (std + eps)).masked_fill(~self._counted(where), 0.0)
 
     def min(self, values: Tensor, where: Tensor | None = None) -> Tensor:
         """The smallest of values `[r]`; NaN if any is."""

@@ -70,8 +70,10 @@ def math_reward(response: str, answer: str) -> float:
     if is_prose(expected):
         expected = next(iter(searched(expected)), expected)
     if marked_answer(response) is not None:
+        if _agree(given, expected):
+            return 1.0
         listed = boxed_list(response)
-        return float(_agree(given, expected) or (listed != given and _agree(listed, expected)))
+        return float(listed != given and _agree(listed, expected))
     return float(any(_agree(candidate, expected) for candidate in candidates(given)))
 
 
@@ -131,8 +133,10 @@ def _expressions_agree(given: str, expected: str) -> bool:
         found, reference = _parsed(given), _parsed(expected)
         if not found or not reference or leaves_work(given, expected, found[0], reference[0]):
             return False
-        if equal(reference, found) or percent == wanted_percent:
-            return equal(reference, found)
+        if equal(reference, found):
+            return True
+        if percent == wanted_percent:
+            return False
         found, reference = (reference, found) if wanted_percent else (found, reference)
         return equal(reference[:1], [found[0] * Rational(1, 100)])
     except Exception:  # sympy raises anything on what it has no rule for; math-verify says no too.

@@ -114,9 +114,7 @@ def run_conversion(
             raise UserError(f"{destination}: exists; expected a path to create, or --force")
     partial = partial_of(destination.absolute())
     check_folder(partial, "DST")
-    source, place = conversion.source.resolve(), destination.resolve()
-    if source.is_relative_to(place) or place.is_relative_to(source):
-        raise UserError(f"{destination}: holds the source, or is in it; expected another path")
+    _check_apart(conversion.source, destination)
     parts = list(_parts(conversion.parameters, part_bytes))
     make_folder(partial, "DST")
     with (
@@ -142,6 +140,12 @@ def run_conversion(
         (partial / JOURNAL_FILE).unlink()
         put_in_place(partial, destination)
     return len(already)
+
+
+def _check_apart(source: Path, destination: Path) -> None:
+    one, other = source.resolve(), destination.resolve()
+    if one.is_relative_to(other) or other.is_relative_to(one):
+        raise UserError(f"{destination}: holds the source, or is in it; expected another path")
 
 
 def _parts(parameters: Iterable[Parameter], part_bytes: int) -> Iterator[list[Parameter]]:
