@@ -18,7 +18,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -121,10 +121,9 @@ def _received(connection: Connection, limit_s: float) -> tuple[str, str]:
 def _end(pid: int | None) -> None:
     """The check's process and what it has started, servers among them."""
     if pid is not None:
-        try:
-            os.killpg(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            os.kill(pid, signal.SIGKILL)
+        for kill in (os.killpg, os.kill):  # it may have no group yet, or be gone
+            with suppress(ProcessLookupError):
+                kill(pid, signal.SIGKILL)
 
 
 def _run(check: Check, options: Options, connection: Connection, log: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 import socket
@@ -18,11 +17,13 @@ import pytest
 
 from megatron_stare.checkpoint.lock import LOCK, Owner, RunLock
 from megatron_stare.errors import UserError
+from tests.worlds import FORKSERVER
 
 HOLD = """
 import sys
 from pathlib import Path
 from megatron_stare.checkpoint.lock import RunLock
+from tests.worlds import FORKSERVER
 with RunLock(Path(sys.argv[1])) as lock:
     lock.take()
     print("held", flush=True)
@@ -185,17 +186,15 @@ def _try_to_hold(folder: Path, barrier, results) -> None:
 
 def test_of_many_that_start_at_once_one_takes_a_stale_lock_over(tmp_path):
     """Everything is queued again after an outage: eight processes find the same dead owner."""
-    context = multiprocessing.get_context("fork")
-    dead = context.Process(target=int)
-    dead.start()
-    dead.join()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
     for attempt in range(10):
         folder = tmp_path / str(attempt)
         folder.mkdir()
         (folder / LOCK).write_text(f"{HOST} {dead.pid} - 1 {attempt}\n")
-        barrier, results = context.Barrier(8), context.Queue()
+        barrier, results = FORKSERVER.Barrier(8), FORKSERVER.Queue()
         arguments = (folder, barrier, results)
-        starts = [context.Process(target=_try_to_hold, args=arguments) for _ in range(8)]
+        starts = [FORKSERVER.Process(target=_try_to_hold, args=arguments) for _ in range(8)]
         for process in starts:
             process.start()
         holders = sorted(found for _ in starts if (found := results.get(timeout=60)) is not None)

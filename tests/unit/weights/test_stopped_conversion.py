@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from megatron_stare.weights.parts import JOURNAL_FILE
 from tests.disks import full_disk
 from tests.models import make_hf_folder
 from tests.unit.weights.conversions import to_hf, to_megatron
+from tests.worlds import FORKSERVER
 
 
 class Stop(Exception):
@@ -100,9 +100,7 @@ def convert_and_die(hf: Path, out: Path, after: int) -> None:
 
 
 def test_a_killed_process_leaves_nothing_that_looks_complete(hf, tmp_path):
-    process = multiprocessing.get_context("fork").Process(
-        target=convert_and_die, args=(hf, tmp_path / "out", 10)
-    )
+    process = FORKSERVER.Process(target=convert_and_die, args=(hf, tmp_path / "out", 10))
     process.start()
     process.join()
     assert process.exitcode == 9
