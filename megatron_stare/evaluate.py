@@ -61,9 +61,11 @@ def evaluate(
             f"the first is {answers.unanswered[0].row}"
         )
     check_verifier(answers.groups)
+    rewards = [reward for group in answers.groups for reward in group.rewards]
     metrics = {
         "eval/avg_at_k": _average_verdict(answers.groups),
         **_pass_rates(answers.groups, config.samples_per_prompt),
+        "eval/failures": float(sum(reward.failure is not None for reward in rewards)),
         **length_statistics("eval", answers.groups),
     }
     return Evaluation(metrics, answers.groups)
@@ -81,14 +83,18 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
 
 
 def _average_verdict(groups: Sequence[Group]) -> float:
-    return float(np.mean([reward.correct for group in groups for reward in group.rewards]))
+    return float(np.mean([reward.correct for group in groups for reward in group.judged.rewards]))
 
 
 def _pass_rates(groups: Sequence[Group], num_samples: int) -> dict[str, float]:
-    """pass@k for k = 1, 2, 4, ... and `num_samples`; only a full verdict, 1, counts as correct."""
-    num_correct = [sum(reward.correct == 1.0 for reward in group.rewards) for group in groups]
+    """pass@k for k = 1, 2, 4, ... and `num_samples`; only a full verdict, 1, counts as correct.
+
+    Each is over the groups of which k samples are judged; it is left out where there are none.
+    """
+    verdicts = [[reward.correct == 1.0 for reward in group.judged.rewards] for group in groups]
     budgets = [2**i for i in range(num_samples.bit_length()) if 2**i < num_samples]
-    return {
-        f"eval/pass_at_{k}": float(np.mean([pass_at_k(num_samples, c, k) for c in num_correct]))
+    rates = {
+        k: [pass_at_k(len(found), sum(found), k) for found in verdicts if len(found) >= k]
         for k in [*budgets, num_samples]
     }
+    return {f"eval/pass_at_{k}": float(np.mean(found)) for k, found in rates.items() if found}

@@ -64,15 +64,17 @@ class Reward:
     """What a verifier said of a sample.
 
     `value` is what advantages are computed from (verdict plus shaping); `correct` is the verdict
-    alone, in [0, 1]. `failure` names why there is no verdict (deadline, crash, memory): such a
-    sample has value and verdict 0 and is counted. Whatever made it, a reward is a number to train
-    on: one that is not finite, or beyond `LARGEST_REWARD`, is a failure.
+    alone, in [0, 1]. `failure` names why the verifier gave none: such a sample has value and
+    verdict 0, and is counted. Where that was not the response's doing it is not judged, and counts
+    for nothing else: neither number is one. Whatever made it, a reward is a number to train on: one
+    that is not finite, or beyond `LARGEST_REWARD`, is a failure.
     """
 
     value: float
     correct: float
     failure: str | None
     seconds: float
+    is_judged: bool = True
 
     def __post_init__(self) -> None:
         if not (abs(self.value) <= LARGEST_REWARD and 0 <= self.correct <= 1):
@@ -89,6 +91,19 @@ class Group:
     prompt: Prompt
     samples: tuple[Sample, ...]
     rewards: tuple[Reward, ...]
+
+    @property
+    def judged(self) -> Group:
+        """The same group without the samples that are not judged."""
+        pairs = zip(self.samples, self.rewards, strict=True)
+        judged = [(sample, reward) for sample, reward in pairs if reward.is_judged]
+        samples, rewards = zip(*judged, strict=True) if judged else ((), ())
+        return Group(self.prompt, samples, rewards)
+
+    @property
+    def can_be_compared(self) -> bool:
+        """Whether two of its samples are judged, or the only one."""
+        return len(self.judged.samples) >= min(2, len(self.samples))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +157,8 @@ class RolloutBatch(TokenBatch):
 
     @classmethod
     def from_groups(cls, groups: Sequence[Group]) -> RolloutBatch:
-        """Flatten groups, in their order, into one batch."""
+        """Flatten groups, in their order, into one batch of the samples that are judged."""
+        groups = [group.judged for group in groups]
         samples = [sample for group in groups for sample in group.samples]
         return cls(
             token_ids=torch.tensor(

@@ -56,10 +56,16 @@ class RewardConfig(Settings):
     """Added when the format matches."""
     deadline_s: Seconds = 10.0
     """Seconds a verification may take before its process is killed."""
+    on_deadline: Literal["wrong", "leave_out"] = "wrong"
+    """Of a response whose verification takes longer: worth 0, or without a verdict, left out of
+    its group."""
     memory_gib: float = Field(default=2.0, ge=0.01, le=1_000_000)
     """Memory a verification may add before its process is killed."""
     workers: int = Field(default=2, ge=1, le=4096)
     """Verifier processes."""
+    isolation: Literal["worker", "process"] = "worker"
+    """Verifications of one worker share its process, or have a fresh one each: for a verifier that
+    executes what a policy wrote."""
     overlong_buffer_tokens: CountOrZero = 0
     """DAPO's soft overlong penalty over the last tokens before the length limit; 0 is off."""
     overlong_factor: Weight = 1.0

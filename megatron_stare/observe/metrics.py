@@ -69,7 +69,9 @@ METRICS: dict[str, Metric] = {
     "quadrant/neg_high_entropy": Metric("nats", "Mean entropy there."),
     "quadrant/neg_low_entropy": Metric("nats", "Mean entropy there."),
     "reward/mean": Metric("1", "Mean reward: verdict plus shaping, what advantages are made of."),
-    "reward/accuracy": Metric("share", "Mean verdict, before any group is dropped."),
+    "reward/accuracy": Metric(
+        "share", "Mean verdict of the samples that are judged, before any group is dropped."
+    ),
     "reward/solve_all": Metric("share", "Groups in which every sample is correct."),
     "reward/solve_none": Metric("share", "Groups in which no sample is correct."),
     "reward/signal_share": Metric(
@@ -82,11 +84,15 @@ METRICS: dict[str, Metric] = {
         "share", "Responses with text behind their final box: what a verifier may not look at."
     ),
     "reward/failures": Metric(
-        "count", "Samples whose verifier hung, crashed or ran out of memory."
+        "count",
+        "Samples whose verifier gave no number. Where it raised or was too slow they are wrong; "
+        "where its process died, ran out of memory or could not be started they are left out.",
     ),
     "rollout/drawn": Metric("count", "Prompts that the step drew from the data."),
     "rollout/completed": Metric("count", "Prompts whose group entered the batch."),
-    "rollout/filtered": Metric("count", "Prompts whose group was dropped: no learning signal."),
+    "rollout/filtered": Metric(
+        "count", "Prompts whose group was dropped: no learning signal, surplus, or too few judged."
+    ),
     "rollout/failed": Metric("count", "Prompts that the engine could not answer."),
     "rollout/aborted": Metric("count", "Prompts stopped because the batch was already full."),
     "rollout/carried": Metric(
@@ -144,6 +150,7 @@ METRICS: dict[str, Metric] = {
     ),
     "eval/avg_at_k": Metric("share", "Mean verdict over k samples per problem."),
     "eval/pass_at_{k}": Metric("share", "Chance that one of k samples is correct (unbiased)."),
+    "eval/failures": Metric("count", "Samples whose verifier gave no number; see reward/failures."),
     "eval/response_tokens_mean": Metric("tokens", "Mean response length."),
     "eval/truncated_share": Metric("share", "Responses cut off at the length limit."),
     "sft/loss": Metric("nats", "Mean negative log-likelihood of the response tokens."),

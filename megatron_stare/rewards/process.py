@@ -12,11 +12,12 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from megatron_stare.rewards.channel import Channel, Garbled
-from megatron_stare.rewards.verdict import Verdict
+from megatron_stare.rewards.verdict import Ending, Verdict
 from megatron_stare.rewards.worker import Setup
 from megatron_stare.stop_signals import kept_from_children
 
@@ -44,6 +45,7 @@ class Worker:
     since             when the stage, or the running item, began
     num_verdicts      that it has given
     leaves_something  whether threads or processes of items before are running in it
+    import_error      why it cannot import the verifier, as it said before it ended
     """
 
     setup: Setup
@@ -57,10 +59,11 @@ class Worker:
     since: float = field(default_factory=time.monotonic)
     num_verdicts: int = 0
     leaves_something: bool = False
+    import_error: str | None = None
 
     @classmethod
     def start(cls, setup: Setup, deadline_s: float) -> Worker:
-        """Start a process, which then imports the verifier."""
+        """Start a process, which then imports the verifier; OSError where there can be none."""
         ours, theirs = socket.socketpair()
         with kept_from_children(), theirs:
             process = subprocess.Popen(
@@ -71,14 +74,22 @@ class Worker:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
-        worker = cls(setup, deadline_s, process, os.pidfd_open(process.pid), Channel(ours))
-        worker.channel.send(setup)
+        try:
+            death = os.pidfd_open(process.pid)
+        except OSError:
+            process.kill()
+            process.communicate()
+            raise
+        worker = cls(setup, deadline_s, process, death, Channel(ours))
+        with suppress(ConnectionError):  # It is found dead when it is listened to.
+            worker.channel.send(setup)
         return worker
 
     @property
     def is_fresh(self) -> bool:
-        """Whether no verification has run in it."""
-        return self.num_verdicts == 0 and not self.items
+        """Whether the next verification is in a process in which none has run."""
+        is_unused = self.num_verdicts == 0 or self.setup.isolation == "process"
+        return is_unused and not self.items
 
     @property
     def is_busy(self) -> bool:
@@ -101,10 +112,11 @@ class Worker:
         return self.since + self.deadline_s - time.monotonic()
 
     def send(self, places: Sequence[int], items: Sequence[Item]) -> None:
-        """Have it judge the items at these places."""
+        """Have it judge the items at these places; if it is dead, that is found later."""
         self.items.extend(Sent(place, secrets.token_hex(8)) for place in places)
         self._enter("reading")
-        self.channel.send([(sent.id, *items[sent.place]) for sent in self.items])
+        with suppress(ConnectionError):
+            self.channel.send([(sent.id, *items[sent.place]) for sent in self.items])
 
     def take_ready(self, message: Sequence[Any]) -> str:
         """Of `["ready", digest]` the digest.
@@ -131,17 +143,18 @@ class Worker:
         Raises:
             Garbled: it is not a verdict on that item.
         """
-        _require(self.stage == "judging" and len(message) == 7)
-        _, identity, value, matches, failure, seconds, leaves_something = message
+        _require(self.stage == "judging" and len(message) == 8)
+        _, identity, value, matches, failure, seconds, ending, leaves_something = message
         _require(identity == self.items[0].id)
         _require(_is_finite(value) and _is_finite(seconds))
         _require(isinstance(matches, bool) and isinstance(leaves_something, bool))
-        _require(failure is None or isinstance(failure, str))
+        _require(ending in get_args(Ending))
+        _require(failure is None if ending == "verdict" else isinstance(failure, str))
         self.num_verdicts += 1
         self.leaves_something = leaves_something
         place = self.items.popleft().place
         self._enter("judging" if self.items else "idle")
-        return place, Verdict(value, matches, failure, seconds)
+        return place, Verdict(value, matches, failure, seconds, ending)
 
     def kill(self) -> int:
         """End the process and what it started; its exit code."""

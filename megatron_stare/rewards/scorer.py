@@ -2,7 +2,8 @@
 
     value = verdict + format_reward (the format matches) + overlong penalty (0 to -overlong_factor)
 
-A sample without a verdict has value 0: shaping would reward the crash.
+A sample whose verification ends otherwise gets no shaping, which would reward a crash. Where that
+is the response's doing (`Ending`), it is wrong, value 0; else it is not judged.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Scorer:
             memory_bytes=int(config.memory_gib * 2**30),
             import_path=tuple(sys.path),
             prefill=prefill if config.format_sees == "prefill+response" else "",
+            isolation=config.isolation,
         )
         self.format = FormatWatch(config.format_pattern, report)
         self._pool = VerifierPool(
@@ -68,9 +70,19 @@ class Scorer:
         self.format.see(num_judged=len(judged), num_matching=num_matching)
         penalties = self._overlong_penalties(samples)
         return [
-            _shape(verdict, penalty, self._config.format_reward)
+            self._reward(verdict, penalty)
             for verdict, penalty in zip(verdicts, penalties, strict=True)
         ]
+
+    def _reward(self, verdict: Verdict, penalty: float) -> Reward:
+        """`correct` is the verdict within [0, 1], so that accuracies are; `value` keeps it."""
+        if verdict.failure is not None:
+            is_left_out = verdict.ending == "lost" or (
+                verdict.ending == "deadline" and self._config.on_deadline == "leave_out"
+            )
+            return Reward(0.0, 0.0, verdict.failure, verdict.seconds, not is_left_out)
+        value = verdict.value + self._config.format_reward * verdict.matches_format + penalty
+        return Reward(value, min(max(verdict.value, 0.0), 1.0), None, verdict.seconds)
 
     def close(self) -> None:
         """End the verifier processes."""
@@ -92,11 +104,3 @@ class Scorer:
             self._config.overlong_buffer_tokens,
             self._config.overlong_factor,
         ).tolist()
-
-
-def _shape(verdict: Verdict, penalty: float, format_reward: float) -> Reward:
-    """`correct` is the verdict within [0, 1], so that accuracies are; `value` keeps it as it is."""
-    if verdict.failure is not None:
-        return Reward(0.0, 0.0, verdict.failure, verdict.seconds)
-    value = verdict.value + format_reward * verdict.matches_format + penalty
-    return Reward(value, min(max(verdict.value, 0.0), 1.0), None, verdict.seconds)

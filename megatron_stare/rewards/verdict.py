@@ -8,21 +8,38 @@ from __future__ import annotations
 
 import math
 import numbers
+import subprocess
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 _MESSAGE_CHARACTERS = 200
 
 
+Ending = Literal["verdict", "raised", "deadline", "lost"]
+"""How a verification ends, and whose doing it is.
+
+verdict   with a number
+raised    the verifier raised, or returned no number: it can make nothing of this response
+deadline  it took longer than it may
+lost      its process died, ran out of memory or could not be started, or the system or a server
+          refused it something (OSError): not the response's doing
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one verification found; `value` is 0 and `matches_format` False with a `failure`."""
+    """What one verification found.
+
+    `failure` is why there is no number, None with one; `value` is 0 and `matches_format` False
+    then.
+    """
 
     value: float
     matches_format: bool
     failure: str | None
     seconds: float
+    ending: Ending = "verdict"
 
 
 def as_number(value: Any) -> float:
@@ -52,6 +69,13 @@ def reading_of(value: Any) -> str | None:
     if isinstance(value, numbers.Real):
         return None
     return one_line(f"returned {_shown(value)}, which is read as {as_number(value):g}")
+
+
+def ending_of(error: BaseException) -> Ending:
+    """Of a verification that raised it."""
+    if isinstance(error, TimeoutError | subprocess.TimeoutExpired):
+        return "deadline"  # The verifier has a time limit of its own.
+    return "lost" if isinstance(error, OSError) else "raised"
 
 
 def failure_of(error: BaseException) -> str:

@@ -8,7 +8,7 @@ standard input is a pipe that nothing is ever written to, whose other end dies w
     worker  ["ready", digest of the code]                      or ["error", why it cannot import]
     pool    [(id, response, answer), ...]                      a chunk
     worker  ["begun"]                                          it has read the chunk
-    worker  ["verdict", id, value, matches format, failure, seconds, leaves something running]
+    worker  ["verdict", id, value, matches format, failure, seconds, ending, leaves something]
     worker  ["note", what the user should know]
 
 Only this process speaks: a verifier may fork, and what it forked leaves without a word.
@@ -27,20 +27,33 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import astuple, dataclass
+from typing import Any, Literal
 
 from megatron_stare import stop_signals
 from megatron_stare.memory_limit import limit_memory
+from megatron_stare.rewards.apart import Children, Lost
 from megatron_stare.rewards.channel import LENGTH
 from megatron_stare.rewards.code import code_digest
 from megatron_stare.rewards.format import matches_format
-from megatron_stare.rewards.verdict import Verdict, as_number, failure_of, reading_of
+from megatron_stare.rewards.verdict import (
+    Ending,
+    Verdict,
+    as_number,
+    ending_of,
+    failure_of,
+    reading_of,
+)
 
 EXIT_MEMORY = 86
 """Exit code of a process whose verification ran out of memory."""
+BROKEN_CONNECTION = "broke the connection of its process"
+"""Of a verification: what came in its name was no verdict."""
 
 Verifier = Callable[[str, str], object]
+Found = tuple[Verdict, list[str], bool]
+"""A verdict, what the user should know of the verifier, whether something is left running."""
+Judging = Callable[[str, str], Found]
 _BUFFER_BYTES = 1 << 18
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
@@ -54,6 +67,7 @@ class Setup:
     memory_bytes    that a verification may add to the loaded process
     import_path     of the trainer; the current folder comes before it
     prefill         what the pattern sees in front of every response
+    isolation       whether verifications share the worker, or have a process each
     """
 
     function: str
@@ -61,6 +75,14 @@ class Setup:
     memory_bytes: int
     import_path: tuple[str, ...]
     prefill: str = ""
+    isolation: Literal["worker", "process"] = "worker"
+
+
+def cause_of_death(exit_code: int, memory_bytes: int) -> str:
+    """What to say of a process that ended in a verification within so much memory."""
+    if exit_code == EXIT_MEMORY:
+        return f"memory limit of {memory_bytes / 2**30:g} GiB"
+    return f"process died (exit code {exit_code})"
 
 
 class _Connection:
@@ -91,31 +113,23 @@ def main(descriptor: int) -> None:
     setup: Setup = connection.receive()
     try:
         verifier = _import_function(setup)
+        limit_memory(setup.memory_bytes)
+        judging = (_judging_apart if setup.isolation == "process" else _judging_here)(
+            verifier, setup
+        )
     except BaseException as error:  # Its module is foreign code, too.
         connection.send("error", failure_of(error))
         return
     limit_memory(setup.memory_bytes)
     connection.send("ready", code_digest(setup.function.partition(":")[0]))
-    _serve(connection, verifier, setup)
-
-
-def _serve(connection: _Connection, verifier: Verifier, setup: Setup) -> None:
-    pattern = re.compile(setup.format_pattern, re.DOTALL) if setup.format_pattern else None
-    noted: set[type] = set()
-
-    def note(value: Any) -> None:
-        if type(value) not in noted and (reading := reading_of(value)) is not None:
-            connection.send("note", reading)
-        noted.add(type(value))
-
-    num_threads = len(sys._current_frames())
     while True:
         chunk = _receive_chunk(connection)
         connection.send("begun")
         for number, response, answer in chunk:
-            found = judge(verifier, pattern, response, answer, note, setup.prefill)
-            fields = found.value, found.matches_format, found.failure, found.seconds
-            connection.send("verdict", number, *fields, _is_running_more_than(num_threads))
+            verdict, notes, leaves_something = judging(response, answer)
+            for note in notes:
+                connection.send("note", note)
+            connection.send("verdict", number, *astuple(verdict), leaves_something)
 
 
 def _receive_chunk(connection: _Connection) -> list[tuple[str, str, str]]:
@@ -124,6 +138,60 @@ def _receive_chunk(connection: _Connection) -> list[tuple[str, str, str]]:
         return connection.receive()
     except MemoryError:
         os._exit(EXIT_MEMORY)
+
+
+def _judging_here(verifier: Verifier, setup: Setup) -> Judging:
+    """In this process, whatever is left running in it."""
+    pattern = re.compile(setup.format_pattern, re.DOTALL) if setup.format_pattern else None
+    num_threads = len(sys._current_frames())
+    noted: set[type] = set()
+
+    def found(response: str, answer: str) -> Found:
+        notes: list[str] = []
+
+        def note(value: Any) -> None:
+            if type(value) not in noted and (reading := reading_of(value)) is not None:
+                notes.append(reading)
+            noted.add(type(value))
+
+        verdict = judge(verifier, pattern, response, answer, note, setup.prefill)
+        return verdict, notes, _is_running_more_than(num_threads)
+
+    return found
+
+
+def _judging_apart(verifier: Verifier, setup: Setup) -> Judging:
+    """In a child for each response, of which nothing is left."""
+    judging, children = _judging_here(verifier, setup), Children()
+    has_noted = False
+
+    def found(response: str, answer: str) -> Found:
+        nonlocal has_noted
+        start = time.perf_counter()
+
+        def answered() -> Any:
+            verdict, notes, _ = judging(response, answer)
+            return astuple(verdict), notes
+
+        try:
+            fields, notes = children.run(answered)
+            verdict, notes = Verdict(*fields), [] if has_noted else [*map(str, notes)]
+        except Lost as lost:
+            failure = cause_of_death(lost.exit_code, setup.memory_bytes)
+        except OSError as error:
+            failure = failure_of(error)
+        except (ValueError, TypeError):
+            failure = BROKEN_CONNECTION
+        else:
+            has_noted = has_noted or bool(notes)
+            return verdict, notes, False
+        seconds = time.perf_counter() - start
+        return Verdict(0.0, False, failure, seconds, "lost"), [], False
+
+    return found
+
+
+_JUDGING = {"worker": _judging_here, "process": _judging_apart}
 
 
 def judge(
@@ -142,6 +210,7 @@ def judge(
     """
     start = time.perf_counter()
     value, matches, failure = 0.0, False, None
+    ending: Ending = "verdict"
     try:
         found = _in_this_process_only(verifier, response, answer)
         value = as_number(found)
@@ -150,10 +219,10 @@ def judge(
     except MemoryError:
         os._exit(EXIT_MEMORY)
     except BaseException as error:  # A verifier is foreign code: even SystemExit is its failure.
-        value, failure = 0.0, failure_of(error)
+        value, failure, ending = 0.0, failure_of(error), ending_of(error)
     for timer in _TIMERS:  # One that it left would go off in another's verification.
         signal.setitimer(timer, 0)
-    return Verdict(value, matches, failure, time.perf_counter() - start)
+    return Verdict(value, matches, failure, time.perf_counter() - start, ending)
 
 
 def _in_this_process_only(verifier: Verifier, response: str, answer: str) -> object:

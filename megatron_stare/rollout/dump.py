@@ -23,8 +23,10 @@ def dump_samples(
 
     Args:
         groups: the batch.
-        advantages: of its samples, in its order, `[B]`.
+        advantages: of its samples that are judged, in its order, `[B]`.
         filtered: groups that were dropped; their samples have no advantage (null).
+
+    A sample that is not judged has neither reward nor verdict nor advantage.
 
     Raises:
         OSError: it cannot be written; nothing is left of it.
@@ -46,15 +48,16 @@ def dump_samples(
 def _records(
     groups: Sequence[Group], advantages: Sequence[float], filtered: Sequence[Group]
 ) -> Iterator[dict[str, Any]]:
-    samples = [
-        (number, sample, reward)
-        for number, group in enumerate([*groups, *filtered])
-        for sample, reward in zip(group.samples, group.rewards, strict=True)
+    trained_on = [
+        (number, sample.index)
+        for number, group in enumerate(groups)
+        for sample in group.judged.samples
     ]
-    num_filtered = sum(len(group.samples) for group in filtered)
-    all_advantages = [*advantages, *[None] * num_filtered]
-    for (number, sample, reward), advantage in zip(samples, all_advantages, strict=True):
-        yield _record(number, sample, reward, advantage, is_kept=number < len(groups))
+    advantage_of = dict(zip(trained_on, advantages, strict=True))
+    for number, group in enumerate([*groups, *filtered]):
+        for sample, reward in zip(group.samples, group.rewards, strict=True):
+            advantage = advantage_of.get((number, sample.index))
+            yield _record(number, sample, reward, advantage, is_kept=number < len(groups))
 
 
 def _record(
@@ -70,8 +73,8 @@ def _record(
         "prompt": prompt.text,
         "answer": prompt.answer,
         "response": sample.text,
-        "reward": reward.value,
-        "correct": reward.correct,
+        "reward": reward.value if reward.is_judged else None,
+        "correct": reward.correct if reward.is_judged else None,
         "failure": reward.failure,
         "advantage": advantage,
         "finish_reason": sample.finish_reason,

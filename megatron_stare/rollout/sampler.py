@@ -1,8 +1,9 @@
 """The groups of a training step: dynamic sampling over rounds of generation.
 
-A round draws prompts, generates, scores, and keeps the groups with a learning signal; rounds go on
-until the batch is full. Every prompt ends as exactly one of completed, filtered, failed, aborted,
-or goes on in the next step, and the books are checked (`Ledger`).
+A round draws prompts, generates, scores, and keeps the groups with a learning signal; without
+dynamic sampling, all that can be compared. Rounds go on until the batch is full. Every prompt ends
+as exactly one of completed, filtered, failed, aborted, or goes on in the next step, and the books
+are checked (`Ledger`).
 
     oversampling       a round draws more prompts than are missing, and is interrupted as soon as
                        the batch is full
@@ -213,11 +214,10 @@ class Sampler:
 
     def _judge(self, filling: Filling) -> None:
         for group in score_groups(self._scorer, filling.take_whole()):
-            verdicts = [reward.correct for reward in group.rewards]
-            if not self._config.dynamic_sampling or has_signal(verdicts):
-                filling.kept.append(group)
-            else:
-                filling.filtered.append(group)
+            is_asked = self._config.dynamic_sampling and group.can_be_compared
+            verdicts = [reward.correct for reward in group.judged.rewards]
+            is_kept = has_signal(verdicts) if is_asked else group.can_be_compared
+            (filling.kept if is_kept else filling.filtered).append(group)
 
     def _finish(self, filling: Filling, step: int, num_rounds: int, seconds: float) -> Rollout:
         groups, surplus = filling.split_kept(self._size)
@@ -243,14 +243,16 @@ class Sampler:
         config, num_drawn = self._config, len(filling.ledger)
         generated = filling.kept + filling.filtered
         num_all, num_none = count_solved(generated)
+        num_unjudged = sum(not group.can_be_compared for group in generated)
+        unjudged = f"{num_unjudged} have too few that are judged, " if num_unjudged else ""
         failures = failures_of(generated)
         return (
             f"{len(filling.kept)} of rollout.prompts_per_step={config.prompts_per_step} groups "
             f"after rollout.max_rounds={config.max_rounds} rounds; of {num_drawn} prompts, "
             f"{num_none} have no correct sample, {num_all} only correct ones, "
-            f"{num_drawn - len(generated)} were not answered: problems nearer to what the policy "
-            "can do, more rollout.samples_per_prompt, or rollout.dynamic_sampling=false let more "
-            "groups through, and a smaller rollout.prompts_per_step needs fewer"
+            f"{unjudged}{num_drawn - len(generated)} were not answered: problems nearer to what "
+            "the policy can do, more rollout.samples_per_prompt, or rollout.dynamic_sampling=false "
+            "let more groups through, and a smaller rollout.prompts_per_step needs fewer"
             + (f"; {failures}" if failures else "")
         )
 

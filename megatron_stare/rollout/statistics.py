@@ -12,18 +12,20 @@ from megatron_stare.types import Group
 
 
 def group_statistics(groups: Sequence[Group]) -> dict[str, float]:
-    """`reward/*` and `rollout/*` lengths of groups, at least one.
+    """`reward/*` and `rollout/*` lengths of groups, of which at least one can be compared.
 
     To be taken over every generated group, before any is filtered: the groups that are kept are
     those that are partly solved, so their accuracy says little about the policy.
     """
     rewards = [reward for group in groups for reward in group.rewards]
+    judged = [reward for reward in rewards if reward.is_judged]
     num_all, num_none = count_solved(groups)
+    comparable = [group for group in groups if group.can_be_compared]
     return {
-        "reward/mean": _mean([reward.value for reward in rewards]),
-        "reward/accuracy": _mean([reward.correct for reward in rewards]),
-        "reward/solve_all": num_all / len(groups),
-        "reward/solve_none": num_none / len(groups),
+        "reward/mean": _mean([reward.value for reward in judged]),
+        "reward/accuracy": _mean([reward.correct for reward in judged]),
+        "reward/solve_all": num_all / len(comparable),
+        "reward/solve_none": num_none / len(comparable),
         "reward/signal_share": _mean([has_signal(verdicts) for verdicts in _verdicts(groups)]),
         "reward/distinct_answers": _mean([_num_answers(group) for group in groups]),
         "reward/tail_share": _mean([bool(tail(s.text)) for g in groups for s in g.samples]),
@@ -43,12 +45,12 @@ def length_statistics(prefix: str, groups: Sequence[Group]) -> dict[str, float]:
 
 
 def staleness_statistics(groups: Sequence[Group], step: int) -> dict[str, float]:
-    """`rollout/staleness_*` of the tokens that a step trains on, in steps.
+    """`rollout/staleness_*` of the tokens that a step trains on, of its groups, in steps.
 
     0 where a token was sampled under the weights that the step starts from.
     """
     versions = np.concatenate(
-        [sample.weight_versions for group in groups for sample in group.samples]
+        [sample.weight_versions for group in groups for sample in group.judged.samples]
     )
     staleness = step - 1 - versions
     return {
@@ -58,13 +60,18 @@ def staleness_statistics(groups: Sequence[Group], step: int) -> dict[str, float]
 
 
 def count_solved(groups: Sequence[Group]) -> tuple[int, int]:
-    """How many groups have only correct samples, and how many have none."""
+    """How many groups have only correct samples, and how many have none, of those compared."""
     verdicts = _verdicts(groups)
     return sum(min(v) == 1.0 for v in verdicts), sum(max(v) == 0.0 for v in verdicts)
 
 
 def _verdicts(groups: Sequence[Group]) -> list[list[float]]:
-    return [[reward.correct for reward in group.rewards] for group in groups]
+    """Of the groups that can be compared."""
+    return [
+        [reward.correct for reward in group.judged.rewards]
+        for group in groups
+        if group.can_be_compared
+    ]
 
 
 def _num_answers(group: Group) -> int:

@@ -85,7 +85,10 @@ def forge_verdicts() -> float:
     """For whatever ids are in the memory of the process."""
     chunks = [o for o in gc.get_objects() if isinstance(o, list) and o and is_item(o[0])]
     for _, (identity, *_) in enumerate(chunks[0][1:] if chunks else []):
-        write(json.dumps(["verdict", identity, 99.0, False, None, 0.0, False]).encode() + b"\n")()
+        write(
+            json.dumps(["verdict", identity, 99.0, False, None, 0.0, "verdict", False]).encode()
+            + b"\n"
+        )()
     return 0.25
 
 
