@@ -12,7 +12,7 @@ from megatron_stare.config.commands import EvalSection
 from megatron_stare.errors import UserError
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.engine import Engine
-from megatron_stare.rollout.failures import check_verifier
+from megatron_stare.rollout.failures import check_verifier, count_failures
 from megatron_stare.rollout.groups import generate_groups
 from megatron_stare.rollout.randomness import derive_seed
 from megatron_stare.rollout.statistics import length_statistics
@@ -61,12 +61,12 @@ def evaluate(
             f"the first is {answers.unanswered[0].row}"
         )
     check_verifier(answers.groups)
-    rewards = [reward for group in answers.groups for reward in group.rewards]
+    num_failures = count_failures(answers.groups)
     metrics = {
         "eval/avg_at_k": _average_verdict(answers.groups),
         **_pass_rates(answers.groups, config.samples_per_prompt),
-        "eval/failures": float(sum(reward.failure is not None for reward in rewards)),
         **length_statistics("eval", answers.groups),
+        **({"eval/failures": float(num_failures)} if num_failures else {}),
     }
     return Evaluation(metrics, answers.groups)
 

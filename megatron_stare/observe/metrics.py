@@ -150,7 +150,9 @@ METRICS: dict[str, Metric] = {
     ),
     "eval/avg_at_k": Metric("share", "Mean verdict over k samples per problem."),
     "eval/pass_at_{k}": Metric("share", "Chance that one of k samples is correct (unbiased)."),
-    "eval/failures": Metric("count", "Samples whose verifier gave no number; see reward/failures."),
+    "eval/failures": Metric(
+        "count", "Samples whose verifier gave no number, as reward/failures; missing without any."
+    ),
     "eval/response_tokens_mean": Metric("tokens", "Mean response length."),
     "eval/truncated_share": Metric("share", "Responses cut off at the length limit."),
     "sft/loss": Metric("nats", "Mean negative log-likelihood of the response tokens."),

@@ -12,7 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -64,22 +64,22 @@ class Worker:
     @classmethod
     def start(cls, setup: Setup, deadline_s: float) -> Worker:
         """Start a process, which then imports the verifier; OSError where there can be none."""
-        ours, theirs = socket.socketpair()
-        with kept_from_children(), theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "megatron_stare.rewards.worker", str(theirs.fileno())],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        try:
+        with ExitStack() as undo:
+            ours, theirs = socket.socketpair()
+            undo.callback(ours.close)
+            with kept_from_children(), theirs:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "megatron_stare.rewards.worker", str(theirs.fileno())],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
+            undo.callback(process.communicate)
+            undo.callback(process.kill)
             death = os.pidfd_open(process.pid)
-        except OSError:
-            process.kill()
-            process.communicate()
-            raise
+            undo.pop_all()
         worker = cls(setup, deadline_s, process, death, Channel(ours))
         with suppress(ConnectionError):  # It is found dead when it is listened to.
             worker.channel.send(setup)

@@ -24,6 +24,11 @@ def failures_of(groups: Sequence[Group]) -> str | None:
     )
 
 
+def count_failures(groups: Sequence[Group]) -> int:
+    """How many verifications failed."""
+    return sum(reward.failure is not None for group in groups for reward in group.rewards)
+
+
 def check_verifier(groups: Sequence[Group]) -> None:
     """See that verifications do not fail throughout.
 
@@ -33,7 +38,6 @@ def check_verifier(groups: Sequence[Group]) -> None:
     Raises:
         UserError: (nearly) all of them have failed.
     """
-    rewards = [reward for group in groups for reward in group.rewards]
-    num_failed = sum(reward.failure is not None for reward in rewards)
-    if rewards and num_failed >= BROKEN_SHARE * len(rewards):
+    num_judgements = sum(len(group.rewards) for group in groups)
+    if num_judgements and count_failures(groups) >= BROKEN_SHARE * num_judgements:
         raise UserError(f"reward.kind: {failures_of(groups)}; expected a verifier that judges")

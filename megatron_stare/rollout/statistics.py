@@ -8,6 +8,7 @@ import numpy as np
 
 from megatron_stare.algorithms.filters import has_signal
 from megatron_stare.rewards.answers import stated_answer, tail
+from megatron_stare.rollout.failures import count_failures
 from megatron_stare.types import Group
 
 
@@ -17,8 +18,7 @@ def group_statistics(groups: Sequence[Group]) -> dict[str, float]:
     To be taken over every generated group, before any is filtered: the groups that are kept are
     those that are partly solved, so their accuracy says little about the policy.
     """
-    rewards = [reward for group in groups for reward in group.rewards]
-    judged = [reward for reward in rewards if reward.is_judged]
+    judged = [reward for group in groups for reward in group.judged.rewards]
     num_all, num_none = count_solved(groups)
     comparable = [group for group in groups if group.can_be_compared]
     return {
@@ -29,7 +29,7 @@ def group_statistics(groups: Sequence[Group]) -> dict[str, float]:
         "reward/signal_share": _mean([has_signal(verdicts) for verdicts in _verdicts(groups)]),
         "reward/distinct_answers": _mean([_num_answers(group) for group in groups]),
         "reward/tail_share": _mean([bool(tail(s.text)) for g in groups for s in g.samples]),
-        "reward/failures": float(sum(reward.failure is not None for reward in rewards)),
+        "reward/failures": float(count_failures(groups)),
         "rollout/response_tokens_p95": float(np.percentile(_lengths(groups), 95)),
         **length_statistics("rollout", groups),
     }

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 NOT_A_FUNCTION = 3.0
@@ -106,4 +107,37 @@ ACTIONS = {
     "return nothing": lambda: None,
     "return nan": lambda: float("nan"),
     "return half": lambda: 0.5,
+}
+
+
+def act_at_first(response: str, answer: str) -> object:
+    """Do what the response says, once; the file that the answer names has a line for each try."""
+    with Path(answer).open("a") as tries:
+        tries.write(f"{os.getpid()}\n")
+    if Path(answer).read_text().count("\n") > 1:
+        return 1.0
+    return LOSING[response]()
+
+
+def act_always(response: str, answer: str) -> object:
+    """The same, at every try."""
+    with Path(answer).open("a") as tries:
+        tries.write(f"{os.getpid()}\n")
+    return LOSING[response]()
+
+
+def refuse(error: Exception) -> Callable[[], None]:
+    def act() -> None:
+        raise error
+
+    return act
+
+
+LOSING = {
+    **{name: ACTIONS[name] for name in ("exit", "segfault", "allocate at once")},
+    "no server": refuse(ConnectionRefusedError("no judge at port 9")),
+    "no process": refuse(BlockingIOError("cannot fork")),
+    "time limit of its own": refuse(TimeoutError("took too long")),
+    "time limit of a tool": refuse(subprocess.TimeoutExpired("gcc", 3)),
+    **{name: ACTIONS[name] for name in ("loop forever", "raise", "return nothing", "return half")},
 }
