@@ -49,13 +49,9 @@ class Batch:
         """Have what was sent to a worker wait again, before the others."""
         self.waiting.extendleft(reversed([one.place for one in sent]))
 
-    def end(self, place: int, verdict: Verdict, *, is_doubtful: bool = False) -> None:
-        """Take a verdict, or try once more, in a fresh process, where it does not count at once.
-
-        Args:
-            is_doubtful: whether it may be another item's doing.
-        """
-        if (verdict.ending == "lost" or is_doubtful) and place not in self.retried:
+    def end(self, place: int, verdict: Verdict, *, is_doubtful: bool) -> None:
+        """Take a verdict; where it may be no doing of the item, only after another try."""
+        if is_doubtful and place not in self.retried:
             self.suspects.append(place)
             self.retried.add(place)
         else:

@@ -27,7 +27,7 @@ from megatron_stare.rewards.batch import Batch
 from megatron_stare.rewards.channel import Garbled
 from megatron_stare.rewards.process import Item, Worker
 from megatron_stare.rewards.starts import Starts
-from megatron_stare.rewards.verdict import Verdict, failure_of, one_line
+from megatron_stare.rewards.verdict import Ending, Verdict, failure_of, one_line
 from megatron_stare.rewards.worker import BROKEN_CONNECTION, Setup, cause_of_death
 
 _MAX_CHUNK = 32
@@ -151,15 +151,15 @@ class VerifierPool:
                 self._listen(worker, batch, ready)
             except (EOFError, ConnectionError):
                 cause = cause_of_death(worker.kill(), self._setup.memory_bytes)
-                self._lose(worker, batch, cause)
+                self._lose(worker, batch, cause, "lost", is_doubtful=True)
             except Garbled:
                 worker.kill()
-                self._lose(worker, batch, BROKEN_CONNECTION)
+                is_doubtful = not worker.is_judging_its_first
+                self._lose(worker, batch, BROKEN_CONNECTION, "lost", is_doubtful=is_doubtful)
             else:
                 if worker.time_left_s <= 0:
                     worker.kill()
-                    cause = f"deadline of {worker.deadline_s:g} s"
-                    self._lose(worker, batch, cause, is_late=True)
+                    self._lose_late(worker, batch)
 
     def _wait(self) -> set[int]:
         """Descriptors of workers that something has happened to, as soon as there are any."""
@@ -185,7 +185,8 @@ class VerifierPool:
     def _take(self, message: Sequence[Any], worker: Worker, batch: Batch) -> None:
         match message[0]:
             case "verdict":
-                batch.end(*worker.take_verdict(message))
+                place, verdict = worker.take_verdict(message)
+                batch.end(place, verdict, is_doubtful=verdict.ending == "lost")
             case "begun":
                 worker.take_begun(message)
             case "ready":
@@ -209,7 +210,17 @@ class VerifierPool:
             self._notes.add(text)
             self._report(f"reward.kind: {self._setup.function} {text}")
 
-    def _lose(self, worker: Worker, batch: Batch, cause: str, *, is_late: bool = False) -> None:
+    def _lose_late(self, worker: Worker, batch: Batch) -> None:
+        cause = f"deadline of {worker.deadline_s:g} s"
+        if worker.stage == "judging":
+            is_doubtful = worker.leaves_something
+            self._lose(worker, batch, cause, "deadline", is_doubtful=is_doubtful)
+        else:
+            self._lose(worker, batch, cause, "lost", is_doubtful=True)
+
+    def _lose(
+        self, worker: Worker, batch: Batch, cause: str, ending: Ending, *, is_doubtful: bool
+    ) -> None:
         """End the running item, of a worker that was killed, and have the others wait again."""
         self._workers.remove(worker)
         if worker.stage == "importing":
@@ -222,6 +233,5 @@ class VerifierPool:
             return
         place = worker.items.popleft().place
         batch.take_back(worker.items)
-        ending = "deadline" if is_late and worker.stage == "judging" else "lost"
         verdict = Verdict(0.0, False, cause, time.monotonic() - worker.since, ending)
-        batch.end(place, verdict, is_doubtful=worker.leaves_something)
+        batch.end(place, verdict, is_doubtful=is_doubtful)

@@ -92,6 +92,11 @@ class Worker:
         return is_unused and not self.items
 
     @property
+    def is_judging_its_first(self) -> bool:
+        """Whether what happens is the running item's doing alone."""
+        return self.stage == "judging" and self.num_verdicts == 0
+
+    @property
     def is_busy(self) -> bool:
         """Whether something is awaited from it."""
         return self.stage != "idle"
