@@ -20,6 +20,13 @@ _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 4, 36
 _MAX_BYTES = 1 << 16
 
 
+def children_of(process: int) -> set[int]:
+    """Of every thread of a process; OSError where it is gone, or the kernel does not say."""
+    tasks = Path(f"/proc/{process}/task")
+    texts = [(tasks / task / "children").read_text() for task in os.listdir(tasks)]
+    return {int(pid) for text in texts for pid in text.split()}
+
+
 class Lost(Exception):
     """A child ended without an answer, with this exit code, negative for a signal."""
 
@@ -41,7 +48,7 @@ class Children:
             if libc.prctl(option, value, 0, 0, 0) != 0:
                 raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # Ignored, no exit code would be known.
-        self._kept = _children()
+        self._kept = children_of(os.getpid())
         """Of the verifier's import."""
 
     def run(self, function: Callable[[], Any]) -> Any:
@@ -78,7 +85,7 @@ class Children:
         """Kill a child, then what falls to this process of what it started; its exit code."""
         os.kill(child, signal.SIGKILL)
         exit_code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        while left := _children() - self._kept:
+        while left := children_of(os.getpid()) - self._kept:
             for pid in left:
                 os.kill(pid, signal.SIGKILL)
             for pid in left:
@@ -116,10 +123,3 @@ def _read_line(reading: int, child: int) -> bytes | None:
     finally:
         os.close(death)
     return content.partition(b"\n")[0] if content else None
-
-
-def _children() -> set[int]:
-    """Of every thread of this process."""
-    tasks = os.listdir("/proc/self/task")
-    texts = [Path(f"/proc/self/task/{task}/children").read_text() for task in tasks]
-    return {int(pid) for text in texts for pid in text.split()}

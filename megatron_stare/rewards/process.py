@@ -16,6 +16,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from megatron_stare.rewards.apart import children_of
 from megatron_stare.rewards.channel import Channel, Garbled
 from megatron_stare.rewards.verdict import Ending, Verdict
 from megatron_stare.rewards.worker import Setup
@@ -162,7 +163,8 @@ class Worker:
         return place, Verdict(value, matches, failure, seconds, ending)
 
     def kill(self) -> int:
-        """End the process and what it started; its exit code."""
+        """End the process and what it started, in other sessions too; its exit code."""
+        _kill_below(self.process.pid)
         os.killpg(self.process.pid, signal.SIGKILL)
         self.channel.close()
         os.close(self.death)
@@ -171,6 +173,17 @@ class Worker:
 
     def _enter(self, stage: Stage) -> None:
         self.stage, self.since = stage, time.monotonic()
+
+
+def _kill_below(process: int) -> None:
+    """What a process has started, and that in turn; parents go last."""
+    children: set[int] = set()
+    with suppress(OSError):  # It is gone.
+        children = children_of(process)
+    for child in children:
+        _kill_below(child)
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
 
 def _require(condition: bool) -> None:

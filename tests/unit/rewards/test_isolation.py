@@ -11,7 +11,6 @@ import pytest
 
 from megatron_stare.rewards.pool import VerifierPool
 from megatron_stare.rewards.worker import Setup
-from tests.unit.rewards.intruders import ACTIONS
 from tests.unit.rewards.test_intruders import BROKEN
 from tests.unit.rewards.test_pool import REPOSITORY, is_running, wait_until
 
@@ -27,6 +26,7 @@ POISONS = {
     "its clock": "import time; time.perf_counter = lambda: float('nan')",
 }
 FAILURES = {
+    **dict.fromkeys(["fork in C, write late", "forge verdicts", "kill the worker later"]),
     "flood": "deadline of 2 s",
     "close everything": "process died (exit code 1)",
     "die and leave a child": "process died (exit code 4)",
@@ -101,13 +101,26 @@ def test_a_note_is_made_once():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("action", FAILURES)
 def test_a_verification_that_meddles_costs_no_other_its_verdict(action: str):
     numbers = [(str(number), "") for number in range(6)]
     with open_pool("tests.unit.rewards.intruders:judge") as pool:
         first, *others = pool.run([(action, ""), *numbers])
     assert [(v.value, v.failure) for v in others] == [(float(n), None) for n in range(6)]
-    assert first.failure == FAILURES.get(action)
+    assert first.failure == FAILURES[action]
+
+
+@pytest.mark.parametrize("isolation", ["worker", "process"])
+def test_a_deadline_ends_what_has_left_the_session(tmp_path: Path, isolation):
+    hang = (
+        "import os, time; is_parent = os.fork(); "
+        "is_parent or os.setsid() or open(answer, 'w').write(str(os.getpid())); time.sleep(1000)"
+    )
+    pid_file = tmp_path / "pid"
+    with open_pool(isolation=isolation) as pool:
+        (found,) = pool.run([(hang, str(pid_file))])
+        assert found.failure == "deadline of 2 s"
+        assert wait_until(lambda: not is_running(int(pid_file.read_text())))
 
 
 TRAINER = """
