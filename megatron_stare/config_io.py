@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from megatron_stare.algorithms.settings import Settings
 from megatron_stare.config_yaml import read_text, read_yaml
 from megatron_stare.errors import UserError
 
@@ -158,6 +159,9 @@ def leaves(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Field
             yield prefix + name, field
         else:
             yield from leaves(section, f"{prefix}{name}.")
+    if issubclass(kind, Settings):
+        for name, section in kind.sections_beside().items():
+            yield from leaves(section, f"{prefix}{name}.")
 
 
 def _text_keys(kind: type[BaseModel]) -> set[str]:
@@ -167,7 +171,8 @@ def _text_keys(kind: type[BaseModel]) -> set[str]:
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
-    for candidate in (annotation, *get_args(annotation)):
+    is_optional = get_origin(annotation) in (Union, UnionType)
+    for candidate in get_args(annotation) if is_optional else (annotation,):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate
     return None

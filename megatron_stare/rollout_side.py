@@ -14,6 +14,7 @@ from megatron_stare.config.commands import TrainConfig
 from megatron_stare.data.prompts import PromptSet
 from megatron_stare.data.tokenizer import check_vocabulary, load_tokenizer, tokenizer_identity
 from megatron_stare.evaluate import evaluate
+from megatron_stare.facts import check_rollout_logprobs
 from megatron_stare.launch.background import Background
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.observe.console import Advance
@@ -36,7 +37,6 @@ from megatron_stare.rollout.sampler import (
 from megatron_stare.rollout.sglang.engine import SGLangEngine
 from megatron_stare.rollout.stop_tokens import describe_stop_tokens, stop_token_sources
 from megatron_stare.session import World
-from megatron_stare.token_terms import check_rollout_logprobs
 from megatron_stare.types import Prompt
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,14 +11,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from megatron_stare.algorithms.stare import StareController
+from megatron_stare.algorithms.chain import Chain
+from megatron_stare.algorithms.hooks import Credit, Need, Step
+from megatron_stare.algorithms.needs import OLD, REFERENCE
+from megatron_stare.algorithms.objective import MethodObjective
 from megatron_stare.checkpoint.resume import check_inputs
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.data.packing import Share, split_updates
 from megatron_stare.errors import UserError
+from megatron_stare.facts import open_step
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.launch.signals import stop_requests
-from megatron_stare.objective import PolicyObjective, TokenTerms
 from megatron_stare.observe.health import Health
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.policy.memory import check_can_offload, offload, onload
@@ -36,14 +39,14 @@ from megatron_stare.types import RolloutBatch
 class Run:
     """The parts of a reinforcement run.
 
-    `rollout_side` is None off rank 0; `starting_weights` is None without a KL penalty. Where
+    `rollout_side` is None off rank 0; `starting_weights` is None where no part needs them. Where
     `has_pending`, the next rollout comes from the checkpoint that the run goes on from.
     `evaluated_step` is that of the last evaluation, -1 before the first.
     """
 
     config: TrainConfig
     session: Session
-    controller: StareController
+    chain: Chain
     rollout_side: RolloutSide | None
     starting_weights: dict[str, Tensor] | None
     saving: Saving
@@ -97,42 +100,52 @@ class Run:
         updates = split_updates(batch.group_ids.tolist(), self.config.train.updates_per_step)
         return self.session.plan(batch, updates)
 
+    def observe(self, batch: RolloutBatch, share: Share, number: int) -> Step:
+        """The step view of a batch, with all that the method needs to be known before the update.
+
+        `number` is that of the step.
+        """
+        step = open_step(
+            batch,
+            share,
+            number,
+            self.config.train.steps,
+            device=self.session.topology.device,
+            dp_group=self.session.policy.groups.dp,
+        )
+        for need, measure in _MEASURED.items():  # In one order on all ranks.
+            if need in self.config.needs:
+                step.facts[need] = measure(self, batch, share)
+        return step
+
     def score(self, batch: RolloutBatch, share: Share) -> TokenScores:
         """Log-probs and entropies of this rank's tokens under the weights before the update."""
         with self.session.phase("prepass", len(share.index)) as advance:
             return self.session.policy.score(batch, share.micro_batches, advance)
 
-    def score_reference(self, batch: RolloutBatch, share: Share) -> TokenScores | None:
-        """The same under the starting weights; None without a KL penalty."""
-        if self.starting_weights is None:
-            return None
+    def score_reference(self, batch: RolloutBatch, share: Share) -> TokenScores:
+        """The same under the starting weights."""
+        assert self.starting_weights is not None
         with self.session.policy.weights_swapped_for(self.starting_weights):
             return self.score(batch, share)
 
-    def update(
-        self, batch: RolloutBatch, share: Share, terms: TokenTerms, old: TokenScores | None
-    ) -> list[UpdateResult]:
+    def update(self, step: Step, credit: Credit, share: Share) -> list[UpdateResult]:
         """The step's optimizer updates, in order.
 
-        Args:
-            terms: flat over the whole share.
-            old: `score` of the share, if there was a prepass. The first update is under the same
-                weights.
+        The first is under the weights of the prepass, if there was one: the head goes backward
+        only.
         """
-        results, start = [], 0
+        results: list[UpdateResult] = []
+        objective = MethodObjective.of(self.config.algorithm, step, credit)
         with self.session.phase("update", len(share.index)) as advance:
-            for micro_batches in share.updates:
-                num_tokens = sum(
-                    int(batch.response_lengths[list(samples)].sum()) for samples in micro_batches
-                )
-                tokens = slice(start, start + num_tokens)
-                start = tokens.stop
+            for micro_batches, tokens in share.spans(step.batch):
+                part = objective.at(tokens)
                 result = self.session.policy.update(
-                    batch,
+                    step.batch,
                     micro_batches,
-                    PolicyObjective(terms[tokens], self.config.algorithm),
+                    part,
                     advance,
-                    known=None if old is None or results else old.at(tokens),
+                    known=None if results else part.step.facts.get(OLD),
                 )
                 results.append(self.session.check(result, self.config.train.max_bad_updates))
         return results
@@ -200,7 +213,7 @@ class Run:
     def _state(self, pending: Rollout | None = None) -> dict[str, Any]:
         assert self.rollout_side is not None
         return {
-            "controller": self.controller.state_dict(),
+            "links": self.chain.state_dict(),
             "rollout_side": self.rollout_side.state_dict(pending),
             "evaluated_step": self.evaluated_step,
         }
@@ -209,11 +222,11 @@ class Run:
         """Stand where the saved run stood.
 
         Raises:
-            UserError: the data or the tokenizer is not the same.
+            UserError: the method, the data or the tokenizer is not the same.
         """
         self.has_pending = state["rollout_side"]["pending"] is not None
         self.evaluated_step = state["evaluated_step"]
-        self.controller.load_state_dict(state["controller"])
+        self.chain.load_state_dict(state["links"])
 
         def load_rollout_side() -> None:
             assert self.rollout_side is not None
@@ -236,6 +249,13 @@ class Run:
         if self.config.log.dump_samples:
             assert self.rollout_side is not None
             self.rollout_side.dump(step, rollout, advantages.tolist())
+
+
+_MEASURED: dict[Need[Any], Callable[[Run, RolloutBatch, Share], Any]] = {
+    OLD: Run.score,
+    REFERENCE: Run.score_reference,
+}
+"""How what costs a pass is measured."""
 
 
 def _raise(problem: UserError | None) -> None:
@@ -267,7 +287,7 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
             max_tokens_per_micro_batch=config.train.max_tokens_per_micro_batch,
         )
         starting_weights = None
-        if config.algorithm.kl != "none":
+        if REFERENCE in config.needs:
             # Servers on the same GPU get all of its memory, in their turns.
             device = torch.device("cpu") if config.rollout.colocated else world.topology.device
             starting_weights = {
@@ -284,8 +304,8 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
                 on_complete=lambda step: _forget_samples(rollout_side, step),
             )
         )
-        controller = StareController(config.stare)
-        run = Run(config, session, controller, rollout_side, starting_weights, saving)
+        chain = Chain(config.algorithm)
+        run = Run(config, session, chain, rollout_side, starting_weights, saving)
         if world.resumed is not None:
             run.resume(world.resumed.state)
         open_folder(config, world)

@@ -1,4 +1,4 @@
-"""The training loops: a batch of rollouts, one STARE step, new weights to the engine.
+"""The training loops: a batch of rollouts, a step of the method, new weights to the engine.
 
 in turn         collect 1, learn 1, push 1, collect 2, ...
 one step off    collect 2 while learning 1, push 1, collect 3 while learning 2, push 2, ...
@@ -6,31 +6,17 @@ one step off    collect 2 while learning 1, push 1, collect 3 while learning 2, 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from megatron_stare.algorithms.advantages import group_advantages
-from megatron_stare.algorithms.stare import StareDecision, StareSelection, selection_weights
+from megatron_stare.algorithms.batch_stats import Grouping
+from megatron_stare.algorithms.hooks import Credit, Step
+from megatron_stare.algorithms.needs import OLD
 from megatron_stare.config.commands import TrainConfig
-from megatron_stare.data.packing import Share
-from megatron_stare.ops.partials import TokenScores
+from megatron_stare.facts import check_rollout_logprobs, has_rollout_logprobs
 from megatron_stare.policy.step import UpdateResult
 from megatron_stare.rollout.sampler import Rollout
 from megatron_stare.run import Run, open_run
 from megatron_stare.step_metrics import token_metrics, update_metrics
-from megatron_stare.token_terms import (
-    LocalTokens,
-    batch_entropy,
-    check_rollout_logprobs,
-    has_rollout_logprobs,
-    local_tokens,
-    rank_tokens,
-    selection_overlap,
-    token_terms,
-)
 from megatron_stare.types import RolloutBatch
 
 
@@ -91,75 +77,45 @@ def _train_one_step_off(run: Run) -> None:
 def _record(
     run: Run, step: int, batch: RolloutBatch, rollout: Rollout | None, learned: Learned
 ) -> None:
-    if not learned.decision.entropy_is_finite:
-        run.session.loggers.message(f"step {step}: entropy is not finite; gate, w and m are held")
-    stare = run.config.stare
+    for news in learned.step.news:
+        run.session.loggers.message(f"step {step}: {news}")
     metrics = {
-        **token_metrics(
-            learned.scores,
-            learned.tokens,
-            learned.selection,
-            learned.decision,
-        ),
-        "stare/target": stare.target_at(step) if stare.enabled else math.nan,
-        "stare/engine_overlap": learned.engine_overlap,
+        **token_metrics(learned.step),
+        **run.chain.report(learned.credit, learned.step),
         **update_metrics(learned.updates),
         **run.session.take_timings(num_tokens=int(batch.lengths.sum())),
     }
-    run.record(step, rollout, learned.advantages, metrics)
+    of_samples = learned.step.by(Grouping.by_sample).mean(learned.credit.advantages)
+    run.record(step, rollout, of_samples.nan_to_num().float(), metrics)
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
     """What a step made of a batch, on this rank.
 
-    share           the tokens trained on here; whatever is per token is flat over them, `[r]`
-    advantages      float32 `[B]`, of every sample
-    scores          under the weights before the step
-    engine_overlap  share of the selection on which policy and engine agree
+    step     with the policy's scores before it, whoever computed them
+    credit   of this rank's tokens
     """
 
-    share: Share
-    advantages: Tensor
-    scores: TokenScores
-    tokens: LocalTokens
-    selection: StareSelection
-    engine_overlap: float
-    decision: StareDecision
+    step: Step
+    credit: Credit
     updates: list[UpdateResult]
 
 
-def learn(run: Run, batch: RolloutBatch, step: int) -> Learned:
-    """Score a batch, rank its tokens, gate, and update the policy.
+def learn(run: Run, batch: RolloutBatch, number: int) -> Learned:
+    """Measure a batch, decide the credit of its tokens, and update the policy.
 
     Every rank holds the whole batch. What is per token lives on the data-parallel rank that trains
-    on it, its `share`, in flat order; whatever is global is one reduction over data parallelism.
+    on it, its share, in flat order; whatever is global is one reduction over data parallelism.
     """
-    config = run.config
-    check_rollout_logprobs(lambda: has_rollout_logprobs(batch), config)
-
+    check_rollout_logprobs(lambda: has_rollout_logprobs(batch), run.config)
     share = run.plan(batch)
-    old = run.score(batch, share) if config.needs_prepass else None
-    reference = run.score_reference(batch, share)
-
-    advantages = group_advantages(batch.rewards, batch.group_ids, config.algorithm.advantage)
-    device, dp = run.session.topology.device, run.session.policy.groups.dp
-    tokens = local_tokens(batch, share.index, advantages, device, dp)
-    if config.stare.enabled:
-        selection = rank_tokens(tokens, old, config.stare)
-        decision = run.controller.update(batch_entropy(tokens, old, config.stare), step)
-        weights = selection_weights(selection, decision, config.stare)
-    else:
-        selection, decision = None, run.controller.decision
-        weights = torch.ones_like(tokens.advantages)
-    terms = token_terms(batch, share, tokens, weights, old, reference, config)
-
-    updates = run.update(batch, share, terms, old)
+    step = run.observe(batch, share, number)
+    credit = run.chain.apply(step)
+    updates = run.update(step, credit, share)
     # A single on-policy update scores its tokens itself, under the weights before the update.
-    scores = old or updates[0].scores
-    selection = selection or rank_tokens(tokens, scores, config.stare)
-    overlap = selection_overlap(batch, tokens, selection, scores, config.stare)
-    return Learned(share, advantages, scores, tokens, selection, overlap, decision, updates)
+    step.facts.setdefault(OLD, updates[0].scores)
+    return Learned(step, credit, updates)
 
 
 def _evaluate_if_due(run: Run, step: int) -> None:

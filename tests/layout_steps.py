@@ -17,7 +17,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it has to be)
-from megatron_stare.algorithms.stare import StareController
+from megatron_stare.algorithms.chain import Chain
+from megatron_stare.algorithms.links.stare import Stare, most_surprising
+from megatron_stare.algorithms.needs import OLD
+from megatron_stare.algorithms.stare import StareSelection
 from megatron_stare.checkpoint.lock import RunLock
 from megatron_stare.checkpoint.saver import Saver
 from megatron_stare.config.commands import TrainConfig
@@ -103,8 +106,7 @@ def _run_job(job: Job, layout: Layout, groups: ParallelGroups) -> list[RankStep]
     config = job.config(layout)
     run = _open_run(config, groups)
     return [
-        _rank_step(learn(run, batch, step), run.session.policy)
-        for step, batch in enumerate(job.batches, start=1)
+        _rank_step(run, learn(run, batch, step)) for step, batch in enumerate(job.batches, start=1)
     ]
 
 
@@ -132,25 +134,38 @@ def _open_run(config: TrainConfig, groups: ParallelGroups) -> Run:
     saving = Saving(
         config.checkpoint, session, saver, StopRequest(), config.train.steps, world.lock
     )
-    return Run(config, session, StareController(config.stare), None, None, saving)
+    return Run(config, session, Chain(config.algorithm), None, None, saving)
 
 
-def _rank_step(learned: Learned, policy: Policy) -> RankStep:
+def _rank_step(run: Run, learned: Learned) -> RankStep:
+    policy = run.session.policy
     gradients, weights = _hf_gradients(policy), dict(policy.hf_tensors())
     is_first = dist.get_rank() == 0
-    decision = learned.decision
+    selection, decision = _stare(run, learned)
     return RankStep(
-        index=learned.share.index,
-        logprobs=learned.scores.logprobs,
-        entropies=learned.scores.entropies,
-        positive=learned.selection.positive,
-        negative=learned.selection.negative,
-        decision=(decision.gate_on, decision.w, decision.m),
+        index=learned.step.index,
+        logprobs=learned.step[OLD].logprobs,
+        entropies=learned.step[OLD].entropies,
+        positive=selection.positive,
+        negative=selection.negative,
+        decision=decision,
         losses=[update.loss for update in learned.updates],
         grad_norms=[update.grad_norm for update in learned.updates],
         gradients=gradients if is_first else {},
         weights=weights if is_first else {},
     )
+
+
+def _stare(run: Run, learned: Learned) -> tuple[StareSelection, tuple[bool, float, float]]:
+    """What it ranked and decided, or would have ranked in a chain without it."""
+    stare = run.config.algorithm.links.get("stare")
+    if not isinstance(stare, Stare):
+        logprobs = learned.step[OLD].logprobs
+        selection = most_surprising(logprobs, learned.credit, learned.step, Stare().top_share)
+        return selection, (False, Stare().w, Stare().m)
+    state = run.chain.states["stare"]
+    selection = stare.selection(learned.credit, learned.step)
+    return selection, (state.gate_on, state.w, state.m)
 
 
 def _hf_gradients(policy: Policy) -> dict[str, Tensor]:

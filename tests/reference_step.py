@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from megatron_stare.algorithms.links.stare import Stare
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config.policy import OptimConfig
 from megatron_stare.types import RolloutBatch
@@ -76,7 +77,14 @@ class ReferenceTrainer:
         self.model.get_input_embeddings().padding_idx = None
         self.parameters = dict(self.model.named_parameters())
         self.adamw = _AdamW(self.parameters, config.optim)
-        self.w, self.m = config.stare.w, config.stare.m
+        links, terms = config.algorithm.links, config.algorithm.terms
+        self.stare = links.get("stare", Stare())
+        self.has_stare = "stare" in links
+        self.clip = config.algorithm.policy["clip"]
+        self.entropy_coef = terms["entropy"].coef if "entropy" in terms else 0.0
+        self.correction = next((name for name in ("tis", "icepop") if name in links), None)
+        self.band = links[self.correction] if self.correction else None
+        self.w, self.m = self.stare.w, self.stare.m
         self.smallest_gap = math.inf
         self.smallest_margin = math.inf
         self.num_below, self.num_above = 0, 0
@@ -88,7 +96,7 @@ class ReferenceTrainer:
             scores = [self._score(sample) for sample in samples]
         logprobs, entropies = (torch.cat(parts) for parts in zip(*scores, strict=True))
 
-        by_rollout = self.config.stare.surprisal == "rollout"
+        by_rollout = self.stare.surprisal == "rollout"
         surprisal = -batch.rollout_logprobs.double() if by_rollout else -logprobs
         advantages = _group_advantages(batch.rewards.tolist(), batch.group_ids.tolist())
         token_advantages = torch.tensor(advantages, dtype=torch.float64)[batch.sample_ids] * mask
@@ -99,14 +107,14 @@ class ReferenceTrainer:
         omega = torch.ones_like(surprisal)
         if gate_on:
             omega[positive] = self.w
-            if self.config.stare.variant == "C2":
+            if self.stare.variant == "C2":
                 omega[negative] = self.m
         corrections = self._corrections(samples, mask, logprobs, batch.rollout_logprobs.double())
         losses, grad_norms = [], []
         for ids in _updates(batch.group_ids.tolist(), self.config.train.updates_per_step):
             coefficients = _coefficients(self.config.algorithm.aggregation, batch, ids)
             factors = omega * corrections * coefficients
-            bonuses = self.config.algorithm.entropy_coef * coefficients
+            bonuses = self.entropy_coef * coefficients
             chosen = [samples[i] for i in ids]
             losses.append(self._backward(chosen, factors, bonuses, logprobs, advantages))
             grad_norms.append(self._clip_and_step())
@@ -133,14 +141,14 @@ class ReferenceTrainer:
         """Ids of ceil(share of the candidates), by (surprisal descending, id ascending)."""
         ids = candidates.nonzero().squeeze(1).tolist()
         ranked = sorted(ids, key=lambda i: (-float(surprisal[i]), i))
-        count = math.ceil(Fraction(str(self.config.stare.top_share)) * len(ranked))
+        count = math.ceil(Fraction(str(self.stare.top_share)) * len(ranked))
         gap = float(surprisal[ranked[count - 1]] - surprisal[ranked[count]])
         self.smallest_gap = min(self.smallest_gap, gap)
         return torch.tensor(sorted(ranked[:count]))
 
     def _gate(self, entropy: float) -> bool:
-        stare = self.config.stare
-        if not stare.enabled:
+        stare = self.stare
+        if not self.has_stare:
             return False
         if stare.adaptive:
             sign = (stare.target_entropy > entropy) - (stare.target_entropy < entropy)
@@ -153,12 +161,12 @@ class ReferenceTrainer:
     ) -> Tensor:
         """The factor of each token that corrects for the engine's distribution, `[R]`."""
         factors = torch.ones_like(logprobs)
-        if self.config.algorithm.correction.kind == "none":
+        if self.band is None:
             return factors
         for sample in samples:
             counted = [t for t in range(*sample.response.indices(len(mask))) if mask[t]]
             log_ratios = [float(logprobs[t] - engine_logprobs[t]) for t in counted]
-            if self.config.algorithm.correction.level == "geometric" and counted:
+            if self.band.level == "geometric" and counted:
                 log_ratios = [sum(log_ratios) / len(counted)] * len(counted)
             for t, log_ratio in zip(counted, log_ratios, strict=True):
                 factors[t] = self._corrected(log_ratio)
@@ -166,7 +174,7 @@ class ReferenceTrainer:
 
     def _corrected(self, log_ratio: float) -> float:
         """TIS cuts a ratio to the band, IcePop keeps it there and gives 0 elsewhere."""
-        config = self.config.algorithm.correction
+        config = self.band
         for bound in (config.low, config.high):
             margin = abs(log_ratio - math.log(bound))
             self.smallest_margin = min(self.smallest_margin, margin)
@@ -175,7 +183,7 @@ class ReferenceTrainer:
         self.num_above += ratio > config.high
         if config.low <= ratio <= config.high:
             return ratio
-        return {"tis": config.low if ratio < 1 else config.high, "icepop": 0.0}[config.kind]
+        return {"tis": config.low if ratio < 1 else config.high, "icepop": 0.0}[self.correction]
 
     def _backward(
         self,
@@ -200,10 +208,9 @@ class ReferenceTrainer:
 
     def _token_loss(self, ratio: Tensor, advantage: float) -> Tensor:
         """max(-A r, -A clip(r)), for A < 0 at most -A c."""
-        config = self.config.algorithm
-        clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
+        clipped = ratio.clamp(1 - self.clip.low, 1 + self.clip.high)
         gain = torch.stack([advantage * ratio, advantage * clipped]).min(0).values
-        return -gain if advantage >= 0 else (-gain).clamp(max=-advantage * config.dual_clip)
+        return -gain if advantage >= 0 else (-gain).clamp(max=-advantage * self.clip.dual)
 
     def _clip_and_step(self) -> float:
         gradients = [p.grad for p in self.parameters.values()]

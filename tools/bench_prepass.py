@@ -3,7 +3,7 @@
     python tools/bench_prepass.py [CONFIG] [section.key=value ...] [--runs FOLDER]
 
 Trains CONFIG (default: the laptop demo's STARE run, which needs the warm-up of `make demo`) twice
-from the same weights, with `stare.surprisal` `policy` and `rollout`, at the same time, one thread
+from the same weights, with `algorithm.stare.surprisal` `policy` and `rollout`, at the same time, one thread
 each. Prints a Markdown table; both runs log the overlap of the two selections in every step.
     overlap  share of the selected tokens that the other log-probs select too: mean, least
     entropy  of the policy over the last half, nats: mean, range
@@ -44,7 +44,7 @@ def train_both(config: Path, overrides: Sequence[str], runs: Path) -> None:
         subprocess.Popen(
             [
                 *(sys.executable, "-m", "megatron_stare.cli", "train", str(config), *overrides),
-                *(f"stare.surprisal={source}", f"run.dir={runs / source}", "log.progress=false"),
+                *(f"algorithm.stare.surprisal={source}", f"run.dir={runs / source}", "log.progress=false"),
             ],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )

@@ -3,7 +3,7 @@
     python examples/tiny_addition/demo.py [--seeds 1 2 3] [--runs FOLDER]
 
 Each seed makes three runs in FOLDER: sft-seedN, grpo-seedN and stare-seedN. The last two differ in
-`stare.enabled` alone and train at the same time, one core each. At the end a table says what was
+`algorithm.method` alone and train at the same time, one core each. At the end a table says what was
 seen, and FOLDER/report holds the figures and the HTML page.
 """
 
@@ -55,10 +55,13 @@ def train_seed(seed: int, runs: Path) -> None:
     run_all(
         [
             (
-                name,
-                command("train", runs / f"{name}-seed{seed}", seed, start, f"stare.enabled={on}"),
+                method,
+                command(
+                    *("train", runs / f"{method}-seed{seed}", seed),
+                    *(start, f"algorithm.method={method}"),
+                ),
             )
-            for name, on in (("grpo", "false"), ("stare", "true"))
+            for method in ("grpo", "stare")
         ]
     )
 

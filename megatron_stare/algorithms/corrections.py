@@ -20,105 +20,137 @@ What is dropped still counts in the denominator (docs/decisions/0007).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
+from megatron_stare.algorithms.hooks import Credit, Link, Need, Step
 from megatron_stare.algorithms.losses import importance_ratios
-from megatron_stare.algorithms.settings import Settings
+from megatron_stare.algorithms.needs import OLD, ROLLOUT
 
 
-class CorrectionConfig(Settings):
-    """How samples of a distribution that is not the policy's are weighed."""
-
-    kind: Literal["auto", "none", "tis", "icepop", "mis"] = "auto"
-    """What becomes of policy / engine ratios: `tis` truncates those outside the band to its bounds,
-    `icepop` drops their tokens, `mis` drops them and gives all others the weight 1. `auto` is `tis`
-    where tokens may be older than the weights that they train, else `none`."""
-    level: Literal["token", "sequence", "geometric"] = "token"
-    """Whose ratio: of each token; the product over its sample; or the geometric mean over it."""
-    low: float | None = Field(default=None, ge=0, le=1)
-    """Lower bound of the band; by default 0 for `tis`, 0.5 for `icepop`, 1 / `high` for `mis`."""
-    high: float | None = Field(default=None, ge=1, le=1e30)
-    """Upper bound of the band; by default 2 for `tis` and `mis`, 5 for `icepop`."""
-
-    @property
-    def band(self) -> tuple[float, float]:
-        """Bounds of the ratios that are left as they are."""
-        kind = CORRECTIONS[self.kind]
-        high = kind.high if self.high is None else self.high
-        return kind.low(high) if self.low is None else self.low, high
-
-    @model_validator(mode="after")
-    def _is_used(self) -> CorrectionConfig:
-        is_one = self.kind in CORRECTIONS
-        if not is_one and (self.level, self.low, self.high) != ("token", None, None):
-            raise ValueError(
-                f"kind={self.kind!r} with level={self.level!r}, low={self.low}, high={self.high}: "
-                "these belong to a correction, set its kind"
-            )
-        return self
-
-
-class Correction(NamedTuple):
+class Corrected(NamedTuple):
     """Of each token, `[n]`: the factor of its loss, and whether its ratio is outside the band."""
 
     weights: Tensor
     outside: Tensor
 
 
+class Correction(Link[None]):
+    """How samples of a distribution that is not the policy's are weighed."""
+
+    scope = "sample"
+
+    level: Literal["token", "sequence", "geometric"] = "token"
+    """Whose ratio: of each token; the product over its sample; or the geometric mean over it."""
+
+    @property
+    def needs(self) -> frozenset[Need[Any]]:
+        """Both log-probs of the ratio."""
+        return frozenset({OLD, ROLLOUT})
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """Bounds of the ratios that are left as they are."""
+        raise NotImplementedError
+
+    def weigh(self, ratios: Tensor, outside: Tensor) -> Tensor:
+        """The factors, `[n]`, of ratios of which some are outside the band."""
+        raise NotImplementedError
+
+    def apply(self, credit: Credit, step: Step, state: None) -> Credit:
+        """Multiply each token's weight by its factor."""
+        return credit.scaled(self._of(credit, step).weights)
+
+    def report(self, credit: Credit, step: Step, state: None) -> Mapping[str, float]:
+        """How many tokens are outside the band, and what is left of the loss."""
+        corrected = self._of(credit, step)
+        return {
+            "mismatch/corrected_share": float(step.stats.mean(corrected.outside, credit.counted)),
+            "mismatch/correction_mean": float(step.stats.mean(corrected.weights, credit.counted)),
+        }
+
+    def _of(self, credit: Credit, step: Step) -> Corrected:
+        log_ratios = step[OLD].logprobs - step[ROLLOUT]
+        return correct(log_ratios, step.sample_ids, credit.counted, self)
+
+
+class Tis(Correction):
+    """Truncated importance sampling: ratios outside the band become its bounds.
+
+    It bounds the variance, at the price of bias (Ionides 2008; low = 0 in its first form).
+    """
+
+    low: float = Field(default=0.0, ge=0, le=1)
+    """Lower bound of the band."""
+    high: float = Field(default=2.0, ge=1, le=1e30)
+    """Upper bound of the band."""
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """As set."""
+        return self.low, self.high
+
+    def weigh(self, ratios: Tensor, outside: Tensor) -> Tensor:
+        """min(max(rho, low), high)."""
+        return ratios.clamp(self.low, self.high)
+
+
+class IcePop(Correction):
+    """Masked importance sampling: no gradient at all where engine and policy disagree."""
+
+    low: float = Field(default=0.5, ge=0, le=1)
+    """Lower bound of the band."""
+    high: float = Field(default=5.0, ge=1, le=1e30)
+    """Upper bound of the band."""
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """As set."""
+        return self.low, self.high
+
+    def weigh(self, ratios: Tensor, outside: Tensor) -> Tensor:
+        """rho in the band, else 0."""
+        return ratios.masked_fill(outside, 0.0)
+
+
+class Mis(Correction):
+    """Rejection sampling: the tokens that IcePop keeps, as if they were on-policy."""
+
+    low: float | None = Field(default=None, ge=0, le=1)
+    """Lower bound of the band; None is as far down as up, 1 / `high`."""
+    high: float = Field(default=2.0, ge=1, le=1e30)
+    """Upper bound of the band."""
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """As set."""
+        return 1 / self.high if self.low is None else self.low, self.high
+
+    def weigh(self, ratios: Tensor, outside: Tensor) -> Tensor:
+        """1 in the band, else 0."""
+        return torch.ones_like(ratios).masked_fill(outside, 0.0)
+
+
 def correct(
-    log_ratios: Tensor, sample_ids: Tensor, counted: Tensor, config: CorrectionConfig
-) -> Correction:
+    log_ratios: Tensor, sample_ids: Tensor, counted: Tensor, correction: Correction
+) -> Corrected:
     """The correction of whole samples; no gradient flows into it.
 
     Args:
         log_ratios: float `[n]`, d in nats; anything, NaN too, where a token is not counted.
         sample_ids: int64 `[n]`; tokens of one sample share an id.
         counted: bool `[n]`, the loss mask; the others have ratio 1 and enter no sum.
-        config: any kind but `none`.
+        correction: what becomes of the ratios.
     """
     d = log_ratios.detach().masked_fill(~counted, 0.0)
-    ratios = importance_ratios(LEVELS[config.level](d, sample_ids, counted)).to(d.dtype)
-    weights = CORRECTIONS[config.kind].weights(ratios, *config.band)
-    return Correction(weights, _outside(ratios, *config.band))
-
-
-def truncated(ratios: Tensor, low: float, high: float) -> Tensor:
-    """TIS: bounds the variance, at the price of bias (Ionides 2008); low = 0 in its first form."""
-    return ratios.clamp(low, high)
-
-
-def icepop(ratios: Tensor, low: float, high: float) -> Tensor:
-    """IcePop: no gradient at all from a token on which engine and policy disagree."""
-    return ratios.masked_fill(_outside(ratios, low, high), 0.0)
-
-
-def masked(ratios: Tensor, low: float, high: float) -> Tensor:
-    """MIS, rejection sampling: the tokens that IcePop keeps, as if they were on-policy."""
-    return torch.ones_like(ratios).masked_fill(_outside(ratios, low, high), 0.0)
-
-
-def _outside(ratios: Tensor, low: float, high: float) -> Tensor:
-    return (ratios < low) | (ratios > high)
-
-
-class Kind(NamedTuple):
-    """A correction: `(ratios, low, high) -> weights`, and its published band: low by high."""
-
-    weights: Callable[[Tensor, float, float], Tensor]
-    low: Callable[[float], float]
-    high: float
-
-
-CORRECTIONS: dict[str, Kind] = {
-    "tis": Kind(truncated, lambda _: 0.0, 2.0),
-    "icepop": Kind(icepop, lambda _: 0.5, 5.0),
-    "mis": Kind(masked, lambda high: 1 / high, 2.0),  # as far down as up
-}
+    ratios = importance_ratios(LEVELS[correction.level](d, sample_ids, counted)).to(d.dtype)
+    low, high = correction.band
+    outside = (ratios < low) | (ratios > high)
+    return Corrected(correction.weigh(ratios, outside), outside)
 
 
 def _sample_sum(values: Tensor, sample_ids: Tensor) -> Tensor:

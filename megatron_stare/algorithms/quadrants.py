@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from megatron_stare.algorithms.batch_stats import BatchStats
 from megatron_stare.algorithms.stare import StareSelection
 
 
@@ -30,3 +31,14 @@ def quadrants(advantages: Tensor, selection: StareSelection) -> dict[str, Tensor
         "neg_high": negative & selection.negative,
         "neg_low": negative & ~selection.negative,
     }
+
+
+def quadrant_metrics(
+    entropies: Tensor, advantages: Tensor, selection: StareSelection, stats: BatchStats
+) -> dict[str, float]:
+    """The share of each quadrant in all counted tokens, and its mean entropy in nats."""
+    metrics: dict[str, float] = {}
+    for name, members in quadrants(advantages, selection).items():
+        metrics[f"quadrant/{name}_share"] = float(stats.mean(members))
+        metrics[f"quadrant/{name}_entropy"] = float(stats.mean(entropies, where=members))
+    return metrics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
@@ -24,3 +25,8 @@ class Settings(BaseModel):
     @classmethod
     def _is_of_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
         return of_kind(value, cls.model_fields[str(info.field_name)].annotation)
+
+    @classmethod
+    def sections_beside(cls) -> Mapping[str, type[BaseModel]]:
+        """Groups of keys that may stand in this one beside its fields, by their names."""
+        return {}

@@ -60,11 +60,9 @@ class AnnealConfig(Settings):
 class StareConfig(Settings):
     """The method's settings. Its defaults are the paper's for models up to 7B."""
 
-    enabled: bool = True
-    """False is plain GRPO: the gate stays off. Tokens are ranked after the update, for metrics."""
     variant: Literal["O1", "C2"] = "O1"
     """O1 reweights L+ (by w); C2 also L- (by m)."""
-    top_share: float = Field(default=0.10, ge=0, le=1)
+    top_share: float = Field(default=0.10, gt=0, le=1)
     """P: the share of the tokens of each advantage sign that is selected."""
     w: Multiple = 1.1
     """W, the weight of L+; where it starts if `adaptive`."""
@@ -85,11 +83,6 @@ class StareConfig(Settings):
     surprisal: Literal["policy", "rollout"] = "policy"
     """Whose log-probs rank the tokens: the trainer's before the update, or the engine's."""
 
-    @property
-    def ranks_by(self) -> Literal["policy", "rollout"] | None:
-        """Whose log-probs rank and gate before the update; None without STARE."""
-        return self.surprisal if self.enabled else None
-
     def target_at(self, step: int) -> float:
         """H_tgt of a step, in nats per token."""
         if self.anneal is None:
@@ -103,8 +96,6 @@ class StareConfig(Settings):
             raise ValueError(f"w={self.w} starts above w_max={self.w_max}")
         if self.adaptive and self.m < self.m_min:
             raise ValueError(f"m={self.m} starts below m_min={self.m_min}")
-        if self.enabled and not self.top_share:
-            raise ValueError("top_share=0 selects no token: expected more, or enabled=false")
         return self
 
 
@@ -123,16 +114,22 @@ class StareDecision:
 
 
 class StareController:
-    """The gate and the adaptive schedule; one `update` per step, before the weights are used."""
+    """The gate and the adaptive schedule; one `update` per step, before the weights are used.
 
-    def __init__(self, config: StareConfig) -> None:
+    Args:
+        config: of the method.
+        decision: of the step before; None before the first, where the gate is on.
+    """
+
+    def __init__(self, config: StareConfig, decision: StareDecision | None = None) -> None:
         self._config = config
-        self._gate_on = config.enabled
-        self._w = config.w
-        self._m = config.m
+        self.decision = decision or StareDecision(True, config.w, config.m)
+        """Where gate and schedule stand."""
+        if not config.adaptive:  # Weights that do not adapt are those of the config.
+            self.decision = replace(self.decision, w=config.w, m=config.m)
 
     def update(self, batch_entropy: float, step: int = 0) -> StareDecision:
-        """Decide for a batch; an entropy that is not finite changes nothing (the gate starts on).
+        """Decide for a batch; an entropy that is not finite changes nothing.
 
         Args:
             batch_entropy: token mean of the policy's entropy over the global batch, before its
@@ -140,33 +137,18 @@ class StareController:
             step: of the run; an annealed target depends on it.
         """
         is_finite = math.isfinite(batch_entropy)
-        if is_finite and self._config.enabled:
+        if is_finite:
             below = self._config.target_at(step) - batch_entropy
-            self._gate_on = below > 0
-            if self._config.adaptive:
-                self._adapt(below)
-        return replace(self.decision, entropy_is_finite=is_finite)
+            self.decision = StareDecision(below > 0, *self._weights(below))
+        self.decision = replace(self.decision, entropy_is_finite=is_finite)
+        return self.decision
 
-    @property
-    def decision(self) -> StareDecision:
-        """Where gate and schedule stand."""
-        return StareDecision(self._gate_on, self._w, self._m)
-
-    def _adapt(self, below: float) -> None:
-        config = self._config
+    def _weights(self, below: float) -> tuple[float, float]:
+        config, w, m = self._config, self.decision.w, self.decision.m
+        if not config.adaptive:
+            return w, m
         step = math.copysign(config.alpha, below) if below else 0.0
-        self._w = min(max(self._w + step, 1.0), config.w_max)
-        self._m = min(max(self._m - step, config.m_min), 1.0)
-
-    def state_dict(self) -> dict[str, float | bool]:
-        """The same, to be saved."""
-        return {"gate_on": self._gate_on, "w": self._w, "m": self._m}
-
-    def load_state_dict(self, state: dict[str, float | bool]) -> None:
-        """Go on from a saved state; weights that do not adapt stay those of the config."""
-        self._gate_on = self._config.enabled and bool(state["gate_on"])
-        if self._config.adaptive:
-            self._w, self._m = state["w"], state["m"]
+        return min(max(w + step, 1.0), config.w_max), min(max(m - step, config.m_min), 1.0)
 
 
 @dataclass(frozen=True, slots=True)

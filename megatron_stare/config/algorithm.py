@@ -1,4 +1,4 @@
-"""Rewards, advantages, loss."""
+"""How responses are judged."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from megatron_stare.algorithms.corrections import CorrectionConfig
 from megatron_stare.algorithms.settings import Settings
 from megatron_stare.values import CountOrZero, Seconds, Weight
 
@@ -78,32 +77,4 @@ class RewardConfig(Settings):
                 f"format_reward={self.format_reward:g} with format_pattern=null: nobody would get "
                 "it, expected a format_pattern, or 0"
             )
-        return self
-
-
-class AlgorithmConfig(Settings):
-    """Advantages and loss."""
-
-    advantage: Literal["grpo", "dr_grpo", "rloo"] = "grpo"
-    """Group baseline and normalisation."""
-    clip_low: float = Field(default=0.2, ge=0, lt=1)
-    """Ratio is clipped below at 1 - clip_low."""
-    clip_high: Weight = 0.28
-    """Ratio is clipped above at 1 + clip_high."""
-    dual_clip: float = Field(default=10.0, gt=1, le=1_000_000)
-    """Bound of the loss in units of |advantage| where the advantage is negative."""
-    aggregation: Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum"] = "token-mean"
-    """How token losses become one number, over the global batch."""
-    kl: Literal["none", "k1", "k2", "k3"] = "none"
-    """Estimator of the penalty towards the starting policy."""
-    kl_coef: Weight = 0.0
-    """Weight of that penalty."""
-    entropy_coef: Weight = 0.0
-    """Weight of an entropy bonus: the loss is less by this times the mean entropy, in nats."""
-    correction: CorrectionConfig = CorrectionConfig()
-
-    @model_validator(mode="after")
-    def _kl_has_a_weight(self) -> AlgorithmConfig:
-        if (self.kl == "none") != (self.kl_coef == 0.0):
-            raise ValueError(f"kl={self.kl!r} with kl_coef={self.kl_coef}: set both or neither")
         return self

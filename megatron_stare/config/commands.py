@@ -8,13 +8,18 @@ names the key, the value and what was expected. Checks that need the model's sha
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import model_validator
 
+from megatron_stare.algorithms.hooks import Need
+from megatron_stare.algorithms.needs import OLD, UNTRUNCATED
 from megatron_stare.algorithms.settings import Settings
-from megatron_stare.algorithms.stare import StareConfig
-from megatron_stare.config.algorithm import AlgorithmConfig, RewardConfig
+from megatron_stare.config.algorithm import RewardConfig
 from megatron_stare.config.data import DataConfig, SftDataConfig
+from megatron_stare.config.method import AlgorithmConfig
 from megatron_stare.config.policy import ModelConfig, OptimConfig, ParallelConfig, padded_length
+from megatron_stare.config.renamed import renamed
 from megatron_stare.config.rollout import RolloutConfig, SamplingConfig
 from megatron_stare.config.run import CheckpointConfig, LogConfig, ResumableRunConfig, RunConfig
 from megatron_stare.config.slurm import SlurmConfig
@@ -61,7 +66,6 @@ class TrainConfig(Settings):
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardConfig = RewardConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
-    stare: StareConfig = StareConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainSection = TrainSection()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -69,20 +73,21 @@ class TrainConfig(Settings):
     log: LogConfig = LogConfig()
     slurm: SlurmConfig = SlurmConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _in_todays_words(cls, tree: Any) -> Any:
+        return renamed(tree)
+
     @property
-    def needs_prepass(self) -> bool:
-        """Whether log-probs of the policy before the update are needed before the update."""
-        return self.stare.ranks_by == "policy" or self.train.updates_per_step > 1
+    def needs(self) -> frozenset[Need[Any]]:
+        """What is measured of every batch before its updates."""
+        # Later updates compare with the policy before the first.
+        return self.algorithm.needs | ({OLD} if self.train.updates_per_step > 1 else set())
 
     @model_validator(mode="after")
     def _older_tokens_are_corrected(self) -> TrainConfig:
-        """Say which correction `auto` is."""
-        correction = self.algorithm.correction
-        if correction.kind == "auto":
-            kind = "tis" if self.rollout.is_off_policy else "none"
-            chosen = correction.model_copy(update={"kind": kind})
-            algorithm = self.algorithm.model_copy(update={"correction": chosen})
-            object.__setattr__(self, "algorithm", algorithm)  # Frozen, for everyone after this.
+        if self.rollout.is_off_policy:  # Frozen, for everyone after this.
+            object.__setattr__(self, "algorithm", self.algorithm.corrected())
         return self
 
     @model_validator(mode="after")
@@ -94,13 +99,14 @@ class TrainConfig(Settings):
                 f"rollout.prompts_per_step={rollout.prompts_per_step}"
             )
         is_truncated = rollout.top_p < 1 or rollout.top_k > 0
-        if self.stare.ranks_by == "rollout" and is_truncated:
-            raise ValueError(
-                f"stare.surprisal='rollout' with rollout.top_p={rollout.top_p}, "
-                f"rollout.top_k={rollout.top_k}: truncated sampling renormalises the engine's "
-                "log-probs, so their mean is no estimate of the policy's entropy; "
-                "use top_p=1 and top_k=0, or stare.surprisal='policy'"
-            )
+        for name, link in self.algorithm.links.items():
+            if UNTRUNCATED in link.needs and is_truncated:
+                raise ValueError(
+                    f"algorithm.{name} measures entropy by the engine's log-probs, with "
+                    f"rollout.top_p={rollout.top_p}, rollout.top_k={rollout.top_k}: truncated "
+                    "sampling renormalises them, so that their mean is no estimate of it; use "
+                    "top_p=1 and top_k=0, or the policy's own log-probs"
+                )
         longest = self.data.max_prompt_tokens + rollout.max_response_tokens
         if padded_length(longest, self.parallel.context) > self.train.max_tokens_per_micro_batch:
             raise ValueError(

@@ -11,7 +11,7 @@ equally many micro-batches (the schedules are collective): a rank with fewer get
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,6 +61,15 @@ class Share:
     def micro_batches(self) -> MicroBatches:
         """All micro-batches, in order."""
         return [micro_batch for update in self.updates for micro_batch in update]
+
+    def spans(self, batch: TokenBatch) -> Iterator[tuple[MicroBatches, slice]]:
+        """The micro-batches of each update, and where its tokens stand among this rank's."""
+        start = 0
+        for micro_batches in self.updates:
+            samples = [sample for micro_batch in micro_batches for sample in micro_batch]
+            tokens = slice(start, start + int(batch.response_lengths[samples].sum()))
+            yield micro_batches, tokens
+            start = tokens.stop
 
 
 def plan_share(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from megatron_stare.algorithms.needs import REFERENCE
 from megatron_stare.plan.activations import (
     RankSizes,
     backward_work_bytes,
@@ -101,7 +102,7 @@ def stage_memory(
     layer = layer_bytes(job.shape, sizes, recompute=recompute, kind=kind, context=parallel.context)
     is_last = stage == parallel.pipeline - 1
     layers = job.shape.num_layers // parallel.pipeline
-    is_on_gpu = job.config.algorithm.kl != "none" and not job.config.rollout.colocated
+    is_on_gpu = REFERENCE in job.config.needs and not job.config.rollout.colocated
     return StageMemory(
         stage=stage,
         in_flight=in_flight,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from megatron_stare.algorithms.needs import OLD
 from megatron_stare.config.policy import padded_length
 from megatron_stare.data.packing import MicroBatches, SampleCost, plan_micro_batches
 from megatron_stare.plan.activations import RankSizes
@@ -95,7 +96,7 @@ def training_time(
     flops = (3 + passes) * sum(costs)
     update = busy = 0.0
     for number, plan in enumerate(plans):
-        has_scores = config.needs_prepass and number == 0
+        has_scores = OLD in config.needs and number == 0
         slowest = max(clock.forward_and_backward(rank, has_scores) for rank in plan)
         update += slowest
         busy += sum(clock.busy(rank, has_scores) for rank in plan) / len(plan)
@@ -118,8 +119,8 @@ def training_time(
 
 
 def num_forward_passes(job: Job) -> int:
-    """Passes besides those of the update: the prepass, and the reference's."""
-    return int(job.config.needs_prepass) + int(job.config.algorithm.kl != "none")
+    """Passes besides those of the update: the prepass, the reference's."""
+    return sum(need.passes for need in job.config.needs)
 
 
 def _updates(num_samples: int, count: int) -> list[range]:

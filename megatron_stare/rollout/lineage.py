@@ -9,7 +9,7 @@ from pathlib import Path
 from megatron_stare import __version__
 from megatron_stare.config.commands import TrainConfig
 
-_SECTIONS = {"model", "data", "rollout", "reward", "algorithm", "stare", "optim", "train"}
+_SECTIONS = {"model", "data", "rollout", "reward", "algorithm", "optim", "train"}
 _NO_MATTER = {"servers", "max_rounds"}
 """Keys of `rollout` that change no sample."""
 

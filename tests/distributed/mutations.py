@@ -21,19 +21,19 @@ import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it 
 from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 from megatron.core.transformer import attention
 
-from megatron_stare import objective, session, token_terms, train
-from megatron_stare.algorithms.batch_stats import BatchStats
-from megatron_stare.algorithms.corrections import Correction, correct
+from megatron_stare.algorithms import corrections, objective
+from megatron_stare.algorithms.aggregation import token_coefficients
+from megatron_stare.algorithms.corrections import Corrected, correct
+from megatron_stare.algorithms.hooks import Credit, Step
+from megatron_stare.algorithms.links import stare
+from megatron_stare.algorithms.links.stare import most_surprising
 from megatron_stare.algorithms.stare import StareSelection, stare_selection
-from megatron_stare.data.packing import Share, plan_share
 from megatron_stare.ops.logprob_entropy import linear_token_scores
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.policy import build, context_attention, head, model, packed, step
 from megatron_stare.policy.attention import plan_attention
 from megatron_stare.policy.context import gather_scores
 from megatron_stare.policy.packed import PackedMicroBatch, pack
-from megatron_stare.token_terms import LocalTokens, aggregation, rank_tokens
-from megatron_stare.types import TokenBatch
 from tests.layout_steps import Job, Layout, RankStep, take_steps
 
 
@@ -53,7 +53,7 @@ def _select_per_rank() -> AbstractContextManager:
     def select(*tokens, group, **settings) -> StareSelection:
         return stare_selection(*tokens, group=None, **settings)
 
-    return _replaced(token_terms, "stare_selection", select)
+    return _replaced(stare, "stare_selection", select)
 
 
 def _break_ties_by_place_on_the_rank() -> AbstractContextManager:
@@ -61,52 +61,54 @@ def _break_ties_by_place_on_the_rank() -> AbstractContextManager:
         local = torch.arange(len(surprisal)) * group.size() + group.rank()
         return stare_selection(surprisal, *tokens, token_ids=local, group=group, **settings)
 
-    return _replaced(token_terms, "stare_selection", select)
+    return _replaced(stare, "stare_selection", select)
 
 
-@contextmanager
-def _rank_per_micro_batch() -> Iterator[None]:
-    planned: list[tuple[TokenBatch, Share]] = []
-
-    def plan(batch, *settings, **options) -> Share:
-        planned.append((batch, plan_share(batch, *settings, **options)))
-        return planned[-1][1]
-
-    def rank(tokens: LocalTokens, old, *settings) -> StareSelection:
-        batch, share = planned[-1]
-        selections, start = [], 0
-        for samples in share.micro_batches:
-            here = slice(start, start + int(batch.response_lengths[list(samples)].sum()))
-            start = here.stop
-            stats = BatchStats(batch, share.index[here], group=tokens.stats.group)
-            local = LocalTokens(stats, tokens.advantages[here], tokens.rollout_logprobs[here])
-            selections.append(rank_tokens(local, old.at(here), *settings))
+def _rank_per_micro_batch() -> AbstractContextManager:
+    def rank(logprobs, credit: Credit, step: Step, top_share) -> StareSelection:
+        selections = [
+            most_surprising(logprobs[here], credit.at(here), step.at(here), top_share)
+            for here in _micro_batches(step, max_tokens=150)
+        ]
         return replace(
             selections[0],
             positive=torch.cat([selection.positive for selection in selections]),
             negative=torch.cat([selection.negative for selection in selections]),
         )
 
-    with _replaced(session, "plan_share", plan), _replaced(train, "rank_tokens", rank):
-        yield
+    return _replaced(stare, "most_surprising", rank)
+
+
+def _micro_batches(step: Step, max_tokens: int) -> Iterator[slice]:
+    """Runs of whole samples, the shortest that have so many tokens."""
+    lengths = step.sample_ids.unique_consecutive(return_counts=True)[1].tolist()
+    start = end = 0
+    for length in lengths:
+        end += length
+        if end - start >= max_tokens:
+            yield slice(start, end)
+            start = end
+    if end > start:
+        yield slice(start, end)
 
 
 def _token_mean_per_rank() -> AbstractContextManager:
-    def per_rank(batch, share: Share, kind: str) -> torch.Tensor:
-        mine = [[i for micro_batch in update for i in micro_batch] for update in share.updates]
-        return aggregation(batch, replace(share, samples=mine), kind) / dist.get_world_size()
+    def per_rank(kind, credit: Credit, step: Step) -> torch.Tensor:
+        held = set(step.sample_ids.tolist())
+        mine = [[i for i in update if i in held] for update in step.updates]
+        return token_coefficients(kind, credit, replace(step, updates=mine)) / dist.get_world_size()
 
-    return _replaced(token_terms, "aggregation", per_rank)
+    return _replaced(objective, "token_coefficients", per_rank)
 
 
 def _divide_by_what_the_correction_keeps() -> AbstractContextManager:
-    def per_kept_token(log_ratios, sample_ids, counted, config) -> Correction:
-        correction = correct(log_ratios, sample_ids, counted, config)
-        kept = counted & (correction.weights > 0)
+    def per_kept_token(log_ratios, sample_ids, counted, correction) -> Corrected:
+        corrected = correct(log_ratios, sample_ids, counted, correction)
+        kept = counted & (corrected.weights > 0)
         scale = counted.sum() / kept.sum().clamp(min=1)
-        return correction._replace(weights=correction.weights * scale)
+        return corrected._replace(weights=corrected.weights * scale)
 
-    return _replaced(objective, "correct", per_kept_token)
+    return _replaced(corrections, "correct", per_kept_token)
 
 
 def _hold_the_entropy_s_gradient_back() -> AbstractContextManager:

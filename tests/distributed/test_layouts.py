@@ -85,25 +85,35 @@ QUICK = ("one process", "dp2", "tp2 sp", "pp2")
 
 OPTIM = {"lr": 1e-3, "weight_decay": 0.1, "eps": 1e-4, "clip_grad": 0.5}
 ADAPTIVE = {"adaptive": True, "alpha": 0.05, "w": 1.2, "m": 0.8}
-POLICY_RANKS = {"optim": OPTIM, "stare": ADAPTIVE | {"variant": "C2", "target_entropy": 10.0}}
+POLICY_RANKS = {
+    "optim": OPTIM,
+    "algorithm": {"stare": ADAPTIVE | {"variant": "C2", "target_entropy": 10.0}},
+}
 GRPO = {
     "optim": OPTIM,
-    "stare": {"enabled": False},
-    "algorithm": {"entropy_coef": 0.3},
+    "algorithm": {"method": "grpo", "terms": [{"entropy": {"coef": 0.3}}]},
 }
 ENGINE_RANKS = {
     "optim": OPTIM,
-    "stare": ADAPTIVE | {"surprisal": "rollout", "target_entropy": 5.675},
     "algorithm": {
         "aggregation": "seq-mean-token-mean",
-        "correction": {"kind": "icepop", "low": 0.4, "high": 2.5},
+        "links": [
+            "grpo",
+            {"stare": ADAPTIVE | {"surprisal": "rollout", "target_entropy": 5.675}},
+            {"icepop": {"low": 0.4, "high": 2.5}},
+        ],
     },
 }
-TWO_UPDATES = POLICY_RANKS | {
+TWO_UPDATES = {
+    "optim": OPTIM,
     "train": {"updates_per_step": 2},
     "algorithm": {
-        "entropy_coef": 0.05,
-        "correction": {"kind": "tis", "level": "geometric", "low": 0.8, "high": 1.15},
+        "links": [
+            "grpo",
+            {"stare": ADAPTIVE | {"variant": "C2", "target_entropy": 10.0}},
+            {"tis": {"level": "geometric", "low": 0.8, "high": 1.15}},
+        ],
+        "terms": [{"entropy": {"coef": 0.05}}],
     },
 }
 SETTINGS = {

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from megatron_stare.objective import SupervisedObjective
 from torch import Tensor
 
 import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it has to be)
 from megatron_stare.config.policy import ModelConfig, OptimConfig, ParallelConfig, sample_multiple
 from megatron_stare.data.packing import plan_share
-from megatron_stare.objective import SupervisedObjective
 from megatron_stare.policy.build import build_policy
 from megatron_stare.policy.checkpoint import (
     PolicyWrite,

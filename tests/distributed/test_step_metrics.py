@@ -6,28 +6,28 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from megatron_stare.algorithms.batch_stats import BatchStats
-from megatron_stare.algorithms.stare import StareDecision, StareSelection
+from megatron_stare.algorithms.hooks import Step
+from megatron_stare.algorithms.needs import OLD, ROLLOUT
+from megatron_stare.facts import has_rollout_logprobs
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.step_metrics import token_metrics
-from megatron_stare.token_terms import LocalTokens
-from megatron_stare.types import TokenBatch
+from megatron_stare.types import RolloutBatch
 from tests.worlds import run_world
-
-DECISION = StareDecision(gate_on=True, w=1.1, m=0.9)
 
 
 def metrics_of_a_part(rank: int, logprobs, engine, mask, ends) -> dict[str, float]:
     """The tokens from one rank's end to the next are this rank's."""
     here = slice(ends[rank], ends[rank + 1])
     lengths = torch.tensor(ends).diff()
-    batch = TokenBatch(torch.zeros(len(mask)), torch.zeros_like(lengths), lengths, mask)
-    stats = BatchStats(batch, torch.arange(len(mask))[here], group=dist.group.WORLD)
-    nothing = torch.zeros_like(mask[here])
-    tokens = LocalTokens(stats, torch.zeros_like(logprobs[here]), engine[here])
-    selection = StareSelection(nothing, nothing, math.nan, math.nan)
-    scores = TokenScores(logprobs[here], *torch.ones(3, here.stop - here.start))
-    metrics = token_metrics(scores, tokens, selection, DECISION)
+    nothing = torch.zeros_like(lengths)
+    batch = RolloutBatch(nothing, nothing, lengths, mask, engine, nothing.float(), nothing)
+    index = torch.arange(len(mask))[here]
+    sample_ids = batch.sample_ids[here]
+    step = Step(1, 1.0, batch, index, sample_ids, mask[here], [[0]], dist.group.WORLD)
+    step.facts[OLD] = TokenScores(logprobs[here], *torch.ones(3, here.stop - here.start))
+    if has_rollout_logprobs(batch):
+        step.facts[ROLLOUT] = engine[here]
+    metrics = token_metrics(step)
     return {name: value for name, value in metrics.items() if name.startswith("mismatch/")}
 
 

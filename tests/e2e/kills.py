@@ -21,7 +21,7 @@ STEPS = 6
 _SECONDS = ("time/", "perf/")
 SETTINGS = (
     *("checkpoint.every=2", "log.dump_samples=false", "rollout.max_rounds=1"),
-    *("stare.adaptive=true", "optim.decay=linear"),
+    *("algorithm.stare.adaptive=true", "optim.decay=linear"),
 )
 
 

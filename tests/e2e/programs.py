@@ -47,7 +47,7 @@ def make_workspace(folder: Path, family: str = "qwen3", **model) -> Path:
                 "max_response_tokens": 48,
             },
             "reward": {"kind": "exact"},
-            "stare": {"target_entropy": 9.0},
+            "algorithm": {"stare": {"target_entropy": 9.0}},
             # A large eps: Adam's sign-like step would blow rounding up where gradients are tiny.
             "optim": {"lr": 1e-3, "eps": 1e-3},
             "train": {"steps": 2, "max_tokens_per_micro_batch": 96},

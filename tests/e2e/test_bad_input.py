@@ -178,22 +178,26 @@ def test_a_prompt_over_the_limit_by_name(workspace):
 
 def test_truncated_sampling_with_the_engines_surprisal(workspace):
     message = refused(
-        "train", workspace / "train.yaml", "rollout.top_p=0.9", "stare.surprisal=rollout"
+        "train", workspace / "train.yaml", "rollout.top_p=0.9", "algorithm.stare.surprisal=rollout"
     )
-    assert "stare.surprisal='rollout' with rollout.top_p=0.9" in message
+    assert "algorithm.stare measures entropy by the engine's log-probs" in message
+    assert "with rollout.top_p=0.9" in message
 
 
-@pytest.mark.parametrize("method", ["stare.enabled=true", "stare.enabled=false"])
-@pytest.mark.parametrize("needs", ["algorithm.correction.kind=tis", "stare.surprisal=rollout"])
-def test_samples_without_the_engines_log_probs_where_they_are_needed(
-    copy, monkeypatch, method, needs
-):
+@pytest.mark.parametrize(
+    ("needs", "key"),
+    [
+        ("algorithm.links=[grpo, tis]", "algorithm.tis"),
+        ("algorithm.links=[grpo, stare, icepop]", "algorithm.icepop"),
+        ("algorithm.stare.surprisal=rollout", "algorithm.stare"),
+    ],
+)
+def test_samples_without_the_engines_log_probs_where_they_are_needed(copy, monkeypatch, needs, key):
     """Before the policy looks at any of them."""
     monkeypatch.delattr(Policy, "score")
     monkeypatch.delattr(Policy, "update")
-    key, value = needs.split("=")
-    message = refused("train", copy / "train.yaml", method, needs)
-    assert f"{key}={value!r}: the samples have no log-probs" in message
+    message = refused("train", copy / "train.yaml", needs)
+    assert f"{key}: the samples have no log-probs" in message
 
 
 def test_a_verifier_that_cannot_be_imported(workspace):

@@ -27,8 +27,12 @@ def workspace(tmp_path_factory):
         folder / "train.yaml",
         f"model.path={folder}/sft/hf/final",
         *("rollout.engine=embedded", "rollout.replay_path=null", "rollout.dynamic_sampling=false"),
-        *("rollout.max_response_tokens=8", "stare.adaptive=true", "train.updates_per_step=2"),
-        *("algorithm.kl=k3", "algorithm.kl_coef=0.01", "train.steps=3", "train.save_every=2"),
+        *(
+            "rollout.max_response_tokens=8",
+            "algorithm.stare.adaptive=true",
+            "train.updates_per_step=2",
+        ),
+        *("algorithm.terms=[{kl: {coef: 0.01}}]", "train.steps=3", "train.save_every=2"),
         *held_out,
         *("eval.max_response_tokens=8", "log.tensorboard=true"),
     )
@@ -113,8 +117,8 @@ def engine_ranked(workspace, tmp_path_factory):
         *("train", workspace / "train.yaml", f"run.dir={run}", f"data.path={run}/prompts.parquet"),
         f"model.path={workspace}/sft/hf/final",
         *("rollout.engine=embedded", "rollout.replay_path=null", "rollout.dynamic_sampling=false"),
-        *("rollout.max_response_tokens=8", "stare.surprisal=rollout"),
-        "algorithm.correction.kind=icepop",
+        *("rollout.max_response_tokens=8", "algorithm.links=[grpo, stare, icepop]"),
+        "algorithm.stare.surprisal=rollout",
         # So early, answers are all wrong; some of them at least look right.
         *("reward.format_pattern=.*[0-4]", "reward.format_reward=0.5"),
     )
@@ -140,25 +144,26 @@ def test_engine_and_policy_select_the_same_tokens(engine_ranked):
 
 
 def test_without_stare_a_single_update_needs_no_prepass(workspace, tmp_path):
-    """And it is the step that STARE takes with weights of 1, metrics of the ranking included."""
-    for name, changes in (("plain", ["stare.enabled=false"]), ("of_1", ["stare.w=1.0"])):
-        settings = (f"run.dir={tmp_path}/{name}", "train.steps=3", *changes)
+    """And it is the step that STARE takes with weights of 1; its quadrants can be observed."""
+    methods = {"plain": "algorithm.links=[grpo, quadrants]", "of_1": "algorithm.stare.w=1.0"}
+    for name, change in methods.items():
+        settings = (f"run.dir={tmp_path}/{name}", "train.steps=3", change)
         succeed("train", workspace / "train.yaml", *settings)
     for plain, of_1 in zip(*(metrics_of(tmp_path / n) for n in ("plain", "of_1")), strict=True):
         assert of_1.pop("time/prepass_s") > 0
         assert "time/prepass_s" not in plain
-        assert (plain.pop("stare/gate"), of_1.pop("stare/gate")) == (0.0, 1.0)
-        assert plain["stare/threshold_positive"] is not None
+        assert of_1["stare/gate"] == 1.0
+        of_1 = {name: value for name, value in of_1.items() if not name.startswith("stare/")}
         assert step_of(plain) == pytest.approx(step_of(of_1), rel=1e-4, abs=1e-6)
 
 
 def test_an_entropy_bonus_keeps_entropy_up(workspace, tmp_path):
     """On the same recorded samples, step by step."""
-    for name, coef in (("plain", 0.0), ("bonus", 1.0)):
-        settings = (f"run.dir={tmp_path}/{name}", "train.steps=5", "stare.enabled=false")
+    for name, terms in (("plain", "[]"), ("bonus", "[{entropy: {coef: 1.0}}]")):
+        settings = (f"run.dir={tmp_path}/{name}", "train.steps=5", "algorithm.method=grpo")
         model = f"model.path={workspace}/sft/hf/final"
-        coefficient = f"algorithm.entropy_coef={coef}"
-        succeed("train", workspace / "train.yaml", *settings, model, coefficient)
+        settings = (*settings, model, f"algorithm.terms={terms}")
+        succeed("train", workspace / "train.yaml", *settings)
     plain, bonus = (
         [metrics["entropy/mean"] for metrics in metrics_of(tmp_path / name)]
         for name in ("plain", "bonus")

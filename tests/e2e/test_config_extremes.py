@@ -41,7 +41,7 @@ def test_a_step_with_an_extreme_that_is_taken_ends_as_a_run_does(workspace, tmp_
         "rollout.replay_path=null",
         "rollout.max_response_tokens=4",
     )
-    target = ("stare.anneal.to=9", "stare.anneal.to_step=100")
+    target = ("algorithm.stare.anneal.to=9", "algorithm.stare.anneal.to_step=100")
     ours = (f"run.dir={tmp_path}/run", "train.steps=1", *engine, *target, "checkpoint.every=0")
     taken = [text for text in ours if not text.startswith(override.partition("=")[0] + "=")]
     done = run_command("train", workspace / "train.yaml", *taken, override)

@@ -26,7 +26,7 @@ LAYOUTS = {
     "full recompute": (1, ["model.recompute=full"]),
 }
 
-KL = ("algorithm.kl=k3", "algorithm.kl_coef=0.05")
+KL = ("algorithm.terms=[{kl: {coef: 0.05}}]",)
 
 
 @pytest.fixture(scope="module")

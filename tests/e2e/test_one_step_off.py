@@ -41,7 +41,7 @@ def test_every_batch_but_the_first_is_one_step_older_than_the_weights_it_trains(
 
 def test_the_correction_is_on(runs):
     resolved = yaml.safe_load((runs[0] / "config.yaml").read_text())
-    assert resolved["algorithm"]["correction"]["kind"] == "tis"
+    assert "tis" in resolved["algorithm"]["links"][-1]
     assert all(metrics["mismatch/correction_mean"] != 1 for metrics in metrics_of(runs[0])[1:])
 
 
@@ -59,7 +59,7 @@ def test_threads_leave_no_trace_in_the_numbers(runs):
 def test_what_goes_wrong_in_the_other_thread_stops_the_run_with_one_line(workspace, tmp_path):
     done = run_command(
         *("train", workspace / "train.yaml", f"run.dir={tmp_path}", "rollout.one_step_off=true"),
-        *("rollout.max_response_tokens=1", "algorithm.correction.kind=none"),
+        *("rollout.max_response_tokens=1", "algorithm.correct_stale=false"),
     )
     assert done.returncode == 2
     assert "expected at most max_response_tokens=1" in done.stderr.splitlines()[-1]

@@ -36,10 +36,10 @@ def test_these_are_all():
 @every_recipe
 def test_its_config_holds_and_so_does_its_baseline(recipe):
     config = load_config(TrainConfig, recipe / "train.yaml")
-    baseline = load_config(TrainConfig, recipe / "train.yaml", ["stare.enabled=false"])
-    assert config.stare.enabled
+    baseline = load_config(TrainConfig, recipe / "train.yaml", ["algorithm.method=grpo"])
+    assert "stare" in config.algorithm.links
     assert config.rollout.dynamic_sampling
-    assert baseline.model_copy(update={"stare": config.stare}) == config
+    assert baseline.model_copy(update={"algorithm": config.algorithm}) == config
 
 
 @every_recipe
@@ -72,12 +72,12 @@ def test_its_script_asks_for_the_nodes_that_its_readme_plans(recipe):
 def test_the_first_is_the_papers_main_configuration():
     (recipe,) = (recipe for recipe in recipes() if recipe.name == "qwen2.5_math_7b")
     config = load_config(TrainConfig, recipe / "train.yaml")
-    rollout, stare = config.rollout, config.stare
+    rollout, stare = config.rollout, config.algorithm.links["stare"]
     assert (rollout.prompts_per_step, rollout.samples_per_prompt) == (64, 8)
     assert (rollout.temperature, rollout.max_rounds, rollout.is_off_policy) == (1.0, 10, False)
     assert (config.optim.lr, config.train.updates_per_step) == (1e-6, 1)
     assert (stare.variant, stare.target_entropy, stare.top_share, stare.w) == ("O1", 0.3, 0.1, 1.1)
-    assert (config.algorithm.kl, config.algorithm.clip_low) == ("none", 0.2)
+    assert (config.algorithm.terms, config.algorithm.policy["clip"].low) == ({}, 0.2)
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ CASES = {
     "no verifier": Case("no_such_module", ("reward.kind=no_such_module:judge",)),
     "prompts too long": Case("max_prompt_tokens|0 of 12", ("data.max_prompt_tokens=2",)),
     "recordings without log-probs": Case(
-        "the samples have no log-probs", ("algorithm.correction.kind=tis",)
+        "the samples have no log-probs", ("algorithm.links=[grpo, tis]",)
     ),
     "no recordings": Case("replay.jsonl", spoil=spoil_recordings),
     "a layout of more processes": Case("world size 1", ("parallel.tensor=2",)),

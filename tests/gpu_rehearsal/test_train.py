@@ -21,8 +21,8 @@ LAYOUTS = {
     "pp2": ("parallel.pipeline=2",),
     # Two updates a step, with engine log-probs in the ratio and in the selection.
     "dp2": (
-        *("train.updates_per_step=2", "stare.surprisal=rollout"),
-        "algorithm.correction.kind=tis",
+        *("train.updates_per_step=2", "algorithm.links=[grpo, stare, tis]"),
+        "algorithm.stare.surprisal=rollout",
     ),
 }
 

@@ -20,7 +20,7 @@ from tests.slurm.cluster import Cluster
 STEPS = 10
 SETTINGS = (
     *(f"train.steps={STEPS}", "checkpoint.every=3", "log.dump_samples=false"),
-    *("rollout.max_rounds=1", "stare.adaptive=true", "optim.decay=linear"),
+    *("rollout.max_rounds=1", "algorithm.stare.adaptive=true", "optim.decay=linear"),
     "reward.kind=tests.slurm.verifier:slow_exact_reward",
     *("slurm.nodes=2", "slurm.processes_per_node=1", "slurm.cpus_per_process=1"),
     *("slurm.gpus_per_node=0", f'slurm.setup=["PATH={Path(sys.executable).parent}:$PATH"]'),

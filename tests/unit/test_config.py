@@ -25,16 +25,16 @@ def config_file(tmp_path):
 def test_a_file_of_differences_is_enough(config_file):
     config = load_config(TrainConfig, config_file(SMALLEST))
     assert config.rollout.prompts_per_step == 64
-    assert config.stare.top_share == 0.1
+    assert list(config.algorithm.links) == ["grpo", "stare"]
 
 
 def test_dotted_overrides_win_over_the_file_and_parse_as_yaml(config_file):
     path = config_file({**SMALLEST, "optim": {"lr": 1e-5}})
     config = load_config(
-        TrainConfig, path, ["optim.lr=2e-6", "stare.enabled=false", "eval.data.path=h.jsonl"]
+        TrainConfig, path, ["optim.lr=2e-6", "algorithm.method=grpo", "eval.data.path=h.jsonl"]
     )
     assert config.optim.lr == 2e-6
-    assert config.stare.enabled is False
+    assert list(config.algorithm.links) == ["grpo"]
     assert config.eval.data is not None
     assert config.eval.data.path == Path("h.jsonl")
 
@@ -55,16 +55,16 @@ def test_a_config_cannot_be_changed_after_it_was_checked(config_file):
     [
         ("optim.learning_rate=1", r"optim\.learning_rate: unknown key \(value 1\)"),
         ("optim.lrr=1", r"did you mean optim\.lr\?"),
-        ("stare.top_shar=0.2", r"did you mean stare\.top_share\?"),
+        ("algorithm.stare.top_shar=0.2", r"did you mean algorithm\.stare\.top_share\?"),
         ("rollut.temperature=1", r"rollut: unknown key .*did you mean rollout\?"),
         ("optim.lr=fast", r"optim\.lr: .*number.*found 'fast'"),
         ("optim.lr=-1", r"optim\.lr: .*greater than 0, found -1"),
         ("optim.min_lr=1", r"min_lr=1\.0 exceeds lr"),
         ("rollout.top_p=1.5", r"rollout\.top_p: .*less than or equal to 1, found 1\.5"),
-        ("algorithm.advantage=ppo", r"algorithm\.advantage: .*'grpo', 'dr_grpo' or 'rloo'.*'ppo'"),
+        ("algorithm.method=ppo", r"algorithm: method='ppo': expected one of grpo, dr_grpo, rloo"),
         ("train.updates_per_step=5", r"updates_per_step=5 does not divide .*prompts_per_step=64"),
         ("rollout.engine=replay", r"engine='replay' with replay_path=None"),
-        ("algorithm.kl=k3", r"kl='k3' with kl_coef=0\.0: set both or neither"),
+        ("algorithm.kl.estimator=k4", r"algorithm: kl is in no chain: add it, terms=\[kl\]"),
         ("parallel.sequence=true", r"parallel\.sequence=true needs parallel\.tensor > 1"),
         ("parallel.virtual_pipeline=2", r"virtual_pipeline=2 needs parallel\.pipeline > 1"),
         ("train.max_tokens_per_micro_batch=100", r"=100 cannot hold one sample .*= 2048"),
@@ -99,10 +99,10 @@ def test_a_budget_holds_the_longest_sample_as_context_parallelism_pads_it(
 
 @pytest.mark.parametrize("cut", ["rollout.top_p=0.9", "rollout.top_k=50"])
 def test_truncated_sampling_cannot_rank_by_the_engines_surprisal(config_file, cut):
-    with pytest.raises(UserError, match=r"stare\.surprisal='rollout' with .*renormalises"):
-        load_config(TrainConfig, config_file(SMALLEST), [cut, "stare.surprisal=rollout"])
-    grpo = [cut, "stare.surprisal=rollout", "stare.enabled=false"]
-    assert not load_config(TrainConfig, config_file(SMALLEST), grpo).needs_prepass
+    with pytest.raises(UserError, match=r"algorithm\.stare .*top_p=.*renormalises"):
+        load_config(TrainConfig, config_file(SMALLEST), [cut, "algorithm.stare.surprisal=rollout"])
+    grpo = [cut, "algorithm.stare.surprisal=rollout", "algorithm.method=grpo"]
+    assert not load_config(TrainConfig, config_file(SMALLEST), grpo).needs
 
 
 def test_a_missing_key_is_named(config_file):

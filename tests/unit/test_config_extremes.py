@@ -49,7 +49,7 @@ def test_every_extreme_is_taken_or_refused_in_one_line(tmp_path, kind):
     texts = {
         "data": "data: {path: d}\n",
         "eval": "eval: {data: {path: d}}\n",
-        "stare": "stare: {anneal: {to: 1, to_step: 9}}\n",
+        "algorithm": "algorithm: {stare: {anneal: {to: 1, to_step: 9}}}\n",
     }
     sections = {TrainConfig: [*texts], SftConfig: ["data"], EvalConfig: ["eval"]}[kind]
     path.write_text("model: {path: m}\n" + "".join(texts[name] for name in sections))

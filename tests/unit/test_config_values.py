@@ -41,8 +41,8 @@ def value_of(config: Any, key: str) -> Any:
         ("train.steps='7'", 7),
         ("train.steps=1_000", 1000),
         ("train.steps=2.0", 2),
-        ("stare.enabled=no", False),
-        ("stare.enabled='true'", True),
+        ("algorithm.correct_stale=no", False),
+        ("algorithm.correct_stale='true'", True),
         ("eval.max_prompts=~", None),
         ("data.prompt_field=2026-11-29", "2026-11-29"),
         ("data.prompt_field=017", "017"),
@@ -82,9 +82,9 @@ def test_values_that_are_what_they_look_like(load, override, value):
         ("train.steps=true", r"train\.steps: expected a number, found true"),
         ("optim.lr=no", r"optim\.lr: expected a number, found false"),
         ("eval.max_prompts=yes", r"eval\.max_prompts: expected a number, found true"),
-        ("stare.enabled=1", r"stare\.enabled: expected true or false, found 1"),
-        ("stare.enabled=0.0", r"stare\.enabled: expected true or false, found 0\.0"),
-        ("stare.enabled='1'", r"stare\.enabled: expected true or false, found '1'"),
+        ("algorithm.correct_stale=1", r"correct_stale: expected true or false, found 1"),
+        ("algorithm.stare.adaptive=0.0", r"stare\.adaptive: expected true or false, found 0\.0"),
+        ("algorithm.stare.adaptive='1'", r"stare\.adaptive: expected true or false, found '1'"),
         ("train.steps=017", r"train\.steps: expected a number without leading zeros.*found 017"),
         ("optim.lr=08", r"optim\.lr: expected a number without leading zeros.*found 08"),
         ("slurm.hours=3:20", r"slurm\.hours: .*number.*found '3:20'"),
@@ -93,13 +93,13 @@ def test_values_that_are_what_they_look_like(load, override, value):
         ("optim.lr=1e400", r"optim\.lr: .*finite number, found '1e400'"),
         ("optim.eps=-.inf", r"optim\.eps: .*finite number, found -inf"),
         ("reward.format_reward=.nan", r"format_reward: .*finite number, found nan"),
-        ("algorithm.correction.high=.inf", r"correction\.high: .*finite number, found inf"),
+        ("algorithm.clip.high=.inf", r"algorithm\.clip\.high: .*finite number, found inf"),
         ("train.steps=.inf", r"train\.steps: .*finite number, found inf"),
         ("eval.max_prompts=.nan", r"max_prompts: .*finite number, found nan"),
         ("run.seed=0x" + "f" * 40, r"run\.seed: input should be less than"),
         ("train.steps=" + "9" * 5000, r"train\.steps: .*found '999"),
         ('data.system_prompt="a\\0b"', r"system_prompt: expected text without NUL"),
-        ("stare.top_share=0", r"top_share=0 selects no token: expected more, or enabled=false"),
+        ("algorithm.stare.top_share=0", r"stare\.top_share: .*greater than 0, found 0"),
         (
             "rollout={prompts_per_step: 100000, samples_per_prompt: 100000}",
             r"prompts_per_step=100000 x samples_per_prompt=100000: expected at most 10000000 sam",
@@ -144,7 +144,7 @@ def test_help_shows_bounds():
     assert types["optim.lr"] == "float (> 0, <= 10)"
     assert types["slurm.environment"] == "dict[str, str]"
     assert types["rollout.servers.restart_command"] == "tuple[str, ...] | None"
-    assert types["algorithm.advantage"] == "Literal['grpo', 'dr_grpo', 'rloo']"
+    assert types["algorithm.kl.estimator"] == "Literal['k1', 'k2', 'k3']"
 
 
 def test_of_overrides_of_one_key_the_last_counts(load):

@@ -5,16 +5,18 @@ from typing import get_args
 import pytest
 import torch
 
-from megatron_stare.algorithms.aggregation import AGGREGATIONS, aggregation_coefficients
-from megatron_stare.config.algorithm import AlgorithmConfig
+from megatron_stare.algorithms.aggregation import (
+    AGGREGATIONS,
+    Aggregation,
+    aggregation_coefficients,
+)
 from tests.unit.algorithms.golden import method_example, tensor
 
 every_kind = pytest.mark.parametrize("kind", AGGREGATIONS)
 
 
 def test_the_config_offers_what_the_table_holds():
-    kinds = get_args(AlgorithmConfig.model_fields["aggregation"].annotation)
-    assert set(kinds) == set(AGGREGATIONS)
+    assert set(get_args(Aggregation)) == set(AGGREGATIONS)
 
 
 @every_kind

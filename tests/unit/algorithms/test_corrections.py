@@ -8,10 +8,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from megatron_stare.algorithms.corrections import CORRECTIONS, LEVELS, CorrectionConfig, correct
+from megatron_stare.algorithms.corrections import LEVELS, Correction, IcePop, Mis, Tis, correct
 from megatron_stare.algorithms.losses import clipped_policy_loss
 from tests.unit.algorithms.golden import assert_golden, method_example, tensor
 
+CORRECTIONS = {"tis": Tis, "icepop": IcePop, "mis": Mis}
 GOLDEN = [
     ("TIS/token", "ratio", {"kind": "icepop", "low": 0.0, "high": 1e9}),
     ("TIS/token", "w_verl", {"kind": "tis"}),
@@ -25,7 +26,11 @@ GOLDEN = [
 ]
 
 
-def of_one_sample(log_ratios: Tensor, config: CorrectionConfig):
+def made(kind: str, **settings) -> Correction:
+    return CORRECTIONS[kind](**settings)
+
+
+def of_one_sample(log_ratios: Tensor, config: Correction):
     ids = torch.zeros(len(log_ratios), dtype=torch.int64)
     return correct(log_ratios, ids, torch.ones_like(ids, dtype=torch.bool), config)
 
@@ -36,7 +41,7 @@ def of_one_sample(log_ratios: Tensor, config: CorrectionConfig):
 def test_golden_weights(name, key, settings):
     inputs, expected = method_example(name)
     d = tensor(inputs["old_logp"]) - tensor(inputs["rollout_logp"])
-    weights = of_one_sample(d, CorrectionConfig(**settings)).weights
+    weights = of_one_sample(d, made(**settings)).weights
     assert_golden(weights, torch.broadcast_to(tensor(expected[key]), (4,)).tolist())
 
 
@@ -51,7 +56,7 @@ def test_golden_decoupled_loss():
         flat["old_logp"] - flat["rollout_logp"],
         ids,
         counted,
-        CorrectionConfig(kind="tis", high=inputs["C"]),
+        made(kind="tis", high=inputs["C"]),
     )
     assert_golden(correction.weights * flat["mask"], tensor(expected["w"]).flatten().tolist())
     loss = clipped_policy_loss(
@@ -67,15 +72,13 @@ def test_golden_decoupled_loss():
 
 
 def test_the_config_offers_what_the_tables_hold():
-    fields = CorrectionConfig.model_fields
-    assert set(get_args(fields["kind"].annotation)) == {"auto", "none", *CORRECTIONS}
-    assert set(get_args(fields["level"].annotation)) == set(LEVELS)
+    assert set(get_args(Correction.model_fields["level"].annotation)) == set(LEVELS)
 
 
 def test_the_band_of_mis_reaches_as_far_down_as_up():
-    assert CorrectionConfig(kind="mis").band == (0.5, 2.0)
-    assert CorrectionConfig(kind="mis", high=1.25).band == (0.8, 1.25)
-    assert CorrectionConfig(kind="mis", low=0.9, high=1.25).band == (0.9, 1.25)
+    assert made(kind="mis").band == (0.5, 2.0)
+    assert made(kind="mis", high=1.25).band == (0.8, 1.25)
+    assert made(kind="mis", low=0.9, high=1.25).band == (0.9, 1.25)
 
 
 every_kind = pytest.mark.parametrize("kind", CORRECTIONS)
@@ -85,7 +88,7 @@ every_level = pytest.mark.parametrize("level", LEVELS)
 @every_kind
 @every_level
 def test_without_mismatch_every_factor_is_exactly_one(kind, level):
-    correction = of_one_sample(torch.zeros(7), CorrectionConfig(kind=kind, level=level))
+    correction = of_one_sample(torch.zeros(7), made(kind=kind, level=level))
     assert correction.weights.tolist() == [1.0] * 7
     assert not correction.outside.any()
 
@@ -94,7 +97,7 @@ def test_without_mismatch_every_factor_is_exactly_one(kind, level):
 @every_level
 def test_samples_do_not_depend_on_what_they_are_packed_with(kind, level):
     """In any order of samples, with other samples or without, also none at all."""
-    config = CorrectionConfig(kind=kind, level=level)
+    config = made(kind=kind, level=level)
     generator = torch.Generator().manual_seed(0)
     ids = torch.tensor([5, 5, 5, 2, 2, 9])
     d = torch.randn(6, generator=generator)
@@ -110,7 +113,7 @@ def test_samples_do_not_depend_on_what_they_are_packed_with(kind, level):
 @every_level
 def test_tokens_under_the_mask_enter_nothing(kind, level):
     """A tool's tokens were not sampled: the engine may have no log-prob for them, or any."""
-    config = CorrectionConfig(kind=kind, level=level)
+    config = made(kind=kind, level=level)
     ids, counted = torch.zeros(3, dtype=torch.int64), torch.tensor([True, False, True])
     without = correct(torch.tensor([0.9, 0.7]), ids[:2], counted[::2], config)
     for masked in (math.nan, -math.inf, 30.0):
@@ -123,7 +126,7 @@ def test_tokens_under_the_mask_enter_nothing(kind, level):
 def test_a_sample_is_kept_or_dropped_as_a_whole_above_the_token_level(kind):
     d = torch.tensor([2.0, -0.5, 0.0])  # sum 1.5, mean 0.5: exp 4.5 and 1.6
     for level, is_outside in (("sequence", True), ("geometric", False)):
-        config = CorrectionConfig(kind=kind, level=level, low=0.5, high=2.0)
+        config = made(kind=kind, level=level, low=0.5, high=2.0)
         correction = of_one_sample(d, config)
         assert correction.outside.tolist() == [is_outside] * 3
         assert len(set(correction.weights.tolist())) == 1
@@ -131,7 +134,7 @@ def test_a_sample_is_kept_or_dropped_as_a_whole_above_the_token_level(kind):
 
 def test_no_gradient_and_no_infinity():
     d = torch.tensor([500.0, -500.0, 0.1], requires_grad=True)
-    correction = of_one_sample(d, CorrectionConfig(kind="icepop", low=0.0, high=1e30))
+    correction = of_one_sample(d, made(kind="icepop", low=0.0, high=1e30))
     assert not correction.weights.requires_grad
     torch.testing.assert_close(correction.weights, torch.tensor([20.0, -20.0, 0.1]).exp())
 
@@ -140,7 +143,7 @@ def test_no_gradient_and_no_infinity():
 def test_a_broken_policy_does_not_pass_for_an_on_policy_one(kind):
     """Its loss has to be not finite, so that the update is skipped."""
     logprobs = torch.tensor([math.nan, -1.0])
-    weights = of_one_sample(logprobs + 1.0, CorrectionConfig(kind=kind)).weights
+    weights = of_one_sample(logprobs + 1.0, made(kind=kind)).weights
     bounds = {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 10.0}
     loss = clipped_policy_loss(logprobs, logprobs, torch.ones(2), **bounds, weights=weights)
     assert loss.isnan().tolist() == [True, False]
@@ -149,13 +152,11 @@ def test_a_broken_policy_does_not_pass_for_an_on_policy_one(kind):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"high": 3.0}, r"kind='auto' with level='token', low=None, high=3\.0: .*set its kind"),
-        ({"level": "sequence"}, r"kind='auto' with level='sequence'"),
         ({"kind": "tis", "low": 1.5}, r"less than or equal to 1"),
         ({"kind": "tis", "high": 0.9}, r"greater than or equal to 1"),
-        ({"kind": "mask"}, r"'auto', 'none', 'tis', 'icepop' or 'mis'"),
+        ({"kind": "mis", "level": "batch"}, r"'token', 'sequence' or 'geometric'"),
     ],
 )
-def test_a_band_belongs_to_a_correction_and_holds_the_ratio_one(settings, message):
+def test_a_band_holds_the_ratio_one(settings, message):
     with pytest.raises(ValidationError, match=message):
-        CorrectionConfig(**settings)
+        made(**settings)

@@ -69,7 +69,7 @@ def test_rank_0_has_buckets_and_checksums_of_what_it_sends_to_servers(tmp_path):
 
 
 def test_a_kl_penalty_takes_one_more_copy_of_the_weights_or_none_beside_servers(tmp_path):
-    penalty = {"kl": "k3", "kl_coef": 0.1}
+    penalty = {"terms": [{"kl": {"coef": 0.1}}]}
     elsewhere = stage_memory_of(job_of(config_of(tmp_path, algorithm=penalty)))
     assert elsewhere.reference == elsewhere.parameters
     config = config_of(tmp_path, algorithm=penalty, rollout={"colocated": True})
@@ -172,8 +172,8 @@ def test_operations_take_their_time(tmp_path):
 def test_after_a_prepass_the_head_of_the_first_update_does_not_go_forward(tmp_path):
     settings = {"parallel": {"context": 1, "tensor": 8}}
     times = []
-    for enabled in (True, False):
-        job = job_of(config_of(tmp_path, **settings, stare={"enabled": enabled}), gpus=56)
+    for method in ("stare", "grpo"):
+        job = job_of(config_of(tmp_path, **settings, algorithm={"method": method}), gpus=56)
         held = tabulated_elements(job.entries, job.parallel, 0, job.num_trainers)
         times.append(training_time(job, Batch([200], [20_000]), held))
     stare, grpo = times

@@ -25,7 +25,7 @@ def job_of(folder: Path, parallel: ParallelConfig, **network: int) -> Job:
         "model": {"path": folder, "dtype": "bfloat16"},
         "parallel": parallel.model_dump(),
         "data": {"path": "prompts.jsonl"},
-        "stare": {"surprisal": "rollout"},
+        "algorithm": {"stare": {"surprisal": "rollout"}},
     }
     return open_job(
         TrainConfig.model_validate(tree),

@@ -205,26 +205,26 @@ def test_settings_that_cannot_be_together_are_refused(settings, message):
 
 
 @pytest.mark.parametrize(
-    ("rollout", "correction", "kind"),
+    ("rollout", "algorithm", "links"),
     [
-        ({}, {}, "none"),
-        ({"one_step_off": True}, {}, "tis"),
-        ({**SERVERS, **PARTIAL}, {}, "tis"),
-        ({"one_step_off": True}, {"kind": "none"}, "none"),
-        ({"one_step_off": True}, {"kind": "icepop"}, "icepop"),
-        ({}, {"kind": "mis"}, "mis"),
+        ({}, {}, ["grpo", "stare"]),
+        ({"one_step_off": True}, {}, ["grpo", "stare", "tis"]),
+        ({**SERVERS, **PARTIAL}, {"method": "grpo"}, ["grpo", "tis"]),
+        ({"one_step_off": True}, {"correct_stale": False}, ["grpo", "stare"]),
+        ({"one_step_off": True}, {"links": ["rloo", "icepop"]}, ["rloo", "icepop"]),
+        ({}, {"links": ["grpo", "mis"]}, ["grpo", "mis"]),
     ],
 )
-def test_older_tokens_are_corrected_unless_told_otherwise(rollout, correction, kind):
+def test_older_tokens_are_corrected_unless_told_otherwise(rollout, algorithm, links):
     config = TrainConfig.model_validate(
         {
             "model": {"path": "model"},
             "data": {"path": "data.jsonl"},
             "rollout": rollout,
-            "algorithm": {"correction": correction},
+            "algorithm": algorithm,
         }
     )
-    assert config.algorithm.correction.kind == kind
+    assert list(config.algorithm.links) == links
 
 
 TEXTS = ["6 5", "2 2", "3 4", "1 8", "2 1", "1 1", "7 3", "4 4"]

@@ -1,0 +1,1 @@
+"""Links: one file a method, or a family of them that shares its formulas."""

@@ -1,0 +1,65 @@
+"""A method: its links in their order, its terms, and what the two need."""
+
+from __future__ import annotations
+
+from itertools import takewhile
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from megatron_stare.algorithms.aggregation import Aggregation
+from megatron_stare.algorithms.hooks import Link, Need, Term
+from megatron_stare.algorithms.needs import OLD
+from megatron_stare.algorithms.settings import Settings
+
+
+class Method(Settings):
+    """The parts of a method by their names in the table, or where a user's class is found."""
+
+    links: dict[str, Link] = Field(default={})
+    """What decides the credit of each token, one after another; the method's own unless given."""
+    policy: dict[str, Term] = Field(default={})
+    """The term of the loss that learns from that credit, one; the method's own unless given."""
+    terms: dict[str, Term] = Field(default={})
+    """Further terms of the loss; the method's own unless given."""
+    aggregation: Aggregation = "token-mean"
+    """How token losses become one number, over the global batch."""
+
+    @field_validator("policy")
+    @classmethod
+    def _is_one(cls, policy: dict[str, Term]) -> dict[str, Term]:
+        if len(policy) != 1:
+            raise ValueError(f"expected one term, found {', '.join(policy) or 'none'}")
+        return policy
+
+    @property
+    def loss_terms(self) -> tuple[Term, ...]:
+        """All summands of the loss."""
+        return (*self.policy.values(), *self.terms.values())
+
+    @property
+    def late(self) -> tuple[Link, ...]:
+        """The last links, as many as run in the micro-batch on the log-probs computed there."""
+
+        def can_wait(link: Link) -> bool:
+            return link.scope == "sample" and OLD in link.needs
+
+        return tuple(takewhile(can_wait, reversed(self.links.values())))[::-1]
+
+    @property
+    def early(self) -> dict[str, Link]:
+        """The links before them: they decide of the whole batch before the update."""
+        names = list(self.links)[: len(self.links) - len(self.late)]
+        return {name: self.links[name] for name in names}
+
+    @property
+    def needs(self) -> frozenset[Need[Any]]:
+        """What is to be known before the update."""
+        before = [part.needs for part in (*self.early.values(), *self.loss_terms)]
+        meanwhile = [link.needs - {OLD} for link in self.late]
+        return frozenset().union(*before, *meanwhile)
+
+    @property
+    def differentiates_entropy(self) -> bool:
+        """Whether any term does."""
+        return any(term.differentiates_entropy for term in self.loss_terms)

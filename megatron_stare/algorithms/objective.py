@@ -1,0 +1,75 @@
+"""What an update minimises: the sum of a method's terms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megatron_stare.algorithms.aggregation import token_coefficients
+from megatron_stare.algorithms.hooks import Credit, Live, Step
+from megatron_stare.algorithms.method import Method
+from megatron_stare.algorithms.needs import OLD
+from megatron_stare.ops.partials import TokenScores
+
+
+@dataclass(frozen=True, slots=True)
+class MethodObjective:
+    """The loss of a micro-batch, sum_t coefficient_t * (the terms' losses of t).
+
+    Links that wait for the micro-batch's log-probs run first. Constants are `[r]`, of this rank's
+    tokens: `fields` what each term has prepared, `coefficients` what a token weighs in the mean.
+    """
+
+    method: Method
+    step: Step
+    credit: Credit
+    fields: tuple[Any, ...]
+    coefficients: Tensor
+
+    @classmethod
+    def of(cls, method: Method, step: Step, credit: Credit) -> MethodObjective:
+        """Of a step's share. All data-parallel ranks call it."""
+        fields = tuple(term.prepare(step) for term in method.loss_terms)
+        coefficients = token_coefficients(method.aggregation, credit, step)
+        return cls(method, step, credit, fields, coefficients)
+
+    @property
+    def stat_names(self) -> tuple[str, ...]:
+        """What is counted, and the sums of the terms' shares over it."""
+        return "loss_tokens", *(name for term in self.method.loss_terms for name in term.shares)
+
+    @property
+    def differentiates_entropy(self) -> bool:
+        """Whether a term does."""
+        return self.method.differentiates_entropy
+
+    def at(self, tokens: slice) -> MethodObjective:
+        """Of a run of tokens that holds whole samples."""
+        return replace(
+            self,
+            step=self.step.at(tokens),
+            credit=self.credit.at(tokens),
+            fields=tuple(None if part is None else part[tokens] for part in self.fields),
+            coefficients=self.coefficients[tokens],
+        )
+
+    def __call__(self, scores: TokenScores, tokens: slice) -> tuple[Tensor, Tensor]:
+        """The loss of a micro-batch and the sums behind its shares."""
+        return self.at(tokens)._loss(scores)
+
+    def _loss(self, scores: TokenScores) -> tuple[Tensor, Tensor]:
+        # A single update scores its tokens itself, under the weights before it.
+        old = self.step.facts.setdefault(OLD, TokenScores(*(part.detach() for part in scores)))
+        credit = self.credit
+        for link in self.method.late:
+            credit = link.apply(credit, self.step, None)
+        live = Live(scores.logprobs, scores.entropies, old.logprobs, credit)
+        total, stats = scores.logprobs.new_zeros(()), [credit.counted.sum()]
+        for term, fields in zip(self.method.loss_terms, self.fields, strict=True):
+            losses, shares = term.loss(live, fields)
+            total = total + (self.coefficients * losses).sum()
+            stats += [share[credit.counted].sum() for share in shares]
+        return total, torch.stack(stats)

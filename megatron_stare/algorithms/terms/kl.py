@@ -1,0 +1,42 @@
+"""A penalty on leaving the policy that a run starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import Tensor
+
+from megatron_stare.algorithms.hooks import Live, Need, Step, Term
+from megatron_stare.algorithms.losses import kl_penalty
+from megatron_stare.algorithms.needs import REFERENCE
+from megatron_stare.values import PositiveWeight
+
+
+class Kl(Term[Tensor]):
+    """coef * an estimate of KL(policy || reference) of each token.
+
+    With d = reference - logprob: k1 = -d, k2 = d^2 / 2, k3 = e^d - d - 1, at most 10 (Schulman,
+    "Approximating KL Divergence").
+    """
+
+    shares = ("loss/kl_reference",)
+
+    coef: PositiveWeight = 0.001
+    """Weight of the penalty."""
+    estimator: Literal["k1", "k2", "k3"] = "k3"
+    """Which estimate."""
+
+    @property
+    def needs(self) -> frozenset[Need[Any]]:
+        """A pass of the reference."""
+        return frozenset({REFERENCE})
+
+    def prepare(self, step: Step) -> Tensor:
+        """The reference's log-probs."""
+        return step[REFERENCE].logprobs
+
+    def loss(self, live: Live, fields: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+        """The penalty of each token."""
+        kl = kl_penalty(live.logprobs, fields, self.estimator)
+        return self.coef * kl, (kl.detach(),)

@@ -1,0 +1,175 @@
+"""The `algorithm` section: a method's preset, and what is different from it.
+
+    algorithm: {method: stare}
+    algorithm: {method: stare, stare: {target_entropy: 0.25}, clip: {high: 0.2}}
+    algorithm: {method: grpo, links: [grpo, {tis: {high: 3}}], terms: [{kl: {coef: 0.01}}]}
+    algorithm: {method: grpo, links: [grpo, {"mypackage.weights:Mine": {alpha: 1}}]}
+
+A part's settings may stand in the chain or beside it under the part's name, where dotted overrides
+reach them: `algorithm.stare.w=1.05`. Those of another method's parts may stand there, too: they
+are checked, and wait until `method` names it, so that one key makes a run its own baseline.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, create_model, field_serializer, model_validator
+
+from megatron_stare.algorithms.corrections import Correction, Tis
+from megatron_stare.algorithms.hooks import Component, Link, Term
+from megatron_stare.algorithms.method import Method
+from megatron_stare.algorithms.table import LINKS, METHODS, TERMS
+
+Specs = dict[str, Any]
+"""Settings of parts by their names: a mapping, or the part itself."""
+
+
+class AlgorithmConfig(Method):
+    """Which method decides the credit of tokens, and the loss."""
+
+    method: str = "stare"
+    """A preset of the table (`megatron-stare methods`); the keys below replace its parts."""
+    correct_stale: bool = True
+    """Whether `tis` joins the chain where tokens may be older than the weights that they train, and
+    no correction is in it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled_out(cls, given: Any) -> Any:
+        """The preset's parts, with what is given in their place."""
+        if not isinstance(given, dict):
+            return given
+        name = given.get("method", cls.model_fields["method"].default)
+        if not isinstance(name, str) or name not in METHODS:
+            raise ValueError(f"method={name!r}: expected one of {', '.join(METHODS)}")
+        preset = METHODS[name]
+        chains = {
+            key: _specs(key, given[key]) if key in given else dict(getattr(preset, key))
+            for key in _TABLES
+        }
+        beside = {key: given[key] for key in given if key not in cls.model_fields}
+        parts = _parts(chains, beside)
+        others = {key: value for key, value in given.items() if key not in {*chains, *beside}}
+        return {
+            "aggregation": preset.aggregation,
+            **others,
+            **{key: {name: parts[_short(name)] for name in chain} for key, chain in chains.items()},
+        }
+
+    @model_validator(mode="after")
+    def _makes_advantages(self) -> AlgorithmConfig:
+        if not self.links:
+            raise ValueError("links=[]: without a link every advantage is 0, expected some")
+        return self
+
+    @classmethod
+    def sections_beside(cls) -> Mapping[str, type[BaseModel]]:
+        """The parts of the table."""
+        return {**LINKS, **TERMS}
+
+    def corrected(self) -> AlgorithmConfig:
+        """The same for tokens that may be older than the weights that they train."""
+        is_corrected = any(isinstance(link, Correction) for link in self.links.values())
+        if is_corrected or not self.correct_stale:
+            return self
+        return self.model_copy(update={"links": {**self.links, "tis": Tis()}})
+
+    @field_serializer("links", "policy", "terms")
+    def _as_given(self, chain: Mapping[str, Component]) -> list[dict[str, Any]]:
+        return [{name: part.model_dump(mode="json")} for name, part in chain.items()]
+
+
+_TABLES: dict[str, tuple[Mapping[str, type[Component]], type[Component]]] = {
+    "links": (LINKS, Link),
+    "policy": (TERMS, Term),
+    "terms": (TERMS, Term),
+}
+"""Where the parts of each key are named, and what a user's own has to be."""
+
+
+def _specs(key: str, given: Any) -> Specs:
+    """What a chain holds: `grpo`, `[grpo, {tis: {high: 2}}]` or `{grpo: {}, tis: {high: 2}}`."""
+    specs: Specs = {}
+    for item in given if isinstance(given, list | tuple) else [given]:
+        entries = {item: {}} if isinstance(item, str) else item
+        if not isinstance(entries, dict):
+            raise ValueError(f"{key}: expected names of parts with their settings, found {item!r}")
+        for name, settings in entries.items():
+            if name in specs:
+                raise ValueError(f"{key}: {name} stands twice")
+            specs[name] = {} if settings is None else settings
+    return specs
+
+
+def _parts(chains: Mapping[str, Specs], beside: Specs) -> dict[str, Component]:
+    """Every part that is named, by its short name, with its settings checked."""
+    kinds: dict[str, type[Component]] = {}
+    settings: Specs = {}
+    for key, chain in chains.items():
+        for name, given in chain.items():
+            if (short := _short(name)) in kinds:
+                raise ValueError(f"{key}: {short} stands twice")
+            kinds[short], settings[short] = _kind(key, name), given
+    for name, given in beside.items():
+        if name not in kinds:
+            kinds[name] = _waiting(name, chains)
+        settings[name] = _merged(settings.get(name, {}), given)
+    # A section of the parts: pydantic names a wrong key or value by its place in it.
+    fields: dict[str, Any] = {name: (kind, ...) for name, kind in kinds.items()}
+    parts = create_model("Parts", **fields).model_validate(settings)
+    return {name: getattr(parts, name) for name in kinds}
+
+
+def _waiting(name: str, chains: Mapping[str, Specs]) -> type[Component]:
+    """Of a part that is in another method's chain, and not in this one."""
+    for method in METHODS.values():
+        for part, component in {**method.links, **method.policy, **method.terms}.items():
+            if part == name:
+                return type(component)
+    for key in ("links", "terms"):
+        if name in _TABLES[key][0]:
+            names = [*chains[key], name]
+            raise ValueError(f"{name} is in no chain: add it, {key}=[{', '.join(names)}]")
+    known = [*LINKS, *TERMS, *AlgorithmConfig.model_fields]
+    raise ValueError(_unknown("unknown key", name, known))
+
+
+def _merged(in_chain: Any, beside: Any) -> Any:
+    """Settings that stand in both places: those beside the chain count."""
+    if not isinstance(beside, dict):
+        return {} if beside is None else beside
+    if isinstance(in_chain, Component):
+        in_chain = in_chain.model_dump(exclude_unset=True)
+    return {**in_chain, **beside}
+
+
+def _kind(key: str, name: Any) -> type[Component]:
+    table, base = _TABLES[key]
+    if name in table:
+        return table[name]
+    if not isinstance(name, str) or ":" not in name:
+        raise ValueError(_unknown(f"{key}: unknown name", name, table))
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:
+        raise ValueError(f"{key}: {name} cannot be had ({type(error).__name__}: {error})") from None
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ValueError(f"{key}: {name}: expected a class that extends {base.__name__}")
+    return found
+
+
+def _short(name: str) -> str:
+    """What a part is called beside the chain: a user's own by the name of its class."""
+    return name.rpartition(":")[2]
+
+
+def _unknown(what: str, name: Any, known: Iterable[str]) -> str:
+    known = list(dict.fromkeys(known))
+    close = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"{what} {str(name)[:80]!r}: expected one of {', '.join(known)}{hint}"

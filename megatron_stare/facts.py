@@ -1,0 +1,66 @@
+"""The step view of a batch: its tokens on this rank, and what is known of them before a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+
+from megatron_stare.algorithms.hooks import Step
+from megatron_stare.algorithms.needs import ROLLOUT, UNTRUNCATED
+from megatron_stare.config.commands import TrainConfig
+from megatron_stare.data.packing import Share
+from megatron_stare.errors import UserError
+from megatron_stare.types import RolloutBatch, TokenBatch
+
+
+def open_step(
+    batch: TokenBatch,
+    share: Share,
+    number: int,
+    num_steps: int,
+    *,
+    device: torch.device,
+    dp_group: dist.ProcessGroup,
+) -> Step:
+    """A step of which nothing is measured yet; the engine's log-probs come with a batch.
+
+    Args:
+        number: of the step, from 1, of `num_steps` in all.
+        device: that of the policy.
+        dp_group: ranks that hold the other tokens.
+    """
+    step = Step(
+        number=number,
+        progress=number / num_steps,
+        batch=batch,
+        index=share.index,
+        sample_ids=batch.sample_ids[share.index].to(device),
+        mask=batch.loss_mask[share.index].to(device),
+        updates=share.samples,
+        group=dp_group,
+    )
+    if isinstance(batch, RolloutBatch) and has_rollout_logprobs(batch):
+        step.facts[ROLLOUT] = batch.rollout_logprobs[share.index].to(device)
+        step.facts[UNTRUNCATED] = step.facts[ROLLOUT]
+    return step
+
+
+def has_rollout_logprobs(batch: RolloutBatch) -> bool:
+    """Whether every token that counts has a log-prob of the engine."""
+    return not batch.rollout_logprobs[batch.loss_mask].isnan().any()
+
+
+def check_rollout_logprobs(has_logprobs: Callable[[], bool], config: TrainConfig) -> None:
+    """See that the engine gives log-probs where a link wants them; it is not asked elsewhere.
+
+    Raises:
+        UserError: it gave none, and tokens are ranked or corrected by them.
+    """
+    for name, link in config.algorithm.links.items():
+        if link.needs & {ROLLOUT, UNTRUNCATED} and not has_logprobs():
+            raise UserError(
+                f"algorithm.{name}: the samples have no log-probs of the engine, which it reads; "
+                "record them, or take it out of algorithm.links"
+            )
