@@ -21,7 +21,10 @@ class Chain:
 
     def apply(self, step: Step) -> Credit:
         """The credit of this rank's tokens, without that of links which run in micro-batches."""
-        credit = first_credit(self.method, step)
+        return self.continue_from(first_credit(self.method, step), step)
+
+    def continue_from(self, credit: Credit, step: Step) -> Credit:
+        """The same from a credit that something else has begun."""
         for name, link in self.method.early.items():
             self.states[name] = link.advance(self.states[name], step)
             credit = link.apply(credit, step, self.states[name])
@@ -56,11 +59,11 @@ class Chain:
         }
 
 
-def first_credit(method: Method, step: Step) -> Credit:
+def first_credit(method: Method, step: Step, dtype: torch.dtype = torch.float32) -> Credit:
     """Before any link: no advantage, every weight 1, and the clips of the policy term."""
     (policy,) = method.policy.values()
-    nothing = torch.zeros_like(step.mask, dtype=torch.float32)
-    low, high = (torch.tensor([clip], device=step.mask.device) for clip in policy.clip_range)
+    nothing = torch.zeros_like(step.mask, dtype=dtype)
+    low, high = (nothing.new_tensor([clip]) for clip in policy.clip_range)
     return Credit(nothing, torch.ones_like(nothing), step.mask, low, high)
 
 

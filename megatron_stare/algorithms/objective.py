@@ -58,18 +58,23 @@ class MethodObjective:
 
     def __call__(self, scores: TokenScores, tokens: slice) -> tuple[Tensor, Tensor]:
         """The loss of a micro-batch and the sums behind its shares."""
-        return self.at(tokens)._loss(scores)
+        part = self.at(tokens)
+        losses, counted, shares = part.token_losses(scores)
+        stats = [counted.sum(), *(share[counted].sum() for share in shares)]
+        return (part.coefficients * losses).sum(), torch.stack(stats)
 
-    def _loss(self, scores: TokenScores) -> tuple[Tensor, Tensor]:
+    def token_losses(self, scores: TokenScores) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """The loss of each token before any mean, which are counted, and the terms' shares."""
         # A single update scores its tokens itself, under the weights before it.
         old = self.step.facts.setdefault(OLD, TokenScores(*(part.detach() for part in scores)))
         credit = self.credit
         for link in self.method.late:
             credit = link.apply(credit, self.step, None)
         live = Live(scores.logprobs, scores.entropies, old.logprobs, credit)
-        total, stats = scores.logprobs.new_zeros(()), [credit.counted.sum()]
-        for term, fields in zip(self.method.loss_terms, self.fields, strict=True):
-            losses, shares = term.loss(live, fields)
-            total = total + (self.coefficients * losses).sum()
-            stats += [share[credit.counted].sum() for share in shares]
-        return total, torch.stack(stats)
+        parts = zip(self.method.loss_terms, self.fields, strict=True)
+        (total, shares), *further = (term.loss(live, fields) for term, fields in parts)
+        shares = [*shares]
+        for losses, more in further:
+            total = total + losses
+            shares += more
+        return total, credit.counted, shares

@@ -54,7 +54,8 @@ class Stare(StareConfig, Link[StareDecision]):
     def apply(self, credit: Credit, step: Step, state: StareDecision) -> Credit:
         """Multiply the weights of what is selected."""
         selection = self.selection(credit, step)
-        return credit.scaled(selection_weights(selection, state, self))
+        dtype = credit.weights.dtype
+        return credit.scaled(selection_weights(selection, state, self, dtype=dtype))
 
     def selection(self, credit: Credit, step: Step) -> StareSelection:
         """L+ and L- of the step, ranked once."""

@@ -14,7 +14,7 @@ from megatron_stare.algorithms.needs import OLD, REFERENCE, ROLLOUT
 from megatron_stare.algorithms.objective import MethodObjective
 from megatron_stare.algorithms.terms.clip import Clip
 from megatron_stare.algorithms.terms.entropy import Entropy
-from megatron_stare.config.method import AlgorithmConfig
+from megatron_stare.algorithms.config import AlgorithmConfig
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.types import TokenBatch
 

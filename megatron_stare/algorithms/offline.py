@@ -1,0 +1,225 @@
+"""Methods on plain lists, in one process: for notebooks, golden tests and other frameworks.
+
+    credit, states = run_links("stare", samples)
+    loss, losses, gradients = run_loss("stare", samples, credit)
+
+A sample is a mapping; what no part needs may be missing:
+
+    reward, group          of the sample; samples of one prompt share a group, any hashable
+    mask                   1 or 0 a token: which the policy chose, by default all
+    logprobs, entropies    of the policy before the step, nats a token
+    rollout_logprobs       of the engine
+    reference_logprobs     of the reference policy
+    advantages             where the chain starts, of the sample or a token, by default 0
+    current_logprobs       of the policy that learns, by default `logprobs`; `current_entropies`
+
+Everything is float64. Neither Megatron-Core nor transformers is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from megatron_stare.algorithms.chain import Chain, first_credit
+from megatron_stare.algorithms.config import AlgorithmConfig
+from megatron_stare.algorithms.hooks import Credit, Step
+from megatron_stare.algorithms.needs import OLD, REFERENCE, ROLLOUT, UNTRUNCATED
+from megatron_stare.algorithms.objective import MethodObjective
+from megatron_stare.ops.partials import TokenScores
+from megatron_stare.types import RolloutBatch
+
+Samples = Sequence[Mapping[str, Any]]
+Ragged = list[list[float]]
+Links = str | Sequence[str | Mapping[str, Any]] | Mapping[str, Any]
+"""A method's name, its links as in a config, or the whole `algorithm` section."""
+
+_PER_TOKEN = (
+    *("mask", "logprobs", "entropies", "rollout_logprobs", "reference_logprobs"),
+    *("current_logprobs", "current_entropies"),
+)
+
+
+class Loss(NamedTuple):
+    """The loss of a batch, of each token before the mean, and d loss / d log-prob of each."""
+
+    loss: float
+    losses: Ragged
+    gradients: Ragged
+
+
+def run_links(
+    links: Links,
+    samples: Samples,
+    *,
+    step: int = 1,
+    progress: float = 0.0,
+    states: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, Ragged], dict[str, Any]]:
+    """The credit that a chain decides, and the states of its links after the step.
+
+        >>> samples = [{"reward": r, "group": 0, "logprobs": [-1.0, -2.0]} for r in (0, 1)]
+        >>> credit, _ = run_links(["dr_grpo"], samples)
+        >>> credit["advantages"]
+        [[-0.5, -0.5], [0.5, 0.5]]
+
+    Args:
+        links: of the chain.
+        samples: of the step, in the batch's order.
+        step: its number, from 1.
+        progress: the share of a run's steps that are done, from 0 to 1.
+        states: what an earlier call has returned; None before the first step.
+
+    Returns:
+        `advantages`, `weights`, `counted`, `clip_low` and `clip_high`, a list of lists each; and
+        the states, by link.
+
+    Raises:
+        KeyError: a link reads what the samples do not have.
+        ValueError: no such link, wrong settings, or lists of one sample differ in length.
+    """
+    method = _method(links)
+    view = _step(samples, step, progress)
+    chain = Chain(method)
+    if states is not None:
+        chain.load_state_dict(dict(states))
+    credit = chain.continue_from(_start(method, view, samples), view)
+    for link in method.late:
+        credit = link.apply(credit, view, None)
+    counts = view.batch.response_lengths.tolist()
+    parts = {name: part.expand_as(view.mask) for name, part in credit._asdict().items()}
+    return {name: _ragged(part, counts) for name, part in parts.items()}, chain.state_dict()
+
+
+def run_loss(method: Links, samples: Samples, credit: Mapping[str, Ragged]) -> Loss:
+    """The terms of a method on a credit that `run_links` has decided.
+
+        >>> samples = [{"logprobs": [-1.0, -2.0], "current_logprobs": [-0.5, -2.0]}]
+        >>> credit = {"advantages": [[1.0, 1.0]]}
+        >>> loss, losses, gradients = run_loss("grpo", samples, credit)
+        >>> losses, round(loss, 6)
+        ([[-1.28, -1.0]], -1.14)
+        >>> gradients
+        [[0.0, -0.5]]
+
+    Args:
+        method: its name, or links or section of a config; links are not run again.
+        samples: of the step, in the batch's order.
+        credit: any of its parts; the others are as before the first link.
+
+    Raises:
+        KeyError: a term reads what the samples do not have.
+        ValueError: as for `run_links`.
+    """
+    chosen = _method(method)
+    view = _step(samples, 1, 0.0)
+    decided = {name: _flat(rows) for name, rows in credit.items()}
+    start = first_credit(chosen, view, torch.float64)
+    if "counted" in decided:
+        decided["counted"] = decided["counted"].bool() & view.mask
+    whole = start._replace(**decided)
+    old = view.facts.get(OLD)
+    logprobs = _column(samples, "current_logprobs")
+    entropies = _column(samples, "current_entropies")
+    if logprobs is None and old is not None:
+        logprobs = old.logprobs
+    if logprobs is None:
+        raise KeyError("current_logprobs: the samples have neither these nor logprobs")
+    leaf = logprobs.clone().requires_grad_()
+    nothing = torch.zeros_like(leaf)
+    scores = TokenScores(leaf, nothing if entropies is None else entropies, nothing, nothing)
+    without_links = chosen.model_copy(update={"links": {}})
+    objective = MethodObjective.of(without_links, view, whole)
+    losses, counted, _ = objective.token_losses(scores)
+    loss = (objective.coefficients.double() * losses).sum()
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    counts = view.batch.response_lengths.tolist()
+    held = torch.where(counted, losses.detach(), 0.0)
+    return Loss(loss.item(), _ragged(held, counts), _ragged(gradient, counts))
+
+
+def _method(given: Links) -> AlgorithmConfig:
+    section: Any = given
+    if isinstance(given, str):
+        section = {"method": given}
+    elif not isinstance(given, Mapping):
+        section = {"method": "grpo", "links": list(given)}
+    return AlgorithmConfig.model_validate(section)
+
+
+def _step(samples: Samples, number: int, progress: float) -> Step:
+    lengths = torch.tensor([_length(sample) for sample in samples])
+    masked = [{"mask": [1.0] * _length(sample)} | dict(sample) for sample in samples]
+    mask = _column(masked, "mask")
+    assert mask is not None
+    nothing = torch.zeros(len(mask), dtype=torch.float64)
+    groups: dict[Hashable, int] = {}
+    rollouts = _column(samples, "rollout_logprobs")
+    batch = RolloutBatch(
+        token_ids=torch.zeros(len(mask), dtype=torch.int64),
+        prompt_lengths=torch.zeros_like(lengths),
+        response_lengths=lengths,
+        loss_mask=mask > 0,
+        rollout_logprobs=nothing if rollouts is None else rollouts,
+        rewards=torch.tensor([float(s.get("reward", 0.0)) for s in samples], dtype=torch.float64),
+        group_ids=torch.tensor(
+            [groups.setdefault(s.get("group", i), len(groups)) for i, s in enumerate(samples)]
+        ),
+    )
+    step = Step(
+        *(number, progress, batch, torch.arange(len(mask)), batch.sample_ids, batch.loss_mask),
+        [list(range(len(samples)))],
+    )
+    for need, names in _FACTS.items():
+        columns = [_column(samples, name) for name in names]
+        if (first := columns[0]) is None:
+            continue
+        known = [nothing if column is None else column for column in columns]
+        step.facts[need] = first if len(names) == 1 else TokenScores(*known, nothing, nothing)
+    return step
+
+
+_FACTS: dict[Any, tuple[str, ...]] = {
+    OLD: ("logprobs", "entropies"),
+    REFERENCE: ("reference_logprobs", "reference_entropies"),
+    ROLLOUT: ("rollout_logprobs",),
+    UNTRUNCATED: ("rollout_logprobs",),
+}
+
+
+def _length(sample: Mapping[str, Any]) -> int:
+    lengths = {name: len(sample[name]) for name in _PER_TOKEN if sample.get(name) is not None}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(
+            f"a sample has {lengths or 'nothing per token'}, expected lists of one length"
+        )
+    return next(iter(lengths.values()))
+
+
+def _start(method: AlgorithmConfig, step: Step, samples: Samples) -> Credit:
+    credit = first_credit(method, step, torch.float64)
+    if not any("advantages" in sample for sample in samples):
+        return credit
+    rows = []
+    for sample in samples:
+        given, length = sample.get("advantages", 0.0), _length(sample)
+        rows.append([float(given)] * length if isinstance(given, int | float) else list(given))
+    return credit.with_advantages(_flat(rows))
+
+
+def _column(samples: Samples, name: str) -> Tensor | None:
+    """What every sample says of its tokens, `[R]`; None where one says nothing."""
+    if any(sample.get(name) is None for sample in samples):
+        return None
+    return _flat([sample[name] for sample in samples])
+
+
+def _flat(rows: Sequence[Sequence[float]]) -> Tensor:
+    return torch.tensor([float(value) for row in rows for value in row], dtype=torch.float64)
+
+
+def _ragged(values: Tensor, counts: Sequence[int]) -> Ragged:
+    return [part.tolist() for part in values.split(list(counts))]
