@@ -8,7 +8,9 @@ from megatron_stare.algorithms.advantages import group_advantages
 from megatron_stare.algorithms.hooks import Credit, Link, Step
 
 
-class _GroupBaseline(Link[None]):
+class GroupBaseline(Link[None]):
+    """Its samples' advantages, each against its group."""
+
     scope = "sample"
     kind: ClassVar[str]
 
@@ -19,7 +21,7 @@ class _GroupBaseline(Link[None]):
         return credit.with_advantages(step.of_samples(of_samples))
 
 
-class Grpo(_GroupBaseline):
+class Grpo(GroupBaseline):
     """A = (r - mean) / (std + 1e-6), unbiased std (DeepSeekMath, arXiv 2402.03300, 4.1.2).
 
     A group of one keeps its reward; a reward that is its group's mean has advantage 0 exactly.
@@ -28,13 +30,13 @@ class Grpo(_GroupBaseline):
     kind = "grpo"
 
 
-class DrGrpo(_GroupBaseline):
+class DrGrpo(GroupBaseline):
     """A = r - mean: easy and hard prompts get no more weight than others (arXiv 2503.20783)."""
 
     kind = "dr_grpo"
 
 
-class Rloo(_GroupBaseline):
+class Rloo(GroupBaseline):
     """A = r minus the mean of the others, G / (G - 1) (r - mean) (arXiv 2402.14740)."""
 
     kind = "rloo"

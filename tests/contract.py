@@ -1,0 +1,167 @@
+"""What every link promises, for any chain: see tests/unit/algorithms/test_contract.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from megatron_stare.algorithms.chain import Chain
+from megatron_stare.algorithms.config import AlgorithmConfig
+from megatron_stare.algorithms.hooks import Credit, Step
+from megatron_stare.algorithms.links.group_baselines import GroupBaseline
+from megatron_stare.algorithms.needs import OLD, REFERENCE, ROLLOUT, UNTRUNCATED
+from megatron_stare.algorithms.table import LINKS
+from megatron_stare.ops.partials import TokenScores
+from megatron_stare.types import RolloutBatch
+
+ACTS = {"stare": {"target_entropy": 1.0, "adaptive": True, "variant": "C2"}}
+"""Settings under which a link does something to the batches below, where its defaults do not."""
+
+
+def chain_with(name: str) -> AlgorithmConfig:
+    """A link of the table in a chain that gives it advantages."""
+    spec = {name: ACTS.get(name, {})}
+    links = [spec] if issubclass(LINKS[name], GroupBaseline) else ["grpo", spec]
+    return AlgorithmConfig.model_validate({"links": links})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A ragged batch with all that may be measured of it, `[R]` each, in the batch's order."""
+
+    rollouts: RolloutBatch
+    logprobs: Tensor
+    entropies: Tensor
+    reference: Tensor
+
+    def facts(self, index: Tensor) -> dict[Any, Any]:
+        """Of the tokens that stand there."""
+        nothing = torch.zeros(len(index))
+        engine = self.rollouts.rollout_logprobs[index]
+        return {
+            OLD: TokenScores(self.logprobs[index], self.entropies[index], nothing, nothing),
+            REFERENCE: TokenScores(self.reference[index], nothing, nothing, nothing),
+            ROLLOUT: engine,
+            UNTRUNCATED: engine,
+        }
+
+    def step(self, number: int, samples: Sequence[int], group: dist.ProcessGroup | None) -> Step:
+        """The step view of a rank that holds these samples, in this order."""
+        ends = self.rollouts.response_lengths.cumsum(0).tolist()
+        spans = [torch.arange([0, *ends][i], ends[i]) for i in samples]
+        index = torch.cat(spans) if spans else torch.empty(0, dtype=torch.int64)
+        mask, sample_ids = self.rollouts.loss_mask[index], self.rollouts.sample_ids[index]
+        everyone = [list(range(len(self.rollouts)))]
+        step = Step(number, number / 10, self.rollouts, index, sample_ids, mask, everyone, group)
+        step.facts.update(self.facts(index))
+        return step
+
+    def taken(self, order: Sequence[int]) -> Batch:
+        """The same samples in another order."""
+        index = self.step(1, order, None).index
+        rollouts = self.rollouts
+        ids = torch.tensor(order)
+        batch = RolloutBatch(
+            token_ids=rollouts.token_ids,
+            prompt_lengths=rollouts.prompt_lengths[ids],
+            response_lengths=rollouts.response_lengths[ids],
+            loss_mask=rollouts.loss_mask[index],
+            rollout_logprobs=rollouts.rollout_logprobs[index],
+            rewards=rollouts.rewards[ids],
+            group_ids=rollouts.group_ids[ids],
+        )
+        return Batch(batch, *(part[index] for part in self.per_token))
+
+    def with_masked_tokens(self, seed: int) -> tuple[Batch, Tensor]:
+        """With tokens under the mask inserted anywhere; and where the old ones are, int64 `[R]`."""
+        generator = torch.Generator().manual_seed(seed)
+        old = self.rollouts
+        more = torch.randint(0, 4, (int(old.response_lengths.sum()),), generator=generator)
+        where = (more + 1).cumsum(0) - 1
+        total = int((more + 1).sum())
+
+        def spread(values: Tensor, fill: float) -> Tensor:
+            spread = torch.full((total,), fill, dtype=values.dtype)
+            spread[where] = values
+            return spread
+
+        lengths = torch.zeros_like(old.response_lengths)
+        lengths.index_add_(0, old.sample_ids, more + 1)
+        batch = RolloutBatch(
+            token_ids=old.token_ids,
+            prompt_lengths=old.prompt_lengths,
+            response_lengths=lengths,
+            loss_mask=spread(old.loss_mask, False),
+            rollout_logprobs=spread(old.rollout_logprobs, torch.nan),
+            rewards=old.rewards,
+            group_ids=old.group_ids,
+        )
+        # Under the mask the policy is not asked: its scores are 0.
+        return Batch(batch, *(spread(part, 0.0) for part in self.per_token)), where
+
+    @property
+    def per_token(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What a policy says of each token."""
+        return self.logprobs, self.entropies, self.reference
+
+
+def random_batch(seed: int, num_groups: int = 5, size: int = 4) -> Batch:
+    """Groups of right and wrong samples; some tokens, and one whole sample, are under the mask."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, 40, (num_groups * size,), generator=generator)
+    n = int(lengths.sum())
+    logprobs = -torch.empty(n).exponential_(generator=generator)
+    mask = torch.rand(n, generator=generator) < 0.8
+    mask[: int(lengths[0])] = False
+    noise = torch.randn(2, n, generator=generator)
+    rollouts = RolloutBatch(
+        token_ids=torch.zeros(n, dtype=torch.int64),
+        prompt_lengths=torch.zeros_like(lengths),
+        response_lengths=lengths,
+        loss_mask=mask,
+        rollout_logprobs=(logprobs + 0.3 * noise[0]).masked_fill(~mask, torch.nan),
+        rewards=torch.randint(0, 2, (len(lengths),), generator=generator).float(),
+        group_ids=torch.arange(num_groups).repeat_interleave(size),
+    )
+    entropies = torch.rand(n, generator=generator)
+    return Batch(
+        rollouts,
+        *(part.masked_fill(~mask, 0.0) for part in (logprobs, entropies, logprobs + noise[1])),
+    )
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What a chain made of a step on one rank."""
+
+    index: Tensor
+    credit: Credit
+    report: Mapping[str, float]
+    states: Mapping[str, Any]
+
+
+def decide(
+    chain: Chain, batch: Batch, number: int, samples: Sequence[int], group: Any = None
+) -> Decided:
+    """One step of a chain on a rank's samples, late links too."""
+    step = batch.step(number, samples, group)
+    credit = chain.apply(step)
+    for link in chain.method.late:
+        credit = link.apply(credit, step, None)
+    return Decided(step.index, credit, chain.report(credit, step), chain.state_dict())
+
+
+def in_batch_order(ranks: Sequence[Decided]) -> Credit:
+    """The credit of all tokens."""
+    index = torch.cat([rank.index for rank in ranks])
+    order = index.argsort()
+    parts = (
+        torch.cat([getattr(rank.credit, name).expand_as(rank.index) for rank in ranks])[order]
+        for name in Credit._fields
+    )
+    return Credit(*parts)
