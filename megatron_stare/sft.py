@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from megatron_stare.algorithms.chain import first_credit
+from megatron_stare.algorithms.hooks import Step
 from megatron_stare.algorithms.method import Method
 from megatron_stare.algorithms.objective import MethodObjective
 from megatron_stare.algorithms.terms.nll import Nll
@@ -69,6 +70,11 @@ SUPERVISED = Method(policy={"nll": Nll()})
 """Mean negative log-likelihood over the response tokens of the global batch."""
 
 
+def supervised_objective(step: Step) -> MethodObjective:
+    """What an update of a step minimises."""
+    return MethodObjective.of(SUPERVISED, step, first_credit(SUPERVISED, step))
+
+
 def sft_step(
     session: Session, batch: TokenBatch, number: int, config: SftSection
 ) -> dict[str, float]:
@@ -76,7 +82,7 @@ def sft_step(
     share = session.plan(batch, [list(range(len(batch)))])
     device, dp_group = session.topology.device, session.policy.groups.dp
     step = open_step(batch, share, number, config.steps, device=device, dp_group=dp_group)
-    objective = MethodObjective.of(SUPERVISED, step, first_credit(SUPERVISED, step))
+    objective = supervised_objective(step)
     with session.phase("update", len(share.index)) as advance:
         result = session.policy.update(batch, share.micro_batches, objective, advance)
     session.check(result, config.max_bad_updates)

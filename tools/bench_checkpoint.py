@@ -34,15 +34,18 @@ import torch
 import torch.distributed as dist
 from transformers import Qwen3Config
 
+from megatron_stare.algorithms.objective import MethodObjective
 from megatron_stare.checkpoint.saver import Saver
 from megatron_stare.config.policy import ModelConfig, OptimConfig, ParallelConfig
 from megatron_stare.config.run import CheckpointConfig
+from megatron_stare.data.packing import Share
+from megatron_stare.facts import open_step
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.launch.topology import init_process_group, read_topology
-from megatron_stare.objective import SupervisedObjective
 from megatron_stare.policy.build import build_policy
 from megatron_stare.policy.groups import build_groups
 from megatron_stare.policy.step import Policy
+from megatron_stare.sft import supervised_objective
 from megatron_stare.types import TokenBatch
 from megatron_stare.weights.hf_config import read_hf_config
 
@@ -222,10 +225,17 @@ class Bench:
 
         policy.before_change = timed_wait
         start = time.perf_counter()
-        weight = torch.full((len(self._batch.loss_mask),), 1 / len(self._batch.loss_mask))
-        policy.update(self._batch, [tuple(range(SAMPLES))], SupervisedObjective(weight))
+        policy.update(self._batch, [tuple(range(SAMPLES))], self._objective(policy))
         policy.before_change = wait_for_copy
         return time.perf_counter() - start, waited
+
+    def _objective(self, policy: Policy) -> MethodObjective:
+        """Of all samples, on every process."""
+        samples = list(range(SAMPLES))
+        share = Share([samples], [[tuple(samples)]], torch.arange(len(self._batch.loss_mask)))
+        dp_group = policy.groups.dp
+        step = open_step(self._batch, share, 1, 1, device=policy.device, dp_group=dp_group)
+        return supervised_objective(step)
 
     def _copy(self) -> Times:
         start = time.perf_counter()

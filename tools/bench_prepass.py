@@ -44,7 +44,11 @@ def train_both(config: Path, overrides: Sequence[str], runs: Path) -> None:
         subprocess.Popen(
             [
                 *(sys.executable, "-m", "megatron_stare.cli", "train", str(config), *overrides),
-                *(f"algorithm.stare.surprisal={source}", f"run.dir={runs / source}", "log.progress=false"),
+                *(
+                    f"algorithm.stare.surprisal={source}",
+                    f"run.dir={runs / source}",
+                    "log.progress=false",
+                ),
             ],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from megatron_stare.objective import SupervisedObjective
 from torch import Tensor
 
 import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it has to be)
 from megatron_stare.config.policy import ModelConfig, OptimConfig, ParallelConfig, sample_multiple
 from megatron_stare.data.packing import plan_share
+from megatron_stare.facts import open_step
 from megatron_stare.policy.build import build_policy
 from megatron_stare.policy.checkpoint import (
     PolicyWrite,
@@ -32,6 +32,7 @@ from megatron_stare.policy.groups import build_groups
 from megatron_stare.policy.norm import RMSNorm
 from megatron_stare.policy.staging import Staging
 from megatron_stare.policy.step import Policy
+from megatron_stare.sft import supervised_objective
 from megatron_stare.types import TokenBatch
 from megatron_stare.weights.hf_config import read_hf_config
 from tests.models import NETWORKS, VOCAB_SIZE, make_hf_folder
@@ -101,8 +102,8 @@ def take_updates(policy: Policy, numbers: range) -> Outcome:
             cost=sample_cost(policy.shape),
             sample_multiple=sample_multiple(groups.cp.size()),
         )
-        num_tokens = len(batch.loss_mask)
-        objective = SupervisedObjective(torch.full((num_tokens,), 1 / num_tokens))
+        step = open_step(batch, share, 1, 1, device=policy.device, dp_group=groups.dp)
+        objective = supervised_objective(step)
         losses.append(policy.update(batch, share.micro_batches, objective).loss)
     return Outcome(losses, {name: tensor.clone() for name, tensor in policy.hf_tensors()})
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from megatron_stare.algorithms.chain import first_credit
+from megatron_stare.algorithms.config import AlgorithmConfig
 from megatron_stare.algorithms.corrections import Correction
 from megatron_stare.algorithms.hooks import Credit, Step
 from megatron_stare.algorithms.method import Method
@@ -14,7 +15,6 @@ from megatron_stare.algorithms.needs import OLD, REFERENCE, ROLLOUT
 from megatron_stare.algorithms.objective import MethodObjective
 from megatron_stare.algorithms.terms.clip import Clip
 from megatron_stare.algorithms.terms.entropy import Entropy
-from megatron_stare.algorithms.config import AlgorithmConfig
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.types import TokenBatch
 
