@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from megatron_stare.algorithms.chain import first_credit
-from megatron_stare.algorithms.hooks import Step
 from megatron_stare.algorithms.method import Method
 from megatron_stare.algorithms.objective import MethodObjective
 from megatron_stare.algorithms.terms.nll import Nll
-from megatron_stare.config.commands import SftConfig, SftSection
+from megatron_stare.config.commands import SftConfig
 from megatron_stare.data.examples import ExampleSet
+from megatron_stare.data.packing import Share
 from megatron_stare.data.tokenizer import check_vocabulary, load_tokenizer
 from megatron_stare.facts import open_step
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.launch.signals import stop_requests
 from megatron_stare.observe.health import Health
+from megatron_stare.policy.step import Policy
 from megatron_stare.saving import keep_saving
 from megatron_stare.session import Session, open_folder, open_session, open_world
 from megatron_stare.types import TokenBatch
@@ -51,7 +52,7 @@ def sft(config: SftConfig) -> None:
                 session.save_final(last)
             for step in range(saving.step + 1, last + 1):
                 batch = examples.draw(config.sft.examples_per_step)
-                metrics = sft_step(session, batch, step, config.sft)
+                metrics = sft_step(session, batch, config.sft.max_bad_updates)
                 session.loggers.log(step, metrics)
                 for news in health.news(step, metrics):
                     session.loggers.message(news)
@@ -70,22 +71,19 @@ SUPERVISED = Method(policy={"nll": Nll()})
 """Mean negative log-likelihood over the response tokens of the global batch."""
 
 
-def supervised_objective(step: Step) -> MethodObjective:
-    """What an update of a step minimises."""
+def supervised_objective(batch: TokenBatch, share: Share, policy: Policy) -> MethodObjective:
+    """What an update minimises; nothing of it depends on the step."""
+    step = open_step(batch, share, 1, 1, device=policy.device, dp_group=policy.groups.dp)
     return MethodObjective.of(SUPERVISED, step, first_credit(SUPERVISED, step))
 
 
-def sft_step(
-    session: Session, batch: TokenBatch, number: int, config: SftSection
-) -> dict[str, float]:
+def sft_step(session: Session, batch: TokenBatch, max_bad_updates: int) -> dict[str, float]:
     """One update on a batch; returns its metrics."""
     share = session.plan(batch, [list(range(len(batch)))])
-    device, dp_group = session.topology.device, session.policy.groups.dp
-    step = open_step(batch, share, number, config.steps, device=device, dp_group=dp_group)
-    objective = supervised_objective(step)
+    objective = supervised_objective(batch, share, session.policy)
     with session.phase("update", len(share.index)) as advance:
         result = session.policy.update(batch, share.micro_batches, objective, advance)
-    session.check(result, config.max_bad_updates)
+    session.check(result, max_bad_updates)
     return {
         "sft/loss": result.loss,
         "optim/grad_norm": result.grad_norm,

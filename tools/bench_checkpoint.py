@@ -39,7 +39,6 @@ from megatron_stare.checkpoint.saver import Saver
 from megatron_stare.config.policy import ModelConfig, OptimConfig, ParallelConfig
 from megatron_stare.config.run import CheckpointConfig
 from megatron_stare.data.packing import Share
-from megatron_stare.facts import open_step
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.launch.topology import init_process_group, read_topology
 from megatron_stare.policy.build import build_policy
@@ -233,9 +232,7 @@ class Bench:
         """Of all samples, on every process."""
         samples = list(range(SAMPLES))
         share = Share([samples], [[tuple(samples)]], torch.arange(len(self._batch.loss_mask)))
-        dp_group = policy.groups.dp
-        step = open_step(self._batch, share, 1, 1, device=policy.device, dp_group=dp_group)
-        return supervised_objective(step)
+        return supervised_objective(self._batch, share, policy)
 
     def _copy(self) -> Times:
         start = time.perf_counter()

@@ -19,7 +19,6 @@ from torch import Tensor
 import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it has to be)
 from megatron_stare.config.policy import ModelConfig, OptimConfig, ParallelConfig, sample_multiple
 from megatron_stare.data.packing import plan_share
-from megatron_stare.facts import open_step
 from megatron_stare.policy.build import build_policy
 from megatron_stare.policy.checkpoint import (
     PolicyWrite,
@@ -102,8 +101,7 @@ def take_updates(policy: Policy, numbers: range) -> Outcome:
             cost=sample_cost(policy.shape),
             sample_multiple=sample_multiple(groups.cp.size()),
         )
-        step = open_step(batch, share, 1, 1, device=policy.device, dp_group=groups.dp)
-        objective = supervised_objective(step)
+        objective = supervised_objective(batch, share, policy)
         losses.append(policy.update(batch, share.micro_batches, objective).loss)
     return Outcome(losses, {name: tensor.clone() for name, tensor in policy.hf_tensors()})
 
