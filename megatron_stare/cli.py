@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from megatron_stare import __version__
 from megatron_stare.cli_arguments import Parser, Port, ServerCount, number, parse, path
+from megatron_stare.cli_methods import add_methods
 from megatron_stare.cli_plan import add_plan
 from megatron_stare.cli_slurm import add_slurm
 from megatron_stare.cli_weights import add_convert, add_verify
@@ -194,6 +195,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
         type=number(RankCount),
         help="see that a training run in so many processes can start, too",
     )
+    add_methods(commands)
     report = commands.add_parser("report", help="figures and one HTML page comparing runs")
     report.add_argument("runs", nargs="+", type=path, metavar="RUN", help="run folders")
     report.add_argument("--out", type=path, default=Path("report"), help="folder to write")

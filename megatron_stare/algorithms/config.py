@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -135,7 +137,7 @@ def _waiting(name: str, chains: Mapping[str, Specs]) -> type[Component]:
             names = [*chains[key], name]
             raise ValueError(f"{name} is in no chain: add it, {key}=[{', '.join(names)}]")
     known = [*LINKS, *TERMS, *AlgorithmConfig.model_fields]
-    raise ValueError(_unknown("unknown key", name, known))
+    raise ValueError(unknown("unknown key", name, known))
 
 
 def _merged(in_chain: Any, beside: Any) -> Any:
@@ -152,14 +154,28 @@ def _kind(key: str, name: Any) -> type[Component]:
     if name in table:
         return table[name]
     if not isinstance(name, str) or ":" not in name:
-        raise ValueError(_unknown(f"{key}: unknown name", name, table))
+        raise ValueError(unknown(f"{key}: unknown name", name, table))
+    try:
+        return own_part(name, base)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
+
+
+def own_part(name: str, base: type[Component]) -> type[Component]:
+    """A user's class by `package.module:Class`, from what Python finds or the working directory.
+
+    Raises:
+        ValueError: it is not there, cannot be imported, or does not extend `base`.
+    """
     module, _, attribute = name.partition(":")
+    if (here := os.getcwd()) not in sys.path:  # As for a verifier; behind all that is installed.
+        sys.path.append(here)
     try:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:
-        raise ValueError(f"{key}: {name} cannot be had ({type(error).__name__}: {error})") from None
+        raise ValueError(f"{name} cannot be had ({type(error).__name__}: {error})") from None
     if not (isinstance(found, type) and issubclass(found, base)):
-        raise ValueError(f"{key}: {name}: expected a class that extends {base.__name__}")
+        raise ValueError(f"{name}: expected a class that extends {base.__name__}")
     return found
 
 
@@ -168,7 +184,8 @@ def _short(name: str) -> str:
     return name.rpartition(":")[2]
 
 
-def _unknown(what: str, name: Any, known: Iterable[str]) -> str:
+def unknown(what: str, name: Any, known: Iterable[str]) -> str:
+    """What is wrong with a name that is none of those known, and which was meant perhaps."""
     known = list(dict.fromkeys(known))
     close = difflib.get_close_matches(str(name), known, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""

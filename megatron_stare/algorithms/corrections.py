@@ -79,9 +79,12 @@ class Correction(Link[None]):
 
 
 class Tis(Correction):
-    """Truncated importance sampling: ratios outside the band become its bounds.
+    """weight * min(max(rho, low), high), rho = policy / engine: truncated importance sampling.
 
-    It bounds the variance, at the price of bias (Ionides 2008; low = 0 in its first form).
+    It bounds the variance, at the price of bias; low = 0 in its first form.
+
+    Source: Ionides, Truncated Importance Sampling, 2008
+    Status: paper
     """
 
     low: float = Field(default=0.0, ge=0, le=1)
@@ -100,7 +103,13 @@ class Tis(Correction):
 
 
 class IcePop(Correction):
-    """Masked importance sampling: no gradient at all where engine and policy disagree."""
+    """weight * rho in the band, else 0, rho = policy / engine: masked importance sampling.
+
+    There is no gradient at all where engine and policy disagree.
+
+    Source: Every Step Evolves, arXiv 2510.18855
+    Status: paper
+    """
 
     low: float = Field(default=0.5, ge=0, le=1)
     """Lower bound of the band."""
@@ -118,7 +127,13 @@ class IcePop(Correction):
 
 
 class Mis(Correction):
-    """Rejection sampling: the tokens that IcePop keeps, as if they were on-policy."""
+    """weight * 1 where rho = policy / engine is in the band, else 0: rejection sampling.
+
+    What is kept counts as if it were on-policy.
+
+    Source: von Neumann's rejection, as verl and OpenRLHF filter rollouts
+    Status: derived
+    """
 
     low: float | None = Field(default=None, ge=0, le=1)
     """Lower bound of the band; None is as far down as up, 1 / `high`."""

@@ -1,4 +1,13 @@
-"""Every part by its name, and every method as its parts. A new one is a line here."""
+"""Every part by its name, and every method as its parts. A new one is a line here.
+
+What a part is stands in its docstring, and what a method is in `about`, in one form: the formula in
+one line, what else there is to know, and
+
+    Source: the paper, with its arXiv number
+    Status: checked against authors' code | paper | derived
+
+which says what its golden numbers come from. `megatron-stare methods` prints them (docs/methods.md).
+"""
 
 from __future__ import annotations
 
@@ -31,12 +40,51 @@ TERMS: dict[str, type[Term]] = {
     "nll": Nll,
 }
 
-METHODS: dict[str, Method] = {
-    "grpo": Method(links={"grpo": Grpo()}, policy={"clip": Clip()}),
-    "dr_grpo": Method(
-        links={"dr_grpo": DrGrpo()}, policy={"clip": Clip()}, aggregation="seq-mean-token-sum"
+
+class Preset(Method):
+    """A method, and what it is."""
+
+    about: str
+    """One line; more, if need be; source and status."""
+
+
+METHODS: dict[str, Preset] = {
+    "grpo": Preset(
+        about="""Rewards standardised in their groups, under a clipped surrogate.
+
+        Source: DeepSeekMath, arXiv 2402.03300; clip-higher, DAPO, arXiv 2503.14476
+        Status: checked against authors' code
+        """,
+        links={"grpo": Grpo()},
+        policy={"clip": Clip()},
     ),
-    "rloo": Method(links={"rloo": Rloo()}, policy={"clip": Clip()}),
-    "stare": Method(links={"grpo": Grpo(), "stare": Stare()}, policy={"clip": Clip()}),
+    "dr_grpo": Preset(
+        about="""GRPO without its divisions by the group's std and the response's length.
+
+        Source: Understanding R1-Zero-Like Training, arXiv 2503.20783
+        Status: checked against authors' code
+        """,
+        links={"dr_grpo": DrGrpo()},
+        policy={"clip": Clip()},
+        aggregation="seq-mean-token-sum",
+    ),
+    "rloo": Preset(
+        about="""The mean of the group's other rewards as baseline, under a clipped surrogate.
+
+        Source: Back to Basics, arXiv 2402.14740
+        Status: checked against authors' code
+        """,
+        links={"rloo": Rloo()},
+        policy={"clip": Clip()},
+    ),
+    "stare": Preset(
+        about="""GRPO whose surprising rewarded tokens weigh more while entropy is low.
+
+        Source: STARE, arXiv 2606.19236
+        Status: checked against authors' code
+        """,
+        links={"grpo": Grpo(), "stare": Stare()},
+        policy={"clip": Clip()},
+    ),
 }
 """Presets, by name."""

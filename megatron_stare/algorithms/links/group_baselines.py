@@ -22,21 +22,32 @@ class GroupBaseline(Link[None]):
 
 
 class Grpo(GroupBaseline):
-    """A = (r - mean) / (std + 1e-6), unbiased std (DeepSeekMath, arXiv 2402.03300, 4.1.2).
+    """A = (r - mean) / (std + 1e-6) of the group's rewards, with the unbiased std.
 
     A group of one keeps its reward; a reward that is its group's mean has advantage 0 exactly.
+
+    Source: DeepSeekMath, arXiv 2402.03300, section 4.1.2
+    Status: checked against authors' code
     """
 
     kind = "grpo"
 
 
 class DrGrpo(GroupBaseline):
-    """A = r - mean: easy and hard prompts get no more weight than others (arXiv 2503.20783)."""
+    """A = r - mean of the group's rewards: easy and hard prompts weigh no more than others.
+
+    Source: Understanding R1-Zero-Like Training, arXiv 2503.20783
+    Status: checked against authors' code
+    """
 
     kind = "dr_grpo"
 
 
 class Rloo(GroupBaseline):
-    """A = r minus the mean of the others, G / (G - 1) (r - mean) (arXiv 2402.14740)."""
+    """A = r minus the mean reward of the group's others, G / (G - 1) (r - mean).
+
+    Source: Back to Basics, arXiv 2402.14740
+    Status: checked against authors' code
+    """
 
     kind = "rloo"

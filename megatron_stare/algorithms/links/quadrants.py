@@ -13,9 +13,12 @@ from megatron_stare.algorithms.quadrants import quadrant_metrics
 
 
 class Quadrants(Link[None]):
-    """Changes nothing: says how many tokens of each advantage sign are surprising, and how random.
+    """Changes nothing: reports how many tokens of each sign are surprising, and how random.
 
-    It looks when the step is done, and costs no pass (STARE, arXiv 2606.19236, section 3).
+    The sign is the advantage's. It looks when the step is done, and costs no pass.
+
+    Source: STARE, arXiv 2606.19236, section 3
+    Status: paper
     """
 
     top_share: float = Field(default=0.10, gt=0, le=1)

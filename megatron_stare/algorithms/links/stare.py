@@ -23,9 +23,13 @@ from megatron_stare.algorithms.stare import (
 
 
 class Stare(StareConfig, Link[StareDecision]):
-    """omega = W on the most surprising share of A > 0 while entropy is below its target.
+    """weight * W on the most surprising share of the tokens of A > 0, while entropy is low.
 
-    In variant C2 also M on that of A < 0. The state is where gate and schedule stand.
+    Low is below the target; in variant C2 also M on the most surprising share of A < 0. The state
+    is where gate and schedule stand. See docs/stare.md.
+
+    Source: STARE, arXiv 2606.19236; the annealed target, Entrocraft, arXiv 2604.26326
+    Status: checked against authors' code
     """
 
     @property

@@ -13,10 +13,12 @@ from megatron_stare.values import Weight
 
 
 class Clip(Term[None]):
-    """weight * max(-A r, -A clip(r)), for A < 0 at most -A dual (STARE, algorithm step 6).
+    """weight * max(-A r, -A clip(r, 1 - low, 1 + high)), for A < 0 at most -A dual.
 
-    r is the ratio of the policy to that which starts the step, exp(logprob - old). Clip-higher is
-    DAPO's (arXiv 2503.14476); the dual clip is that of arXiv 1912.09729.
+    r is the ratio of the policy to that which starts the step, exp(logprob - old).
+
+    Source: PPO, arXiv 1707.06347; high, DAPO, arXiv 2503.14476; dual, arXiv 1912.09729
+    Status: checked against authors' code
     """
 
     shares = ("loss/clip_low_share", "loss/clip_high_share", "loss/dual_clip_share")

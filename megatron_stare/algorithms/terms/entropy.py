@@ -11,9 +11,12 @@ from megatron_stare.values import PositiveWeight
 
 
 class Entropy(Term[None]):
-    """-coef * H, the entropy of the policy where each token was sampled, through the whole softmax.
+    """-coef * H, the entropy of the policy where each token was sampled.
 
-    The regulariser of A3C (arXiv 1602.01783), and of most PPO since.
+    With its gradient through the whole softmax; docs/stare.md compares it with STARE.
+
+    Source: A3C, arXiv 1602.01783
+    Status: paper
     """
 
     differentiates_entropy = True

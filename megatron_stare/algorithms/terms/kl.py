@@ -14,10 +14,13 @@ from megatron_stare.values import PositiveWeight
 
 
 class Kl(Term[Tensor]):
-    """coef * an estimate of KL(policy || reference) of each token.
+    """coef * k3(d), d = reference - logprob, an estimate of KL(policy || reference).
 
-    With d = reference - logprob: k1 = -d, k2 = d^2 / 2, k3 = e^d - d - 1, at most 10 (Schulman,
-    "Approximating KL Divergence").
+    k1 = -d, k2 = d^2 / 2, k3 = e^d - d - 1, at most 10. The reference is the policy that the run
+    has started from.
+
+    Source: Schulman, Approximating KL Divergence, 2020
+    Status: paper
     """
 
     shares = ("loss/kl_reference",)

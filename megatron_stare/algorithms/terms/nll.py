@@ -11,7 +11,11 @@ from megatron_stare.values import PositiveWeight
 
 
 class Nll(Term[None]):
-    """-coef * logprob, whatever the advantage."""
+    """-coef * logprob, whatever the advantage: what supervised fine-tuning minimises.
+
+    Source: maximum likelihood
+    Status: derived
+    """
 
     coef: PositiveWeight = 1.0
     """Weight of the term."""
