@@ -6,7 +6,8 @@ one line, what else there is to know, and
     Source: the paper, with its arXiv number
     Status: checked against authors' code | paper | derived
 
-which says what its golden numbers come from. `megatron-stare methods` prints them (docs/methods.md).
+which says what its golden numbers come from. `megatron-stare methods` prints them, and so does
+docs/methods.md, which explains how to add one.
 """
 
 from __future__ import annotations

@@ -1,0 +1,29 @@
+"""A token weight of one's own: where the policy hesitates, a token counts for more."""
+
+from typing import Any
+
+from megatron_stare.algorithms.hooks import Credit, Link, Need, Step
+from megatron_stare.algorithms.needs import OLD
+from megatron_stare.values import Multiple
+
+
+class Hesitation(Link[None]):
+    """weight * min(H / mean H, high), H the entropy before the step, its mean the batch's.
+
+    Source: an example
+    Status: derived
+    """
+
+    high: Multiple = 2.0
+    """Largest factor."""
+
+    @property
+    def needs(self) -> frozenset[Need[Any]]:
+        """The policy's entropies."""
+        return frozenset({OLD})
+
+    def apply(self, credit: Credit, step: Step, state: None) -> Credit:
+        """Multiply the weight of every token."""
+        entropies = step[OLD].entropies
+        mean = step.stats.mean(entropies).clamp(min=1e-6)
+        return credit.scaled((entropies / mean).clamp(max=self.high))
