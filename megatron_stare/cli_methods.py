@@ -112,7 +112,7 @@ def _needs(entry: Entry) -> str:
 def page() -> str:
     """The generated part of docs/methods.md."""
     parts = [PLACE]
-    titles = {"method": "Methods", "link": "Links", "term": "Terms"}
+    titles = {"method": "The methods", "link": "The links", "term": "The terms"}
     for kind, title in titles.items():
         of_kind = [entry for entry in entries() if entry.kind == kind]
         parts.append(f"## {title}")

@@ -141,7 +141,9 @@ def _cut(text: str) -> str:
 
 def _suggestion(kind: type[BaseModel], key: str) -> str:
     known = [name for name, _ in leaves(kind)] + _section_names(kind)
-    leaf = key.rpartition(".")[2]
+    section, dot, leaf = key.rpartition(".")
+    if not any(name.startswith(section + dot) for name in known):
+        return ""  # Of a user's part, whose keys are not known here.
     same = [name for name in known if name.rpartition(".")[2] == leaf]
     close = difflib.get_close_matches(key, same or known, n=1, cutoff=0.0 if same else 0.5)
     return f"; did you mean {close[0]}?" if close else ""

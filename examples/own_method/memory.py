@@ -1,6 +1,7 @@
 """The same weight against a mean over steps: a link that remembers."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,3 +49,7 @@ class RunningHesitation(Link[Seen]):
         """Multiply the weight of every token."""
         mean = max(state.entropy or 0.0, 1e-6)
         return credit.scaled((step[OLD].entropies / mean).clamp(max=self.high))
+
+    def report(self, credit: Credit, step: Step, state: Seen) -> Mapping[str, float]:
+        """Where h stands."""
+        return {"own/running_entropy": math.nan if state.entropy is None else state.entropy}

@@ -136,7 +136,8 @@ def _waiting(name: str, chains: Mapping[str, Specs]) -> type[Component]:
         if name in _TABLES[key][0]:
             names = [*chains[key], name]
             raise ValueError(f"{name} is in no chain: add it, {key}=[{', '.join(names)}]")
-    known = [*LINKS, *TERMS, *AlgorithmConfig.model_fields]
+    own = [_short(name) for chain in chains.values() for name in chain]
+    known = [*LINKS, *TERMS, *own, *AlgorithmConfig.model_fields]
     raise ValueError(unknown("unknown key", name, known))
 
 

@@ -37,6 +37,7 @@ GROUPS: dict[str, str] = {
     "perf": "Throughput.",
     "eval": "Held-out problems.",
     "sft": "Supervised fine-tuning.",
+    "own": "What links of your own report (docs/methods.md).",
 }
 
 METRICS: dict[str, Metric] = {
@@ -156,9 +157,11 @@ METRICS: dict[str, Metric] = {
     "eval/response_tokens_mean": Metric("tokens", "Mean response length."),
     "eval/truncated_share": Metric("share", "Responses cut off at the length limit."),
     "sft/loss": Metric("nats", "Mean negative log-likelihood of the response tokens."),
+    "own/{name}": Metric("1", "Any name, of letters, digits and `_`, with `/` between."),
 }
 
 _PASS_AT = re.compile(r"eval/pass_at_[1-9][0-9]{0,8}")
+_OWN = re.compile(r"own/\w{1,80}(/\w{1,80}){0,4}", re.ASCII)
 
 
 def find_metric(name: str) -> Metric:
@@ -168,6 +171,7 @@ def find_metric(name: str) -> Metric:
         KeyError: the name is not in the glossary.
     """
     key = "eval/pass_at_{k}" if is_pass_at(name) else name
+    key = "own/{name}" if _OWN.fullmatch(name) else key
     if key not in METRICS:
         raise KeyError(f"metric {name!r} is not in the glossary, megatron_stare.observe.metrics")
     return METRICS[key]

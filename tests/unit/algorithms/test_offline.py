@@ -19,6 +19,7 @@ from megatron_stare.algorithms.offline import run_links, run_loss
 from megatron_stare.algorithms.table import LINKS, METHODS, TERMS
 from megatron_stare.errors import UserError
 from tests.unit.algorithms.golden import (
+    REPO,
     assert_case,
     assert_ragged,
     case_files,
@@ -263,3 +264,8 @@ def test_examples_in_the_docstrings_are_true():
     outcomes = {name: doctest.testmod(importlib.import_module(name)) for name in names}
     assert outcomes["megatron_stare.algorithms.offline"].attempted
     assert [name for name, outcome in outcomes.items() if outcome.failed] == []
+
+
+def test_examples_on_the_page_are_true():
+    outcome = doctest.testfile(str(REPO / "docs" / "methods.md"), module_relative=False)
+    assert (outcome.attempted > 0, outcome.failed) == (True, 0)

@@ -26,8 +26,24 @@ def test_pass_at_any_k_is_one_entry(name):
     assert find_metric(name) is METRICS["eval/pass_at_{k}"]
 
 
+@pytest.mark.parametrize("name", ["own/weight_mean", "own/mine/share", "own/W2"])
+def test_parts_of_ones_own_report_under_names_of_their_own(name):
+    assert find_metric(name) is METRICS["own/{name}"]
+
+
 @pytest.mark.parametrize(
-    "name", ["reward/mena", "eval/pass_at_0", "eval/pass_at_", "eval/pass_at_4x", "step"]
+    "name",
+    [
+        "reward/mena",
+        "own/",
+        "own/a b",
+        "own",
+        "mine/x",
+        "eval/pass_at_0",
+        "eval/pass_at_",
+        "eval/pass_at_4x",
+        "step",
+    ],
 )
 def test_an_unknown_name_is_a_bug(name):
     with pytest.raises(KeyError, match="not in the glossary"):

@@ -1,0 +1,45 @@
+"""Parts as users write them, good and bad, named in configs by `module:Class`."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from megatron_stare.algorithms.hooks import Credit, Link, Step, Term
+
+
+class Scaled(Link[None]):
+    """weight * factor."""
+
+    factor: float = Field(default=1.0, ge=0, le=10)
+    """What all weights are multiplied by."""
+
+    def apply(self, credit: Credit, step: Step, state: None) -> Credit:
+        """Of every token."""
+        return credit.scaled(self.factor)
+
+
+class Between(Scaled):
+    """The same, with settings that depend on each other, and one without a default."""
+
+    low: float
+    """Smallest factor."""
+
+    @model_validator(mode="after")
+    def _is_ordered(self) -> Between:
+        if self.low > self.factor:
+            raise ValueError(f"low={self.low} exceeds factor={self.factor}")
+        return self
+
+
+class Pull(Term[None]):
+    """coef * logprob."""
+
+    coef: float = 1.0
+    """Weight of the term."""
+
+
+class NotAPart:
+    """Something else."""
+
+
+A_NUMBER = 3
