@@ -178,7 +178,9 @@ def _step(samples: Samples, number: int, progress: float) -> Step:
         if (first := columns[0]) is None:
             continue
         known = [nothing if column is None else column for column in columns]
-        step.facts[need] = first if len(names) == 1 else TokenScores(*known, nothing, nothing)
+        step.facts[need] = (
+            first if len(names) == 1 else TokenScores(known[0], known[1], nothing, nothing)
+        )
     return step
 
 
