@@ -173,23 +173,14 @@ def _step(samples: Samples, number: int, progress: float) -> Step:
         *(number, progress, batch, torch.arange(len(mask)), batch.sample_ids, batch.loss_mask),
         [list(range(len(samples)))],
     )
-    for need, names in _FACTS.items():
-        columns = [_column(samples, name) for name in names]
-        if (first := columns[0]) is None:
-            continue
-        known = [nothing if column is None else column for column in columns]
-        step.facts[need] = (
-            first if len(names) == 1 else TokenScores(known[0], known[1], nothing, nothing)
-        )
+    for need, name in ((OLD, "logprobs"), (REFERENCE, "reference_logprobs")):
+        if (logprobs := _column(samples, name)) is not None:
+            entropies = _column(samples, "entropies")
+            known = nothing if entropies is None else entropies
+            step.facts[need] = TokenScores(logprobs, known, nothing, nothing)
+    if rollouts is not None:
+        step.facts[ROLLOUT] = step.facts[UNTRUNCATED] = rollouts
     return step
-
-
-_FACTS: dict[Any, tuple[str, ...]] = {
-    OLD: ("logprobs", "entropies"),
-    REFERENCE: ("reference_logprobs", "reference_entropies"),
-    ROLLOUT: ("rollout_logprobs",),
-    UNTRUNCATED: ("rollout_logprobs",),
-}
 
 
 def _length(sample: Mapping[str, Any]) -> int:
