@@ -20,18 +20,16 @@ where no dtype is named, and nats.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from megatron_stare.algorithms.batch_stats import BatchStats, Grouping
 from megatron_stare.algorithms.settings import Settings
-from megatron_stare.types import RolloutBatch, TokenBatch
+from megatron_stare.algorithms.step import Need, Step
+
+__all__ = ["Component", "Credit", "Link", "Live", "Need", "Step", "Term"]
 
 
 class Credit(NamedTuple):
@@ -66,101 +64,6 @@ class Credit(NamedTuple):
     def at(self, tokens: slice) -> Credit:
         """Of a run of this rank's tokens."""
         return Credit(*(part[tokens] if len(part) > 1 else part for part in self))
-
-
-@dataclass(frozen=True, slots=True)
-class Need[T]:
-    """Something to be known of a step before its links run: a key with the type of its value.
-
-    name    of the key, for messages
-    passes  forward passes of a whole batch that measuring it costs
-    """
-
-    name: str
-    passes: int
-
-
-@dataclass(frozen=True)
-class Step:
-    """The step view: what is known of a step on this rank.
-
-    number, progress  from 1; the share of the run's steps that are done with it, in (0, 1]
-    batch             whole, the same on every rank, on the CPU
-    index             int64 `[r]`, on the CPU: where this rank's tokens stand in the batch's order
-    sample_ids        int64 `[r]`: the sample of each token
-    mask              bool `[r]`: the loss mask
-    updates           sample ids of each optimizer update of the step, over all ranks
-    group             holds the batch's other tokens; for statistics alone
-    facts             what was measured, by need
-    """
-
-    number: int
-    progress: float
-    batch: TokenBatch
-    index: Tensor
-    sample_ids: Tensor
-    mask: Tensor
-    updates: Sequence[Sequence[int]]
-    group: dist.ProcessGroup | None = None
-    facts: dict[Need[Any], Any] = field(default_factory=dict)
-    news: list[str] = field(default_factory=list)
-    """What parts have to tell the user."""
-    _known: dict[Any, Any] = field(default_factory=dict)
-
-    def __getitem__[T](self, need: Need[T]) -> T:
-        """What was measured; a part reads what it has declared.
-
-        Raises:
-            KeyError: it was not.
-        """
-        if need not in self.facts:
-            raise KeyError(f"{need.name} was not measured: no part of the method declares it")
-        return cast("T", self.facts[need])
-
-    def knows(self, need: Need[Any]) -> bool:
-        """Whether it was measured, for what is reported only where it is known."""
-        return need in self.facts
-
-    @property
-    def rollouts(self) -> RolloutBatch:
-        """The batch, of a step that has rewards."""
-        assert isinstance(self.batch, RolloutBatch)
-        return self.batch
-
-    @cached_property
-    def stats(self) -> BatchStats:
-        """Statistics of the batch, of values `[r]`."""
-        return BatchStats(self.batch, self.index, device=self.mask.device, group=self.group)
-
-    def by(self, grouping: Callable[[Any], Grouping]) -> BatchStats:
-        """Statistics by other keys: `step.by(Grouping.by_sample).mean(values)`."""
-        return self.once(grouping, lambda: self.stats.by(grouping(self.batch)))
-
-    def once[T](self, key: Any, make: Callable[[], T]) -> T:
-        """What `make` returns, made once a step for a key: `apply` and `report` share it."""
-        if key not in self._known:
-            self._known[key] = make()
-        return self._known[key]
-
-    def of_samples(self, values: Tensor) -> Tensor:
-        """What is said of each sample, `[B]`, said of its tokens: `[r]`, 0 under the mask."""
-        return values.to(self.mask.device)[self.sample_ids] * self.mask
-
-    def at(self, tokens: slice) -> Step:
-        """A run of this rank's tokens that holds whole samples, and is all that there is."""
-        return replace(
-            self,
-            index=self.index[tokens],
-            sample_ids=self.sample_ids[tokens],
-            mask=self.mask[tokens],
-            facts={need: _at(value, tokens) for need, value in self.facts.items()},
-            group=None,
-            _known={},
-        )
-
-
-def _at(value: Any, tokens: slice) -> Any:
-    return value[tokens] if isinstance(value, Tensor) else value.at(tokens)
 
 
 class Component(Settings):
