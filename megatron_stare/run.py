@@ -226,6 +226,11 @@ class Run:
         """
         self.has_pending = state["rollout_side"]["pending"] is not None
         self.evaluated_step = state["evaluated_step"]
+        if "links" not in state:
+            raise UserError(
+                f"{self.config.run.dir}: its checkpoint is of a version before methods were "
+                "chains; go on with that version, or begin anew (run.resume=never)"
+            )
         self.chain.load_state_dict(state["links"])
 
         def load_rollout_side() -> None:

@@ -97,7 +97,10 @@ class Link[S](Component):
         return credit
 
     def report(self, credit: Credit, step: Step, state: S) -> Mapping[str, float]:
-        """What it logs when the step is done; `OLD` is known then. `credit` is all links'."""
+        """What it logs when the step is done; `OLD` is known then.
+
+        `credit` is that of all links but those which ran in micro-batches.
+        """
         return {}
 
 
