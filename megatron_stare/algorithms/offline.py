@@ -9,15 +9,18 @@ A sample is a mapping; what no part needs may be missing:
     mask                   1 or 0 a token: which the policy chose, by default all
     logprobs, entropies    of the policy before the step, nats a token
     rollout_logprobs       of the engine
-    reference_logprobs     of the reference policy
+    reference_logprobs     of the reference policy; `reference_entropies`
     advantages             where the chain starts, of the sample or a token, by default 0
-    current_logprobs       of the policy that learns, by default `logprobs`; `current_entropies`
+    current_logprobs       of the policy that learns, by default `logprobs`
+    current_entropies      by default `entropies`
 
-Everything is float64. Neither Megatron-Core nor transformers is imported.
+A class of a notebook is a part by the name `__main__:Mine`. Values are float64; what a token
+weighs in the mean is float32, as in training. Neither Megatron-Core nor transformers is imported.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,7 +29,7 @@ from torch import Tensor
 
 from megatron_stare.algorithms.chain import Chain, first_credit
 from megatron_stare.algorithms.config import AlgorithmConfig
-from megatron_stare.algorithms.hooks import Credit, Step
+from megatron_stare.algorithms.hooks import Component, Credit, Need, Step
 from megatron_stare.algorithms.needs import OLD, REFERENCE, ROLLOUT, UNTRUNCATED
 from megatron_stare.algorithms.objective import MethodObjective
 from megatron_stare.ops.partials import TokenScores
@@ -79,10 +82,11 @@ def run_links(
 
     Raises:
         KeyError: a link reads what the samples do not have.
-        ValueError: no such link, wrong settings, or lists of one sample differ in length.
+        ValueError: no such link, wrong settings, no samples, or lists differ in length.
     """
     method = _method(links)
     view = _step(samples, step, progress)
+    _check_needs(method.links, view)
     chain = Chain(method)
     if states is not None:
         chain.load_state_dict(dict(states))
@@ -116,7 +120,8 @@ def run_loss(method: Links, samples: Samples, credit: Mapping[str, Ragged]) -> L
     """
     chosen = _method(method)
     view = _step(samples, 1, 0.0)
-    decided = {name: _flat(rows) for name, rows in credit.items()}
+    _check_needs({**chosen.policy, **chosen.terms}, view)
+    decided = {name: _per_token(name, rows, samples) for name, rows in credit.items()}
     start = first_credit(chosen, view, torch.float64)
     if "counted" in decided:
         decided["counted"] = decided["counted"].bool() & view.mask
@@ -128,6 +133,10 @@ def run_loss(method: Links, samples: Samples, credit: Mapping[str, Ragged]) -> L
         logprobs = old.logprobs
     if logprobs is None:
         raise KeyError("current_logprobs: the samples have neither these nor logprobs")
+    if entropies is None:
+        entropies = _column(samples, "entropies")
+    if entropies is None and chosen.differentiates_entropy:
+        raise KeyError("current_entropies: the samples have neither these nor entropies")
     leaf = logprobs.clone().requires_grad_()
     nothing = torch.zeros_like(leaf)
     scores = TokenScores(leaf, nothing if entropies is None else entropies, nothing, nothing)
@@ -151,6 +160,8 @@ def _method(given: Links) -> AlgorithmConfig:
 
 
 def _step(samples: Samples, number: int, progress: float) -> Step:
+    if not samples:
+        raise ValueError("samples: expected at least one, found none")
     lengths = torch.tensor([_length(sample) for sample in samples])
     masked = [{"mask": [1.0] * _length(sample)} | dict(sample) for sample in samples]
     mask = _column(masked, "mask")
@@ -173,14 +184,32 @@ def _step(samples: Samples, number: int, progress: float) -> Step:
         *(number, progress, batch, torch.arange(len(mask)), batch.sample_ids, batch.loss_mask),
         [list(range(len(samples)))],
     )
-    for need, name in ((OLD, "logprobs"), (REFERENCE, "reference_logprobs")):
+    for need in (OLD, REFERENCE):
+        name = _NAMES[need]
         if (logprobs := _column(samples, name)) is not None:
-            entropies = _column(samples, "entropies")
-            known = nothing if entropies is None else entropies
+            entropies = _column(samples, name.replace("logprobs", "entropies"))
+            known = torch.full_like(nothing, math.nan) if entropies is None else entropies
             step.facts[need] = TokenScores(logprobs, known, nothing, nothing)
     if rollouts is not None:
         step.facts[ROLLOUT] = step.facts[UNTRUNCATED] = rollouts
     return step
+
+
+_NAMES: dict[Need[Any], str] = {
+    OLD: "logprobs",
+    REFERENCE: "reference_logprobs",
+    ROLLOUT: "rollout_logprobs",
+    UNTRUNCATED: "rollout_logprobs",
+}
+"""Where each need is met."""
+
+
+def _check_needs(parts: Mapping[str, Component], step: Step) -> None:
+    for name, part in parts.items():
+        for need in part.needs:
+            if not step.knows(need):
+                given = _NAMES.get(need, "them")
+                raise KeyError(f"{name} reads {need.name}: not every sample has {given}")
 
 
 def _length(sample: Mapping[str, Any]) -> int:
@@ -196,11 +225,21 @@ def _start(method: AlgorithmConfig, step: Step, samples: Samples) -> Credit:
     credit = first_credit(method, step, torch.float64)
     if not any("advantages" in sample for sample in samples):
         return credit
-    rows = []
-    for sample in samples:
-        given, length = sample.get("advantages", 0.0), _length(sample)
-        rows.append([float(given)] * length if isinstance(given, int | float) else list(given))
-    return credit.with_advantages(_flat(rows))
+    rows = [sample.get("advantages", 0.0) for sample in samples]
+    return credit.with_advantages(_per_token("advantages", rows, samples))
+
+
+def _per_token(name: str, rows: Sequence[Any], samples: Samples) -> Tensor:
+    """What is said of each sample, or of each of its tokens: `[R]`."""
+    if len(rows) != len(samples):
+        raise ValueError(f"{name}: {len(rows)} rows for {len(samples)} samples")
+    parts = [torch.as_tensor(row, dtype=torch.float64) for row in rows]
+    for place, (part, sample) in enumerate(zip(parts, samples, strict=True)):
+        if part.dim() and len(part) != _length(sample):
+            raise ValueError(
+                f"{name}: {len(part)} values for the {_length(sample)} tokens of sample {place}"
+            )
+    return torch.cat([part.expand(_length(s)) for part, s in zip(parts, samples, strict=True)])
 
 
 def _column(samples: Samples, name: str) -> Tensor | None:
