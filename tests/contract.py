@@ -23,11 +23,15 @@ ACTS = {"stare": {"target_entropy": 1.0, "adaptive": True, "variant": "C2"}}
 """Settings under which a link does something to the batches below, where its defaults do not."""
 
 
-def chain_with(name: str) -> AlgorithmConfig:
-    """A link of the table in a chain that gives it advantages."""
+def links_with(name: str) -> list[Any]:
+    """A chain that gives a link of the table advantages, as in a config."""
     spec = {name: ACTS.get(name, {})}
-    links = [spec] if issubclass(LINKS[name], GroupBaseline) else ["grpo", spec]
-    return AlgorithmConfig.model_validate({"links": links})
+    return [spec] if issubclass(LINKS[name], GroupBaseline) else ["grpo", spec]
+
+
+def chain_with(name: str) -> AlgorithmConfig:
+    """The same, as a method."""
+    return AlgorithmConfig.model_validate({"links": links_with(name)})
 
 
 @dataclass(frozen=True)

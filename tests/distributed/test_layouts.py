@@ -172,7 +172,7 @@ def _reference_steps(job: Job) -> list[StepOutcome]:
     else:
         assert trainer.smallest_gap > 2 * SCORE_ERROR
     assert trainer.smallest_margin > 2 * SCORE_ERROR
-    if "correction" in job.settings.get("algorithm", {}):
+    if trainer.band is not None:
         assert min(trainer.num_below, trainer.num_above) > 20
     return steps
 

@@ -1,0 +1,43 @@
+"""Every link of the table, trained by `learn` in layouts of every kind: the step of one process.
+
+What one process does is held to float64 for STARE and GRPO in test_layouts.py; here each link
+stands in a chain of its own, and no layout may change what comes of it.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from megatron_stare.algorithms.table import LINKS
+from tests.contract import links_with
+from tests.distributed.test_layouts import LAYOUTS, OPTIM
+from tests.layout_steps import Job, Layout, assert_same_step, merge_ranks, take_steps
+from tests.models import NETWORKS, make_hf_folder
+from tests.ragged_batches import ragged_batches
+from tests.worlds import run_world
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory):
+    folder = make_hf_folder(tmp_path_factory.mktemp("qwen3"), **NETWORKS["qwen3"])
+    batches = ragged_batches(seed=0)[:1]
+    return {
+        name: Job(folder, {"optim": OPTIM, "algorithm": {"links": links_with(name)}}, batches)
+        for name in LINKS
+    }
+
+
+@pytest.fixture(scope="module")
+def expected(jobs):
+    (steps,) = run_world(1, take_steps, Layout(), jobs)
+    return {name: merge_ranks([ranks]) for name, ranks in steps.items()}
+
+
+@pytest.mark.parametrize("layout", ["dp2", "tp2 sp", "pp2", "cp2"])
+def test_no_layout_changes_what_a_link_makes_of_a_step(layout, jobs, expected):
+    ranks = run_world(LAYOUTS[layout].processes, take_steps, LAYOUTS[layout], jobs)
+    for name in jobs:
+        (found,) = merge_ranks([rank[name] for rank in ranks])
+        assert_same_step(found, *expected[name])
