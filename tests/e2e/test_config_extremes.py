@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from megatron_stare.algorithms.table import LINKS, TERMS
 from megatron_stare.config.commands import TrainConfig
 from tests.e2e.programs import make_workspace, run_command
 from tests.extremes import extremes, numbers
@@ -17,6 +18,8 @@ LONG = {
     "reward.workers",
 }
 """At their largest these are a long run, or many processes, and no fault."""
+PARTS = tuple(f"algorithm.{name}." for name in (*LINKS, *TERMS))
+"""Theirs are tried without a run, in tests/unit/algorithms."""
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +30,7 @@ def workspace(tmp_path_factory):
 TAKEN = [
     f"{key}={value}"
     for key, bounds in numbers(TrainConfig)
-    if not key.startswith(("slurm.", "rollout.servers.", "parallel."))
+    if not key.startswith(("slurm.", "rollout.servers.", "parallel.", *PARTS))
     for value in extremes(bounds)
     if key not in LONG or value == repr(bounds.get("ge"))
 ]
@@ -41,8 +44,7 @@ def test_a_step_with_an_extreme_that_is_taken_ends_as_a_run_does(workspace, tmp_
         "rollout.replay_path=null",
         "rollout.max_response_tokens=4",
     )
-    target = ("algorithm.stare.anneal.to=9", "algorithm.stare.anneal.to_step=100")
-    ours = (f"run.dir={tmp_path}/run", "train.steps=1", *engine, *target, "checkpoint.every=0")
+    ours = (f"run.dir={tmp_path}/run", "train.steps=1", *engine, "checkpoint.every=0")
     taken = [text for text in ours if not text.startswith(override.partition("=")[0] + "=")]
     done = run_command("train", workspace / "train.yaml", *taken, override)
     assert "Traceback" not in done.stdout + done.stderr
