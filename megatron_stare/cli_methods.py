@@ -25,6 +25,7 @@ _TITLES = {
     "method": "methods: algorithm.method=NAME",
     "link": "links: algorithm.links=[NAME, ...]",
     "term": "terms: algorithm.terms=[NAME, ...], the first of a method in algorithm.policy",
+    "filter": "filters: algorithm.filters=[NAME, ...], with rollout.dynamic_sampling",
 }
 
 
@@ -33,7 +34,7 @@ def add_methods(commands: argparse._SubParsersAction) -> None:
     summary = "the methods and their parts, or what one of them is"
     methods = commands.add_parser("methods", help=summary, description=summary)
     methods.add_argument(
-        "name", nargs="?", help="of a method, a link or a term; package.module:Class of your own"
+        "name", nargs="?", help="of a method or a part; package.module:Class of your own"
     )
     methods.set_defaults(run=_methods)
 
@@ -112,7 +113,12 @@ def _needs(entry: Entry) -> str:
 def page() -> str:
     """The generated part of docs/methods.md."""
     parts = [PLACE]
-    titles = {"method": "The methods", "link": "The links", "term": "The terms"}
+    titles = {
+        "method": "The methods",
+        "link": "The links",
+        "term": "The terms",
+        "filter": "The filters",
+    }
     for kind, title in titles.items():
         of_kind = [entry for entry in entries() if entry.kind == kind]
         parts.append(f"## {title}")

@@ -212,7 +212,10 @@ def _build(config: TrainConfig, world: World) -> RolloutSide:
             report=world.loggers.message,
         )
         judging = BankedScorer(scorer, bank)
-    sampler = Sampler(prompts, generating, judging, config.rollout, seed=config.run.seed)
+    filters = tuple(config.algorithm.filters.values())
+    sampler = Sampler(
+        *(prompts, generating, judging, config.rollout), seed=config.run.seed, filters=filters
+    )
     inputs = {**tokenizer_identity(tokenizer), "stop_ids": list(sources)}
     dumps = Outage(str(config.run.dir / "samples"), world.loggers.message)
     return RolloutSide(config, engine, scorer, sampler, held_out, bank, inputs, dumps)

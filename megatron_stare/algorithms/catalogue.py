@@ -11,20 +11,23 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from megatron_stare.algorithms.config import own_part, unknown
-from megatron_stare.algorithms.hooks import Component, Link, Need, Term
+from megatron_stare.algorithms.hooks import Component, Filter, Link, Need, Term
 from megatron_stare.algorithms.method import Method
 from megatron_stare.algorithms.needs import OLD
-from megatron_stare.algorithms.table import LINKS, METHODS, TERMS
+from megatron_stare.algorithms.table import METHODS, PARTS
 
 STATUSES = ("checked against authors' code", "paper", "derived")
 """What golden numbers come from: the authors' program, the paper's formula, or our own algebra."""
+
+Kind = Literal["method", "link", "term", "filter"]
+_KINDS: dict[Kind, type[Component]] = {"link": Link, "term": Term, "filter": Filter}
 
 _LINE = re.compile(r"^(Source|Status):\s*(.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A method, a link or a term.
+    """A method or a part.
 
     summary, body    its formula or sense in one line; what else there is to know, perhaps nothing
     source, status   empty where they are not said, as a user's own part need not
@@ -33,7 +36,7 @@ class Entry:
     of               the method, or the class of the part
     """
 
-    kind: Literal["method", "link", "term"]
+    kind: Kind
     name: str
     summary: str
     body: str
@@ -53,9 +56,8 @@ def entries() -> Iterator[Entry]:
     """All of the table, in its order: methods, links, terms."""
     for name, preset in METHODS.items():
         yield _entry("method", name, preset.about, preset.needs, preset)
-    for kinds in (LINKS, TERMS):
-        for name, kind in kinds.items():
-            yield part_entry(name, kind)
+    for name, kind in PARTS.items():
+        yield part_entry(name, kind)
 
 
 def find(name: str) -> list[Entry]:
@@ -77,25 +79,25 @@ def find(name: str) -> list[Entry]:
 
 
 def part_entry(name: str, kind: type[Component]) -> Entry:
-    """What a link or a term says of itself.
+    """What a part says of itself.
 
     Raises:
-        ValueError: the class is neither.
+        ValueError: the class is of no kind of part.
     """
-    if not issubclass(kind, Link | Term):
-        raise ValueError(f"{name}: expected a class that extends Link or Term")
-    is_link = issubclass(kind, Link)
+    word = next((word for word, base in _KINDS.items() if issubclass(kind, base)), None)
+    if word is None:
+        raise ValueError(f"{name}: expected a class that extends Link, Term or Filter")
     try:
         needs = kind().needs
     except ValidationError:
         needs = None
     may_wait = issubclass(kind, Link) and kind.scope == "sample" and OLD in (needs or ())
     about = kind.__doc__ or ""
-    return _entry("link" if is_link else "term", name, about, needs, kind, may_wait=may_wait)
+    return _entry(word, name, about, needs, kind, may_wait=may_wait)
 
 
 def _entry(
-    kind: Literal["method", "link", "term"],
+    kind: Kind,
     name: str,
     about: str,
     needs: frozenset[Need[Any]] | None,

@@ -22,9 +22,9 @@ from typing import Any
 from pydantic import BaseModel, create_model, field_serializer, model_validator
 
 from megatron_stare.algorithms.corrections import Correction, Tis
-from megatron_stare.algorithms.hooks import Component, Link, Term
+from megatron_stare.algorithms.hooks import Component, Filter, Link, Term
 from megatron_stare.algorithms.method import Method
-from megatron_stare.algorithms.table import LINKS, METHODS, TERMS
+from megatron_stare.algorithms.table import FILTERS, LINKS, METHODS, PARTS, TERMS
 
 Specs = dict[str, Any]
 """Settings of parts by their names: a mapping, or the part itself."""
@@ -71,7 +71,7 @@ class AlgorithmConfig(Method):
     @classmethod
     def sections_beside(cls) -> Mapping[str, type[BaseModel]]:
         """The parts of the table."""
-        return {**LINKS, **TERMS}
+        return PARTS
 
     def corrected(self) -> AlgorithmConfig:
         """The same for tokens that may be older than the weights that they train."""
@@ -80,7 +80,7 @@ class AlgorithmConfig(Method):
             return self
         return self.model_copy(update={"links": {**self.links, "tis": Tis()}})
 
-    @field_serializer("links", "policy", "terms")
+    @field_serializer("links", "policy", "terms", "filters")
     def _as_given(self, chain: Mapping[str, Component]) -> list[dict[str, Any]]:
         return [{name: part.model_dump(mode="json")} for name, part in chain.items()]
 
@@ -89,6 +89,7 @@ _TABLES: dict[str, tuple[Mapping[str, type[Component]], type[Component]]] = {
     "links": (LINKS, Link),
     "policy": (TERMS, Term),
     "terms": (TERMS, Term),
+    "filters": (FILTERS, Filter),
 }
 """Where the parts of each key are named, and what a user's own has to be."""
 
@@ -129,15 +130,14 @@ def _parts(chains: Mapping[str, Specs], beside: Specs) -> dict[str, Component]:
 def _waiting(name: str, chains: Mapping[str, Specs]) -> type[Component]:
     """Of a part that is in another method's chain, and not in this one."""
     for method in METHODS.values():
-        for part, component in {**method.links, **method.policy, **method.terms}.items():
-            if part == name:
-                return type(component)
-    for key in ("links", "terms"):
+        if name in (parts := method.parts):
+            return type(parts[name])
+    for key in ("links", "terms", "filters"):
         if name in _TABLES[key][0]:
             names = [*chains[key], name]
             raise ValueError(f"{name} is in no chain: add it, {key}=[{', '.join(names)}]")
     own = [_short(name) for chain in chains.values() for name in chain]
-    known = [*LINKS, *TERMS, *own, *AlgorithmConfig.model_fields]
+    known = [*PARTS, *own, *AlgorithmConfig.model_fields]
     raise ValueError(unknown("unknown key", name, known))
 
 

@@ -2,10 +2,12 @@
 
     Link    maps the credit of a step's tokens to credit: advantages, token weights, masks, clips
     Term    a summand of the loss, of log-probs with a gradient
+    Filter  says which groups of samples are trained on
 
-A method is a chain of links, one after another, and the terms that read what they made (`table`).
-What a part can see decides what it can break:
+A method is a chain of links, one after another, the terms that read what they made, and filters
+(`table`). What a part can see decides what it can break:
 
+    rollout     filters: one group of samples with its rewards, on rank 0, plain values
     step view   links: the whole batch, through statistics that are the same bits on every rank,
                 and no gradient
     live view   terms: a micro-batch's log-probs with their gradient, whole samples, nobody else's
@@ -28,8 +30,9 @@ from torch import Tensor
 
 from megatron_stare.algorithms.settings import Settings
 from megatron_stare.algorithms.step import Need, Step
+from megatron_stare.types import Group
 
-__all__ = ["Component", "Credit", "Link", "Live", "Need", "Step", "Term"]
+__all__ = ["Component", "Credit", "Filter", "Link", "Live", "Need", "Step", "Term"]
 
 
 class Credit(NamedTuple):
@@ -136,4 +139,12 @@ class Term[F](Component):
 
     def loss(self, live: Live, fields: F) -> tuple[Tensor, Sequence[Tensor]]:
         """The loss of each token, `[n]`, and `shares`' values of each, `[n]`."""
+        raise NotImplementedError
+
+
+class Filter(Component):
+    """Which groups dynamic sampling keeps; others take the place of those it drops."""
+
+    def filter(self, group: Group) -> Group | None:
+        """What is trained on in the group's place; None drops it."""
         raise NotImplementedError

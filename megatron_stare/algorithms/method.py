@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from megatron_stare.algorithms.aggregation import Aggregation
-from megatron_stare.algorithms.hooks import Link, Need, Term
+from megatron_stare.algorithms.hooks import Component, Filter, Link, Need, Term
 from megatron_stare.algorithms.needs import OLD
 from megatron_stare.algorithms.settings import Settings
 
@@ -22,6 +22,8 @@ class Method(Settings):
     """The term of the loss that learns from that credit, one; the method's own unless given."""
     terms: dict[str, Term] = Field(default={})
     """Further terms of the loss; the method's own unless given."""
+    filters: dict[str, Filter] = Field(default={})
+    """Which groups `rollout.dynamic_sampling` keeps; the method's own unless given."""
     aggregation: Aggregation = "token-mean"
     """How token losses become one number, over the global batch."""
 
@@ -31,6 +33,11 @@ class Method(Settings):
         if len(policy) != 1:
             raise ValueError(f"expected one term, found {', '.join(policy) or 'none'}")
         return policy
+
+    @property
+    def parts(self) -> dict[str, Component]:
+        """All of them."""
+        return {**self.links, **self.policy, **self.terms, **self.filters}
 
     @property
     def loss_terms(self) -> tuple[Term, ...]:

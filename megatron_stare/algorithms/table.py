@@ -13,7 +13,8 @@ docs/methods.md, which explains how to add one.
 from __future__ import annotations
 
 from megatron_stare.algorithms.corrections import IcePop, Mis, Tis
-from megatron_stare.algorithms.hooks import Link, Term
+from megatron_stare.algorithms.filters import Mixed, NotAllRight
+from megatron_stare.algorithms.hooks import Component, Filter, Link, Term
 from megatron_stare.algorithms.links.group_baselines import DrGrpo, Grpo, Rloo
 from megatron_stare.algorithms.links.quadrants import Quadrants
 from megatron_stare.algorithms.links.stare import Stare
@@ -41,6 +42,13 @@ TERMS: dict[str, type[Term]] = {
     "nll": Nll,
 }
 
+FILTERS: dict[str, type[Filter]] = {
+    "mixed": Mixed,
+    "not_all_right": NotAllRight,
+}
+
+PARTS: dict[str, type[Component]] = {**LINKS, **TERMS, **FILTERS}
+
 
 class Preset(Method):
     """A method, and what it is."""
@@ -58,6 +66,7 @@ METHODS: dict[str, Preset] = {
         """,
         links={"grpo": Grpo()},
         policy={"clip": Clip()},
+        filters={"mixed": Mixed()},
     ),
     "dr_grpo": Preset(
         about="""GRPO without its divisions by the group's std and the response's length.
@@ -67,6 +76,7 @@ METHODS: dict[str, Preset] = {
         """,
         links={"dr_grpo": DrGrpo()},
         policy={"clip": Clip()},
+        filters={"mixed": Mixed()},
         aggregation="seq-mean-token-sum",
     ),
     "rloo": Preset(
@@ -77,6 +87,7 @@ METHODS: dict[str, Preset] = {
         """,
         links={"rloo": Rloo()},
         policy={"clip": Clip()},
+        filters={"mixed": Mixed()},
     ),
     "stare": Preset(
         about="""GRPO whose surprising rewarded tokens weigh more while entropy is low.
@@ -86,6 +97,7 @@ METHODS: dict[str, Preset] = {
         """,
         links={"grpo": Grpo(), "stare": Stare()},
         policy={"clip": Clip()},
+        filters={"mixed": Mixed()},
     ),
 }
 """Presets, by name."""

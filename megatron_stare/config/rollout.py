@@ -126,7 +126,8 @@ class RolloutConfig(SamplingConfig):
     samples_per_prompt: BatchCount = 8
     """G, the size of a group."""
     dynamic_sampling: bool = True
-    """Drop groups whose verdicts are all equal and draw more prompts (DAPO)."""
+    """Drop groups that `algorithm.filters` do not keep, by default those whose verdicts are all
+    equal, and draw more prompts (DAPO)."""
     max_rounds: int = Field(default=10, ge=1, le=1_000)
     """Generation rounds per step before dynamic sampling gives up."""
     oversampling: float = Field(default=1.0, ge=1, le=2)

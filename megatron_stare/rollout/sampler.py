@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from megatron_stare.algorithms.filters import has_signal
+from megatron_stare.algorithms.filters import Mixed
+from megatron_stare.algorithms.hooks import Filter
 from megatron_stare.config.rollout import RolloutConfig
 from megatron_stare.data.prompts import PromptSet
 from megatron_stare.errors import UserError
@@ -79,7 +80,8 @@ class Cancelled(Exception):
 class Sampler:
     """Fills batches from a prompt set, an engine and a scorer, one step after the other.
 
-    `seed` is the run's; generation in a step is seeded by (seed, step, round).
+    `seed` is the run's; generation in a step is seeded by (seed, step, round). `filters` say which
+    groups dynamic sampling keeps.
     """
 
     def __init__(
@@ -90,12 +92,14 @@ class Sampler:
         config: RolloutConfig,
         *,
         seed: int,
+        filters: Sequence[Filter] = (Mixed(),),
     ) -> None:
         self._prompts = prompts
         self._engine = engine
         self._scorer = scorer
         self._config = config
         self._seed = seed
+        self._filters = filters if config.dynamic_sampling else ()
         self._is_cancelled = False
         self._is_collecting = False
         self._carried: list[GrowingGroup | Group] = []
@@ -214,10 +218,17 @@ class Sampler:
 
     def _judge(self, filling: Filling) -> None:
         for group in score_groups(self._scorer, filling.take_whole()):
-            is_asked = self._config.dynamic_sampling and group.can_be_compared
-            verdicts = [reward.correct for reward in group.judged.rewards]
-            is_kept = has_signal(verdicts) if is_asked else group.can_be_compared
-            (filling.kept if is_kept else filling.filtered).append(group)
+            kept = self._filtered(group) if group.can_be_compared else None
+            if kept is None:
+                filling.filtered.append(group)
+            else:
+                filling.kept.append(kept)
+
+    def _filtered(self, group: Group) -> Group | None:
+        kept: Group | None = group
+        for each in self._filters:
+            kept = None if kept is None else each.filter(kept)
+        return kept
 
     def _finish(self, filling: Filling, step: int, num_rounds: int, seconds: float) -> Rollout:
         groups, surplus = filling.split_kept(self._size)

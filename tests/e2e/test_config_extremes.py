@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from megatron_stare.algorithms.table import LINKS, TERMS
+from megatron_stare.algorithms.table import PARTS
 from megatron_stare.config.commands import TrainConfig
 from tests.e2e.programs import make_workspace, run_command
 from tests.extremes import extremes, numbers
@@ -18,7 +18,7 @@ LONG = {
     "reward.workers",
 }
 """At their largest these are a long run, or many processes, and no fault."""
-PARTS = tuple(f"algorithm.{name}." for name in (*LINKS, *TERMS))
+OF_PARTS = tuple(f"algorithm.{name}." for name in PARTS)
 """Theirs are tried without a run, in tests/unit/algorithms."""
 
 
@@ -30,7 +30,7 @@ def workspace(tmp_path_factory):
 TAKEN = [
     f"{key}={value}"
     for key, bounds in numbers(TrainConfig)
-    if not key.startswith(("slurm.", "rollout.servers.", "parallel.", *PARTS))
+    if not key.startswith(("slurm.", "rollout.servers.", "parallel.", *OF_PARTS))
     for value in extremes(bounds)
     if key not in LONG or value == repr(bounds.get("ge"))
 ]

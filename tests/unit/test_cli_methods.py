@@ -9,7 +9,7 @@ import yaml
 
 from megatron_stare.algorithms.catalogue import STATUSES, entries, find
 from megatron_stare.algorithms.config import AlgorithmConfig
-from megatron_stare.algorithms.table import LINKS, METHODS, TERMS
+from megatron_stare.algorithms.table import METHODS, PARTS
 from megatron_stare.cli import main
 from megatron_stare.cli_methods import PLACE, page
 
@@ -32,7 +32,7 @@ def test_every_entry_says_what_it_is_whence_it_comes_and_how_it_was_checked(entr
 
 
 def test_the_whole_table_is_listed(capsys):
-    assert [entry.name for entry in ENTRIES] == [*METHODS, *LINKS, *TERMS]
+    assert [entry.name for entry in ENTRIES] == [*METHODS, *PARTS]
     listed = said(capsys)
     for entry in ENTRIES:
         assert f"  {entry.name} " in listed
@@ -65,10 +65,10 @@ def test_a_methods_chain_is_a_config(capsys, name):
     assert config == AlgorithmConfig(method=name)
 
 
-@pytest.mark.parametrize("name", [*LINKS, *TERMS])
+@pytest.mark.parametrize("name", PARTS)
 def test_a_part_shows_every_setting_with_type_bounds_default_and_help(capsys, name):
     shown = said(capsys, name)
-    kind = {**LINKS, **TERMS}[name]
+    kind = PARTS[name]
     assert kind.__doc__ is not None
     assert kind.__doc__.splitlines()[0] in shown
     for key, field in kind.model_fields.items():
@@ -103,7 +103,10 @@ def test_parts_of_ones_own_are_shown_too(capsys):
         ("", "unknown name '': expected one of grpo, "),
         ("no.module:Mine", "no.module:Mine cannot be had (ModuleNotFoundError"),
         (f"{OWN}:NotAPart", "NotAPart: expected a class that extends Component"),
-        ("megatron_stare.algorithms.hooks:Component", "expected a class that extends Link or Term"),
+        (
+            "megatron_stare.algorithms.hooks:Component",
+            "expected a class that extends Link, Term or Filter",
+        ),
     ],
 )
 def test_an_unknown_name_is_one_line_with_a_suggestion(capsys, name, message):

@@ -16,7 +16,7 @@ import megatron_stare.algorithms as algorithms
 from megatron_stare.algorithms.chain import Chain
 from megatron_stare.algorithms.hooks import Credit
 from megatron_stare.algorithms.needs import OLD
-from megatron_stare.algorithms.table import LINKS, TERMS
+from megatron_stare.algorithms.table import LINKS, PARTS
 from tests.contract import chain_with, decide, random_batch
 
 every_link = pytest.mark.parametrize("name", LINKS)
@@ -123,7 +123,7 @@ def test_a_link_of_single_samples_sees_no_others_and_has_no_state(name):
         assert set(alone.states.values()) == {None}
 
 
-@pytest.mark.parametrize("kind", [*LINKS.values(), *TERMS.values()])
+@pytest.mark.parametrize("kind", PARTS.values())
 def test_its_settings_are_its_only_attributes_and_say_what_they_are(kind):
     assert kind.__doc__
     for name, field in kind.model_fields.items():

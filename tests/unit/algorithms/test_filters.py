@@ -1,8 +1,10 @@
 """DAPO's dynamic sampling rule and overlong penalty."""
 
+import pytest
 import torch
 
-from megatron_stare.algorithms.filters import has_signal, overlong_penalty
+from megatron_stare.algorithms.filters import Mixed, NotAllRight, has_signal, overlong_penalty
+from megatron_stare.types import Group, Prompt, Reward, Sample
 from tests.unit.algorithms.golden import assert_golden, method_example
 
 
@@ -22,3 +24,32 @@ def test_golden_overlong_penalty_has_the_papers_floor():
 def test_the_factor_scales_the_penalty():
     lengths = torch.tensor([0, 80, 90, 100])
     assert overlong_penalty(lengths, 100, 20, 0.5).tolist() == [0.0, 0.0, -0.25, -0.5]
+
+
+def group_of(*verdicts: float | None) -> Group:
+    """A group of samples with these verdicts; None was lost, and is not judged."""
+    prompt = Prompt("0", "file:1", "?", (1,), "!")
+    sample = Sample(prompt, 0, "", (1,), (0.0,), (True,), "stop", (0,), 0.0)
+    rewards = tuple(
+        Reward(v or 0.0, v or 0.0, None if v is not None else "lost", 0.0, v is not None)
+        for v in verdicts
+    )
+    return Group(prompt, (sample,) * len(verdicts), rewards)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "mixed", "not_all_right"),
+    [
+        ((0.0, 1.0), True, True),
+        ((0.0, 0.0), False, True),
+        ((1.0, 1.0), False, False),
+        ((1.0, 1.0, None), False, False),
+        ((0.0, 1.0, None), True, True),
+        ((0.5, 1.0), True, True),
+        ((1.0,), True, False),
+    ],
+)
+def test_which_groups_a_filter_keeps(verdicts, mixed, not_all_right):
+    group = group_of(*verdicts)
+    assert Mixed().filter(group) is (group if mixed else None)
+    assert NotAllRight().filter(group) is (group if not_all_right else None)
