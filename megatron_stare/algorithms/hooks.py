@@ -66,7 +66,8 @@ class Credit(NamedTuple):
 
     def at(self, tokens: slice) -> Credit:
         """Of a run of this rank's tokens."""
-        return Credit(*(part[tokens] if len(part) > 1 else part for part in self))
+        r = len(self.weights)
+        return Credit(*(part[tokens] if len(part) == r else part for part in self))
 
 
 class Component(Settings):

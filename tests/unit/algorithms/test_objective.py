@@ -144,6 +144,17 @@ def test_what_is_dropped_stays_in_the_denominator():
     assert report["mismatch/correction_mean"] == pytest.approx(1 - changed / counted)
 
 
+@pytest.mark.parametrize("length", [1, 2])
+def test_an_idle_micro_batch_adds_nothing(length):
+    """A schedule may need one more than a rank has samples."""
+    method = Method(policy={"clip": Clip()})
+    step = step_of(torch.ones(length, dtype=torch.bool), torch.tensor([length]))
+    objective = MethodObjective.of(method, step, first_credit(method, step))
+    scores = TokenScores(*torch.zeros(4, 0))
+    loss, stats = objective(scores, slice(length, length))
+    assert (loss.item(), stats.tolist()) == (0.0, [0.0] * 4)
+
+
 def bonus_of(entropies: Tensor, mask: Tensor, *terms: Entropy) -> tuple[float, Tensor]:
     """What an entropy bonus adds to the loss, and its gradient by the entropies."""
     n = len(mask)
