@@ -3,9 +3,8 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from megatron_stare.algorithms.hooks import Credit, Link, Need, Step
+from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.algorithms.needs import OLD
 from megatron_stare.values import Multiple, Share
 
@@ -24,15 +23,12 @@ class RunningHesitation(Link[Seen]):
     Status: derived
     """
 
+    needs = frozenset({OLD})
+
     high: Multiple = 2.0
     """Largest factor."""
     rate: Share = 0.1
     """How much of h a step replaces."""
-
-    @property
-    def needs(self) -> frozenset[Need[Any]]:
-        """The policy's entropies."""
-        return frozenset({OLD})
 
     def start(self) -> Seen:
         """Nothing is seen."""

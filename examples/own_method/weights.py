@@ -1,8 +1,6 @@
 """A token weight of one's own: where the policy hesitates, a token counts for more."""
 
-from typing import Any
-
-from megatron_stare.algorithms.hooks import Credit, Link, Need, Step
+from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.algorithms.needs import OLD
 from megatron_stare.values import Multiple
 
@@ -14,13 +12,10 @@ class Hesitation(Link[None]):
     Status: derived
     """
 
+    needs = frozenset({OLD})
+
     high: Multiple = 2.0
     """Largest factor."""
-
-    @property
-    def needs(self) -> frozenset[Need[Any]]:
-        """The policy's entropies."""
-        return frozenset({OLD})
 
     def apply(self, credit: Credit, step: Step, state: None) -> Credit:
         """Multiply the weight of every token."""

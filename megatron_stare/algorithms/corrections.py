@@ -21,13 +21,13 @@ What is dropped still counts in the denominator (docs/decisions/0007).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from megatron_stare.algorithms.hooks import Credit, Link, Need, Step
+from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.algorithms.losses import importance_ratios
 from megatron_stare.algorithms.needs import OLD, ROLLOUT
 
@@ -43,14 +43,10 @@ class Correction(Link[None]):
     """How samples of a distribution that is not the policy's are weighed."""
 
     scope = "sample"
+    needs = frozenset({OLD, ROLLOUT})
 
     level: Literal["token", "sequence", "geometric"] = "token"
     """Whose ratio: of each token; the product over its sample; or the geometric mean over it."""
-
-    @property
-    def needs(self) -> frozenset[Need[Any]]:
-        """Both log-probs of the ratio."""
-        return frozenset({OLD, ROLLOUT})
 
     @property
     def band(self) -> tuple[float, float]:

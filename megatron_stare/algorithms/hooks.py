@@ -73,10 +73,8 @@ class Credit(NamedTuple):
 class Component(Settings):
     """A part of a method. Its settings are its fields, and their defaults stand there alone."""
 
-    @property
-    def needs(self) -> frozenset[Need[Any]]:
-        """What it reads of a step."""
-        return frozenset()
+    needs: ClassVar[frozenset[Need[Any]]] = frozenset()
+    """What it reads of a step; a property where its settings decide."""
 
 
 class Link[S](Component):

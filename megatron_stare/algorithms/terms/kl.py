@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
-from megatron_stare.algorithms.hooks import Live, Need, Step, Term
+from megatron_stare.algorithms.hooks import Live, Step, Term
 from megatron_stare.algorithms.losses import kl_penalty
 from megatron_stare.algorithms.needs import REFERENCE
 from megatron_stare.values import PositiveWeight
@@ -23,17 +23,13 @@ class Kl(Term[Tensor]):
     Status: paper
     """
 
+    needs = frozenset({REFERENCE})
     shares = ("loss/kl_reference",)
 
     coef: PositiveWeight = 0.001
     """Weight of the penalty."""
     estimator: Literal["k1", "k2", "k3"] = "k3"
     """Which estimate."""
-
-    @property
-    def needs(self) -> frozenset[Need[Any]]:
-        """A pass of the reference."""
-        return frozenset({REFERENCE})
 
     def prepare(self, step: Step) -> Tensor:
         """The reference's log-probs."""
