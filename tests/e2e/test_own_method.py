@@ -47,9 +47,7 @@ def test_a_run_that_is_killed_goes_on_to_the_bit(workspace, tmp_path, whole):
     assert_same_run(finish(workspace, killed, "run.resume=must", *OWN), whole)
 
 
-@pytest.mark.parametrize(
-    "links", ["[grpo]", "[grpo, 'examples.own_method.weights:Hesitation']", "[rloo, stare]"]
-)
+@pytest.mark.parametrize("links", ["[grpo]", "[grpo, 'examples.own_method.weights:Hesitation']"])
 def test_it_does_not_go_on_with_another_chain(workspace, tmp_path, whole, links):
     more = ("train.steps=14", "run.resume=must", f"run.dir={whole}")
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}

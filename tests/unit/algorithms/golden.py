@@ -49,6 +49,8 @@ def assert_case(case: dict[str, Any]) -> None:
     states = None
     for number, step in enumerate(case["steps"], start=1):
         samples = step["samples"]
+        assert step.keys() - {"samples"}, "nothing is expected"
+        assert step.keys() <= {"samples", "credit", "states", "loss", "losses", "gradients"}
         credit, states = run_links(case["algorithm"], samples, step=number, states=states)
         for name, expected in step.get("credit", {}).items():
             assert_ragged(credit[name], expected)
