@@ -114,9 +114,10 @@ def _parts(chains: Mapping[str, Specs], beside: Specs) -> dict[str, Component]:
     settings: Specs = {}
     for key, chain in chains.items():
         for name, given in chain.items():
-            if (short := _short(name)) in kinds:
+            kind, short = _kind(key, name), _short(name)
+            if short in kinds:
                 raise ValueError(f"{key}: {short} stands twice")
-            kinds[short], settings[short] = _kind(key, name), given
+            kinds[short], settings[short] = kind, given
     for name, given in beside.items():
         if name not in kinds:
             kinds[name] = _waiting(name, chains)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from megatron_stare.algorithms.hooks import Credit, Link, Step, Term
+from megatron_stare.algorithms.hooks import Credit, Filter, Link, Step, Term
+from megatron_stare.types import Group
 
 
 class Scaled(Link[None]):
@@ -36,6 +37,17 @@ class Pull(Term[None]):
 
     coef: float = 1.0
     """Weight of the term."""
+
+
+class Sized(Filter):
+    """Keeps groups of a size or more."""
+
+    least: int = Field(default=2, ge=1, le=100)
+    """Samples."""
+
+    def filter(self, group: Group) -> Group | None:
+        """The group as it is, or None."""
+        return group if len(group.rewards) >= self.least else None
 
 
 class NotAPart:

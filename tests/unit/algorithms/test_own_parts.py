@@ -14,10 +14,11 @@ from megatron_stare.algorithms.config import AlgorithmConfig
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config_io import load_config, to_yaml
 from megatron_stare.errors import UserError
-from tests.unit.algorithms.own_parts import Between, Pull, Scaled
+from tests.unit.algorithms.own_parts import Between, Pull, Scaled, Sized
 
 MODULE = "tests.unit.algorithms.own_parts"
-SCALED, BETWEEN, PULL = f"{MODULE}:Scaled", f"{MODULE}:Between", f"{MODULE}:Pull"
+SCALED, BETWEEN = f"{MODULE}:Scaled", f"{MODULE}:Between"
+PULL, SIZED = f"{MODULE}:Pull", f"{MODULE}:Sized"
 REPO = Path(__file__).parents[3]
 
 
@@ -48,6 +49,13 @@ def test_a_term_of_ones_own_is_a_term(load):
     algorithm = load({"method": "grpo", "terms": ["kl", PULL]})
     assert algorithm.terms[PULL] == Pull()
     assert load({"method": "grpo", "policy": {PULL: {"coef": 2}}}).policy == {PULL: Pull(coef=2)}
+
+
+def test_a_filter_of_ones_own_is_a_filter(load):
+    algorithm = load({"filters": ["mixed", SIZED]}, "algorithm.Sized.least=3")
+    assert list(algorithm.filters) == ["mixed", SIZED]
+    assert algorithm.filters[SIZED] == Sized(least=3)
+    assert load({"filters": []}).filters == {}
 
 
 @pytest.mark.parametrize(
@@ -94,6 +102,9 @@ def test_the_resolved_config_says_the_same_again(load, tmp_path):
         (chain(f"{MODULE}:A_NUMBER"), r"A_NUMBER: expected a class that extends Link"),
         (chain(PULL), r"links: .*:Pull: expected a class that extends Link"),
         ({"terms": [SCALED]}, r"terms: .*:Scaled: expected a class that extends Term"),
+        ({"filters": [SCALED]}, r"filters: .*:Scaled: expected a class that extends Filter"),
+        ({"filters": ["grpo"]}, r"filters: unknown name 'grpo': expected one of mixed, "),
+        (chain(SIZED), r"links: .*:Sized: expected a class that extends Link"),
         ({"policy": SCALED}, r"policy: .*:Scaled: expected a class that extends Term"),
         (chain({SCALED: {"factor": 11}}), r"algorithm\.Scaled\.factor: .*equal to 10, found 11"),
         (chain({SCALED: {"factor": "x"}}), r"algorithm\.Scaled\.factor: .*number.*found 'x'"),
@@ -104,7 +115,7 @@ def test_the_resolved_config_says_the_same_again(load, tmp_path):
         (chain({BETWEEN: {"low": 2}}), r"algorithm\.Between: low=2\.0 exceeds factor=1\.0"),
         (chain(SCALED, SCALED), r"algorithm: links: .*:Scaled stands twice"),
         (chain(SCALED, {SCALED: {"factor": 2}}), r"links: .*:Scaled stands twice"),
-        (chain(SCALED, "other.module:Scaled"), r"links: Scaled stands twice"),
+        (chain(SCALED, f"{__name__}:Scaled"), r"links: Scaled stands twice"),
         (chain(SCALED) | {"Scalled": {}}, r"unknown key 'Scalled': .*did you mean Scaled\?"),
         (chain() | {"Scaled": {"factor": 2}}, r"algorithm: unknown key 'Scaled': expected one of"),
         (chain("own_parts.Scaled"), r"links: unknown name 'own_parts\.Scaled': expected one of"),
