@@ -17,9 +17,9 @@ import importlib
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
-from pydantic import BaseModel, create_model, field_serializer, model_validator
+from pydantic import BaseModel, Field, create_model, field_serializer, model_validator
 
 from megatron_stare.algorithms.corrections import Correction, Tis
 from megatron_stare.algorithms.hooks import Component, Filter, Link, Term
@@ -123,9 +123,9 @@ def _parts(chains: Mapping[str, Specs], beside: Specs) -> dict[str, Component]:
             kinds[name] = _waiting(name, chains)
         settings[name] = _merged(settings.get(name, {}), given)
     # A section of the parts: pydantic names a wrong key or value by its place in it.
-    fields: dict[str, Any] = {name: (kind, ...) for name, kind in kinds.items()}
-    parts = create_model("Parts", **fields).model_validate(settings)
-    return {name: getattr(parts, name) for name in kinds}
+    fields = {f"part{i}": (kind, Field(alias=name)) for i, (name, kind) in enumerate(kinds.items())}
+    parts = create_model("Parts", **cast("dict[str, Any]", fields)).model_validate(settings)
+    return {name: part for name, (_, part) in zip(kinds, parts, strict=True)}
 
 
 def _waiting(name: str, chains: Mapping[str, Specs]) -> type[Component]:

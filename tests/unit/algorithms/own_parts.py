@@ -19,6 +19,14 @@ class Scaled(Link[None]):
         return credit.scaled(self.factor)
 
 
+class _Hidden(Scaled):
+    """The same under a name with an underscore."""
+
+
+class json(Scaled):
+    """The same under a name that a pydantic model has, too."""
+
+
 class Between(Scaled):
     """The same, with settings that depend on each other, and one without a default."""
 

@@ -45,6 +45,12 @@ def test_a_link_of_ones_own_is_a_link(load):
     assert algorithm.links[SCALED] == Scaled(factor=2)
 
 
+@pytest.mark.parametrize("name", ["_Hidden", "json"])
+def test_a_class_may_have_any_name(load, name):
+    algorithm = load(chain({f"{MODULE}:{name}": {"factor": 2}}), f"algorithm.{name}.factor=3")
+    assert algorithm.links[f"{MODULE}:{name}"].model_dump() == {"factor": 3}
+
+
 def test_a_term_of_ones_own_is_a_term(load):
     algorithm = load({"method": "grpo", "terms": ["kl", PULL]})
     assert algorithm.terms[PULL] == Pull()
@@ -110,6 +116,7 @@ def test_the_resolved_config_says_the_same_again(load, tmp_path):
         (chain({SCALED: {"factor": "x"}}), r"algorithm\.Scaled\.factor: .*number.*found 'x'"),
         (chain({SCALED: {"factor": True}}), r"algorithm\.Scaled\.factor: expected a number"),
         (chain({SCALED: {"facter": 2}}), r"algorithm\.Scaled\.facter: unknown key \(value 2\)$"),
+        (chain({f"{MODULE}:_Hidden": {"factor": 11}}), r"algorithm\._Hidden\.factor: .*found 11"),
         (chain({SCALED: 3}), r"algorithm\.Scaled: expected a section of keys, found 3"),
         (chain({BETWEEN: {}}), r"algorithm\.Between\.low: missing, and it has no default"),
         (chain({BETWEEN: {"low": 2}}), r"algorithm\.Between: low=2\.0 exceeds factor=1\.0"),
