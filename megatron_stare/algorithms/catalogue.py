@@ -84,8 +84,8 @@ def part_entry(name: str, kind: type[Component]) -> Entry:
     Raises:
         ValueError: the class is of no kind of part.
     """
-    word = next((word for word, base in _KINDS.items() if issubclass(kind, base)), None)
-    if word is None:
+    words: list[Kind] = [word for word, base in _KINDS.items() if issubclass(kind, base)]
+    if not words:
         raise ValueError(f"{name}: expected a class that extends Link, Term or Filter")
     try:
         needs = kind().needs
@@ -93,7 +93,7 @@ def part_entry(name: str, kind: type[Component]) -> Entry:
         needs = None
     may_wait = issubclass(kind, Link) and kind.scope == "sample" and OLD in (needs or ())
     about = kind.__doc__ or ""
-    return _entry(word, name, about, needs, kind, may_wait=may_wait)
+    return _entry(words[0], name, about, needs, kind, may_wait=may_wait)
 
 
 def _entry(
