@@ -25,7 +25,10 @@ def update_metrics(results: Sequence[UpdateResult]) -> dict[str, float]:
     """Loss, the shares of its terms, and the optimizer; means over the updates of the step."""
     sums = [dict(result.sums) for result in results]
     tokens = sum(of_update.pop("loss_tokens") for of_update in sums)
-    shares = {name: sum(of_update[name] for of_update in sums) / tokens for name in sums[0]}
+    shares = {
+        name: sum(of_update[name] for of_update in sums) / tokens if tokens else math.nan
+        for name in sums[0]
+    }
 
     def mean(name: str) -> float:
         return sum(getattr(result, name) for result in results) / len(results)

@@ -13,20 +13,25 @@ from torch import Tensor
 from megatron_stare.algorithms.chain import Chain
 from megatron_stare.algorithms.config import AlgorithmConfig
 from megatron_stare.algorithms.hooks import Credit, Step
-from megatron_stare.algorithms.links.group_baselines import GroupBaseline
+from megatron_stare.algorithms.links.group_baselines import SampleAdvantages
 from megatron_stare.algorithms.needs import OLD, REFERENCE, ROLLOUT, UNTRUNCATED
 from megatron_stare.algorithms.table import LINKS
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.types import RolloutBatch
 
-ACTS = {"stare": {"target_entropy": 1.0, "adaptive": True, "variant": "C2"}}
-"""Settings under which a link does something to the batches below, where its defaults do not."""
+ACTS: dict[str, dict[str, Any]] = {
+    "stare": {"target_entropy": 1.0, "adaptive": True, "variant": "C2"},
+    "grpo_n": {"denominator": "kept"},
+    "ace": {"alpha": 1.0, "level": "sequence"},
+}
+"""Settings under which a link does something to the batches below, where its defaults do not, or
+where it has none."""
 
 
 def links_with(name: str) -> list[Any]:
     """A chain that gives a link of the table advantages, as in a config."""
     spec = {name: ACTS.get(name, {})}
-    return [spec] if issubclass(LINKS[name], GroupBaseline) else ["grpo", spec]
+    return [spec] if issubclass(LINKS[name], SampleAdvantages) else ["grpo", spec]
 
 
 def chain_with(name: str) -> AlgorithmConfig:

@@ -17,6 +17,61 @@ GRPO_EPS = 1e-6
 ROUNDING = 1e-6  # of the larger of 1 and the reward; a float32 sum of a few terms errs by less
 
 
+class Groups:
+    """Which samples share a prompt: what is said of the group of each sample, `[B]`.
+
+        >>> groups = Groups(torch.tensor([7, 3, 7]))
+        >>> groups.mean(torch.tensor([0.0, 5.0, 1.0]))
+        tensor([0.5000, 5.0000, 0.5000])
+
+    Args:
+        ids: int64 `[B]`, in any order.
+    """
+
+    def __init__(self, ids: Tensor) -> None:
+        self._of = ids.unique(return_inverse=True)[1]
+        self._sizes = self._of.bincount()
+        self.size = self._sizes[self._of]
+        """G, int64 `[B]`."""
+        self.is_single = self.size == 1
+        """Whether the sample is its group, bool `[B]`."""
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The group's sum of values `[B]`."""
+        return values.new_zeros(len(self._sizes)).index_add_(0, self._of, values)[self._of]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The group's mean of values `[B]`."""
+        return self.sum(values) / self.size
+
+    def centred(self, values: Tensor) -> Tensor:
+        """Values `[B]` minus the group's mean; 0 where that is rounding."""
+        return without_rounding(values - self.mean(values), values)
+
+    def std(self, values: Tensor) -> Tensor:
+        """The group's unbiased standard deviation of values `[B]`; 0 of a single one."""
+        squares = self.sum(self.centred(values).square())
+        return (squares / (self.size - 1).clamp(min=1)).sqrt()
+
+    def ranks(self, values: Tensor) -> Tensor:
+        """Places of values `[B]` in their groups, ascending from 0; ties as in the batch."""
+        order = values.argsort(stable=True)
+        order = order[self._of[order].argsort(stable=True)]
+        starts = self._sizes.cumsum(0) - self._sizes
+        places = torch.empty_like(order)
+        places[order] = torch.arange(len(order)) - starts[self._of[order]]
+        return places
+
+    def mean_of_groups(self, of_groups: Tensor) -> Tensor:
+        """The mean over groups of what is said of each, `[B]`; a number."""
+        return (of_groups / self.size).sum() / max(1, len(self._sizes))
+
+
+def without_rounding(deviations: Tensor, values: Tensor) -> Tensor:
+    """Deviations of values from a mean, `[n]` each: exactly 0 where that is rounding."""
+    return deviations.masked_fill(deviations.abs() <= ROUNDING * values.abs().clamp(min=1.0), 0.0)
+
+
 class _Deviations(NamedTuple):
     """Rewards against their groups, float64 `[B]` each."""
 
@@ -62,16 +117,8 @@ ADVANTAGES: dict[str, Callable[[_Deviations], Tensor]] = {
 
 
 def _deviations(rewards: Tensor, group_ids: Tensor) -> _Deviations:
-    unique, member_of = group_ids.unique(return_inverse=True)
-
-    def group_sum(values: Tensor) -> Tensor:
-        return values.new_zeros(len(unique)).index_add_(0, member_of, values)[member_of]
-
-    size = group_sum(torch.ones_like(rewards))
-    is_single = size == 1
-    mean = (group_sum(rewards) / size).masked_fill(is_single, 0.0)
-    deviation = rewards - mean
-    is_rounding = deviation.abs() <= ROUNDING * rewards.abs().clamp(min=1.0)
-    deviation = deviation.masked_fill(is_rounding, 0.0)
-    variance = group_sum(deviation.square()) / (size - 1).clamp(min=1.0)
-    return _Deviations(deviation, variance.sqrt().masked_fill(is_single, 1.0), size)
+    groups = Groups(group_ids)
+    mean = groups.mean(rewards).masked_fill(groups.is_single, 0.0)
+    deviation = without_rounding(rewards - mean, rewards)
+    std = groups.std(rewards).masked_fill(groups.is_single, 1.0)
+    return _Deviations(deviation, std, groups.size)

@@ -57,11 +57,15 @@ class Grouping:
 
     @classmethod
     def by_group_and_position(cls, batch: RolloutBatch) -> Grouping:
-        """A key for each place in the responses of each group: K sums the longest of every one."""
-        sample_ids = batch.sample_ids
-        starts = batch.response_lengths.cumsum(0) - batch.response_lengths
-        position = torch.arange(len(sample_ids)) - starts[sample_ids]
-        places = batch.group_ids[sample_ids] * (len(sample_ids) + 1) + position
+        """A key for each place in the responses of each group, however many samples reach it.
+
+        A token's place is how many before it in its response the policy chose: what the loss mask
+        hides moves nothing.
+        """
+        before = batch.loss_mask.cumsum(0) - batch.loss_mask.long()
+        starts = batch.num_loss_tokens.cumsum(0) - batch.num_loss_tokens
+        position = before - starts[batch.sample_ids]
+        places = batch.group_ids[batch.sample_ids] * (len(position) + 1) + position
         return cls(places.unique(return_inverse=True)[1], torch.ones_like(places))
 
 

@@ -31,7 +31,7 @@ class Entry:
 
     summary, body    its formula or sense in one line; what else there is to know, perhaps nothing
     source, status   empty where they are not said, as a user's own part need not
-    needs            by its default settings; None where it has no defaults for all of them
+    needs            by its default settings; None where some that decide have no default
     may_wait         whether it reads old scores in the micro-batch that computes them
     of               the method, or the class of the part
     """
@@ -90,7 +90,7 @@ def part_entry(name: str, kind: type[Component]) -> Entry:
     try:
         needs = kind().needs
     except ValidationError:
-        needs = None
+        needs = kind.needs if isinstance(kind.needs, frozenset) else None
     may_wait = issubclass(kind, Link) and kind.scope == "sample" and OLD in (needs or ())
     about = kind.__doc__ or ""
     return _entry(words[0], name, about, needs, kind, may_wait=may_wait)

@@ -15,19 +15,50 @@ from __future__ import annotations
 from megatron_stare.algorithms.corrections import IcePop, Mis, Tis
 from megatron_stare.algorithms.filters import Mixed, NotAllRight
 from megatron_stare.algorithms.hooks import Component, Filter, Link, Term
+from megatron_stare.algorithms.links.a_grae import AGrae
+from megatron_stare.algorithms.links.ace import Ace
+from megatron_stare.algorithms.links.canon import Canon
+from megatron_stare.algorithms.links.entro_adv import EntroAdv
+from megatron_stare.algorithms.links.gpg import Gpg
 from megatron_stare.algorithms.links.group_baselines import DrGrpo, Grpo, Rloo
+from megatron_stare.algorithms.links.grpo_n import GrpoN
+from megatron_stare.algorithms.links.gtpo import GrpoS, Gtpo
+from megatron_stare.algorithms.links.ngrpo import Ngrpo
+from megatron_stare.algorithms.links.opo import Opo
+from megatron_stare.algorithms.links.polarity import Nsr, Psr, WReinforce
+from megatron_stare.algorithms.links.qae import Qae
 from megatron_stare.algorithms.links.quadrants import Quadrants
+from megatron_stare.algorithms.links.reinforce import ReinforcePlusPlus, ReinforcePlusPlusBaseline
 from megatron_stare.algorithms.links.stare import Stare
+from megatron_stare.algorithms.links.unlikeliness import Unlikeliness
 from megatron_stare.algorithms.method import Method
 from megatron_stare.algorithms.terms.clip import Clip
 from megatron_stare.algorithms.terms.entropy import Entropy
 from megatron_stare.algorithms.terms.kl import Kl
 from megatron_stare.algorithms.terms.nll import Nll
+from megatron_stare.algorithms.terms.policy_gradient import PolicyGradient
 
 LINKS: dict[str, type[Link]] = {
     "grpo": Grpo,
     "dr_grpo": DrGrpo,
     "rloo": Rloo,
+    "opo": Opo,
+    "reinforce_plus_plus": ReinforcePlusPlus,
+    "reinforce_plus_plus_baseline": ReinforcePlusPlusBaseline,
+    "psr": Psr,
+    "nsr": Nsr,
+    "w_reinforce": WReinforce,
+    "ngrpo": Ngrpo,
+    "qae": Qae,
+    "gpg": Gpg,
+    "grpo_n": GrpoN,
+    "a_grae": AGrae,
+    "unlikeliness": Unlikeliness,
+    "entro_adv": EntroAdv,
+    "gtpo": Gtpo,
+    "grpo_s": GrpoS,
+    "ace": Ace,
+    "canon": Canon,
     "stare": Stare,
     "tis": Tis,
     "icepop": IcePop,
@@ -37,6 +68,7 @@ LINKS: dict[str, type[Link]] = {
 
 TERMS: dict[str, type[Term]] = {
     "clip": Clip,
+    "policy_gradient": PolicyGradient,
     "kl": Kl,
     "entropy": Entropy,
     "nll": Nll,
@@ -88,6 +120,159 @@ METHODS: dict[str, Preset] = {
         links={"rloo": Rloo()},
         policy={"clip": Clip()},
         filters={"mixed": Mixed()},
+    ),
+    "opo": Preset(
+        about="""The rewards' mean weighted by length as baseline, under a clipped surrogate.
+
+        Source: On-Policy RL with Optimal Reward Baseline, arXiv 2505.23585
+        Status: checked against authors' code
+        """,
+        links={"opo": Opo()},
+        policy={"clip": Clip()},
+        filters={"mixed": Mixed()},
+    ),
+    "reinforce_plus_plus": Preset(
+        about="""Rewards whitened over the batch's tokens, under PPO's surrogate.
+
+        Source: REINFORCE++, arXiv 2501.03262
+        Status: checked against authors' code
+        """,
+        links={"reinforce_plus_plus": ReinforcePlusPlus()},
+        policy={"clip": Clip(high=0.2)},
+    ),
+    "reinforce_plus_plus_baseline": Preset(
+        about="""Deviations from the group's mean, whitened over the batch's tokens.
+
+        Source: REINFORCE++, arXiv 2501.03262
+        Status: checked against authors' code
+        """,
+        links={"reinforce_plus_plus_baseline": ReinforcePlusPlusBaseline()},
+        policy={"clip": Clip(high=0.2)},
+        filters={"mixed": Mixed()},
+    ),
+    "psr": Preset(
+        about="""Right samples alone are learned from, and all alike.
+
+        Source: The Surprising Effectiveness of Negative Reinforcement, arXiv 2506.01347
+        Status: checked against authors' code
+        """,
+        links={"psr": Psr()},
+        policy={"clip": Clip(high=0.2)},
+    ),
+    "nsr": Preset(
+        about="""Wrong samples alone are learned from, and all alike.
+
+        Source: The Surprising Effectiveness of Negative Reinforcement, arXiv 2506.01347
+        Status: checked against authors' code
+        """,
+        links={"nsr": Nsr()},
+        policy={"clip": Clip(high=0.2)},
+    ),
+    "w_reinforce": Preset(
+        about="""Right samples weigh a tenth of wrong ones, without a baseline.
+
+        Source: The Surprising Effectiveness of Negative Reinforcement, arXiv 2506.01347
+        Status: checked against authors' code
+        """,
+        links={"w_reinforce": WReinforce()},
+        policy={"clip": Clip(high=0.2)},
+    ),
+    "ngrpo": Preset(
+        about="""GRPO against a virtual right sample, so that groups all wrong are learned from.
+
+        The paper draws 8 samples a prompt.
+
+        Source: NGRPO, arXiv 2509.18851
+        Status: checked against authors' code
+        """,
+        links={"ngrpo": Ngrpo()},
+        policy={"clip": Clip(low=0.16, high=0.24)},
+        filters={"not_all_right": NotAllRight()},
+    ),
+    "qae": Preset(
+        about="""A quantile of the group's rewards as baseline, under DAPO's surrogate.
+
+        Source: Quantile Advantage Estimation, arXiv 2509.22611
+        Status: paper
+        """,
+        links={"qae": Qae()},
+        policy={"clip": Clip()},
+        filters={"mixed": Mixed()},
+    ),
+    "gpg": Preset(
+        about="""The plain policy gradient of deviations from the group's mean, without a ratio.
+
+        One update a step keeps it on-policy.
+
+        Source: GPG, arXiv 2504.02546
+        Status: checked against authors' code
+        """,
+        links={"gpg": Gpg()},
+        policy={"policy_gradient": PolicyGradient()},
+        filters={"mixed": Mixed()},
+    ),
+    "a_grae": Preset(
+        about="""GRPO whose easy prompts weigh more early, and hard ones late.
+
+        Source: A-GRAE, arXiv 2602.05548
+        Status: checked against authors' code
+        """,
+        links={"a_grae": AGrae()},
+        policy={"clip": Clip()},
+        filters={"mixed": Mixed()},
+    ),
+    "unlikeliness": Preset(
+        about="""GRPO whose right answers are worth more where the policy finds them unlikely.
+
+        The paper takes two epochs of updates a step.
+
+        Source: Rewarding the Unlikely, arXiv 2506.02355
+        Status: checked against authors' code
+        """,
+        links={"unlikeliness": Unlikeliness()},
+        policy={"clip": Clip(high=0.2)},
+        terms={"kl": Kl(coef=0.1)},
+    ),
+    "entro_adv": Preset(
+        about="""GRPO whose advantages gain where entropy is high.
+
+        Source: Reasoning with Exploration, arXiv 2506.14758
+        Status: paper
+        """,
+        links={"grpo": Grpo(), "entro_adv": EntroAdv()},
+        policy={"clip": Clip()},
+        filters={"mixed": Mixed()},
+    ),
+    "gtpo": Preset(
+        about="""Rewards of tokens shaped by entropy, right and wrong ones normalised apart.
+
+        Source: GTPO and GRPO-S, arXiv 2508.04349
+        Status: paper
+        """,
+        links={"gtpo": Gtpo()},
+        policy={"clip": Clip()},
+        filters={"mixed": Mixed()},
+    ),
+    "grpo_s": Preset(
+        about="""Rewards of samples shaped by entropy, right and wrong ones normalised apart.
+
+        Source: GTPO and GRPO-S, arXiv 2508.04349
+        Status: derived
+        """,
+        links={"grpo_s": GrpoS()},
+        policy={"clip": Clip()},
+        filters={"mixed": Mixed()},
+    ),
+    "canon": Preset(
+        about="""A group's half of high entropy compared with the other, which it is to beat.
+
+        Source: CANON, arXiv 2509.23962
+        Status: checked against authors' code
+        """,
+        links={"canon": Canon()},
+        policy={"clip": Clip()},
+        filters={"mixed": Mixed()},
+        aggregation="seq-mean-token-sum",
     ),
     "stare": Preset(
         about="""GRPO whose surprising rewarded tokens weigh more while entropy is low.

@@ -91,7 +91,8 @@ def test_a_part_that_may_wait_says_so(capsys):
 
 def test_parts_of_ones_own_are_shown_too(capsys):
     assert "factor: float (>= 0, <= 10) = 1.0" in said(capsys, f"{OWN}:Scaled")
-    assert "needs   what its settings say" in said(capsys, f"{OWN}:Between")
+    assert "needs   what its settings say" in said(capsys, f"{OWN}:Chosen")
+    assert "needs   nothing" in said(capsys, f"{OWN}:Between")
     assert f"{OWN}:Pull: a term" in said(capsys, f"{OWN}:Pull")
 
 

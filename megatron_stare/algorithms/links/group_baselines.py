@@ -4,21 +4,35 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from torch import Tensor
+
 from megatron_stare.algorithms.advantages import group_advantages
 from megatron_stare.algorithms.hooks import Credit, Link, Step
+from megatron_stare.types import RolloutBatch
 
 
-class GroupBaseline(Link[None]):
-    """Its samples' advantages, each against its group."""
+class SampleAdvantages(Link[None]):
+    """Makes advantages of samples from what every rank knows of the whole batch, as of rewards."""
 
     scope = "sample"
-    kind: ClassVar[str]
+
+    def of_samples(self, batch: RolloutBatch) -> Tensor:
+        """The advantage of each sample, float `[B]`."""
+        raise NotImplementedError
 
     def apply(self, credit: Credit, step: Step, state: None) -> Credit:
         """Every token gets its sample's advantage."""
-        batch = step.rollouts
-        of_samples = group_advantages(batch.rewards, batch.group_ids, self.kind)
-        return credit.with_advantages(step.of_samples(of_samples))
+        return credit.with_advantages(step.of_samples(self.of_samples(step.rollouts)))
+
+
+class GroupBaseline(SampleAdvantages):
+    """Its samples' advantages, each against its group."""
+
+    kind: ClassVar[str]
+
+    def of_samples(self, batch: RolloutBatch) -> Tensor:
+        """By the group's mean, and perhaps its spread or size."""
+        return group_advantages(batch.rewards, batch.group_ids, self.kind)
 
 
 class Grpo(GroupBaseline):

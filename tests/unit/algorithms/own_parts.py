@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from pydantic import Field, model_validator
 
 from megatron_stare.algorithms.hooks import Credit, Filter, Link, Step, Term
@@ -38,6 +40,18 @@ class Between(Scaled):
         if self.low > self.factor:
             raise ValueError(f"low={self.low} exceeds factor={self.factor}")
         return self
+
+
+class Chosen(Scaled):
+    """The same, and reads what a setting without a default says."""
+
+    reads: Literal["policy", "engine"]
+    """Whose log-probs."""
+
+    @property
+    def needs(self) -> frozenset[Need[Any]]:
+        """Those."""
+        return frozenset({OLD if self.reads == "policy" else ROLLOUT})
 
 
 class Pull(Term[None]):

@@ -17,7 +17,7 @@ from megatron_stare.algorithms.chain import Chain
 from megatron_stare.algorithms.hooks import Credit
 from megatron_stare.algorithms.needs import OLD
 from megatron_stare.algorithms.table import LINKS, PARTS
-from tests.contract import chain_with, decide, random_batch
+from tests.contract import ACTS, chain_with, decide, random_batch
 
 every_link = pytest.mark.parametrize("name", LINKS)
 EVERYONE = list(range(20))
@@ -123,12 +123,13 @@ def test_a_link_of_single_samples_sees_no_others_and_has_no_state(name):
         assert set(alone.states.values()) == {None}
 
 
-@pytest.mark.parametrize("kind", PARTS.values())
-def test_its_settings_are_its_only_attributes_and_say_what_they_are(kind):
+@pytest.mark.parametrize("name", PARTS)
+def test_its_settings_are_its_only_attributes_and_say_what_they_are(name):
+    kind = PARTS[name]
     assert kind.__doc__
-    for name, field in kind.model_fields.items():
-        assert field.description, name
-    part = kind()
+    for key, field in kind.model_fields.items():
+        assert field.description, key
+    part = kind(**ACTS.get(name, {}))
     with pytest.raises(Exception, match=r"frozen|no field"):
         part.memory = 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import json
+import math
 import pkgutil
 import subprocess
 import sys
@@ -208,13 +209,18 @@ def test_golden_weights_of_stare_and_its_gate(variant, gate_on):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_runs_by_its_name(method):
+def test_every_method_runs_by_its_name_and_prefers_right_samples(method):
+    """Those that normalise right and wrong samples apart prefer only among each."""
+    entropies = ([0.1, 0.9], [0.2, 0.4, 0.6], [0.3], [0.8, 0.5])
     samples = [
-        {"reward": r, "group": "one", "logprobs": [-1.0] * (2 + r), "entropies": [0.1] * (2 + r)}
-        for r in (0, 1)
+        {"reward": i % 2, "group": "one", "logprobs": [-1.0 - i] * len(row), "entropies": row}
+        for i, row in enumerate(entropies)
     ]
+    samples = [{**sample, "reference_logprobs": sample["logprobs"]} for sample in samples]
     credit, _ = run_links(method, samples)
-    assert run_loss(method, samples, credit).gradients[1][0] < 0
+    wrong, right, *others = map(sum, run_loss(method, samples, credit).gradients)
+    assert all(map(math.isfinite, (wrong, right, *others)))
+    assert right < wrong or (method in ("gtpo", "grpo_s") and right != 0)
 
 
 # What a notebook may get wrong

@@ -1,0 +1,52 @@
+"""REINFORCE++: advantages whitened over the tokens of the whole batch."""
+
+from torch import Tensor
+
+from megatron_stare.algorithms.advantages import group_advantages, without_rounding
+from megatron_stare.algorithms.hooks import Credit, Link, Step
+from megatron_stare.values import Share
+
+
+def whitened(values: Tensor, step: Step) -> Tensor:
+    """(x - mean) / sqrt(var + 1e-8) of values `[r]` over the batch; 0 where x is the mean."""
+    centred = without_rounding(values - step.stats.mean(values), values)
+    return centred / (step.stats.std(values).square() + 1e-8).sqrt()
+
+
+class ReinforcePlusPlus(Link[None]):
+    """A = (R - mean R) / sqrt(var R + 1e-8) over the batch's tokens, R_t = gamma^(T - t) r.
+
+    T - t are the tokens that the policy still chooses after t. verl's code sets the return to 0 at
+    tokens that it did not choose: there, what comes before a tool's output learns nothing. A KL
+    penalty is the term `kl`, no part of r. Rewards of groups have no baseline of their own.
+
+    Source: REINFORCE++, arXiv 2501.03262
+    Status: checked against authors' code
+    """
+
+    gamma: Share = 1.0
+    """Discount of the reward, per token."""
+
+    def apply(self, credit: Credit, step: Step, state: None) -> Credit:
+        """The return of every token, whitened."""
+        batch = step.rollouts
+        ends = batch.num_loss_tokens.cumsum(0)[batch.sample_ids]
+        later = (ends - batch.loss_mask.cumsum(0))[step.index].to(step.mask.device)
+        returns = step.of_samples(batch.rewards.double()) * self.gamma ** later.double()
+        return credit.with_advantages(whitened(returns, step))
+
+
+class ReinforcePlusPlusBaseline(Link[None]):
+    """A = (x - mean x) / sqrt(var x + 1e-8) over the batch's tokens, x = r - mean of its group.
+
+    A group of one keeps its reward before it is whitened.
+
+    Source: REINFORCE++, arXiv 2501.03262
+    Status: checked against authors' code
+    """
+
+    def apply(self, credit: Credit, step: Step, state: None) -> Credit:
+        """The deviation of every token's sample, whitened."""
+        batch = step.rollouts
+        deviations = group_advantages(batch.rewards.double(), batch.group_ids, "dr_grpo")
+        return credit.with_advantages(whitened(step.of_samples(deviations), step))
