@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from megatron_stare.algorithms.hooks import Credit, Filter, Link, Step, Term
+from megatron_stare.algorithms.hooks import Credit, Filter, Link, Need, Step, Term
+from megatron_stare.algorithms.needs import OLD, ROLLOUT
 from megatron_stare.types import Group
 
 

@@ -61,6 +61,23 @@ EXPECTED = {
 }
 
 
+def test_a_place_is_among_tokens_that_the_policy_chose():
+    """So that a tool's output, however long, moves no token to another place."""
+    mask = torch.tensor([True, False, True, True, False, True, True])
+    batch = RolloutBatch(
+        token_ids=torch.zeros(7, dtype=torch.int64),
+        prompt_lengths=torch.zeros(2, dtype=torch.int64),
+        response_lengths=torch.tensor([4, 3]),
+        loss_mask=mask,
+        rollout_logprobs=torch.zeros(7),
+        rewards=torch.zeros(2),
+        group_ids=torch.tensor([5, 5]),
+    )
+    first, second = Grouping.by_group_and_position(batch).keys.split([4, 3])
+    assert first[mask[:4]].tolist() == [0, 1, 2]
+    assert second[mask[4:]].tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("keys", KEYS)
 @pytest.mark.parametrize("name", EXPECTED)
 def test_every_statistic_is_the_one_of_numpy(name, keys):
