@@ -19,7 +19,7 @@ from torch import Tensor
 import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it has to be)
 from megatron_stare.algorithms.chain import Chain
 from megatron_stare.algorithms.links.stare import Stare, most_surprising
-from megatron_stare.algorithms.needs import OLD
+from megatron_stare.algorithms.needs import OLD, REFERENCE
 from megatron_stare.algorithms.stare import StareSelection
 from megatron_stare.checkpoint.lock import RunLock
 from megatron_stare.checkpoint.saver import Saver
@@ -134,7 +134,10 @@ def _open_run(config: TrainConfig, groups: ParallelGroups) -> Run:
     saving = Saving(
         config.checkpoint, session, saver, StopRequest(), config.train.steps, world.lock
     )
-    return Run(config, session, Chain(config.algorithm), None, None, saving)
+    starting_weights = None
+    if REFERENCE in config.needs:
+        starting_weights = {n: p.detach().clone() for n, p in session.policy.named_parameters()}
+    return Run(config, session, Chain(config.algorithm), None, starting_weights, saving)
 
 
 def _rank_step(run: Run, learned: Learned) -> RankStep:

@@ -224,14 +224,13 @@ METHODS: dict[str, Preset] = {
     "unlikeliness": Preset(
         about="""GRPO whose right answers are worth more where the policy finds them unlikely.
 
-        The paper takes two epochs of updates a step.
+        The paper adds terms=[{kl: {coef: 0.1}}], and takes two epochs of updates a step.
 
         Source: Rewarding the Unlikely, arXiv 2506.02355
         Status: checked against authors' code
         """,
         links={"unlikeliness": Unlikeliness()},
         policy={"clip": Clip(high=0.2)},
-        terms={"kl": Kl(coef=0.1)},
     ),
     "entro_adv": Preset(
         about="""GRPO whose advantages gain where entropy is high.

@@ -17,6 +17,7 @@ from tests.ragged_batches import ragged_batches
 from tests.worlds import run_world
 
 pytestmark = pytest.mark.slow
+TIMEOUT_S = 20 * len(LINKS)
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +32,14 @@ def jobs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(jobs):
-    (steps,) = run_world(1, take_steps, Layout(), jobs)
+    (steps,) = run_world(1, take_steps, Layout(), jobs, timeout_s=TIMEOUT_S)
     return {name: merge_ranks([ranks]) for name, ranks in steps.items()}
 
 
 @pytest.mark.parametrize("layout", ["dp2", "tp2 sp", "pp2", "cp2"])
 def test_no_layout_changes_what_a_link_makes_of_a_step(layout, jobs, expected):
-    ranks = run_world(LAYOUTS[layout].processes, take_steps, LAYOUTS[layout], jobs)
+    steps = (take_steps, LAYOUTS[layout], jobs)
+    ranks = run_world(LAYOUTS[layout].processes, *steps, timeout_s=TIMEOUT_S)
     for name in jobs:
         (found,) = merge_ranks([rank[name] for rank in ranks])
         assert_same_step(found, *expected[name])

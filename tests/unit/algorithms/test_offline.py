@@ -276,7 +276,7 @@ def test_a_chain_may_start_from_advantages_of_samples_or_tokens():
         (lambda s: run_loss("grpo", [s], {"weights": []}), "weights: 0 rows for 1 samples"),
         (lambda s: run_loss("grpo", [s], {"advantage": [[1, 1]]}), "advantage"),
         (lambda s: run_links("gpro", [s]), "method='gpro': expected one of grpo, "),
-        (lambda s: run_links(["gpro"], [s]), "unknown name 'gpro': .* did you mean grpo?"),
+        (lambda s: run_links(["grppo"], [s]), "unknown name 'grppo': .* did you mean grpo?"),
         (lambda s: run_links([{"tis": {"high": 0}}], [s]), "(?s)tis.high.*greater than or equal"),
     ],
 )
