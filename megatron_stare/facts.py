@@ -23,6 +23,7 @@ def open_step(
     *,
     device: torch.device,
     dp_group: dist.ProcessGroup,
+    seed: int = 0,
 ) -> Step:
     """A step of which nothing is measured yet; the engine's log-probs come with a batch.
 
@@ -30,6 +31,7 @@ def open_step(
         number: of the step, from 1, of `num_steps` in all.
         device: that of the policy.
         dp_group: ranks that hold the other tokens.
+        seed: of the run, where a link draws.
     """
     step = Step(
         number=number,
@@ -40,6 +42,7 @@ def open_step(
         mask=batch.loss_mask[share.index].to(device),
         updates=share.samples,
         group=dp_group,
+        seed=seed,
     )
     if isinstance(batch, RolloutBatch) and has_rollout_logprobs(batch):
         step.facts[ROLLOUT] = batch.rollout_logprobs[share.index].to(device)

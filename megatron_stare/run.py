@@ -112,6 +112,7 @@ class Run:
             self.config.train.steps,
             device=self.session.topology.device,
             dp_group=self.session.policy.groups.dp,
+            seed=self.config.run.seed,
         )
         for need, measure in _MEASURED.items():  # In one order on all ranks.
             if need in self.config.needs:

@@ -23,6 +23,10 @@ ACTS: dict[str, dict[str, Any]] = {
     "stare": {"target_entropy": 1.0, "adaptive": True, "variant": "C2"},
     "grpo_n": {"denominator": "kept"},
     "ace": {"alpha": 1.0, "level": "sequence"},
+    "clip_cov": {"share": 0.05},
+    "stapo": {"probability": 0.5},
+    "a3po": {"positive": 2.0, "negative": 3.0},
+    "d3s": {"first": 0.15, "last": 1.0},
 }
 """Settings under which a link does something to the batches below, where its defaults do not, or
 where it has none."""

@@ -28,6 +28,8 @@ from megatron_stare.ops.keyed_order import KeyedOrder
 from megatron_stare.ops.selection import global_kth_value, global_top_k
 from megatron_stare.types import RolloutBatch, TokenBatch
 
+ALMOST_ONE = 0.9999  # rounds up, but for the last bits of a product
+
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
@@ -195,6 +197,21 @@ class BatchStats:
             values[where], int(k), token_ids=self.token_ids[where], group=self.group
         )
         return torch.zeros_like(where).masked_scatter_(where, chosen)
+
+    def top_share(
+        self, values: Tensor, share: float, where: Tensor | None = None, *, round_up: bool = True
+    ) -> Tensor:
+        """Which are the largest share of values `[r]`, at least one if there are any: bool `[r]`.
+
+        NaN, which a broken policy says, ranks as 0: its loss is no number either.
+
+        Args:
+            round_up: to whole tokens, or else down.
+        """
+        count = self.count(where)
+        k = (share * count + (ALMOST_ONE if round_up else 0.0)).long()
+        k = k.clamp(min=1).minimum(count.long())
+        return self.top(values.nan_to_num(), k, where)
 
     def kth(self, values: Tensor, k: Tensor, where: Tensor | None = None) -> Tensor:
         """The k-th largest of values `[r]` taken as float32; NaN where there are none.

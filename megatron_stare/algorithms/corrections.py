@@ -30,6 +30,7 @@ from torch import Tensor
 from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.algorithms.losses import importance_ratios
 from megatron_stare.algorithms.needs import OLD, ROLLOUT
+from megatron_stare.algorithms.per_sample import sample_mean, sample_sum
 
 
 class Corrected(NamedTuple):
@@ -164,21 +165,9 @@ def correct(
     return Corrected(correction.weigh(ratios, outside), outside)
 
 
-def _sample_sum(values: Tensor, sample_ids: Tensor) -> Tensor:
-    """Of its sample, for each token, `[..., n]`; in float64, as a response has many terms."""
-    unique, member_of = sample_ids.unique(return_inverse=True)
-    sums = values.new_zeros(*values.shape[:-1], len(unique), dtype=torch.float64)
-    return sums.index_add_(-1, member_of, values.double())[..., member_of]
-
-
-def _sample_mean(d: Tensor, sample_ids: Tensor, counted: Tensor) -> Tensor:
-    total, count = _sample_sum(torch.stack([d, counted.to(d.dtype)]), sample_ids)
-    return total / count.clamp(min=1)
-
-
 LEVELS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "token": lambda d, sample_ids, counted: d,
-    "sequence": lambda d, sample_ids, counted: _sample_sum(d, sample_ids),
-    "geometric": _sample_mean,
+    "sequence": lambda d, sample_ids, counted: sample_sum(d, sample_ids),
+    "geometric": sample_mean,
 }
 """log rho of each token, `[n]`, from d, the sample ids and what is counted."""

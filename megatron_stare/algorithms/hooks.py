@@ -111,11 +111,13 @@ class Live(NamedTuple):
 
     logprobs, entropies  with their gradient; entropies only where the term asks for it
     old_logprobs         under the weights before the step
+    sample_ids           int64: the sample of each token (`per_sample`)
     """
 
     logprobs: Tensor
     entropies: Tensor
     old_logprobs: Tensor
+    sample_ids: Tensor
     credit: Credit
 
 

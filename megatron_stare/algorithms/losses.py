@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 MAX_LOG_RATIO = 20.0
 MAX_K3 = 10.0
+Bound = Any
+"""Of all tokens, a float; or of each, `[n]`."""
 
 
 def clipped_policy_loss(
@@ -34,13 +37,20 @@ def clipped_policy_loss(
         weights: STARE's omega, and what corrects the mismatch; no gradient. None stands for 1.
     """
     ratio = importance_ratios(logprobs - old_logprobs)
-    plain = -advantages * ratio
-    clipped = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
-    # Not torch.maximum: it halves the gradient of ties, which on-policy tokens are if a clip is 0.
-    loss = torch.where(clipped > plain, clipped, plain)
+    loss = clipped_surrogate(ratio, advantages, clip_low, clip_high)
     bounded = torch.minimum(loss, -advantages * dual_clip)
     loss = torch.where(advantages < 0, bounded, loss)
     return loss if weights is None else loss * weights.detach()
+
+
+def clipped_surrogate(
+    ratio: Tensor, advantages: Tensor, clip_low: Bound, clip_high: Bound
+) -> Tensor:
+    """max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high)), `[n]`."""
+    plain = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
+    # Not torch.maximum: it halves the gradient of ties, which on-policy tokens are if a clip is 0.
+    return torch.where(clipped > plain, clipped, plain)
 
 
 def importance_ratios(log_ratios: Tensor) -> Tensor:
@@ -59,9 +69,16 @@ def clip_shares(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Which tokens each bound holds back, bool `[n]`: below, above, and by the dual clip."""
     ratio = importance_ratios(logprobs - old_logprobs)
-    low = (advantages < 0) & (ratio < 1 - clip_low)
-    high = (advantages > 0) & (ratio > 1 + clip_high)
+    low, high = clipped_sides(ratio, advantages, clip_low, clip_high)
     return low, high, (advantages < 0) & (ratio > dual_clip)
+
+
+def clipped_sides(
+    ratio: Tensor, advantages: Tensor, clip_low: Bound, clip_high: Bound
+) -> tuple[Tensor, Tensor]:
+    """Which tokens are held back below, and which above, bool `[n]`."""
+    low = (advantages < 0) & (ratio < 1 - clip_low)
+    return low, (advantages > 0) & (ratio > 1 + clip_high)
 
 
 def kl_penalty(logprobs: Tensor, reference_logprobs: Tensor, kind: str) -> Tensor:

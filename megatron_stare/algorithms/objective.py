@@ -70,7 +70,8 @@ class MethodObjective:
         credit = self.credit
         for link in self.method.late:
             credit = link.apply(credit, self.step, None)
-        live = Live(scores.logprobs, scores.entropies, old.logprobs, credit)
+        sample_ids = self.step.sample_ids
+        live = Live(scores.logprobs, scores.entropies, old.logprobs, sample_ids, credit)
         parts = zip(self.method.loss_terms, self.fields, strict=True)
         (total, shares), *further = (term.loss(live, fields) for term, fields in parts)
         shares = [*shares]

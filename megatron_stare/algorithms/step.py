@@ -5,11 +5,13 @@ Per token everything is flat, `[r]`, over the tokens of this rank (`data.packing
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, cast
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -41,6 +43,7 @@ class Step:
     updates           sample ids of each optimizer update of the step, over all ranks
     group             holds the batch's other tokens; for statistics alone
     facts             what was measured, by need
+    seed              of the run, for `uniform`
     """
 
     number: int
@@ -52,6 +55,7 @@ class Step:
     updates: Sequence[Sequence[int]]
     group: dist.ProcessGroup | None = None
     facts: dict[Need[Any], Any] = field(default_factory=dict)
+    seed: int = 0
     news: list[str] = field(default_factory=list)
     """What parts have to tell the user."""
     _known: dict[Any, Any] = field(default_factory=dict)
@@ -94,6 +98,19 @@ class Step:
     def of_samples(self, values: Tensor) -> Tensor:
         """What is said of each sample, `[B]`, said of its tokens: `[r]`, 0 under the mask."""
         return values.to(self.mask.device)[self.sample_ids] * self.mask
+
+    def uniform(self, salt: str) -> Tensor:
+        """A random number in [0, 1) for each token, float32 `[r]`, the same in every layout.
+
+        It depends on the run's seed, the step, the salt and the token's place among those of the
+        batch's loss mask; under the mask it is 0. This is the only randomness of a link.
+        """
+        key = hashlib.sha256(f"{self.seed}/{self.number}/{salt}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "big", signed=True))
+        mask = self.batch.loss_mask
+        drawn = torch.rand(1 + int(mask.sum()), generator=generator)
+        place = (mask.cumsum(0) * mask)[self.index]
+        return drawn[place].to(self.mask.device) * self.mask
 
     def at(self, tokens: slice) -> Step:
         """A run of this rank's tokens that holds whole samples, and is all that there is."""

@@ -15,28 +15,42 @@ from __future__ import annotations
 from megatron_stare.algorithms.corrections import IcePop, Mis, Tis
 from megatron_stare.algorithms.filters import Mixed, NotAllRight
 from megatron_stare.algorithms.hooks import Component, Filter, Link, Term
+from megatron_stare.algorithms.links.a3po import A3po
 from megatron_stare.algorithms.links.a_grae import AGrae
 from megatron_stare.algorithms.links.ace import Ace
 from megatron_stare.algorithms.links.canon import Canon
+from megatron_stare.algorithms.links.clip_cov import ClipCov
+from megatron_stare.algorithms.links.d3s import D3s
+from megatron_stare.algorithms.links.eapo import Eapo
 from megatron_stare.algorithms.links.entro_adv import EntroAdv
+from megatron_stare.algorithms.links.entropy_clip import EntropyClip
 from megatron_stare.algorithms.links.gpg import Gpg
 from megatron_stare.algorithms.links.group_baselines import DrGrpo, Grpo, Rloo
 from megatron_stare.algorithms.links.grpo_n import GrpoN
 from megatron_stare.algorithms.links.gtpo import GrpoS, Gtpo
+from megatron_stare.algorithms.links.high_entropy import HighEntropy
 from megatron_stare.algorithms.links.ngrpo import Ngrpo
 from megatron_stare.algorithms.links.opo import Opo
 from megatron_stare.algorithms.links.polarity import Nsr, Psr, WReinforce
 from megatron_stare.algorithms.links.qae import Qae
 from megatron_stare.algorithms.links.quadrants import Quadrants
 from megatron_stare.algorithms.links.reinforce import ReinforcePlusPlus, ReinforcePlusPlusBaseline
+from megatron_stare.algorithms.links.stapo import Stapo
 from megatron_stare.algorithms.links.stare import Stare
+from megatron_stare.algorithms.links.steer import Steer
 from megatron_stare.algorithms.links.unlikeliness import Unlikeliness
 from megatron_stare.algorithms.method import Method
+from megatron_stare.algorithms.terms.aspo import Aspo
+from megatron_stare.algorithms.terms.ce_gppo import CeGppo
+from megatron_stare.algorithms.terms.cispo import Cispo
 from megatron_stare.algorithms.terms.clip import Clip
 from megatron_stare.algorithms.terms.entropy import Entropy
+from megatron_stare.algorithms.terms.gmpo import Gmpo
+from megatron_stare.algorithms.terms.gspo import Gspo, GspoToken
 from megatron_stare.algorithms.terms.kl import Kl
 from megatron_stare.algorithms.terms.nll import Nll
 from megatron_stare.algorithms.terms.policy_gradient import PolicyGradient
+from megatron_stare.algorithms.terms.sapo import Sapo
 
 LINKS: dict[str, type[Link]] = {
     "grpo": Grpo,
@@ -64,6 +78,15 @@ LINKS: dict[str, type[Link]] = {
     "icepop": IcePop,
     "mis": Mis,
     "quadrants": Quadrants,
+    # Of tokens.
+    "high_entropy": HighEntropy,
+    "steer": Steer,
+    "clip_cov": ClipCov,
+    "stapo": Stapo,
+    "a3po": A3po,
+    "eapo": Eapo,
+    "d3s": D3s,
+    "entropy_clip": EntropyClip,
 }
 
 TERMS: dict[str, type[Term]] = {
@@ -72,6 +95,14 @@ TERMS: dict[str, type[Term]] = {
     "kl": Kl,
     "entropy": Entropy,
     "nll": Nll,
+    # In the place of the clipped surrogate.
+    "gspo": Gspo,
+    "gspo_token": GspoToken,
+    "cispo": Cispo,
+    "sapo": Sapo,
+    "gmpo": Gmpo,
+    "aspo": Aspo,
+    "ce_gppo": CeGppo,
 }
 
 FILTERS: dict[str, type[Filter]] = {
@@ -280,6 +311,119 @@ METHODS: dict[str, Preset] = {
         Status: checked against authors' code
         """,
         links={"grpo": Grpo(), "stare": Stare()},
+        policy={"clip": Clip()},
+        filters={"mixed": Mixed()},
+    ),
+    "gspo": Preset(
+        about="""Rewards standardised in their groups, under a clip of whole samples.
+
+        Source: GSPO, arXiv 2507.18071
+        Status: checked against authors' code
+        """,
+        links={"grpo": Grpo()},
+        policy={"gspo": Gspo()},
+        filters={"mixed": Mixed()},
+        aggregation="seq-mean-token-mean",
+    ),
+    "gmpo": Preset(
+        about="""Rewards standardised in their groups, under geometric means of clipped ratios.
+
+        Source: GMPO, arXiv 2507.20673
+        Status: checked against authors' code
+        """,
+        links={"grpo": Grpo()},
+        policy={"gmpo": Gmpo()},
+        filters={"mixed": Mixed()},
+        aggregation="seq-mean-token-mean",
+    ),
+    "cispo": Preset(
+        about="""Rewards standardised in their groups, under REINFORCE with a clipped weight.
+
+        Source: MiniMax-M1, arXiv 2506.13585
+        Status: checked against authors' code
+        """,
+        links={"grpo": Grpo()},
+        policy={"cispo": Cispo()},
+        filters={"mixed": Mixed()},
+    ),
+    "sapo": Preset(
+        about="""Rewards standardised in their groups, under a soft gate.
+
+        Source: SAPO, arXiv 2511.20347
+        Status: checked against authors' code
+        """,
+        links={"grpo": Grpo()},
+        policy={"sapo": Sapo()},
+        filters={"mixed": Mixed()},
+        aggregation="seq-mean-token-mean",
+    ),
+    "aspo": Preset(
+        about="""GRPO with flipped ratios where A > 0, and wide clips where the policy hesitates.
+
+        Source: ASPO (Archer2), arXiv 2510.06062
+        Status: checked against authors' code
+        """,
+        links={"grpo": Grpo(), "entropy_clip": EntropyClip()},
+        policy={"aspo": Aspo()},
+        filters={"mixed": Mixed()},
+    ),
+    "ce_gppo": Preset(
+        about="""GRPO that keeps a bounded gradient where PPO clips.
+
+        Source: CE-GPPO, arXiv 2509.20712
+        Status: checked against authors' code
+        """,
+        links={"grpo": Grpo()},
+        policy={"ce_gppo": CeGppo()},
+        filters={"mixed": Mixed()},
+    ),
+    "high_entropy": Preset(
+        about="""GRPO on the tokens with the largest entropy alone: 80/20.
+
+        Source: Beyond the 80/20 Rule, arXiv 2506.01939
+        Status: checked against authors' code
+        """,
+        links={"grpo": Grpo(), "high_entropy": HighEntropy()},
+        policy={"clip": Clip()},
+        filters={"mixed": Mixed()},
+    ),
+    "steer": Preset(
+        about="""GRPO whose tokens weigh less where an update would move entropy most.
+
+        Source: STEER, arXiv 2510.10150
+        Status: checked against authors' code
+        """,
+        links={"grpo": Grpo(), "steer": Steer()},
+        policy={"clip": Clip()},
+        filters={"mixed": Mixed()},
+    ),
+    "clip_cov": Preset(
+        about="""GRPO without clips, but for a few tokens of large covariance.
+
+        Source: The Entropy Mechanism, arXiv 2505.22617
+        Status: checked against authors' code
+        """,
+        links={"grpo": Grpo(), "clip_cov": ClipCov()},
+        policy={"clip": Clip(low=1.0, high=1.0)},
+        filters={"mixed": Mixed()},
+    ),
+    "stapo": Preset(
+        about="""GRPO without the spurious tokens of good samples.
+
+        Source: STAPO, arXiv 2602.15620
+        Status: paper
+        """,
+        links={"grpo": Grpo(), "stapo": Stapo()},
+        policy={"clip": Clip()},
+        filters={"mixed": Mixed()},
+    ),
+    "eapo": Preset(
+        about="""GRPO whose advantages are larger where the policy hesitated.
+
+        Source: EAPO, later HAPO (hindsight), arXiv 2604.11056
+        Status: paper
+        """,
+        links={"grpo": Grpo(), "eapo": Eapo()},
         policy={"clip": Clip()},
         filters={"mixed": Mixed()},
     ),

@@ -76,7 +76,7 @@ def test_a_part_shows_every_setting_with_type_bounds_default_and_help(capsys, na
         if key != "anneal":  # A section of keys.
             assert " ".join((field.description or "").split()) in shown
     if name == "clip":
-        assert "\n  low: float (>= 0, < 1) = 0.2\n      The ratio is clipped below" in shown
+        assert "\n  low: float (>= 0, <= 1) = 0.2\n      The ratio is clipped below" in shown
 
 
 def test_a_name_of_a_method_and_its_link_shows_both(capsys):

@@ -23,8 +23,8 @@ class Clip(Term[None]):
 
     shares = ("loss/clip_low_share", "loss/clip_high_share", "loss/dual_clip_share")
 
-    low: float = Field(default=0.2, ge=0, lt=1)
-    """The ratio is clipped below at 1 - low."""
+    low: float = Field(default=0.2, ge=0, le=1)
+    """The ratio is clipped below at 1 - low; not at all if it is 1."""
     high: Weight = 0.28
     """The ratio is clipped above at 1 + high."""
     dual: float = Field(default=10.0, gt=1, le=1_000_000)

@@ -66,7 +66,9 @@ def test_masked_tokens_anywhere_change_nothing(name):
 
 
 @every_link
-def test_the_order_of_samples_does_not_matter(name):
+def test_the_order_of_samples_does_not_matter(name, monkeypatch):
+    """But for what is drawn: of so many, all are."""
+    monkeypatch.setitem(ACTS, "clip_cov", {"share": 1.0})
     batch = random_batch(seed=4)
     order = torch.randperm(20, generator=torch.Generator().manual_seed(5)).tolist()
     plain = decide(Chain(chain_with(name)), batch, 1, EVERYONE)
@@ -107,6 +109,15 @@ def test_it_reads_what_it_declares(name):
         credit = link.apply(credit, step, None)
     step.facts[OLD] = batch.facts(step.index)[OLD]
     chain.report(credit, step)
+
+
+@every_link
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_scores_of_a_broken_policy_stop_nothing(name, value):
+    """Their loss is no number, and skips the update; until then no link raises."""
+    batch = random_batch(seed=8)
+    batch.logprobs[::3] = batch.entropies[::3] = value
+    decide(Chain(chain_with(name)), batch, 1, EVERYONE)
 
 
 @every_link
