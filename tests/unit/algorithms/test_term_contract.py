@@ -67,9 +67,10 @@ def objective_of(term: Term, batch: Batch, samples: Sequence[int] = EVERYONE) ->
     weights[mask] = 2 * torch.rand(int(mask.sum()), generator=generator, dtype=torch.float64)
     credit = first_credit(method, step, torch.float64).with_advantages(advantages)
     objective = MethodObjective.of(method, step, credit.scaled(weights[step.index]))
-    old = (part[step.index].double() for part in (batch.logprobs, batch.entropies))
+    logprobs, entropies = batch.logprobs.double(), batch.entropies.double()
     nothing = torch.zeros(len(step.index), dtype=torch.float64)
-    step.facts[OLD] = TokenScores(*old, nothing, nothing)  # As a run has it, of more updates.
+    # As a run of several updates a step has it.
+    step.facts[OLD] = TokenScores(logprobs[step.index], entropies[step.index], nothing, nothing)
     return objective
 
 
