@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from megatron_stare.algorithms.hooks import Live, Term
 from megatron_stare.algorithms.losses import importance_ratios
-from megatron_stare.values import PositiveWeight
 
 
 class Sapo(Term[None]):
@@ -21,9 +21,9 @@ class Sapo(Term[None]):
     Status: checked against authors' code
     """
 
-    positive: PositiveWeight = 1.0
+    positive: float = Field(default=1.0, ge=0.001, le=1_000_000)
     """tau where A > 0."""
-    negative: PositiveWeight = 1.05
+    negative: float = Field(default=1.05, ge=0.001, le=1_000_000)
     """tau elsewhere: larger, it fades sooner."""
 
     def loss(self, live: Live, fields: None) -> tuple[Tensor, Sequence[Tensor]]:

@@ -13,6 +13,8 @@ from megatron_stare.algorithms.offline import run_links, run_loss
 
 REPO = Path(__file__).parents[3]
 FOLDER = REPO / "tests" / "golden"
+EXPECTED = {"credit", "states", "loss", "losses", "gradients"}
+"""Keys of a step of a case that say what comes of it."""
 
 
 def method_example(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -49,9 +51,8 @@ def assert_case(case: dict[str, Any]) -> None:
     states = None
     for number, step in enumerate(case["steps"], start=1):
         samples = step["samples"]
-        assert step.keys() - {"samples", "progress"}, "nothing is expected"
-        expected = {"credit", "states", "loss", "losses", "gradients"}
-        assert step.keys() <= {"samples", "progress", *expected}
+        assert step.keys() & EXPECTED, "nothing is expected"
+        assert step.keys() <= EXPECTED | {"samples", "progress"}
         where = {"step": number, "progress": step.get("progress", 0.0), "states": states}
         credit, states = run_links(case["algorithm"], samples, **where)
         for name, expected in step.get("credit", {}).items():
@@ -60,8 +61,8 @@ def assert_case(case: dict[str, Any]) -> None:
             assert states[name] == pytest.approx(expected, rel=1e-6)
         outcome = run_loss(case["algorithm"], samples, credit)
         # What a token weighs is float32, and the losses of good and bad samples cancel.
-        expected = pytest.approx(step.get("loss", outcome.loss), rel=1e-6, abs=2e-7)
-        assert outcome.loss == expected
+        loss = pytest.approx(step.get("loss", outcome.loss), rel=1e-6, abs=2e-7)
+        assert outcome.loss == loss
         for name in step.keys() & {"losses", "gradients"}:
             assert_ragged(getattr(outcome, name), step[name])
 

@@ -109,6 +109,29 @@ def test_top_takes_the_largest_of_each_key_and_of_equals_the_first(keys):
     assert not chosen[~stats.mask].any()
 
 
+@pytest.mark.parametrize("round_up", [True, False])
+@pytest.mark.parametrize("share", [1e-9, 0.2, 0.34, 0.7, 1.0])
+@pytest.mark.parametrize("keys", KEYS)
+def test_a_share_is_a_number_of_whole_tokens_and_at_least_one_of_any(keys, share, round_up):
+    batch, stats, values = stats_and_values()
+    grouping = keys_of(keys, batch)
+    stats = stats if grouping is None else stats.by(grouping)
+    count = stats.count()
+    rounded = (share * count).ceil() if round_up else (share * count).floor()
+    k = torch.minimum(rounded.clamp(min=1), count).long()
+    found = stats.top_share(values, share, round_up=round_up)
+    assert torch.equal(found, stats.top(values, k))
+    assert torch.equal(stats.count(found).long(), k)
+
+
+def test_a_number_that_is_none_ranks_as_zero_in_a_share():
+    """Under a policy that is broken, whose update is skipped."""
+    _, stats, values = stats_and_values()
+    broken = values.masked_fill(values < 0, math.nan)
+    ranked = stats.top_share(broken, 0.5)
+    assert torch.equal(ranked, stats.top_share(broken.nan_to_num(), 0.5))
+
+
 def test_what_is_asked_of_some_tokens_is_of_those_alone():
     _, stats, values = stats_and_values()
     where = stats.mask & (values > 0)
