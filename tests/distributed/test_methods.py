@@ -7,6 +7,8 @@ and no layout may change what comes of it.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from megatron_stare.algorithms.table import LINKS, TERMS
@@ -25,7 +27,7 @@ TIMEOUT_S = 20 * len(LINKS)
 def jobs(tmp_path_factory):
     folder = make_hf_folder(tmp_path_factory.mktemp("qwen3"), **NETWORKS["qwen3"])
     batches = ragged_batches(seed=0)[:1]
-    sections = {name: {"links": links_with(name)} for name in LINKS}
+    sections: dict[str, Any] = {name: {"links": links_with(name)} for name in LINKS}
     for name, kind in TERMS.items():
         if not kind.needs:  # A reference policy is not part of these runs.
             sections[f"policy {name}"] = {"method": "grpo", "policy": [name]}
