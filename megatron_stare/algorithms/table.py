@@ -361,7 +361,7 @@ METHODS: dict[str, Preset] = {
         about="""GRPO with flipped ratios where A > 0, and wide clips where the policy hesitates.
 
         Source: ASPO (Archer2), arXiv 2510.06062
-        Status: checked against authors' code
+        Status: paper
         """,
         links={"grpo": Grpo(), "entropy_clip": EntropyClip()},
         policy={"aspo": Aspo()},
