@@ -224,7 +224,9 @@ def _merge_step(ranks: Sequence[RankStep]) -> StepOutcome:
     )
 
 
-def assert_same_step(found: StepOutcome, expected: StepOutcome) -> None:
+def assert_same_step(
+    found: StepOutcome, expected: StepOutcome, tolerance: float = RELATIVE_ERROR
+) -> None:
     """A step is the float64 one: its decisions exactly, its numbers to the errors above.
 
     Causes are compared before effects, so that a message names what went wrong first.
@@ -239,7 +241,7 @@ def assert_same_step(found: StepOutcome, expected: StepOutcome) -> None:
         assert abs(loss - expected_loss) <= LOSS_ERROR, f"loss: {loss}, expected {expected_loss}"
     for norm, expected_norm in zip(found.grad_norms, expected.grad_norms, strict=True):
         error = abs(norm / expected_norm - 1)
-        assert error <= RELATIVE_ERROR, f"gradient norm: {norm}, expected {expected_norm}"
+        assert error <= tolerance, f"gradient norm: {norm}, expected {expected_norm}"
     for name in ("gradients", "weights"):
         assert getattr(found, name).keys() == getattr(expected, name).keys()
-        assert_close_relative(getattr(found, name), getattr(expected, name), RELATIVE_ERROR)
+        assert_close_relative(getattr(found, name), getattr(expected, name), tolerance)
