@@ -15,7 +15,6 @@ from megatron_stare.algorithms.table import LINKS, PARTS, TERMS
 from tests.contract import links_with
 from tests.distributed.test_layouts import LAYOUTS, OPTIM
 from tests.layout_steps import (
-    RELATIVE_ERROR,
     Job,
     Layout,
     assert_same_step,
@@ -28,8 +27,9 @@ from tests.worlds import run_world
 
 pytestmark = pytest.mark.slow
 TIMEOUT_S = 20 * len(PARTS)
-TOLERANCES = {"gtpo": 1e-4, "grpo_s": 1e-4}
-"""They divide by how little entropies differ, and what rounds in these is magnified."""
+PATIENCE = {"gtpo": 10.0, "grpo_s": 10.0}
+"""They divide by how little entropies differ, and what rounds in these is magnified. Of others 3:
+both sides of the comparison are float32."""
 
 
 @pytest.fixture(scope="module")
@@ -60,4 +60,4 @@ def test_no_layout_changes_what_a_part_makes_of_a_step(layout, jobs, expected):
     for name in jobs:
         (found,) = merge_ranks([rank[name] for rank in ranks])
         (wanted,) = expected[name]
-        assert_same_step(found, wanted, TOLERANCES.get(name, RELATIVE_ERROR))
+        assert_same_step(found, wanted, PATIENCE.get(name, 3.0))
