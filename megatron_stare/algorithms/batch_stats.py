@@ -25,10 +25,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_stare.ops.keyed_order import KeyedOrder
-from megatron_stare.ops.selection import global_kth_value, global_top_k
+from megatron_stare.ops.selection import global_kth_value, global_top_k, share_of
 from megatron_stare.types import RolloutBatch, TokenBatch
-
-ALMOST_ONE = 0.9999  # rounds up, but for the last bits of a product
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +207,9 @@ class BatchStats:
             round_up: to whole tokens, or else down.
         """
         count = self.count(where)
-        k = (share * count + (ALMOST_ONE if round_up else 0.0)).long()
+        k = (share * count).long()
+        if round_up:
+            k = k.new_tensor([share_of(share, int(each)) for each in count.tolist()])
         k = k.clamp(min=1).minimum(count.long())
         return self.top(values.nan_to_num(), k, where)
 

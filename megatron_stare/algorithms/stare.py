@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from decimal import ROUND_CEILING, Decimal
 from typing import Literal
 
 import torch
@@ -22,7 +21,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from megatron_stare.algorithms.settings import Settings
-from megatron_stare.ops.selection import global_top_k_with_threshold
+from megatron_stare.ops.selection import global_top_k_with_threshold, share_of
 from megatron_stare.values import Count, CountOrZero, Multiple, PositiveWeight
 
 
@@ -202,11 +201,6 @@ def stare_selection(
         chosen.append((torch.zeros_like(sign).masked_scatter_(sign, top.mask), top.threshold))
     (positive, above), (negative, below) = chosen
     return StareSelection(positive, negative, above, below)
-
-
-def share_of(share: float, count: int) -> int:
-    """ceil(share * count), in decimal: 0.1 of 30 is 3, whatever binary rounding says."""
-    return int((Decimal(str(share)) * count).to_integral_value(ROUND_CEILING))
 
 
 def selection_weights(

@@ -17,6 +17,7 @@ many tokens it holds.
 
 from __future__ import annotations
 
+from decimal import ROUND_CEILING, Decimal
 from typing import NamedTuple
 
 import torch
@@ -42,6 +43,11 @@ class TopK(NamedTuple):
 
     mask: Tensor
     threshold: float
+
+
+def share_of(share: float, count: int) -> int:
+    """ceil(share * count), in decimal: 0.1 of 30 is 3, whatever binary rounding says."""
+    return int((Decimal(str(share)) * count).to_integral_value(ROUND_CEILING))
 
 
 def global_top_k(

@@ -28,5 +28,6 @@ class D3s(Link[None]):
     def apply(self, credit: Credit, step: Step, state: None) -> Credit:
         """Leave the others out."""
         share = (1 - step.progress) * self.first + step.progress * self.last
+        share = round(share, 12)  # A sum's last bits are no part of a share.
         key = credit.advantages.abs() * step[OLD].entropies
         return credit._replace(counted=step.stats.top_share(key, share, where=credit.counted))

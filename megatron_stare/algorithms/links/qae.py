@@ -5,6 +5,7 @@ from torch import Tensor
 
 from megatron_stare.algorithms.advantages import GRPO_EPS, Groups, without_rounding
 from megatron_stare.algorithms.links.group_baselines import SampleAdvantages
+from megatron_stare.ops.selection import share_of
 from megatron_stare.types import RolloutBatch
 from megatron_stare.values import Share
 
@@ -25,8 +26,8 @@ class Qae(SampleAdvantages):
     def of_samples(self, batch: RolloutBatch) -> Tensor:
         """Against the ceil(K G)-th smallest reward."""
         groups, rewards = Groups(batch.group_ids), batch.rewards.double()
-        # 0.07 * 100 is above 7 by rounding alone.
-        needed = torch.ceil(self.quantile * groups.size - 1e-9).clamp(min=1)
+        needed = torch.tensor([share_of(self.quantile, size) for size in groups.size.tolist()])
+        needed = needed.clamp(min=1)
         is_baseline = groups.ranks(rewards) == needed - 1
         baseline = groups.sum(rewards.where(is_baseline, 0.0))
         return without_rounding(rewards - baseline, rewards) / (groups.std(rewards) + GRPO_EPS)
