@@ -19,8 +19,8 @@ def clipped_policy_loss(
     old_logprobs: Tensor,
     advantages: Tensor,
     *,
-    clip_low: float,
-    clip_high: float,
+    clip_low: Bound,
+    clip_high: Bound,
     dual_clip: float,
     weights: Tensor | None = None,
 ) -> Tensor:
@@ -63,8 +63,8 @@ def clip_shares(
     old_logprobs: Tensor,
     advantages: Tensor,
     *,
-    clip_low: float,
-    clip_high: float,
+    clip_low: Bound,
+    clip_high: Bound,
     dual_clip: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Which tokens each bound holds back, bool `[n]`: below, above, and by the dual clip."""

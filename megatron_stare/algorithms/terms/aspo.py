@@ -8,12 +8,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from megatron_stare.algorithms.hooks import Live, Term
+from megatron_stare.algorithms.hooks import Live
 from megatron_stare.algorithms.losses import clipped_sides, importance_ratios
+from megatron_stare.algorithms.terms.clipped import Clipped
 from megatron_stare.values import Weight
 
 
-class Aspo(Term[None]):
+class Aspo(Clipped):
     """weight * -A / r for A > 0, gradient 0 if r > 1 + high; -A max(r, 1 - low) for A < 0.
 
     r is the ratio to the policy before the step; 1 / r has the gradient (1 / r) grad logprob, so
@@ -33,11 +34,6 @@ class Aspo(Term[None]):
     """Where A > 0, the ratio is clipped above at 1 + high."""
     dual: float = Field(default=3.0, gt=1, le=1_000_000)
     """Largest factor of A in the gradient."""
-
-    @property
-    def clip_range(self) -> tuple[float, float]:
-        """Links may move it, token by token."""
-        return self.low, self.high
 
     def loss(self, live: Live, fields: None) -> tuple[Tensor, Sequence[Tensor]]:
         """The loss of each token, and which of them each bound holds back."""

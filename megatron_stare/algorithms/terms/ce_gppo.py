@@ -8,12 +8,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from megatron_stare.algorithms.hooks import Live, Term
+from megatron_stare.algorithms.hooks import Live
 from megatron_stare.algorithms.losses import clipped_sides, importance_ratios
+from megatron_stare.algorithms.terms.clipped import Clipped
 from megatron_stare.values import Weight
 
 
-class CeGppo(Term[None]):
+class CeGppo(Clipped):
     """weight * -A r, with a bounded r where PPO clips: beta1 (1 - low), beta2 (1 + high).
 
     There the gradient is that bound times grad logprob, and not 0: beta1 is of unlikely tokens with
@@ -36,11 +37,6 @@ class CeGppo(Term[None]):
     """Share of the gradient above."""
     dual: float = Field(default=10.0, gt=1, le=1_000_000)
     """Bound of the loss in units of |advantage| where the advantage is negative."""
-
-    @property
-    def clip_range(self) -> tuple[float, float]:
-        """Links may move it, token by token."""
-        return self.low, self.high
 
     def loss(self, live: Live, fields: None) -> tuple[Tensor, Sequence[Tensor]]:
         """The loss of each token, and which of them each bound holds back."""

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from megatron_stare.algorithms.hooks import Live, Term
+from megatron_stare.algorithms.hooks import Live
 from megatron_stare.algorithms.losses import importance_ratios
+from megatron_stare.algorithms.terms.clipped import Clipped
 from megatron_stare.values import Weight
 
 
-class Cispo(Term[None]):
+class Cispo(Clipped):
     """weight * -A logprob clip(r, 1 - low, 1 + high); the ratio r carries no gradient.
 
     No token ever loses its gradient. The defaults are those of verl, where nothing bounds r below;
@@ -21,17 +22,10 @@ class Cispo(Term[None]):
     Status: checked against authors' code
     """
 
-    shares = ("loss/clip_low_share", "loss/clip_high_share")
-
     low: Weight = 10.0
     """The ratio is clipped below at 1 - low: from 1 on, not at all."""
     high: Weight = 0.2
     """The ratio is clipped above at 1 + high."""
-
-    @property
-    def clip_range(self) -> tuple[float, float]:
-        """Links may move it, token by token."""
-        return self.low, self.high
 
     def loss(self, live: Live, fields: None) -> tuple[Tensor, Sequence[Tensor]]:
         """The loss of each token, and which ratios are bounded, whatever the advantage."""

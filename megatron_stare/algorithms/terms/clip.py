@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pydantic import Field
 from torch import Tensor
 
-from megatron_stare.algorithms.hooks import Live, Term
+from megatron_stare.algorithms.hooks import Live
 from megatron_stare.algorithms.losses import clip_shares, clipped_policy_loss
+from megatron_stare.algorithms.terms.clipped import Clipped
 from megatron_stare.values import Weight
 
 
-class Clip(Term[None]):
+class Clip(Clipped):
     """weight * max(-A r, -A clip(r, 1 - low, 1 + high)), for A < 0 at most -A dual.
 
     r is the ratio of the policy to that which starts the step, exp(logprob - old).
@@ -29,11 +30,6 @@ class Clip(Term[None]):
     """The ratio is clipped above at 1 + high."""
     dual: float = Field(default=10.0, gt=1, le=1_000_000)
     """Bound of the loss in units of |advantage| where the advantage is negative."""
-
-    @property
-    def clip_range(self) -> tuple[float, float]:
-        """Links may move it, token by token."""
-        return self.low, self.high
 
     def loss(self, live: Live, fields: None) -> tuple[Tensor, Sequence[Tensor]]:
         """The loss of each token, and which of them each bound holds back."""

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from megatron_stare.algorithms.hooks import Live, Term
+from megatron_stare.algorithms.hooks import Live
 from megatron_stare.algorithms.losses import importance_ratios
 from megatron_stare.algorithms.per_sample import sample_mean
+from megatron_stare.algorithms.terms.clipped import Clipped
 from megatron_stare.values import Weight
 
 
-class Gmpo(Term[None]):
+class Gmpo(Clipped):
     """weight * -A exp(mean of d), d = logprob - old, at most `high` for A > 0, else at least -low.
 
     The mean is over the counted tokens of a sample, each clipped by itself and in nats, on the side
@@ -24,17 +25,10 @@ class Gmpo(Term[None]):
     Status: checked against authors' code
     """
 
-    shares = ("loss/clip_low_share", "loss/clip_high_share")
-
     low: Weight = 0.4
     """Where A < 0, the log-ratio is clipped below at -low, nats."""
     high: Weight = 0.4
     """Where A > 0, the log-ratio is clipped above at high, nats."""
-
-    @property
-    def clip_range(self) -> tuple[float, float]:
-        """In nats."""
-        return self.low, self.high
 
     def loss(self, live: Live, fields: None) -> tuple[Tensor, Sequence[Tensor]]:
         """The loss of each token, and which of them each bound holds back."""

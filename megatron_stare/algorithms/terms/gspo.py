@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pydantic import Field
 from torch import Tensor
 
-from megatron_stare.algorithms.hooks import Live, Term
+from megatron_stare.algorithms.hooks import Live
 from megatron_stare.algorithms.losses import clipped_sides, clipped_surrogate, importance_ratios
 from megatron_stare.algorithms.per_sample import sample_mean
+from megatron_stare.algorithms.terms.clipped import Clipped
 from megatron_stare.values import Weight
 
 
-class Gspo(Term[None]):
+class Gspo(Clipped):
     """weight * max(-A s, -A clip(s, 1 - low, 1 + high)), s = exp(mean of logprob - old).
 
     The mean is over the counted tokens of a sample, all of which share s and its gradient: what
@@ -24,17 +25,10 @@ class Gspo(Term[None]):
     Status: checked against authors' code
     """
 
-    shares = ("loss/clip_low_share", "loss/clip_high_share")
-
     low: float = Field(default=3e-4, ge=0, le=1)
     """The sample's ratio is clipped below at 1 - low."""
     high: Weight = 4e-4
     """The sample's ratio is clipped above at 1 + high."""
-
-    @property
-    def clip_range(self) -> tuple[float, float]:
-        """Links may move it, token by token."""
-        return self.low, self.high
 
     def ratios(self, live: Live) -> Tensor:
         """That of its sample, for each token."""
