@@ -13,13 +13,13 @@ from torch import Tensor
 
 from megatron_stare.algorithms.chain import Chain
 from megatron_stare.algorithms.hooks import Credit, Need, Step
-from megatron_stare.algorithms.needs import OLD, REFERENCE
+from megatron_stare.algorithms.needs import OLD, REFERENCE, ROLLOUT
 from megatron_stare.algorithms.objective import MethodObjective
 from megatron_stare.checkpoint.resume import check_inputs
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.data.packing import Share, split_updates
 from megatron_stare.errors import UserError
-from megatron_stare.facts import open_step
+from megatron_stare.facts import check_rollout_logprobs, open_step
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.launch.signals import stop_requests
 from megatron_stare.observe.health import Health
@@ -101,10 +101,7 @@ class Run:
         return self.session.plan(batch, updates)
 
     def observe(self, batch: RolloutBatch, share: Share, number: int) -> Step:
-        """The step view of a batch, with all that the method needs to be known before the update.
-
-        `number` is that of the step.
-        """
+        """The step view, of this number, with all that the method needs before the update."""
         step = open_step(
             batch,
             share,
@@ -114,6 +111,7 @@ class Run:
             dp_group=self.session.policy.groups.dp,
             seed=self.config.run.seed,
         )
+        check_rollout_logprobs(lambda: step.knows(ROLLOUT), self.config)
         for need, measure in _MEASURED.items():  # In one order on all ranks.
             if need in self.config.needs:
                 step.facts[need] = measure(self, batch, share)

@@ -12,7 +12,6 @@ from megatron_stare.algorithms.batch_stats import Grouping
 from megatron_stare.algorithms.hooks import Credit, Step
 from megatron_stare.algorithms.needs import OLD
 from megatron_stare.config.commands import TrainConfig
-from megatron_stare.facts import check_rollout_logprobs, has_rollout_logprobs
 from megatron_stare.policy.step import UpdateResult
 from megatron_stare.rollout.sampler import Rollout
 from megatron_stare.run import Run, open_run
@@ -108,7 +107,6 @@ def learn(run: Run, batch: RolloutBatch, number: int) -> Learned:
     Every rank holds the whole batch. What is per token lives on the data-parallel rank that trains
     on it, its share, in flat order; whatever is global is one reduction over data parallelism.
     """
-    check_rollout_logprobs(lambda: has_rollout_logprobs(batch), run.config)
     share = run.plan(batch)
     step = run.observe(batch, share, number)
     credit = run.chain.apply(step)

@@ -19,12 +19,13 @@ class Chain:
         self.method = method
         self.states: dict[str, Any] = {name: link.start() for name, link in method.links.items()}
 
-    def apply(self, step: Step) -> Credit:
-        """The credit of this rank's tokens, without that of links which run in micro-batches."""
-        return self.continue_from(first_credit(self.method, step), step)
+    def apply(self, step: Step, start: Credit | None = None) -> Credit:
+        """The credit of this rank's tokens, without that of links which run in micro-batches.
 
-    def continue_from(self, credit: Credit, step: Step) -> Credit:
-        """The same from a credit that something else has begun."""
+        Args:
+            start: where the chain begins; None is `first_credit`.
+        """
+        credit = first_credit(self.method, step) if start is None else start
         for name, link in self.method.early.items():
             self.states[name] = link.advance(self.states[name], step)
             credit = link.apply(credit, step, self.states[name])

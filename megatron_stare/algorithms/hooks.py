@@ -81,7 +81,8 @@ class Link[S](Component):
     """Maps credit to credit. `S` is its state: a frozen dataclass of plain values, or None.
 
     A link whose scope is "sample" looks at single samples only, and has no state: where it reads
-    scores of the policy, it may run in the micro-batch that computes them.
+    scores of the policy, it may run in the micro-batch that computes them, and may not change what
+    is counted.
     """
 
     scope: ClassVar[Literal["sample", "batch"]] = "batch"

@@ -70,6 +70,9 @@ class MethodObjective:
         credit = self.credit
         for link in self.method.late:
             credit = link.apply(credit, self.step, None)
+            if credit.counted is not self.credit.counted:  # The batch's denominators are fixed.
+                name = type(link).__name__
+                raise ValueError(f"{name} changes what is counted: its scope has to be 'batch'")
         sample_ids = self.step.sample_ids
         live = Live(scores.logprobs, scores.entropies, old.logprobs, sample_ids, credit)
         parts = zip(self.method.loss_terms, self.fields, strict=True)

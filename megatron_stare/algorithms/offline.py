@@ -90,7 +90,7 @@ def run_links(
     chain = Chain(method)
     if states is not None:
         chain.load_state_dict(dict(states))
-    credit = chain.continue_from(_start(method, view, samples), view)
+    credit = chain.apply(view, _start(method, view, samples))
     for link in method.late:
         credit = link.apply(credit, view, None)
     counts = view.batch.response_lengths.tolist()

@@ -83,11 +83,16 @@ def _with_links(new: dict[str, Any], old: dict[str, Any], *, is_enabled: bool) -
     if "advantage" in old:
         links[:1] = [old["advantage"]]
     if not is_enabled:
-        links = [link for link in links if link != "stare" and "stare" not in link]
+        links = [link for link in links if link != "stare" and not _is_of(link, "stare")]
         new = {**new, "method": "grpo"}
     if kind == "none":
         return {**new, "links": links, "correct_stale": False}
     return {**new, "links": links if kind == "auto" else [*links, {kind: settings}]}
+
+
+def _is_of(link: Any, name: str) -> bool:
+    """Whether it is a part's name with its settings."""
+    return isinstance(link, dict) and name in link
 
 
 def _preset_links(method: Any) -> list[str] | None:

@@ -51,6 +51,14 @@ def test_older_keys_mean_what_they_meant(old, today):
     assert config_of(**old).algorithm == config_of(algorithm=today).algorithm
 
 
+def test_a_link_that_is_called_like_the_method_stays():
+    """A class may be in a module of any name."""
+    own = "megatron_stare.algorithms.links.quadrants:Quadrants"
+    algorithm = {"links": ["grpo", {"stare": {"w": 1.2}}, own]}
+    config = config_of(stare={"enabled": False}, algorithm=algorithm)
+    assert list(config.algorithm.links) == ["grpo", own]
+
+
 @pytest.mark.parametrize(
     ("old", "message"),
     [

@@ -155,6 +155,27 @@ def test_an_idle_micro_batch_adds_nothing(length):
     assert (loss.item(), stats.tolist()) == (0.0, [0.0] * 4)
 
 
+class Forgetful(Correction):
+    """Leaves out what a correction would weigh."""
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """Of nothing."""
+        return 0.0, 1.0
+
+    def apply(self, credit: Credit, step: Step, state: None) -> Credit:
+        """Where denominators are known already."""
+        return credit._replace(counted=credit.counted & (step[OLD].logprobs > -1))
+
+
+def test_what_runs_in_micro_batches_cannot_change_what_is_counted():
+    case = Case()
+    links = {**case.method.links, "forgetful": Forgetful()}
+    case.method = case.method.model_copy(update={"links": links})
+    with pytest.raises(ValueError, match="Forgetful changes what is counted: its scope has to be"):
+        case.evaluate(case.policy)
+
+
 def bonus_of(entropies: Tensor, mask: Tensor, *terms: Entropy) -> tuple[float, Tensor]:
     """What an entropy bonus adds to the loss, and its gradient by the entropies."""
     n = len(mask)
