@@ -20,12 +20,13 @@ import os
 import re
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_stare.errors import UserError
-from megatron_stare.output import writing
+from megatron_stare.output import make_folder, writing
 
 LOCK = "lock"
 _CLAIM = re.compile(rf"{LOCK}\..+\.\d+")
@@ -197,6 +198,26 @@ class RunLock:
                 f"{self._path}: process {owner.pid} on {owner.host}{in_job} runs in this folder; "
                 "expected another run.dir, or that it is over (then remove the file)"
             )
+
+
+@contextmanager
+def run_lock(folder: Path, job: str | None = None) -> Iterator[RunLock]:
+    """Hold a run's folder, which is made if need be; for programs that write there beside a run.
+
+        with run_lock(Path("runs/mine")):
+            ...
+
+    Args:
+        folder: of the run.
+        job: number of the Slurm job that this process runs in, if it does.
+
+    Raises:
+        UserError: another run holds it, or it cannot be made.
+    """
+    make_folder(folder, "run.dir")
+    with RunLock(folder, job) as lock:
+        lock.take()
+        yield lock
 
 
 def _start_of(pid: int) -> str | None:

@@ -8,14 +8,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from megatron_stare.checkpoint.lock import LOCK, Owner, RunLock
+from megatron_stare.checkpoint.lock import LOCK, Owner, RunLock, run_lock
 from megatron_stare.errors import UserError
 from tests.worlds import FORKSERVER
 
@@ -29,15 +27,6 @@ with RunLock(Path(sys.argv[1])) as lock:
     print("held", flush=True)
     sys.stdin.read()
 """
-
-
-@contextmanager
-def held(folder: Path, job: str | None = None) -> Iterator[RunLock]:
-    """A run's folder, from its beginning to its end."""
-    folder.mkdir(exist_ok=True)
-    with RunLock(folder, job) as lock:
-        lock.take()
-        yield lock
 
 
 @pytest.fixture
@@ -56,7 +45,7 @@ def holder(tmp_path):
 
 def test_a_second_run_is_refused_with_host_and_process_of_the_first(tmp_path, holder):
     said = f"process {holder.pid} on {re.escape(socket.gethostname())} runs in this folder"
-    with pytest.raises(UserError, match=said), held(tmp_path):
+    with pytest.raises(UserError, match=said), run_lock(tmp_path):
         pass
     assert holder.poll() is None
     assert (tmp_path / LOCK).read_text().split()[1] == str(holder.pid)
@@ -65,29 +54,29 @@ def test_a_second_run_is_refused_with_host_and_process_of_the_first(tmp_path, ho
 def test_the_lock_of_a_killed_process_is_taken_over(tmp_path, holder):
     holder.kill()
     holder.wait()
-    with held(tmp_path):
+    with run_lock(tmp_path):
         assert (tmp_path / LOCK).read_text().split()[1] == str(os.getpid())
 
 
 def test_it_is_released_at_the_end_even_of_a_failed_run(tmp_path):
-    with pytest.raises(ZeroDivisionError), held(tmp_path):
+    with pytest.raises(ZeroDivisionError), run_lock(tmp_path):
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_lock_of_another_host_stays(tmp_path):
     (tmp_path / LOCK).write_text("elsewhere 1\n")
-    with pytest.raises(UserError, match="process 1 on elsewhere"), held(tmp_path):
+    with pytest.raises(UserError, match="process 1 on elsewhere"), run_lock(tmp_path):
         pass
     assert (tmp_path / LOCK).exists()
 
 
 def test_the_slurm_job_of_a_run_stands_in_its_lock_and_in_the_refusal(tmp_path):
-    with held(tmp_path / "ours", "78"):
+    with run_lock(tmp_path / "ours", "78"):
         assert (tmp_path / "ours" / LOCK).read_text().split()[2] == "78"
     (tmp_path / LOCK).write_text("elsewhere 1 77\n")
     said = r"process 1 on elsewhere \(Slurm job 77\) runs in this folder"
-    with pytest.raises(UserError, match=said), held(tmp_path):
+    with pytest.raises(UserError, match=said), run_lock(tmp_path):
         pass
 
 
@@ -97,7 +86,7 @@ def test_a_lock_that_another_process_has_the_number_of_is_taken_over(tmp_path, h
     for place, other in ((3, "1"), (4, "00000000-0000-0000-0000-000000000000")):
         changed = [*words[:place], other, *words[place + 1 :]]
         (tmp_path / LOCK).write_text(" ".join(changed))
-        with held(tmp_path):
+        with run_lock(tmp_path):
             assert (tmp_path / LOCK).read_text().split()[1] == str(os.getpid())
 
 
@@ -105,7 +94,7 @@ def test_a_killed_process_that_nobody_has_waited_for_holds_nothing(tmp_path, hol
     holder.kill()
     while Owner.of((tmp_path / LOCK).read_bytes()).may_be_alive():
         time.sleep(0.01)
-    with held(tmp_path):
+    with run_lock(tmp_path):
         pass
 
 
@@ -122,13 +111,13 @@ HOST = socket.gethostname()
 )
 def test_a_lock_that_names_nobody_is_taken_over(tmp_path, content):
     (tmp_path / LOCK).write_text(content)
-    with held(tmp_path) as lock:
+    with run_lock(tmp_path) as lock:
         lock.check_held()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_it_is_held_against_its_own_process_too(tmp_path):
-    with held(tmp_path), pytest.raises(UserError, match=f"process {os.getpid()}"):
+    with run_lock(tmp_path), pytest.raises(UserError, match=f"process {os.getpid()}"):
         RunLock(tmp_path).take()
 
 
@@ -144,14 +133,14 @@ def test_what_is_looked_at_is_not_touched(tmp_path, holder):
 def test_locks_that_were_never_put_in_place_are_removed(tmp_path):
     for name in (f"{LOCK}.{HOST}.123", f"{LOCK}.elsewhere.example.7", f"{LOCK}.txt", "block.a.1"):
         (tmp_path / name).write_text("left")
-    with held(tmp_path):
+    with run_lock(tmp_path):
         assert {path.name for path in tmp_path.iterdir()} == {LOCK, f"{LOCK}.txt", "block.a.1"}
 
 
 @pytest.mark.parametrize("happens", ["removed", "another's", "folder gone"])
 def test_a_folder_that_is_lost_is_noticed(tmp_path, happens):
     folder = tmp_path / "run"
-    with held(folder) as lock:
+    with run_lock(folder) as lock:
         lock.check_held()
         if happens == "another's":
             (folder / LOCK).write_text("elsewhere 7\n")
@@ -176,7 +165,7 @@ def test_a_lock_of_the_wrong_kind_is_one_message(tmp_path):
 def _try_to_hold(folder: Path, barrier, results) -> None:
     barrier.wait()
     try:
-        with held(folder):
+        with run_lock(folder):
             entered = time.monotonic()
             time.sleep(0.1)
             results.put((entered, time.monotonic()))
