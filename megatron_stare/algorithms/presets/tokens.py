@@ -1,0 +1,102 @@
+"""Methods that tell the tokens of a sample apart."""
+
+from __future__ import annotations
+
+from megatron_stare.algorithms.links.canon import Canon
+from megatron_stare.algorithms.links.clip_cov import ClipCov
+from megatron_stare.algorithms.links.eapo import Eapo
+from megatron_stare.algorithms.links.entro_adv import EntroAdv
+from megatron_stare.algorithms.links.group_baselines import Grpo
+from megatron_stare.algorithms.links.gtpo import GrpoS, Gtpo
+from megatron_stare.algorithms.links.high_entropy import HighEntropy
+from megatron_stare.algorithms.links.stapo import Stapo
+from megatron_stare.algorithms.links.stare import Stare
+from megatron_stare.algorithms.links.steer import Steer
+from megatron_stare.algorithms.presets.preset import Preset
+from megatron_stare.algorithms.terms.clip import Clip
+
+TOKENS: dict[str, Preset] = {
+    "entro_adv": Preset(
+        about="""GRPO whose advantages gain where entropy is high.
+
+        Source: Reasoning with Exploration, arXiv 2506.14758
+        Status: paper
+        """,
+        links={"grpo": Grpo(), "entro_adv": EntroAdv()},
+    ),
+    "gtpo": Preset(
+        about="""Rewards of tokens shaped by entropy, right and wrong ones normalised apart.
+
+        Source: GTPO and GRPO-S, arXiv 2508.04349
+        Status: paper
+        """,
+        links={"gtpo": Gtpo()},
+    ),
+    "grpo_s": Preset(
+        about="""Rewards of samples shaped by entropy, right and wrong ones normalised apart.
+
+        Source: GTPO and GRPO-S, arXiv 2508.04349
+        Status: derived
+        """,
+        links={"grpo_s": GrpoS()},
+    ),
+    "canon": Preset(
+        about="""A group's half of high entropy compared with the other, which it is to beat.
+
+        Source: CANON, arXiv 2509.23962
+        Status: checked against authors' code
+        """,
+        links={"canon": Canon()},
+        aggregation="seq-mean-token-sum",
+    ),
+    "stare": Preset(
+        about="""GRPO whose surprising rewarded tokens weigh more while entropy is low.
+
+        Source: STARE, arXiv 2606.19236
+        Status: checked against authors' code
+        """,
+        links={"grpo": Grpo(), "stare": Stare()},
+    ),
+    "high_entropy": Preset(
+        about="""GRPO on the tokens with the largest entropy alone: 80/20.
+
+        Source: Beyond the 80/20 Rule, arXiv 2506.01939
+        Status: checked against authors' code
+        """,
+        links={"grpo": Grpo(), "high_entropy": HighEntropy()},
+    ),
+    "steer": Preset(
+        about="""GRPO whose tokens weigh less where an update would move entropy most.
+
+        Source: STEER, arXiv 2510.10150
+        Status: checked against authors' code
+        """,
+        links={"grpo": Grpo(), "steer": Steer()},
+    ),
+    "clip_cov": Preset(
+        about="""GRPO without clips, but for a few tokens of large covariance.
+
+        Source: The Entropy Mechanism, arXiv 2505.22617
+        Status: checked against authors' code
+        """,
+        links={"grpo": Grpo(), "clip_cov": ClipCov()},
+        policy={"clip": Clip(low=1.0, high=1.0)},
+    ),
+    "stapo": Preset(
+        about="""GRPO without the spurious tokens of good samples.
+
+        Source: STAPO, arXiv 2602.15620
+        Status: paper
+        """,
+        links={"grpo": Grpo(), "stapo": Stapo()},
+    ),
+    "eapo": Preset(
+        about="""GRPO whose advantages are larger where the policy hesitated.
+
+        Source: EAPO, later HAPO (hindsight), arXiv 2604.11056
+        Status: paper
+        """,
+        links={"grpo": Grpo(), "eapo": Eapo()},
+    ),
+}
+"""By name."""
