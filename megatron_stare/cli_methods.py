@@ -25,6 +25,7 @@ _TITLES = {
     "method": "methods: algorithm.method=NAME",
     "link": "links: algorithm.links=[NAME, ...]",
     "term": "terms: algorithm.terms=[NAME, ...], the first of a method in algorithm.policy",
+    "updates": "updates: algorithm.updates=NAME, the optimizer updates of a step",
     "filter": "filters: algorithm.filters=[NAME, ...], with rollout.dynamic_sampling",
 }
 
@@ -117,6 +118,7 @@ def page() -> str:
         "method": "The methods",
         "link": "The links",
         "term": "The terms",
+        "updates": "The updates",
         "filter": "The filters",
     }
     for kind, title in titles.items():

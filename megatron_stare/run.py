@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -134,18 +134,19 @@ class Run:
         The first is under the weights of the prepass, if there was one: the head goes backward
         only.
         """
+        method, policy, batch = self.config.algorithm, self.session.policy, step.batch
         results: list[UpdateResult] = []
-        objective = MethodObjective.of(self.config.algorithm, step, credit)
-        with self.session.phase("update", len(share.index)) as advance:
-            for micro_batches, tokens in share.spans(step.batch):
-                part = objective.at(tokens)
-                result = self.session.policy.update(
-                    step.batch,
-                    micro_batches,
-                    part,
-                    advance,
-                    known=None if results else part.step.facts.get(OLD),
-                )
+
+        def rescore(samples: Sequence[int]) -> TokenScores:
+            micro_batches, tokens = share.of(samples, batch)
+            return policy.score(batch, micro_batches).spread(tokens, len(share.index))
+
+        with self.session.phase("update", len(share.index) * method.passes) as advance:
+            for update in method.in_turn(step, credit, rescore):
+                micro_batches, tokens = share.of(update.samples, batch)
+                objective = MethodObjective.of(method, step, update).at(tokens)
+                known = None if results else objective.step.facts.get(OLD)
+                result = policy.update(batch, micro_batches, objective, advance, known=known)
                 results.append(self.session.check(result, self.config.train.max_bad_updates))
         return results
 
@@ -286,7 +287,7 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
         session = open_session(
             config,
             world,
-            num_updates=config.train.steps * config.train.updates_per_step,
+            num_updates=config.train.steps * config.updates_per_step,
             temperature=config.rollout.temperature,
             max_tokens_per_micro_batch=config.train.max_tokens_per_micro_batch,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from megatron_stare.algorithms.chain import first_credit
+from megatron_stare.algorithms.hooks import Update
 from megatron_stare.algorithms.method import Method
 from megatron_stare.algorithms.objective import MethodObjective
 from megatron_stare.algorithms.terms.nll import Nll
@@ -74,7 +75,8 @@ SUPERVISED = Method(policy={"nll": Nll()})
 def supervised_objective(batch: TokenBatch, share: Share, policy: Policy) -> MethodObjective:
     """What an update minimises; nothing of it depends on the step."""
     step = open_step(batch, share, 1, 1, device=policy.device, dp_group=policy.groups.dp)
-    return MethodObjective.of(SUPERVISED, step, first_credit(SUPERVISED, step))
+    everyone = Update(range(len(batch)), first_credit(SUPERVISED, step))
+    return MethodObjective.of(SUPERVISED, step, everyone)
 
 
 def sft_step(session: Session, batch: TokenBatch, max_bad_updates: int) -> dict[str, float]:

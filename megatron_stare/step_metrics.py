@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from megatron_stare.algorithms.hooks import Step
 from megatron_stare.algorithms.losses import importance_ratios
 from megatron_stare.algorithms.needs import OLD, ROLLOUT
+from megatron_stare.algorithms.objective import COUNT
 from megatron_stare.policy.step import UpdateResult
 
 
@@ -23,12 +24,14 @@ def token_metrics(step: Step) -> dict[str, float]:
 
 def update_metrics(results: Sequence[UpdateResult]) -> dict[str, float]:
     """Loss, the shares of its terms, and the optimizer; means over the updates of the step."""
-    sums = [dict(result.sums) for result in results]
-    tokens = sum(of_update.pop("loss_tokens") for of_update in sums)
-    shares = {
-        name: sum(of_update[name] for of_update in sums) / tokens if tokens else math.nan
-        for name in sums[0]
-    }
+    shares: dict[str, float] = {}
+    tokens = 0.0
+    for name in results[0].sums:  # A count, then what is counted over.
+        total = sum(result.sums[name] for result in results)
+        if name.startswith(COUNT):
+            tokens = total
+        else:
+            shares[name] = total / tokens if tokens else math.nan
 
     def mean(name: str) -> float:
         return sum(getattr(result, name) for result in results) / len(results)

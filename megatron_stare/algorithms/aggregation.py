@@ -10,28 +10,34 @@ With N counted tokens, n_i of them in sample i, and S samples that have any:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from megatron_stare.algorithms.batch_stats import Grouping
-from megatron_stare.algorithms.hooks import Credit, Step
+from megatron_stare.algorithms.step import Step
 
 Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum"]
 
 
-def token_coefficients(kind: Aggregation, credit: Credit, step: Step) -> Tensor:
-    """What each token weighs in its update's global mean, float32 `[r]`; 0 where not counted."""
+def token_coefficients(
+    kind: Aggregation, counted: Tensor, step: Step, samples: Sequence[int]
+) -> Tensor:
+    """What each token weighs in an update's global mean, float32 `[r]`; 0 where not counted.
+
+    Args:
+        counted: bool `[r]`.
+        samples: of the update, over all ranks.
+    """
     counts = step.batch.num_loss_tokens
-    if credit.counted is not step.mask:
-        counts = step.by(Grouping.by_sample).count(credit.counted).long().cpu()
+    if counted is not step.mask:
+        counts = step.by(Grouping.by_sample).count(counted).long().cpu()
+    ids = torch.as_tensor(samples, dtype=torch.int64)
     of_samples = torch.zeros(len(step.batch))
-    for samples in step.updates:
-        ids = torch.as_tensor(samples)
-        of_samples[ids] = aggregation_coefficients(kind, counts[ids])
-    return of_samples.to(step.mask.device)[step.sample_ids] * credit.counted
+    of_samples[ids] = aggregation_coefficients(kind, counts[ids])
+    return of_samples.to(step.mask.device)[step.sample_ids] * counted
 
 
 def aggregation_coefficients(kind: str, num_loss_tokens: Tensor) -> Tensor:

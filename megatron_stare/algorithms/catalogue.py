@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from megatron_stare.algorithms.config import own_part, unknown
-from megatron_stare.algorithms.hooks import Component, Filter, Link, Need, Term
+from megatron_stare.algorithms.hooks import Component, Filter, Link, Need, Term, Updates
 from megatron_stare.algorithms.method import Method
 from megatron_stare.algorithms.needs import OLD
 from megatron_stare.algorithms.table import METHODS, PARTS
@@ -19,8 +19,13 @@ from megatron_stare.algorithms.table import METHODS, PARTS
 STATUSES = ("checked against authors' code", "paper", "derived")
 """What golden numbers come from: the authors' program, the paper's formula, or our own algebra."""
 
-Kind = Literal["method", "link", "term", "filter"]
-_KINDS: dict[Kind, type[Component]] = {"link": Link, "term": Term, "filter": Filter}
+Kind = Literal["method", "link", "term", "updates", "filter"]
+_KINDS: dict[Kind, type[Component]] = {
+    "link": Link,
+    "term": Term,
+    "updates": Updates,
+    "filter": Filter,
+}
 
 _LINE = re.compile(r"^(Source|Status):\s*(.*)$", re.MULTILINE)
 
@@ -86,7 +91,8 @@ def part_entry(name: str, kind: type[Component]) -> Entry:
     """
     words: list[Kind] = [word for word, base in _KINDS.items() if issubclass(kind, base)]
     if not words:
-        raise ValueError(f"{name}: expected a class that extends Link, Term or Filter")
+        kinds = ", ".join(base.__name__ for base in _KINDS.values())
+        raise ValueError(f"{name}: expected a class that extends {kinds}")
     try:
         needs = kind().needs
     except ValidationError:

@@ -22,12 +22,21 @@ from typing import Any, cast
 from pydantic import BaseModel, Field, create_model, field_serializer, model_validator
 
 from megatron_stare.algorithms.corrections import Correction, Tis
-from megatron_stare.algorithms.hooks import Component, Filter, Link, Term
+from megatron_stare.algorithms.hooks import Component, Filter, Link, Term, Updates
 from megatron_stare.algorithms.method import Method
-from megatron_stare.algorithms.table import FILTERS, LINKS, METHODS, PARTS, TERMS
+from megatron_stare.algorithms.table import FILTERS, LINKS, METHODS, PARTS, TERMS, UPDATES
 
 Specs = dict[str, Any]
 """Settings of parts by their names: a mapping, or the part itself."""
+
+_TABLES: dict[str, tuple[Mapping[str, type[Component]], type[Component]]] = {
+    "links": (LINKS, Link),
+    "policy": (TERMS, Term),
+    "terms": (TERMS, Term),
+    "updates": (UPDATES, Updates),
+    "filters": (FILTERS, Filter),
+}
+"""Where the parts of each key are named, and what a user's own has to be."""
 
 
 class AlgorithmConfig(Method):
@@ -80,18 +89,9 @@ class AlgorithmConfig(Method):
             return self
         return self.model_copy(update={"links": {**self.links, "tis": Tis()}})
 
-    @field_serializer("links", "policy", "terms", "filters")
+    @field_serializer(*_TABLES)
     def _as_given(self, chain: Mapping[str, Component]) -> list[dict[str, Any]]:
         return [{name: part.model_dump(mode="json")} for name, part in chain.items()]
-
-
-_TABLES: dict[str, tuple[Mapping[str, type[Component]], type[Component]]] = {
-    "links": (LINKS, Link),
-    "policy": (TERMS, Term),
-    "terms": (TERMS, Term),
-    "filters": (FILTERS, Filter),
-}
-"""Where the parts of each key are named, and what a user's own has to be."""
 
 
 def _specs(key: str, given: Any) -> Specs:
@@ -133,9 +133,9 @@ def _waiting(name: str, chains: Mapping[str, Specs]) -> type[Component]:
     for method in METHODS.values():
         if name in (parts := method.parts):
             return type(parts[name])
-    for key in ("links", "terms", "filters"):
+    for key in ("links", "terms", "updates", "filters"):
         if name in _TABLES[key][0]:
-            names = [*chains[key], name]
+            names = [name] if key == "updates" else [*chains[key], name]
             raise ValueError(f"{name} is in no chain: add it, {key}=[{', '.join(names)}]")
     own = [_short(name) for chain in chains.values() for name in chain]
     known = [*PARTS, *own, *AlgorithmConfig.model_fields]

@@ -1,15 +1,17 @@
 """The parts that a method is made of, and what each of them can see.
 
-    Link    maps the credit of a step's tokens to credit: advantages, token weights, masks, clips
-    Term    a summand of the loss, of log-probs with a gradient
-    Filter  says which groups of samples are trained on
+    Curriculum  says which problems are asked
+    Filter      says which groups of samples are trained on
+    Link        maps the credit of a step's tokens to credit: advantages, weights, masks, clips
+    Updates     says which samples each optimizer update of a step learns from, and with what credit
+    Term        a summand of the loss, of log-probs with a gradient
 
-A method is a chain of links, one after another, the terms that read what they made, and filters
-(`table`). What a part can see decides what it can break:
+A method is a chain of links, one after another, the terms that read what they made, and what is
+around them (`table`). What a part can see decides what it can break:
 
-    rollout     filters: one group of samples with its rewards, on rank 0, plain values
-    step view   links: the whole batch, through statistics that are the same bits on every rank,
-                and no gradient
+    rollout     curricula, filters: groups of samples with their rewards, on rank 0, plain values
+    step view   links, updates: the whole batch, through statistics that are the same bits on every
+                rank, and no gradient
     live view   terms: a micro-batch's log-probs with their gradient, whole samples, nobody else's
 
 A part never gets a process group: it cannot depend on how a batch is spread. Its settings are its
@@ -22,17 +24,22 @@ where no dtype is named, and nats.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from megatron_stare.algorithms.aggregation import Aggregation
 from megatron_stare.algorithms.settings import Settings
 from megatron_stare.algorithms.step import Need, Step
+from megatron_stare.ops.partials import TokenScores
 from megatron_stare.types import Group
 
-__all__ = ["Component", "Credit", "Filter", "Link", "Live", "Need", "Step", "Term"]
+__all__ = [
+    *("Component", "Credit", "Curriculum", "Filter", "Link", "Live", "Need", "Step", "Term"),
+    *("Update", "Updates"),
+]
 
 
 class Credit(NamedTuple):
@@ -64,8 +71,8 @@ class Credit(NamedTuple):
         kept = torch.where(self.counted, advantages.to(self.advantages.dtype), 0.0)
         return self._replace(advantages=kept)
 
-    def at(self, tokens: slice) -> Credit:
-        """Of a run of this rank's tokens."""
+    def at(self, tokens: slice | Tensor) -> Credit:
+        """Of some of this rank's tokens."""
         r = len(self.weights)
         return Credit(*(part[tokens] if len(part) == r else part for part in self))
 
@@ -125,6 +132,10 @@ class Live(NamedTuple):
 class Term[F](Component):
     """A summand of the loss. `F` is what it has prepared of each token, `[r]`, or None."""
 
+    has_own_mean: ClassVar[bool] = False
+    """Whether its mean is over `counted`, and of its own kind, rather than the method's."""
+    aggregation: ClassVar[Aggregation | None] = None
+    """The kind of its own mean; None is the method's."""
     differentiates_entropy: ClassVar[bool] = False
     """Whether its gradient goes through entropies, too."""
     shares: ClassVar[tuple[str, ...]] = ()
@@ -135,12 +146,45 @@ class Term[F](Component):
         """Where the credit's `clip_low` and `clip_high` start, of a policy term that clips."""
         return math.inf, math.inf
 
+    def counted(self, credit: Credit, step: Step) -> Tensor:
+        """What its own mean is over, bool `[r]`; others' is over what the credit counts."""
+        return credit.counted
+
     def prepare(self, step: Step) -> F:
         """Constants of the tokens."""
         return cast("F", None)
 
     def loss(self, live: Live, fields: F) -> tuple[Tensor, Sequence[Tensor]]:
         """The loss of each token, `[n]`, and `shares`' values of each, `[n]`."""
+        raise NotImplementedError
+
+
+class Update(NamedTuple):
+    """One optimizer update: the samples that it learns from, on whatever rank, and their credit."""
+
+    samples: Sequence[int]
+    credit: Credit
+
+
+Rescore = Callable[[Sequence[int]], TokenScores]
+"""Scores of samples under the weights of now, `[r]`, 0 elsewhere; a forward pass of these samples,
+in which all ranks take part."""
+
+
+class Updates(Component):
+    """The optimizer updates of a step, one after another.
+
+    One that may compare with the policy before the step needs `OLD`: unless there is but one
+    update, of all samples, nothing else says what that was.
+    """
+
+    @property
+    def passes(self) -> int:
+        """How often a step's batch is gone through: for schedules, plans and progress."""
+        return 1
+
+    def updates(self, step: Step, credit: Credit, rescore: Rescore) -> Iterator[Update]:
+        """Each is done before the next is asked for. No sample stands twice in one."""
         raise NotImplementedError
 
 

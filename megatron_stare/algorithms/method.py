@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import takewhile
 from typing import Any
 
 from pydantic import Field, field_validator
 
 from megatron_stare.algorithms.aggregation import Aggregation
-from megatron_stare.algorithms.hooks import Component, Filter, Link, Need, Term
+from megatron_stare.algorithms.hooks import (
+    Component,
+    Credit,
+    Filter,
+    Link,
+    Need,
+    Rescore,
+    Step,
+    Term,
+    Update,
+    Updates,
+)
 from megatron_stare.algorithms.needs import OLD
 from megatron_stare.algorithms.settings import Settings
+from megatron_stare.algorithms.updates import Epochs
 
 
 class Method(Settings):
@@ -22,22 +35,24 @@ class Method(Settings):
     """The term of the loss that learns from that credit, one; the method's own unless given."""
     terms: dict[str, Term] = Field(default={})
     """Further terms of the loss; the method's own unless given."""
+    updates: dict[str, Updates] = Field(default={"epochs": Epochs()})
+    """Which samples each optimizer update learns from, one; the method's own unless given."""
     filters: dict[str, Filter] = Field(default={})
     """Which groups `rollout.dynamic_sampling` keeps; the method's own unless given."""
     aggregation: Aggregation = "token-mean"
     """How token losses become one number, over the global batch."""
 
-    @field_validator("policy")
+    @field_validator("policy", "updates")
     @classmethod
-    def _is_one(cls, policy: dict[str, Term]) -> dict[str, Term]:
-        if len(policy) != 1:
-            raise ValueError(f"expected one term, found {', '.join(policy) or 'none'}")
-        return policy
+    def _is_one[C: Component](cls, parts: dict[str, C]) -> dict[str, C]:
+        if len(parts) != 1:
+            raise ValueError(f"expected one part, found {', '.join(parts) or 'none'}")
+        return parts
 
     @property
     def parts(self) -> dict[str, Component]:
         """All of them."""
-        return {**self.links, **self.policy, **self.terms, **self.filters}
+        return {**self.links, **self.policy, **self.terms, **self.updates, **self.filters}
 
     @property
     def loss_terms(self) -> tuple[Term, ...]:
@@ -62,9 +77,21 @@ class Method(Settings):
     @property
     def needs(self) -> frozenset[Need[Any]]:
         """What is to be known before the update."""
-        before = [part.needs for part in (*self.early.values(), *self.loss_terms)]
+        parts = (*self.early.values(), *self.loss_terms, *self.updates.values())
+        before = [part.needs for part in parts]
         meanwhile = [link.needs - {OLD} for link in self.late]
         return frozenset().union(*before, *meanwhile)
+
+    @property
+    def passes(self) -> int:
+        """How often a step's batch is gone through."""
+        (updates,) = self.updates.values()
+        return updates.passes
+
+    def in_turn(self, step: Step, credit: Credit, rescore: Rescore) -> Iterator[Update]:
+        """The optimizer updates of a step."""
+        (updates,) = self.updates.values()
+        return updates.updates(step, credit, rescore)
 
     @property
     def differentiates_entropy(self) -> bool:

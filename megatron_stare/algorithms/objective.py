@@ -2,69 +2,120 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from megatron_stare.algorithms.aggregation import token_coefficients
-from megatron_stare.algorithms.hooks import Credit, Live, Step
+from megatron_stare.algorithms.hooks import Credit, Live, Step, Term, Update
 from megatron_stare.algorithms.method import Method
 from megatron_stare.algorithms.needs import OLD
 from megatron_stare.ops.partials import TokenScores
 
+COUNT = "loss_tokens"
+"""How the names of counts begin among an objective's statistics."""
+
+
+class Mean(NamedTuple):
+    """Terms whose losses are summed over the same tokens with the same weights.
+
+    terms         with what each has prepared of the tokens
+    counted       bool `[r]`
+    coefficients  what a token weighs in the mean, float32 `[r]`; 0 where not counted
+    """
+
+    terms: Sequence[tuple[Term, Any]]
+    counted: Tensor
+    coefficients: Tensor
+
+    @property
+    def shares(self) -> tuple[str, ...]:
+        """Metrics: means over what is counted."""
+        return tuple(name for term, _ in self.terms for name in term.shares)
+
+    def at(self, tokens: slice | Tensor) -> Mean:
+        """Of some of the tokens."""
+        terms = [(term, None if part is None else part[tokens]) for term, part in self.terms]
+        return Mean(terms, self.counted[tokens], self.coefficients[tokens])
+
+    def losses(self, live: Live) -> tuple[Tensor, list[Tensor]]:
+        """The sum of the terms' losses of each token, and their shares of each."""
+        (total, shares), *further = (term.loss(live, part) for term, part in self.terms)
+        shares = [*shares]
+        for losses, more in further:
+            total = total + losses
+            shares += more
+        return total, shares
+
 
 @dataclass(frozen=True, slots=True)
 class MethodObjective:
-    """The loss of a micro-batch, sum_t coefficient_t * (the terms' losses of t).
+    """The loss of a micro-batch: over all means, sum_t coefficient_t * (its terms' losses of t).
 
-    Links that wait for the micro-batch's log-probs run first. Constants are `[r]`, of this rank's
-    tokens: `fields` what each term has prepared, `coefficients` what a token weighs in the mean.
+    Links that wait for the micro-batch's log-probs run first.
     """
 
     method: Method
     step: Step
     credit: Credit
-    fields: tuple[Any, ...]
-    coefficients: Tensor
+    means: Sequence[Mean]
 
     @classmethod
-    def of(cls, method: Method, step: Step, credit: Credit) -> MethodObjective:
-        """Of a step's share. All data-parallel ranks call it."""
-        fields = tuple(term.prepare(step) for term in method.loss_terms)
-        coefficients = token_coefficients(method.aggregation, credit, step)
-        return cls(method, step, credit, fields, coefficients)
+    def of(cls, method: Method, step: Step, update: Update) -> MethodObjective:
+        """Of this rank's tokens, in an update of some samples. All data-parallel ranks call it."""
+        credit = update.credit
+
+        def mean_of(terms: Sequence[Term]) -> Mean:
+            counted = terms[0].counted(credit, step)
+            kind = terms[0].aggregation or method.aggregation
+            coefficients = token_coefficients(kind, counted, step, update.samples)
+            return Mean([(term, term.prepare(step)) for term in terms], counted, coefficients)
+
+        own = [term for term in method.loss_terms if term.has_own_mean]
+        shared = [term for term in method.loss_terms if not term.has_own_mean]
+        groups = [*([shared] if shared else []), *([term] for term in own)]
+        return cls(method, step, credit, [mean_of(terms) for terms in groups])
 
     @property
     def stat_names(self) -> tuple[str, ...]:
-        """What is counted, and the sums of the terms' shares over it."""
-        return "loss_tokens", *(name for term in self.method.loss_terms for name in term.shares)
+        """Of each mean, how many tokens it counts, and the sums of its terms' shares over them."""
+        return tuple(
+            name
+            for place, mean in enumerate(self.means)
+            for name in (f"{COUNT}/{place}", *mean.shares)
+        )
 
     @property
     def differentiates_entropy(self) -> bool:
         """Whether a term does."""
         return self.method.differentiates_entropy
 
-    def at(self, tokens: slice) -> MethodObjective:
-        """Of a run of tokens that holds whole samples."""
+    def at(self, tokens: slice | Tensor) -> MethodObjective:
+        """Of tokens that make whole samples."""
         return replace(
             self,
             step=self.step.at(tokens),
             credit=self.credit.at(tokens),
-            fields=tuple(None if part is None else part[tokens] for part in self.fields),
-            coefficients=self.coefficients[tokens],
+            means=[mean.at(tokens) for mean in self.means],
         )
 
     def __call__(self, scores: TokenScores, tokens: slice) -> tuple[Tensor, Tensor]:
         """The loss of a micro-batch and the sums behind its shares."""
         part = self.at(tokens)
-        losses, counted, shares = part.token_losses(scores)
-        stats = [counted.sum(), *(share[counted].sum() for share in shares)]
-        return (part.coefficients * losses).sum(), torch.stack(stats)
+        stats: list[Tensor] = []
+        total: Tensor | None = None
+        for mean, (losses, shares) in zip(part.means, part.token_losses(scores), strict=True):
+            loss = (mean.coefficients * losses).sum()
+            total = loss if total is None else total + loss
+            stats += [mean.counted.sum(), *(share[mean.counted].sum() for share in shares)]
+        assert total is not None
+        return total, torch.stack(stats)
 
-    def token_losses(self, scores: TokenScores) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """The loss of each token before any mean, which are counted, and the terms' shares."""
+    def token_losses(self, scores: TokenScores) -> list[tuple[Tensor, list[Tensor]]]:
+        """Of each mean, the loss of each token before it, and its terms' shares."""
         # A single update scores its tokens itself, under the weights before it.
         old = self.step.facts.setdefault(OLD, TokenScores(*(part.detach() for part in scores)))
         credit = self.credit
@@ -75,10 +126,4 @@ class MethodObjective:
                 raise ValueError(f"{name} changes what is counted: its scope has to be 'batch'")
         sample_ids = self.step.sample_ids
         live = Live(scores.logprobs, scores.entropies, old.logprobs, sample_ids, credit)
-        parts = zip(self.method.loss_terms, self.fields, strict=True)
-        (total, shares), *further = (term.loss(live, fields) for term, fields in parts)
-        shares = [*shares]
-        for losses, more in further:
-            total = total + losses
-            shares += more
-        return total, credit.counted, shares
+        return [mean.losses(live) for mean in self.means]

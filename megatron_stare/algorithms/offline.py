@@ -29,7 +29,7 @@ from torch import Tensor
 
 from megatron_stare.algorithms.chain import Chain, first_credit
 from megatron_stare.algorithms.config import AlgorithmConfig
-from megatron_stare.algorithms.hooks import Component, Credit, Need, Step
+from megatron_stare.algorithms.hooks import Component, Credit, Need, Step, Update
 from megatron_stare.algorithms.needs import OLD, REFERENCE, ROLLOUT, UNTRUNCATED
 from megatron_stare.algorithms.objective import MethodObjective
 from megatron_stare.ops.partials import TokenScores
@@ -141,12 +141,13 @@ def run_loss(method: Links, samples: Samples, credit: Mapping[str, Ragged]) -> L
     nothing = torch.zeros_like(leaf)
     scores = TokenScores(leaf, nothing if entropies is None else entropies, nothing, nothing)
     without_links = chosen.model_copy(update={"links": {}})
-    objective = MethodObjective.of(without_links, view, whole)
-    losses, counted, _ = objective.token_losses(scores)
-    loss = (objective.coefficients.double() * losses).sum()
+    objective = MethodObjective.of(without_links, view, Update(range(len(samples)), whole))
+    loss, held = leaf.new_zeros(()), torch.zeros_like(leaf)
+    for mean, (losses, _) in zip(objective.means, objective.token_losses(scores), strict=True):
+        loss = loss + (mean.coefficients.double() * losses).sum()
+        held += torch.where(mean.counted, losses.detach(), 0.0)
     (gradient,) = torch.autograd.grad(loss, leaf)
     counts = view.batch.response_lengths.tolist()
-    held = torch.where(counted, losses.detach(), 0.0)
     return Loss(loss.item(), _ragged(held, counts), _ragged(gradient, counts))
 
 

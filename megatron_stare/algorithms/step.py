@@ -112,8 +112,8 @@ class Step:
         place = (mask.cumsum(0) * mask)[self.index]
         return drawn[place].to(self.mask.device) * self.mask
 
-    def at(self, tokens: slice) -> Step:
-        """A run of this rank's tokens that holds whole samples, and is all that there is."""
+    def at(self, tokens: slice | Tensor) -> Step:
+        """Some of this rank's tokens that make whole samples, and are all that there is."""
         return replace(
             self,
             index=self.index[tokens],
@@ -125,5 +125,5 @@ class Step:
         )
 
 
-def _at(value: Any, tokens: slice) -> Any:
+def _at(value: Any, tokens: slice | Tensor) -> Any:
     return value[tokens] if isinstance(value, Tensor) else value.at(tokens)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from megatron_stare.algorithms.corrections import IcePop, Mis, Tis
 from megatron_stare.algorithms.filters import Mixed, NotAllRight
-from megatron_stare.algorithms.hooks import Component, Filter, Link, Term
+from megatron_stare.algorithms.hooks import Component, Filter, Link, Term, Updates
 from megatron_stare.algorithms.links.a3po import A3po
 from megatron_stare.algorithms.links.a_grae import AGrae
 from megatron_stare.algorithms.links.ace import Ace
@@ -51,6 +51,7 @@ from megatron_stare.algorithms.terms.kl import Kl
 from megatron_stare.algorithms.terms.nll import Nll
 from megatron_stare.algorithms.terms.policy_gradient import PolicyGradient
 from megatron_stare.algorithms.terms.sapo import Sapo
+from megatron_stare.algorithms.updates import Epochs
 
 LINKS: dict[str, type[Link]] = {
     "grpo": Grpo,
@@ -110,6 +111,10 @@ FILTERS: dict[str, type[Filter]] = {
     "not_all_right": NotAllRight,
 }
 
-PARTS: dict[str, type[Component]] = {**LINKS, **TERMS, **FILTERS}
+UPDATES: dict[str, type[Updates]] = {
+    "epochs": Epochs,
+}
 
-__all__ = ["FILTERS", "LINKS", "METHODS", "PARTS", "TERMS"]
+PARTS: dict[str, type[Component]] = {**LINKS, **TERMS, **UPDATES, **FILTERS}
+
+__all__ = ["FILTERS", "LINKS", "METHODS", "PARTS", "TERMS", "UPDATES"]

@@ -84,6 +84,11 @@ class TrainConfig(Settings):
         # Later updates compare with the policy before the first.
         return self.algorithm.needs | ({OLD} if self.train.updates_per_step > 1 else set())
 
+    @property
+    def updates_per_step(self) -> int:
+        """Optimizer updates of a step, of a method whose batches do not decide how many."""
+        return self.train.updates_per_step * self.algorithm.passes
+
     @model_validator(mode="after")
     def _older_tokens_are_corrected(self) -> TrainConfig:
         if self.rollout.is_off_policy:  # Frozen, for everyone after this.

@@ -11,8 +11,9 @@ equally many micro-batches (the schedules are collective): a rank with fewer get
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -62,14 +63,29 @@ class Share:
         """All micro-batches, in order."""
         return [micro_batch for update in self.updates for micro_batch in update]
 
-    def spans(self, batch: TokenBatch) -> Iterator[tuple[MicroBatches, slice]]:
-        """The micro-batches of each update, and where its tokens stand among this rank's."""
-        start = 0
-        for micro_batches in self.updates:
-            samples = [sample for micro_batch in micro_batches for sample in micro_batch]
-            tokens = slice(start, start + int(batch.response_lengths[samples].sum()))
-            yield micro_batches, tokens
-            start = tokens.stop
+    def of(self, samples: Sequence[int], batch: TokenBatch) -> tuple[MicroBatches, Tensor]:
+        """Micro-batches of some samples, on whatever rank, and where their tokens stand here.
+
+        All ranks have equally many, of the updates that any of the samples is planned for.
+
+        Returns:
+            The micro-batches, and int64 `[r']`, indices of this rank's tokens, in their order.
+        """
+        wanted = set(samples)
+        planned = zip(self.samples, self.updates, strict=True)
+        updates = [micro_batches for ids, micro_batches in planned if wanted.intersection(ids)]
+        micro_batches = [
+            tuple(sample for sample in micro_batch if sample in wanted)
+            for update in updates
+            for micro_batch in update
+        ]
+        lengths = batch.response_lengths.tolist()
+        here = [sample for micro_batch in self.micro_batches for sample in micro_batch]
+        ends = accumulate(lengths[sample] for sample in here)
+        starts = {i: end - lengths[i] for i, end in zip(here, ends, strict=True)}
+        chosen = [sample for micro_batch in micro_batches for sample in micro_batch]
+        tokens = [torch.arange(lengths[sample]) + starts[sample] for sample in chosen]
+        return micro_batches, torch.cat([torch.empty(0, dtype=torch.int64), *tokens])
 
 
 def plan_share(

@@ -67,6 +67,10 @@ class TokenScores(NamedTuple):
         """Those of some of the tokens."""
         return TokenScores(*(score[tokens] for score in self))
 
+    def spread(self, tokens: Tensor, num_tokens: int) -> TokenScores:
+        """As those of some of `num_tokens` tokens, 0 for the others."""
+        return TokenScores(*(s.new_zeros(num_tokens).index_copy(0, tokens, s) for s in self))
+
 
 @dataclass(frozen=True, slots=True)
 class RowTerms:

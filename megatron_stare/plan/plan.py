@@ -135,5 +135,5 @@ def _traffic(job: Job, held: HeldElements, step: StepTime) -> StepTraffic:
         padded_tokens=padded_length(step.tokens // job.data, context),
         response_tokens=step.response_tokens // job.data,
         forward_passes=num_forward_passes(job),
-        updates=job.config.train.updates_per_step,
+        updates=job.config.updates_per_step,
     )

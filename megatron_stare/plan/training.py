@@ -89,11 +89,13 @@ def training_time(
     costs = [cost(*pair) for pair in zip(lengths, batch.responses, strict=True)]
     updates = _updates(len(lengths), config.train.updates_per_step)
     budget = config.train.max_tokens_per_micro_batch
-    plans = [packing(samples, lengths, costs, job.data, budget) for samples in updates]
+    parts = [packing(samples, lengths, costs, job.data, budget) for samples in updates]
+    epochs = config.algorithm.passes
+    plans = parts * epochs
     clock = _Clock(job, cost, lengths, batch.responses)
     passes = num_forward_passes(job)
-    prepass = sum(max(clock.forward(rank) for rank in plan) for plan in plans)
-    flops = (3 + passes) * sum(costs)
+    prepass = sum(max(clock.forward(rank) for rank in plan) for plan in parts)
+    flops = (3 * epochs + passes) * sum(costs)
     update = busy = 0.0
     for number, plan in enumerate(plans):
         has_scores = OLD in config.needs and number == 0
@@ -102,7 +104,7 @@ def training_time(
         busy += sum(clock.busy(rank, has_scores) for rank in plan) / len(plan)
         if has_scores:
             flops -= cost.per_loss_token * sum(batch.responses[i] for i in updates[number])
-    counts = [len(plan[0]) for plan in plans]
+    counts = [len(plan[0]) for plan in parts]
     return TrainingTime(
         prepass=passes * prepass,
         update=update,

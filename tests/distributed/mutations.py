@@ -93,10 +93,10 @@ def _micro_batches(step: Step, max_tokens: int) -> Iterator[slice]:
 
 
 def _token_mean_per_rank() -> AbstractContextManager:
-    def per_rank(kind, credit: Credit, step: Step) -> torch.Tensor:
+    def per_rank(kind, counted: torch.Tensor, step: Step, samples) -> torch.Tensor:
         held = set(step.sample_ids.tolist())
-        mine = [[i for i in update if i in held] for update in step.updates]
-        return token_coefficients(kind, credit, replace(step, updates=mine)) / dist.get_world_size()
+        mine = [i for i in samples if i in held]
+        return token_coefficients(kind, counted, step, mine) / dist.get_world_size()
 
     return _replaced(objective, "token_coefficients", per_rank)
 

@@ -10,7 +10,7 @@ from megatron_stare.step_metrics import update_metrics
 
 
 def result(tokens: float, clipped: float) -> UpdateResult:
-    sums = {"loss_tokens": tokens, "loss/clip_low_share": clipped}
+    sums = {"loss_tokens/0": tokens, "loss/clip_low_share": clipped}
     return UpdateResult(0.5, 1.0, 1e-6, False, sums, TokenScores(*[torch.zeros(0)] * 4))
 
 

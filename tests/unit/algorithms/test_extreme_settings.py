@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from megatron_stare.algorithms.chain import Chain
 from megatron_stare.algorithms.config import AlgorithmConfig
+from megatron_stare.algorithms.hooks import Update
 from megatron_stare.algorithms.objective import MethodObjective
 from megatron_stare.algorithms.table import LINKS, TERMS
 from megatron_stare.ops.partials import TokenScores
@@ -56,7 +57,7 @@ def test_a_term_has_a_finite_loss_and_gradient(name, settings):
     method = chain_of(policy=[name], **{name: settings})
     batch = random_batch(seed=0)
     step = batch.step(1, list(range(20)), None)
-    objective = MethodObjective.of(method, step, Chain(method).apply(step))
+    objective = MethodObjective.of(method, step, Update(range(20), Chain(method).apply(step)))
     leaves = [(part + 0.1).requires_grad_() for part in (batch.logprobs, batch.entropies)]
     nothing = torch.zeros_like(batch.logprobs)
     loss, _ = objective(TokenScores(*leaves, nothing, nothing), slice(None))

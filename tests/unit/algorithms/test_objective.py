@@ -9,7 +9,7 @@ from torch import Tensor
 from megatron_stare.algorithms.chain import first_credit
 from megatron_stare.algorithms.config import AlgorithmConfig
 from megatron_stare.algorithms.corrections import Correction
-from megatron_stare.algorithms.hooks import Credit, Step
+from megatron_stare.algorithms.hooks import Credit, Step, Update
 from megatron_stare.algorithms.method import Method
 from megatron_stare.algorithms.needs import OLD, REFERENCE, ROLLOUT
 from megatron_stare.algorithms.objective import MethodObjective
@@ -56,7 +56,7 @@ class Case:
     ) -> tuple[float, Tensor, dict[str, float]]:
         """Loss, its gradient by log-prob, and the statistics by name."""
         leaf = logprobs[span].clone().requires_grad_()
-        objective = MethodObjective.of(self.method, self.step, credit or self.credit)
+        objective = objective_of(self.method, self.step, credit or self.credit)
         loss, stats = objective(TokenScores(leaf, *torch.zeros(3, len(leaf))), span)
         (gradient,) = torch.autograd.grad(loss, leaf)
         return loss.item(), gradient, dict(zip(objective.stat_names, stats.tolist(), strict=True))
@@ -65,6 +65,12 @@ class Case:
         """Of the correction."""
         (link,) = self.method.late
         return dict(link.report(self.credit, self.step, None))
+
+
+def objective_of(method: Method, step: Step, credit: Credit) -> MethodObjective:
+    """Of the step's one update."""
+    (everyone,) = step.updates
+    return MethodObjective.of(method, step, Update(everyone, credit))
 
 
 def step_of(mask: Tensor, lengths: Tensor) -> Step:
@@ -136,7 +142,7 @@ def test_what_is_dropped_stays_in_the_denominator():
     _, uncorrected, _ = Case().evaluate(case.policy)
     changed, counted, report = (
         int((gradient != uncorrected).sum()),
-        stats["loss_tokens"],
+        stats["loss_tokens/0"],
         case.report(),
     )
     assert 0 < changed < counted
@@ -149,7 +155,7 @@ def test_an_idle_micro_batch_adds_nothing(length):
     """A schedule may need one more than a rank has samples."""
     method = Method(policy={"clip": Clip()})
     step = step_of(torch.ones(length, dtype=torch.bool), torch.tensor([length]))
-    objective = MethodObjective.of(method, step, first_credit(method, step))
+    objective = objective_of(method, step, first_credit(method, step))
     scores = TokenScores(*torch.zeros(4, 0))
     loss, stats = objective(scores, slice(length, length))
     assert (loss.item(), stats.tolist()) == (0.0, [0.0] * 4)
@@ -183,7 +189,7 @@ def bonus_of(entropies: Tensor, mask: Tensor, *terms: Entropy) -> tuple[float, T
     method = Method(policy={"clip": Clip()}, terms=dict(zip(["entropy"], terms, strict=False)))
     assert method.differentiates_entropy == bool(terms)
     step = step_of(mask, torch.tensor([n]))
-    objective = MethodObjective.of(method, step, first_credit(method, step))
+    objective = objective_of(method, step, first_credit(method, step))
     leaf = entropies.clone().requires_grad_()
     scores = TokenScores(zeros.clone().requires_grad_(), leaf, zeros, zeros)
     loss, _ = objective(scores, EVERYTHING)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from megatron_stare.algorithms.chain import first_credit
-from megatron_stare.algorithms.hooks import Live, Step, Term
+from megatron_stare.algorithms.hooks import Live, Step, Term, Update
 from megatron_stare.algorithms.method import Method
 from megatron_stare.algorithms.needs import OLD, REFERENCE
 from megatron_stare.algorithms.objective import MethodObjective
@@ -66,7 +66,9 @@ def objective_of(term: Term, batch: Batch, samples: Sequence[int] = EVERYONE) ->
     weights = torch.ones(len(mask), dtype=torch.float64)
     weights[mask] = 2 * torch.rand(int(mask.sum()), generator=generator, dtype=torch.float64)
     credit = first_credit(method, step, torch.float64).with_advantages(advantages)
-    objective = MethodObjective.of(method, step, credit.scaled(weights[step.index]))
+    objective = MethodObjective.of(
+        method, step, Update(step.updates[0], credit.scaled(weights[step.index]))
+    )
     logprobs, entropies = batch.logprobs.double(), batch.entropies.double()
     nothing = torch.zeros(len(step.index), dtype=torch.float64)
     # As a run of several updates a step has it.
@@ -240,7 +242,8 @@ def test_its_gradient_is_what_its_formula_says(name):
     step, credit = objective.step, objective.credit
     live = Live(current, current, step[OLD].logprobs, step.sample_ids, credit)
     factors = -credit.weights * credit.advantages * FACTORS[name](live)
-    expected = (objective.coefficients * factors).masked_fill(~credit.counted, 0.0)
+    (mean,) = objective.means
+    expected = (mean.coefficients * factors).masked_fill(~credit.counted, 0.0)
     torch.testing.assert_close(learned.gradients[0], expected, rtol=1e-6, atol=1e-9)
     assert not learned.gradients[1].any()
 
