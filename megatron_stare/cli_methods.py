@@ -26,6 +26,7 @@ _TITLES = {
     "link": "links: algorithm.links=[NAME, ...]",
     "term": "terms: algorithm.terms=[NAME, ...], the first of a method in algorithm.policy",
     "updates": "updates: algorithm.updates=NAME, the optimizer updates of a step",
+    "curriculum": "curricula: algorithm.curriculum=NAME, the problems that are asked",
     "filter": "filters: algorithm.filters=[NAME, ...], with rollout.dynamic_sampling",
 }
 
@@ -119,6 +120,7 @@ def page() -> str:
         "link": "The links",
         "term": "The terms",
         "updates": "The updates",
+        "curriculum": "The curricula",
         "filter": "The filters",
     }
     for kind, title in titles.items():

@@ -22,6 +22,7 @@ from megatron_stare.outage import Outage
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.bank import Bank
 from megatron_stare.rollout.banked import BankedEngine, BankedScorer, missing
+from megatron_stare.rollout.curated import Curated
 from megatron_stare.rollout.dump import dump_samples
 from megatron_stare.rollout.embedded import EmbeddedEngine
 from megatron_stare.rollout.engine import Engine
@@ -212,10 +213,10 @@ def _build(config: TrainConfig, world: World) -> RolloutSide:
             report=world.loggers.message,
         )
         judging = BankedScorer(scorer, bank)
-    filters = tuple(config.algorithm.filters.values())
-    sampler = Sampler(
-        *(prompts, generating, judging, config.rollout), seed=config.run.seed, filters=filters
-    )
+    method, seed = config.algorithm, config.run.seed
+    drawn = Curated(prompts, method.curriculum, seed=seed) if method.curriculum else prompts
+    filters = tuple(method.filters.values())
+    sampler = Sampler(drawn, generating, judging, config.rollout, seed=seed, filters=filters)
     inputs = {**tokenizer_identity(tokenizer), "stop_ids": list(sources)}
     dumps = Outage(str(config.run.dir / "samples"), world.loggers.message)
     return RolloutSide(config, engine, scorer, sampler, held_out, bank, inputs, dumps)

@@ -126,7 +126,7 @@ def _open_run(config: TrainConfig, groups: ParallelGroups) -> Run:
     session = open_session(
         config,
         world,
-        num_updates=config.train.steps * config.train.updates_per_step,
+        num_updates=config.train.steps * config.updates_per_step,
         temperature=config.rollout.temperature,
         max_tokens_per_micro_batch=config.train.max_tokens_per_micro_batch,
     )

@@ -11,7 +11,15 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from megatron_stare.algorithms.config import own_part, unknown
-from megatron_stare.algorithms.hooks import Component, Filter, Link, Need, Term, Updates
+from megatron_stare.algorithms.hooks import (
+    Component,
+    Curriculum,
+    Filter,
+    Link,
+    Need,
+    Term,
+    Updates,
+)
 from megatron_stare.algorithms.method import Method
 from megatron_stare.algorithms.needs import OLD
 from megatron_stare.algorithms.table import METHODS, PARTS
@@ -19,11 +27,12 @@ from megatron_stare.algorithms.table import METHODS, PARTS
 STATUSES = ("checked against authors' code", "paper", "derived")
 """What golden numbers come from: the authors' program, the paper's formula, or our own algebra."""
 
-Kind = Literal["method", "link", "term", "updates", "filter"]
+Kind = Literal["method", "link", "term", "updates", "curriculum", "filter"]
 _KINDS: dict[Kind, type[Component]] = {
     "link": Link,
     "term": Term,
     "updates": Updates,
+    "curriculum": Curriculum,
     "filter": Filter,
 }
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 import torch
 
 from megatron_stare.algorithms.hooks import Credit, Step
 from megatron_stare.algorithms.method import Method
-from megatron_stare.errors import UserError
+from megatron_stare.algorithms.states import from_plain, to_plain
 
 
 class Chain:
@@ -40,9 +39,7 @@ class Chain:
 
     def state_dict(self) -> dict[str, Any]:
         """The state of every link by its name: plain values, or None."""
-        return {
-            name: None if state is None else asdict(state) for name, state in self.states.items()
-        }
+        return to_plain(self.states)
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on from saved states.
@@ -50,14 +47,7 @@ class Chain:
         Raises:
             UserError: they are of another method.
         """
-        if list(saved) != list(self.states):
-            raise UserError(
-                f"algorithm.links={_listed(self.states)}: the run has been trained with "
-                f"{_listed(saved)}; go on with these, or begin anew (run.resume=never)"
-            )
-        self.states = {
-            name: _restored(name, self.states[name], values) for name, values in saved.items()
-        }
+        self.states = from_plain("algorithm.links", saved, self.states)
 
 
 def first_credit(method: Method, step: Step, dtype: torch.dtype = torch.float32) -> Credit:
@@ -66,18 +56,3 @@ def first_credit(method: Method, step: Step, dtype: torch.dtype = torch.float32)
     nothing = torch.zeros_like(step.mask, dtype=dtype)
     low, high = (nothing.new_tensor([clip]) for clip in policy.clip_range)
     return Credit(nothing, torch.ones_like(nothing), step.mask, low, high)
-
-
-def _restored(name: str, start: Any, values: Any) -> Any:
-    expected = [field.name for field in fields(start)] if is_dataclass(start) else None
-    found = None if values is None else list(values)
-    if found != expected:
-        raise UserError(
-            f"algorithm.links: the state of {name} was saved as {found}, expected {expected}; "
-            "it is of another version of this link"
-        )
-    return None if values is None else type(start)(**values)
-
-
-def _listed(names: Any) -> str:
-    return f"[{', '.join(names)}]"

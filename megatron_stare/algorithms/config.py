@@ -22,9 +22,17 @@ from typing import Any, cast
 from pydantic import BaseModel, Field, create_model, field_serializer, model_validator
 
 from megatron_stare.algorithms.corrections import Correction, Tis
-from megatron_stare.algorithms.hooks import Component, Filter, Link, Term, Updates
+from megatron_stare.algorithms.hooks import Component, Curriculum, Filter, Link, Term, Updates
 from megatron_stare.algorithms.method import Method
-from megatron_stare.algorithms.table import FILTERS, LINKS, METHODS, PARTS, TERMS, UPDATES
+from megatron_stare.algorithms.table import (
+    CURRICULA,
+    FILTERS,
+    LINKS,
+    METHODS,
+    PARTS,
+    TERMS,
+    UPDATES,
+)
 
 Specs = dict[str, Any]
 """Settings of parts by their names: a mapping, or the part itself."""
@@ -34,6 +42,7 @@ _TABLES: dict[str, tuple[Mapping[str, type[Component]], type[Component]]] = {
     "policy": (TERMS, Term),
     "terms": (TERMS, Term),
     "updates": (UPDATES, Updates),
+    "curriculum": (CURRICULA, Curriculum),
     "filters": (FILTERS, Filter),
 }
 """Where the parts of each key are named, and what a user's own has to be."""
@@ -133,9 +142,10 @@ def _waiting(name: str, chains: Mapping[str, Specs]) -> type[Component]:
     for method in METHODS.values():
         if name in (parts := method.parts):
             return type(parts[name])
-    for key in ("links", "terms", "updates", "filters"):
+    for key in ("links", "terms", "updates", "curriculum", "filters"):
         if name in _TABLES[key][0]:
-            names = [name] if key == "updates" else [*chains[key], name]
+            is_one = key in ("updates", "curriculum")
+            names = [name] if is_one else [*chains[key], name]
             raise ValueError(f"{name} is in no chain: add it, {key}=[{', '.join(names)}]")
     own = [_short(name) for chain in chains.values() for name in chain]
     known = [*PARTS, *own, *AlgorithmConfig.model_fields]

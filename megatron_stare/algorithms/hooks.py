@@ -25,12 +25,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from random import Random
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
-import torch
 from torch import Tensor
 
 from megatron_stare.algorithms.aggregation import Aggregation
+from megatron_stare.algorithms.credit import Credit
 from megatron_stare.algorithms.settings import Settings
 from megatron_stare.algorithms.step import Need, Step
 from megatron_stare.ops.partials import TokenScores
@@ -40,41 +41,6 @@ __all__ = [
     *("Component", "Credit", "Curriculum", "Filter", "Link", "Live", "Need", "Step", "Term"),
     *("Update", "Updates"),
 ]
-
-
-class Credit(NamedTuple):
-    """What a step has decided of each of its tokens, `[r]` each; no gradient.
-
-    advantages  0 under the loss mask
-    weights     factor of the policy term; 1 where no link says otherwise
-    counted     bool: what the loss sums, and its denominators count; the loss mask, or less
-    clip_low    the ratio's lower bound is 1 - clip_low, `[r]` or `[1]`
-    clip_high   the upper one 1 + clip_high
-    """
-
-    advantages: Tensor
-    weights: Tensor
-    counted: Tensor
-    clip_low: Tensor
-    clip_high: Tensor
-
-    def scaled(self, factor: Tensor | float, where: Tensor | None = None) -> Credit:
-        """With the weights times a factor: of all tokens, or of those where a bool `[r]` says."""
-        factor = torch.as_tensor(factor, dtype=self.weights.dtype, device=self.weights.device)
-        changed = self.weights * factor
-        return self._replace(
-            weights=changed if where is None else torch.where(where, changed, self.weights)
-        )
-
-    def with_advantages(self, advantages: Tensor) -> Credit:
-        """With other advantages, `[r]`; 0 where nothing is counted."""
-        kept = torch.where(self.counted, advantages.to(self.advantages.dtype), 0.0)
-        return self._replace(advantages=kept)
-
-    def at(self, tokens: slice | Tensor) -> Credit:
-        """Of some of this rank's tokens."""
-        r = len(self.weights)
-        return Credit(*(part[tokens] if len(part) == r else part for part in self))
 
 
 class Component(Settings):
@@ -186,6 +152,34 @@ class Updates(Component):
     def updates(self, step: Step, credit: Credit, rescore: Rescore) -> Iterator[Update]:
         """Each is done before the next is asked for. No sample stands twice in one."""
         raise NotImplementedError
+
+
+class Curriculum[S](Component):
+    """Which problems are asked, in place of all of them epoch after epoch; on rank 0 alone.
+
+    A problem is known by its place in the data, from 0. `S` is a state as a link's is.
+    """
+
+    def start(self) -> S:
+        """The state before the first step."""
+        return cast("S", None)
+
+    def draw(self, count: int, problems: Sequence[int], state: S, random: Random) -> list[int]:
+        """So many of these problems, each at most once, in the order in which they are asked.
+
+        Args:
+            count: at most as many as there are problems.
+            problems: those that the step has not asked.
+            random: the only randomness, the same in a run that has been stopped and goes on.
+        """
+        raise NotImplementedError
+
+    def observe(self, asked: Sequence[tuple[int, Group]], state: S) -> S:
+        """The state after a step: what came of each problem that was asked and judged in it.
+
+        Groups are as they were judged, before any filter, in the order they were drawn.
+        """
+        return state
 
 
 class Filter(Component):

@@ -12,6 +12,7 @@ from megatron_stare.algorithms.aggregation import Aggregation
 from megatron_stare.algorithms.hooks import (
     Component,
     Credit,
+    Curriculum,
     Filter,
     Link,
     Need,
@@ -39,6 +40,8 @@ class Method(Settings):
     """Which samples each optimizer update learns from, one; the method's own unless given."""
     filters: dict[str, Filter] = Field(default={})
     """Which groups `rollout.dynamic_sampling` keeps; the method's own unless given."""
+    curriculum: dict[str, Curriculum] = Field(default={})
+    """Which problems are asked, one; without, all of them epoch after epoch."""
     aggregation: Aggregation = "token-mean"
     """How token losses become one number, over the global batch."""
 
@@ -49,10 +52,18 @@ class Method(Settings):
             raise ValueError(f"expected one part, found {', '.join(parts) or 'none'}")
         return parts
 
+    @field_validator("curriculum")
+    @classmethod
+    def _is_one_at_most(cls, curriculum: dict[str, Curriculum]) -> dict[str, Curriculum]:
+        if len(curriculum) > 1:
+            raise ValueError(f"expected one at most, found {', '.join(curriculum)}")
+        return curriculum
+
     @property
     def parts(self) -> dict[str, Component]:
         """All of them."""
-        return {**self.links, **self.policy, **self.terms, **self.updates, **self.filters}
+        before = {**self.curriculum, **self.filters}
+        return {**self.links, **self.policy, **self.terms, **self.updates, **before}
 
     @property
     def loss_terms(self) -> tuple[Term, ...]:

@@ -13,8 +13,10 @@ docs/methods.md, which explains how to add one.
 from __future__ import annotations
 
 from megatron_stare.algorithms.corrections import IcePop, Mis, Tis
+from megatron_stare.algorithms.curricula.band import Band
+from megatron_stare.algorithms.curricula.vade import Vade
 from megatron_stare.algorithms.filters import Mixed, NotAllRight
-from megatron_stare.algorithms.hooks import Component, Filter, Link, Term, Updates
+from megatron_stare.algorithms.hooks import Component, Curriculum, Filter, Link, Term, Updates
 from megatron_stare.algorithms.links.a3po import A3po
 from megatron_stare.algorithms.links.a_grae import AGrae
 from megatron_stare.algorithms.links.ace import Ace
@@ -115,6 +117,11 @@ UPDATES: dict[str, type[Updates]] = {
     "epochs": Epochs,
 }
 
-PARTS: dict[str, type[Component]] = {**LINKS, **TERMS, **UPDATES, **FILTERS}
+CURRICULA: dict[str, type[Curriculum]] = {
+    "vade": Vade,
+    "band": Band,
+}
 
-__all__ = ["FILTERS", "LINKS", "METHODS", "PARTS", "TERMS", "UPDATES"]
+PARTS: dict[str, type[Component]] = {**LINKS, **TERMS, **UPDATES, **CURRICULA, **FILTERS}
+
+__all__ = ["CURRICULA", "FILTERS", "LINKS", "METHODS", "PARTS", "TERMS", "UPDATES"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from megatron_stare.data.tables import Row, RowReport, UnusableRow, build_rows
 from megatron_stare.data.templates import PromptTemplate, Question
 from megatron_stare.data.turns import TurnForm
 from megatron_stare.errors import UserError
-from megatron_stare.types import Prompt
+from megatron_stare.types import Group, Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class PromptSet:
                     _Problem(number, question.name, prompt.text, prompt.token_ids, answer)
                 )
         self.report.finish(len(self._problems))
+        self._places = {problem.number: place for place, problem in enumerate(self._problems)}
         self._cursor = EpochCursor(
             len(self._problems),
             seed=seed,
@@ -82,9 +84,20 @@ class PromptSet:
         """The next `count` prompts, going on into further epochs; uids are `epoch-row`."""
         return [self._prompt(row, str(epoch)) for epoch, row in self._cursor.take(count)]
 
+    def at(self, places: Iterable[int], occasion: str) -> list[Prompt]:
+        """The prompts of these places, from 0; uids are `occasion-row`."""
+        return [self._prompt(place, occasion) for place in places]
+
+    def place_of(self, prompt: Prompt) -> int:
+        """Where a prompt of this set stands in it."""
+        return self._places[int(prompt.uid.rpartition("-")[2])]
+
     def all(self) -> list[Prompt]:
         """Every prompt once, in the file's order, apart from the cursor; uids are `all-row`."""
-        return [self._prompt(row, "all") for row in range(len(self))]
+        return self.at(range(len(self)), "all")
+
+    def observe(self, judged: Sequence[Group]) -> None:
+        """The order of an epoch does not depend on what comes of it."""
 
     def state_dict(self) -> dict[str, Any]:
         """Where drawing stands, as plain values."""
@@ -92,6 +105,12 @@ class PromptSet:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on drawing where `state` was saved; UserError where the data is not the same."""
+        if "curriculum" in state:
+            raise UserError(
+                "algorithm.curriculum=[]: the run has been trained with "
+                f"[{', '.join(state['curriculum'])}]; go on with it, or begin anew "
+                "(run.resume=never)"
+            )
         self._cursor.load_state_dict(state)
 
     def _fits(self, name: str, num_tokens: int, config: DataConfig) -> bool:

@@ -20,7 +20,7 @@ from megatron_stare.plan.training import Batch
 from megatron_stare.rollout.engine import Request
 from megatron_stare.rollout.randomness import derive_seed
 from megatron_stare.rollout.sampler import Sampler
-from megatron_stare.types import Prompt, Reward, Sample
+from megatron_stare.types import Group, Prompt, Reward, Sample
 
 GRAIN = 64
 """Tokens that are counted as one."""
@@ -136,8 +136,14 @@ class _Prompts:
         first, self._drawn = self._drawn, self._drawn + count
         return [Prompt(str(i), "", "", (), "") for i in range(first, first + count)]
 
+    def observe(self, judged: Sequence[Group]) -> None:
+        pass
+
     def state_dict(self) -> dict[str, Any]:
         return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
 
 
 class _Dice:

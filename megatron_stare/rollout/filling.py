@@ -16,6 +16,7 @@ class Filling:
     growing      by uid, under way or waiting to go on
     kept         with a learning signal
     filtered     generated and scored, and not for the batch
+    judged       in this step, as they were before any filter
     num_tokens   response tokens that this step generated
     num_drawn    prompts that are new in this step
     """
@@ -25,6 +26,7 @@ class Filling:
         self.growing = {g.prompt.uid: g for g in carried if isinstance(g, GrowingGroup)}
         self.kept = [group for group in carried if isinstance(group, Group)]
         self.filtered: list[Group] = []
+        self.judged: list[Group] = []
         self.num_tokens = 0
         self.num_drawn = 0
         self.ledger.draw(group.prompt for group in carried)

@@ -17,12 +17,11 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from megatron_stare.algorithms.filters import Mixed
 from megatron_stare.algorithms.hooks import Filter
 from megatron_stare.config.rollout import RolloutConfig
-from megatron_stare.data.prompts import PromptSet
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.engine import Engine
 from megatron_stare.rollout.failures import check_verifier, failures_of
@@ -35,7 +34,7 @@ from megatron_stare.rollout.statistics import (
     group_statistics,
     staleness_statistics,
 )
-from megatron_stare.types import Group, Sample
+from megatron_stare.types import Group, Prompt, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +72,26 @@ def rollout_from_plain(plain: dict[str, Any]) -> Rollout:
     return Rollout(groups, filtered, plain["metrics"], plain["seconds"])
 
 
+class Prompts(Protocol):
+    """What is asked, and in what order."""
+
+    def draw(self, count: int) -> list[Prompt]:
+        """The next `count` prompts; no uid comes twice in a run."""
+        ...
+
+    def observe(self, judged: Sequence[Group]) -> None:
+        """End a step, in which these groups were judged."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next step begins with, as plain values."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state; UserError where the data is not the same."""
+        ...
+
+
 class Cancelled(Exception):
     """Collecting was given up from outside."""
 
@@ -86,7 +105,7 @@ class Sampler:
 
     def __init__(
         self,
-        prompts: PromptSet,
+        prompts: Prompts,
         engine: Engine,
         scorer: Judge,
         config: RolloutConfig,
@@ -218,6 +237,7 @@ class Sampler:
 
     def _judge(self, filling: Filling) -> None:
         for group in score_groups(self._scorer, filling.take_whole()):
+            filling.judged.append(group)
             kept = self._filtered(group) if group.can_be_compared else None
             if kept is None:
                 filling.filtered.append(group)
@@ -237,6 +257,7 @@ class Sampler:
             self._carried = filling.in_order_drawn([*surplus, *filling.growing.values()])
         else:
             filling.filtered += surplus
+        self._prompts.observe(filling.in_order_drawn(filling.judged))
         filling.ledger.end((group.prompt for group in groups), "completed")
         filling.ledger.end((group.prompt for group in filling.filtered), "filtered")
         filling.ledger.end((group.prompt for group in self._carried), "carried")

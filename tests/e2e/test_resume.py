@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 EMBEDDED = (
     *("rollout.engine=embedded", "rollout.replay_path=null", "rollout.dynamic_sampling=false"),
     *("rollout.max_response_tokens=40", "reward.overlong_buffer_tokens=40"),
-    "rollout.max_batch_sequences=4",
+    *("rollout.max_batch_sequences=4", "algorithm.curriculum=vade", "algorithm.epochs.count=2"),
     *("eval.data.path=WORKSPACE/prompts.jsonl", "eval.every=2"),
     *("eval.max_prompts=2", "eval.max_response_tokens=8"),
 )

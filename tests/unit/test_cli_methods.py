@@ -106,7 +106,7 @@ def test_parts_of_ones_own_are_shown_too(capsys):
         (f"{OWN}:NotAPart", "NotAPart: expected a class that extends Component"),
         (
             "megatron_stare.algorithms.hooks:Component",
-            "expected a class that extends Link, Term or Filter",
+            "expected a class that extends Link, Term, Updates, Curriculum, Filter",
         ),
     ],
 )

@@ -1,0 +1,1 @@
+"""Which problems a step asks, one file a way of choosing them."""

@@ -1,0 +1,78 @@
+"""What a method's updates say is what is done, in every layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import pytest
+
+from megatron_stare.algorithms.batch_stats import Grouping
+from megatron_stare.algorithms.hooks import Credit, Rescore, Step, Update, Updates
+from megatron_stare.algorithms.needs import OLD
+from tests.distributed.test_layouts import LAYOUTS, OPTIM
+from tests.layout_steps import Job, Layout, assert_same_step, merge_ranks, take_steps
+from tests.models import NETWORKS, make_hf_folder
+from tests.ragged_batches import ragged_batches
+from tests.worlds import run_world
+
+pytestmark = pytest.mark.slow
+
+
+class Alternating(Updates):
+    """Every other sample, then the others, by how far the first update has moved them."""
+
+    needs: ClassVar = frozenset({OLD})
+
+    def updates(self, step: Step, credit: Credit, rescore: Rescore) -> Iterator[Update]:
+        """Across the planned parts: each has samples of both."""
+        everyone = range(len(step.batch))
+        yield Update(everyone[::2], credit)
+        moved = rescore(everyone[1::2]).logprobs - step[OLD].logprobs
+        by_sample = step.by(Grouping.by_sample)
+        ratios = by_sample.of_tokens(by_sample.mean(moved).exp())
+        assert not everyone[1::2] or float(step.stats.max((ratios - 1).abs())) > 1e-4
+        yield Update(everyone[1::2], credit.scaled(ratios))
+
+
+METHODS = {
+    "once": {},
+    "twice": {"epochs": {"count": 2}},
+    "alternating": {"updates": f"{__name__}:Alternating"},
+}
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory):
+    folder = make_hf_folder(tmp_path_factory.mktemp("qwen3"), **NETWORKS["qwen3"])
+    batches = ragged_batches(seed=0)[:1]
+    train = {"updates_per_step": 2}
+    return {
+        name: Job(
+            folder,
+            {"optim": OPTIM, "train": train, "algorithm": {"method": "grpo", **section}},
+            batches,
+        )
+        for name, section in METHODS.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def expected(jobs):
+    (steps,) = run_world(1, take_steps, Layout(), jobs)
+    return {name: merge_ranks([ranks])[0] for name, ranks in steps.items()}
+
+
+def test_a_batch_is_gone_through_as_often_as_the_method_says(expected):
+    once, twice = expected["once"], expected["twice"]
+    assert (len(once.losses), len(twice.losses)) == (2, 4)
+    assert twice.losses[:2] == once.losses
+    assert twice.losses[2:] != once.losses
+
+
+@pytest.mark.parametrize("layout", ["dp2", "cp2", "pp2"])
+def test_no_layout_changes_what_comes_of_them(layout, jobs, expected):
+    ranks = run_world(LAYOUTS[layout].processes, take_steps, LAYOUTS[layout], jobs)
+    for name in jobs:
+        (found,) = merge_ranks([rank[name] for rank in ranks])
+        assert_same_step(found, expected[name], 3.0)
