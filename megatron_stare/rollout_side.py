@@ -26,7 +26,7 @@ from megatron_stare.rollout.curated import Curated
 from megatron_stare.rollout.dump import dump_samples
 from megatron_stare.rollout.embedded import EmbeddedEngine
 from megatron_stare.rollout.engine import Engine
-from megatron_stare.rollout.lineage import lineage_of
+from megatron_stare.rollout.lineage import code_of_parts, lineage_of
 from megatron_stare.rollout.replay import ReplayEngine
 from megatron_stare.rollout.sampler import (
     Cancelled,
@@ -56,7 +56,7 @@ class RolloutSide:
     bank: Bank | None
     """None where generating again costs nothing."""
     inputs: dict[str, Any]
-    """What is read in the model's folder besides weights, as plain values."""
+    """What else the run reads: of the model's folder, of a user's own code; as plain values."""
     dumps: Outage
     """Of samples/."""
     background: Background[Rollout] = field(default_factory=Background)
@@ -217,7 +217,11 @@ def _build(config: TrainConfig, world: World) -> RolloutSide:
     drawn = Curated(prompts, method.curriculum, seed=seed) if method.curriculum else prompts
     filters = tuple(method.filters.values())
     sampler = Sampler(drawn, generating, judging, config.rollout, seed=seed, filters=filters)
-    inputs = {**tokenizer_identity(tokenizer), "stop_ids": list(sources)}
+    inputs = {
+        **tokenizer_identity(tokenizer),
+        "stop_ids": list(sources),
+        **code_of_parts(method),
+    }
     dumps = Outage(str(config.run.dir / "samples"), world.loggers.message)
     return RolloutSide(config, engine, scorer, sampler, held_out, bank, inputs, dumps)
 

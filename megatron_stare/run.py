@@ -238,7 +238,7 @@ class Run:
             side, before = self.rollout_side, state["rollout_side"]
             side.load_state_dict(before)
             for line in check_inputs(before.get("inputs", {}), side.inputs):
-                self.session.loggers.message(f"changed in {self.config.model.path}: {line}")
+                self.session.loggers.message(f"changed since the run was saved: {line}")
 
         from_rank_zero(load_rollout_side)
 

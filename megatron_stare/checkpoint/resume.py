@@ -180,7 +180,7 @@ def check_config(
 
 
 def check_inputs(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """How what a run reads in the model's folder, besides weights, differs; a line a thing.
+    """How what a run reads besides weights and data differs; a line a thing.
 
     >>> check_inputs({"tokenizer": "3fa1", "stop_ids": [1]}, {"tokenizer": "3fa1", "stop_ids": [2]})
     ['stop_ids: [1] -> [2]']

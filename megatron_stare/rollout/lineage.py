@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from pathlib import Path
 
 from megatron_stare import __version__
+from megatron_stare.algorithms.method import Method
 from megatron_stare.config.commands import TrainConfig
 
 _SECTIONS = {"model", "data", "rollout", "reward", "algorithm", "optim", "train"}
@@ -15,7 +17,7 @@ _NO_MATTER = {"servers", "max_rounds"}
 
 
 def lineage_of(config: TrainConfig, verifier_code: str) -> str:
-    """A fingerprint: of the settings, the model's files, and the verifier's code.
+    """A fingerprint: of the settings, the model's files, and code that is not the package's.
 
     Args:
         verifier_code: a digest of it, from a process that has imported it.
@@ -25,9 +27,22 @@ def lineage_of(config: TrainConfig, verifier_code: str) -> str:
         del settings["rollout"][key]
     parts = [
         *(__version__, config.run.seed, settings),
-        *(_stamps(config.model.path), verifier_code),
+        *(_stamps(config.model.path), verifier_code, code_of_parts(config.algorithm)),
     ]
     return _digest(json.dumps(parts, sort_keys=True).encode())
+
+
+def code_of_parts(method: Method) -> dict[str, str]:
+    """Digests of the files in which a user's own parts of a method are written, by part."""
+    own = {name: type(part) for name, part in method.parts.items() if ":" in name}
+    return {f"code of {name}": _digest(_source(kind)) for name, kind in own.items()}
+
+
+def _source(kind: type) -> bytes:
+    try:
+        return Path(inspect.getfile(kind)).read_bytes()
+    except (OSError, TypeError):  # Not from a file.
+        return repr(kind).encode()
 
 
 def _stamps(folder: Path) -> list[tuple[str, int, int]]:

@@ -16,7 +16,7 @@ from megatron_stare.config.rollout import RolloutConfig
 from megatron_stare.rollout.bank import Bank
 from megatron_stare.rollout.banked import BankedEngine, BankedScorer, missing
 from megatron_stare.rollout.embedded import EmbeddedEngine
-from megatron_stare.rollout.lineage import lineage_of
+from megatron_stare.rollout.lineage import code_of_parts, lineage_of
 from megatron_stare.rollout.records import RecordFile
 from megatron_stare.rollout.sampler import Sampler
 from megatron_stare.types import Reward, Sample
@@ -264,3 +264,23 @@ def test_a_lineage_is_its_settings_its_model_and_its_verifier(model):
     assert len({*before, lineage(optim={"lr": 1e-4}), lineage(run={"seed": 2})}) == 4
     assert lineage(checkpoint={"every": 7}, rollout={"max_rounds": 99}) == before[0]
     assert lineage(**mine, code="mended") != before[1]
+
+
+def test_a_users_part_of_the_method_is_known_by_its_code(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "own_part_of_a_lineage.py"
+    file.write_text(
+        "from megatron_stare.algorithms.hooks import Link\n\n\nclass Mine(Link[None]):\n    pass\n"
+    )
+    tree = {
+        "model": {"path": model},
+        "data": {"path": "prompts.jsonl"},
+        "algorithm": {"method": "grpo", "links": ["grpo", "own_part_of_a_lineage:Mine"]},
+    }
+    config = TrainConfig.model_validate(tree)
+    (name,) = code_of_parts(config.algorithm)
+    assert name == "code of own_part_of_a_lineage:Mine"
+    before = lineage_of(config, "verifier")
+    assert lineage_of(config, "verifier") == before
+    file.write_text(file.read_text() + "# Another version.\n")
+    assert lineage_of(config, "verifier") != before
