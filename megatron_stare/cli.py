@@ -20,17 +20,17 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from megatron_stare import __version__
-from megatron_stare.cli_arguments import Parser, Port, ServerCount, number, parse, path
-from megatron_stare.cli_methods import add_methods
-from megatron_stare.cli_plan import add_plan
-from megatron_stare.cli_slurm import add_slurm
-from megatron_stare.cli_weights import add_convert, add_verify
+from megatron_stare.commands.arguments import Parser, Port, ServerCount, number, parse, path
+from megatron_stare.commands.methods import add_methods
+from megatron_stare.commands.plan import add_plan
+from megatron_stare.commands.slurm import add_slurm
+from megatron_stare.commands.weights import add_convert, add_verify
 from megatron_stare.config.commands import EvalConfig, SftConfig, TrainConfig
 from megatron_stare.config_io import describe, load_config, to_yaml
 from megatron_stare.errors import ReportedUserError, Stopped, UserError
-from megatron_stare.launch.signals import STOPPED
-from megatron_stare.output_stream import give_up_unwritten_output
-from megatron_stare.values import RankCount, Seconds
+from megatron_stare.system.output_stream import give_up_unwritten_output
+from megatron_stare.system.signals import STOPPED
+from megatron_stare.system.values import RankCount, Seconds
 
 KINDS: dict[str, type[BaseModel]] = {"train": TrainConfig, "sft": SftConfig, "eval": EvalConfig}
 
@@ -126,8 +126,8 @@ def _eval(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    from megatron_stare.engines.sglang.serve import ServeOptions, serve
     from megatron_stare.launch.gpus import count_gpus
-    from megatron_stare.rollout.sglang.serve import ServeOptions, serve
 
     serve(
         ServeOptions(
@@ -160,7 +160,7 @@ def _config(arguments: argparse.Namespace) -> int:
 def _check_start(config: BaseModel, num_processes: int) -> None:
     if not isinstance(config, TrainConfig):
         raise UserError("--processes: expected with --kind train, which starts in many")
-    from megatron_stare.preflight import check_run
+    from megatron_stare.run.preflight import check_run
 
     check_run(config, num_processes)
 

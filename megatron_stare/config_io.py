@@ -12,9 +12,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from megatron_stare.algorithms.settings import Settings
-from megatron_stare.config_yaml import read_text, read_yaml
+from megatron_stare.config.yaml_text import read_text, read_yaml
 from megatron_stare.errors import UserError
+from megatron_stare.system.settings import Settings
 
 _MAX_CHARACTERS = 1 << 20
 _MAX_PROBLEMS = 10

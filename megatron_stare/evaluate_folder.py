@@ -9,15 +9,15 @@ import torch
 from megatron_stare.config.commands import EvalConfig
 from megatron_stare.data.prompts import PromptSet
 from megatron_stare.data.tokenizer import check_vocabulary, load_tokenizer
+from megatron_stare.engines.embedded import EmbeddedEngine
 from megatron_stare.errors import UserError
-from megatron_stare.evaluate import evaluate
 from megatron_stare.launch.topology import read_topology
 from megatron_stare.observe.console import Progress, open_console, print_line
-from megatron_stare.output import check_folder, make_folder, writing
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.dump import dump_samples
-from megatron_stare.rollout.embedded import EmbeddedEngine
+from megatron_stare.rollout.evaluate import evaluate
 from megatron_stare.rollout.stop_tokens import describe_stop_tokens, stop_token_sources
+from megatron_stare.system.output import check_folder, make_folder, writing
 from megatron_stare.weights.hf_config import read_hf_config
 
 

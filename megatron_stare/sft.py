@@ -11,13 +11,13 @@ from megatron_stare.config.commands import SftConfig
 from megatron_stare.data.examples import ExampleSet
 from megatron_stare.data.packing import Share
 from megatron_stare.data.tokenizer import check_vocabulary, load_tokenizer
-from megatron_stare.facts import open_step
 from megatron_stare.launch.rank_zero import from_rank_zero
-from megatron_stare.launch.signals import stop_requests
 from megatron_stare.observe.health import Health
 from megatron_stare.policy.step import Policy
-from megatron_stare.saving import keep_saving
-from megatron_stare.session import Session, open_folder, open_session, open_world
+from megatron_stare.run.facts import open_step
+from megatron_stare.run.saving import keep_saving
+from megatron_stare.run.session import Session, open_folder, open_session, open_world
+from megatron_stare.system.signals import stop_requests
 from megatron_stare.types import TokenBatch
 
 

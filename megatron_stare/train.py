@@ -14,8 +14,8 @@ from megatron_stare.algorithms.needs import OLD
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.policy.step import UpdateResult
 from megatron_stare.rollout.sampler import Rollout
-from megatron_stare.run import Run, open_run
-from megatron_stare.step_metrics import token_metrics, update_metrics
+from megatron_stare.run.run import Run, open_run
+from megatron_stare.run.step_metrics import token_metrics, update_metrics
 from megatron_stare.types import RolloutBatch
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydantic import BaseModel
 
 from megatron_stare.config_io import bounds_of, leaves
-from megatron_stare.values import scalar_types
+from megatron_stare.system.values import scalar_types
 
 
 def numbers(kind: type[BaseModel]) -> Iterator[tuple[str, dict[str, float]]]:

@@ -24,15 +24,15 @@ from megatron_stare.algorithms.stare import StareSelection
 from megatron_stare.checkpoint.lock import RunLock
 from megatron_stare.checkpoint.saver import Saver
 from megatron_stare.config.commands import TrainConfig
-from megatron_stare.launch.signals import StopRequest
 from megatron_stare.launch.topology import Topology
 from megatron_stare.observe.console import Progress, open_console
 from megatron_stare.observe.loggers import Loggers
 from megatron_stare.policy.groups import ParallelGroups, build_groups
 from megatron_stare.policy.step import Policy
-from megatron_stare.run import Run
-from megatron_stare.saving import Saving
-from megatron_stare.session import World, open_session
+from megatron_stare.run.run import Run
+from megatron_stare.run.saving import Saving
+from megatron_stare.run.session import World, open_session
+from megatron_stare.system.signals import StopRequest
 from megatron_stare.train import Learned, learn
 from megatron_stare.types import RolloutBatch
 from megatron_stare.weights.hf_config import read_hf_config

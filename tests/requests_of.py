@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from megatron_stare.rollout.engine import Request
+from megatron_stare.engines.engine import Request
 from megatron_stare.types import Prompt
 
 

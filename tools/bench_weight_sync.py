@@ -33,14 +33,14 @@ from torch import Tensor
 
 from megatron_stare.config.rollout import ServersConfig
 from megatron_stare.data.tokenizer import load_tokenizer
-from megatron_stare.rollout.sglang.event_loop import EventLoop
-from megatron_stare.rollout.sglang.pool import ServerPool
-from megatron_stare.rollout.sglang.serve import (
+from megatron_stare.engines.sglang.event_loop import EventLoop
+from megatron_stare.engines.sglang.pool import ServerPool
+from megatron_stare.engines.sglang.serve import (
     ServeOptions,
     running_servers,
     termination_as_interrupt,
 )
-from megatron_stare.rollout.sglang.sync.weight_sync import WeightSync
+from megatron_stare.engines.sglang.sync.weight_sync import WeightSync
 
 CHUNK = 4 << 20
 FORK = get_context("fork")

@@ -27,10 +27,10 @@ from torch import Tensor
 
 from megatron_stare.config.commands import SftConfig
 from megatron_stare.config.policy import OptimConfig
+from megatron_stare.engines.sglang.serve import ServeOptions, running_servers
 from megatron_stare.ops.head_kernels import Disagreement, disagreement, triton_kernels
 from megatron_stare.policy.memory import offload, onload
-from megatron_stare.rollout.sglang.serve import ServeOptions, running_servers
-from megatron_stare.session import Session, open_session, open_world
+from megatron_stare.run.session import Session, open_session, open_world
 from megatron_stare.sft import sft_step
 from megatron_stare.types import TokenBatch
 

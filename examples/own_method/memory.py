@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.algorithms.needs import OLD
-from megatron_stare.values import Multiple, Share
+from megatron_stare.system.values import Multiple, Share
 
 
 @dataclass(frozen=True)

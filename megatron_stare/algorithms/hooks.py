@@ -32,9 +32,9 @@ from torch import Tensor
 
 from megatron_stare.algorithms.aggregation import Aggregation
 from megatron_stare.algorithms.credit import Credit
-from megatron_stare.algorithms.settings import Settings
 from megatron_stare.algorithms.step import Need, Step
 from megatron_stare.ops.partials import TokenScores
+from megatron_stare.system.settings import Settings
 from megatron_stare.types import Group
 
 __all__ = [

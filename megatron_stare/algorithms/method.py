@@ -23,8 +23,8 @@ from megatron_stare.algorithms.hooks import (
     Updates,
 )
 from megatron_stare.algorithms.needs import OLD
-from megatron_stare.algorithms.settings import Settings
 from megatron_stare.algorithms.updates import Epochs
+from megatron_stare.system.settings import Settings
 
 
 class Method(Settings):

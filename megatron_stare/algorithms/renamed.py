@@ -20,8 +20,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from megatron_stare.algorithms.settings import Settings
 from megatron_stare.algorithms.table import METHODS
+from megatron_stare.system.settings import Settings
 
 _CLIPS = {"clip_low": "low", "clip_high": "high", "dual_clip": "dual"}
 _ALGORITHM = {*_CLIPS, "advantage", "kl", "kl_coef", "entropy_coef", "correction"}

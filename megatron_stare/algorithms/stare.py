@@ -20,9 +20,9 @@ import torch.distributed as dist
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from megatron_stare.algorithms.settings import Settings
 from megatron_stare.ops.selection import global_top_k_with_threshold, share_of
-from megatron_stare.values import Count, CountOrZero, Multiple, PositiveWeight
+from megatron_stare.system.settings import Settings
+from megatron_stare.system.values import Count, CountOrZero, Multiple, PositiveWeight
 
 
 class AnnealConfig(Settings):

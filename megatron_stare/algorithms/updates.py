@@ -7,7 +7,7 @@ from typing import Any
 
 from megatron_stare.algorithms.hooks import Credit, Need, Rescore, Step, Update, Updates
 from megatron_stare.algorithms.needs import OLD
-from megatron_stare.values import Count
+from megatron_stare.system.values import Count
 
 
 class Epochs(Updates):

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from megatron_stare.checkpoint.manifest import MANIFEST, read_manifest, write_manifest
-from megatron_stare.weights.durable_file import FileRecord
-from megatron_stare.weights.folders import flush, remove
+from megatron_stare.system.durable_file import FileRecord
+from megatron_stare.system.folders import flush, remove
 
 CHECKPOINTS = "checkpoints"
 LATEST, RUN_STATE = "latest", "run_state.pt"

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_stare.errors import UserError
-from megatron_stare.output import make_folder, writing
+from megatron_stare.system.output import make_folder, writing
 
 LOCK = "lock"
 _CLAIM = re.compile(rf"{LOCK}\..+\.\d+")

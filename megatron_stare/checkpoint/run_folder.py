@@ -9,8 +9,8 @@ from megatron_stare.checkpoint.folders import CHECKPOINTS, remove_unfinished
 from megatron_stare.checkpoint.lock import LOCK, RunLock
 from megatron_stare.errors import UserError
 from megatron_stare.observe.history import CUT_FILE_NAME, FILE_NAME
-from megatron_stare.output import check_folder, writing
-from megatron_stare.weights.folders import remove
+from megatron_stare.system.folders import remove
+from megatron_stare.system.output import check_folder, writing
 
 HF, SAMPLES, CONFIG = "hf", "samples", "config.yaml"
 _FOLDERS = (CHECKPOINTS, HF, SAMPLES, "bank", "tensorboard", "wandb")

@@ -24,11 +24,11 @@ from megatron_stare.checkpoint.folders import (
     records_of,
 )
 from megatron_stare.config.run import CheckpointConfig
-from megatron_stare.launch.background import Background
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.policy.checkpoint import PolicyWrite, Written, begin_save
 from megatron_stare.policy.staging import Staging
 from megatron_stare.policy.step import Policy
+from megatron_stare.system.background import Background
 
 
 class Saver:

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from megatron_stare.algorithms.settings import Settings
-from megatron_stare.values import CountOrZero, Seconds, Weight
+from megatron_stare.system.settings import Settings
+from megatron_stare.system.values import CountOrZero, Seconds, Weight
 
 VERIFIERS = {
     "math": "megatron_stare.rewards.math:math_reward",

@@ -16,14 +16,14 @@ from megatron_stare.algorithms.config import AlgorithmConfig
 from megatron_stare.algorithms.hooks import Need
 from megatron_stare.algorithms.needs import OLD, UNTRUNCATED
 from megatron_stare.algorithms.renamed import renamed
-from megatron_stare.algorithms.settings import Settings
 from megatron_stare.config.algorithm import RewardConfig
 from megatron_stare.config.data import DataConfig, SftDataConfig
 from megatron_stare.config.policy import ModelConfig, OptimConfig, ParallelConfig, padded_length
 from megatron_stare.config.rollout import RolloutConfig, SamplingConfig
 from megatron_stare.config.run import CheckpointConfig, LogConfig, ResumableRunConfig, RunConfig
 from megatron_stare.config.slurm import SlurmConfig
-from megatron_stare.values import BatchCount, Count, CountOrZero
+from megatron_stare.system.settings import Settings
+from megatron_stare.system.values import BatchCount, Count, CountOrZero
 
 
 class TrainSection(Settings):

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from megatron_stare.algorithms.settings import Settings
-from megatron_stare.values import (
+from megatron_stare.system.settings import Settings
+from megatron_stare.system.values import (
     BatchCount,
     Count,
     CountOrZero,

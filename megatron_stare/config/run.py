@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from megatron_stare.algorithms.settings import Settings
-from megatron_stare.values import Count, CountOrZero, FilePath, Seconds
+from megatron_stare.system.settings import Settings
+from megatron_stare.system.values import Count, CountOrZero, FilePath, Seconds
 
 
 class RunConfig(Settings):

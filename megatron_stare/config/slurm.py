@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from megatron_stare.algorithms.settings import Settings
-from megatron_stare.values import CountOrZero, Expanded, FilePath, RankCount, Seconds
+from megatron_stare.system.settings import Settings
+from megatron_stare.system.values import CountOrZero, Expanded, FilePath, RankCount, Seconds
 
 
 class SlurmRolloutConfig(Settings):

@@ -18,8 +18,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from megatron_stare.balance import balanced
 from megatron_stare.errors import UserError
+from megatron_stare.system.balance import balanced
 from megatron_stare.types import TokenBatch
 
 MicroBatches = list[tuple[int, ...]]

@@ -17,10 +17,10 @@ from typing import Any
 from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 
-from megatron_stare import stop_signals
 from megatron_stare.data.tables import UnusableRow
 from megatron_stare.errors import UserError
-from megatron_stare.memory_limit import limit_memory
+from megatron_stare.system import stop_signals
+from megatron_stare.system.memory_limit import limit_memory
 
 _SECONDS, _SECONDS_A_CHAT = 3.0, 0.03
 _MEMORY_BYTES = 2**30

@@ -18,7 +18,7 @@ from torch._C._distributed_c10d import HashStore
 from megatron_stare.config.policy import ParallelConfig
 from megatron_stare.errors import UserError
 from megatron_stare.launch.gpus import count_gpus
-from megatron_stare.timeouts import COLLECTIVE_TIMEOUT
+from megatron_stare.system.timeouts import COLLECTIVE_TIMEOUT
 
 
 @dataclass(frozen=True, slots=True)

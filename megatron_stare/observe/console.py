@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from megatron_stare.errors import printable
-from megatron_stare.output_stream import OutputStream
+from megatron_stare.system.output_stream import OutputStream
 
 HEARTBEAT_S = 30.0
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from megatron_stare.errors import UserError
-from megatron_stare.observe.appended import AppendedFile
+from megatron_stare.system.appended import AppendedFile
 
 FILE_NAME = "metrics.jsonl"
 CUT_FILE_NAME = "metrics.cut.jsonl"

@@ -22,7 +22,7 @@ from megatron_stare.observe.run_folders import (
     without_surrogates,
 )
 from megatron_stare.observe.summary import MISSING, summarise
-from megatron_stare.output import make_folder, writing
+from megatron_stare.system.output import make_folder, writing
 
 SAMPLES_PER_STEP = 3
 PIXELS_PER_INCH = 105

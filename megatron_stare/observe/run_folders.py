@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from megatron_stare.config_yaml import read_yaml
+from megatron_stare.config.yaml_text import read_yaml
 from megatron_stare.errors import UserError
 from megatron_stare.observe.history import History, Series, number_or_nan, read_metrics
 from megatron_stare.observe.metrics import is_pass_at

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from megatron_stare.observe.appended import AppendedFile
+from megatron_stare.system.appended import AppendedFile
 
 
 class TensorBoardLogger:

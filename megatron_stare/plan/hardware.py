@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from pydantic import Field, ValidationError
 
-from megatron_stare.algorithms.settings import Settings
 from megatron_stare.errors import UserError
+from megatron_stare.system.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

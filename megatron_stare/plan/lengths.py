@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import random
 
+from megatron_stare.engines.randomness import derive_seed
 from megatron_stare.plan.hardware import Assumptions
 from megatron_stare.plan.job import Job
 from megatron_stare.plan.training import Batch
-from megatron_stare.rollout.randomness import derive_seed
 
 
 def response_length(assumed: Assumptions, limit: int, *name: int | str) -> int:

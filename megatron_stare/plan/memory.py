@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 from megatron_stare.algorithms.needs import REFERENCE
+from megatron_stare.engines.sglang.sync.buckets import buffer_bytes
 from megatron_stare.plan.activations import (
     RankSizes,
     backward_work_bytes,
@@ -19,7 +20,6 @@ from megatron_stare.plan.activations import (
 )
 from megatron_stare.plan.job import Job
 from megatron_stare.policy.meta import HeldElements
-from megatron_stare.rollout.sglang.sync.buckets import buffer_bytes
 
 GIB = 2**30
 _MIB = 2**20

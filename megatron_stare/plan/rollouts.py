@@ -13,12 +13,12 @@ from collections.abc import Generator, Iterable, Sequence
 from typing import Any, cast
 
 from megatron_stare.config.rollout import RolloutConfig, SamplingConfig
+from megatron_stare.engines.engine import Request
+from megatron_stare.engines.randomness import derive_seed
 from megatron_stare.plan.job import Job
 from megatron_stare.plan.lengths import response_length
 from megatron_stare.plan.servers import Servers, ServerSpeed, Task
 from megatron_stare.plan.training import Batch
-from megatron_stare.rollout.engine import Request
-from megatron_stare.rollout.randomness import derive_seed
 from megatron_stare.rollout.sampler import Sampler
 from megatron_stare.types import Group, Prompt, Reward, Sample
 

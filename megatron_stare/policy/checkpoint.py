@@ -51,7 +51,7 @@ from megatron_stare.policy.platform import quietly
 from megatron_stare.policy.sharded_state import load_parameters, sharded_parameters
 from megatron_stare.policy.staging import Staging
 from megatron_stare.policy.step import Policy
-from megatron_stare.weights.durable_file import DurableFile, FileRecord
+from megatron_stare.system.durable_file import DurableFile, FileRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from torch.distributed import ProcessGroup
 
 from megatron_stare.config.policy import ParallelConfig
 from megatron_stare.policy.platform import install_cpu_platform
-from megatron_stare.timeouts import COLLECTIVE_TIMEOUT
+from megatron_stare.system.timeouts import COLLECTIVE_TIMEOUT
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ from torch.distributed.checkpoint.planner import ReadItem
 
 from megatron_stare.errors import UserError
 from megatron_stare.policy.platform import quietly
+from megatron_stare.system.untrusted import load_data
 from megatron_stare.weights.checkpoint_index import read_index
-from megatron_stare.weights.untrusted import load_data
 
 _COMMON_FILE = "common.pt"
 """Where older versions keep what is not sharded."""

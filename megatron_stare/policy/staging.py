@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megatron_stare.weights.host_memory import host_memory
+from megatron_stare.system.host_memory import host_memory
 
 _PIECE_BYTES = 1 << 26
 

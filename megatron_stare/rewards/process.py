@@ -20,7 +20,7 @@ from megatron_stare.rewards.apart import children_of
 from megatron_stare.rewards.channel import Channel, Garbled
 from megatron_stare.rewards.verdict import Ending, Verdict
 from megatron_stare.rewards.worker import Setup
-from megatron_stare.stop_signals import kept_from_children
+from megatron_stare.system.stop_signals import kept_from_children
 
 _IMPORT_DEADLINE_S = 120.0
 _READING_DEADLINE_S = 10.0

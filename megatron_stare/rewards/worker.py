@@ -30,8 +30,6 @@ from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
-from megatron_stare import stop_signals
-from megatron_stare.memory_limit import limit_memory
 from megatron_stare.rewards.apart import Children, Lost
 from megatron_stare.rewards.channel import LENGTH
 from megatron_stare.rewards.code import code_digest
@@ -44,6 +42,8 @@ from megatron_stare.rewards.verdict import (
     failure_of,
     reading_of,
 )
+from megatron_stare.system import stop_signals
+from megatron_stare.system.memory_limit import limit_memory
 
 EXIT_MEMORY = 86
 """Exit code of a process whose verification ran out of memory."""

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from megatron_stare.rollout.records import RecordFile
+from megatron_stare.system.records import RecordFile
 from megatron_stare.types import Prompt, Reward, Sample
 
 Key = tuple[str, int]

@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from megatron_stare.config.rollout import SamplingConfig
+from megatron_stare.engines.engine import Engine, Request
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.bank import Bank, Banked, Key
-from megatron_stare.rollout.engine import Engine, Request
 from megatron_stare.types import Reward, Sample
 
 Remaining = Callable[[Sequence[Request], Collection[Key]], list[Request]]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from megatron_stare.config.rollout import SamplingConfig
-from megatron_stare.rollout.engine import Engine, Request
+from megatron_stare.engines.engine import Engine, Request
 from megatron_stare.types import Group, Prompt, Reward, Sample
 
 

@@ -22,13 +22,13 @@ from typing import Any, Protocol, cast
 from megatron_stare.algorithms.filters import Mixed
 from megatron_stare.algorithms.hooks import Filter
 from megatron_stare.config.rollout import RolloutConfig
+from megatron_stare.engines.engine import Engine
+from megatron_stare.engines.randomness import derive_seed
 from megatron_stare.errors import UserError
-from megatron_stare.rollout.engine import Engine
 from megatron_stare.rollout.failures import check_verifier, failures_of
 from megatron_stare.rollout.filling import Filling
 from megatron_stare.rollout.groups import GrowingGroup, Judge, score_groups
 from megatron_stare.rollout.plain import group_from_plain, group_to_plain
-from megatron_stare.rollout.randomness import derive_seed
 from megatron_stare.rollout.statistics import (
     count_solved,
     group_statistics,

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.data.tokenizer import eos_token_id
 from megatron_stare.errors import UserError
-from megatron_stare.json_file import read_object
+from megatron_stare.system.json_file import read_object
 
 CONFIG_FILES = ("config.json", "generation_config.json")
 """Where a model folder may say `eos_token_id`: one, or a list."""

@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from megatron_stare.errors import UserError
-from megatron_stare.weights.untrusted import Record, RecordUnpickler
+from megatron_stare.system.untrusted import Record, RecordUnpickler
 
 INDEX_FILE = ".metadata"
 

@@ -15,7 +15,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from megatron_stare.config.policy import ParallelConfig
 from megatron_stare.errors import UserError
-from megatron_stare.json_file import read_object
+from megatron_stare.system.json_file import read_object
 from megatron_stare.weights.rope_scaling import read_rope
 
 Family = Literal["qwen2", "qwen3", "llama", "mistral", "qwen3_moe"]

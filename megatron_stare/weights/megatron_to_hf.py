@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from megatron_stare.errors import UserError
+from megatron_stare.system.folders import flush
 from megatron_stare.weights.conversion import HF_FOLDER, Parameter, write_hf_files
 from megatron_stare.weights.finite import cast
-from megatron_stare.weights.folders import flush
 from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.layouts import VocabParallel
 from megatron_stare.weights.megatron_keys import Place, place_of

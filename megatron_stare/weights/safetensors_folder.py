@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from megatron_stare.errors import UserError
-from megatron_stare.json_file import read_object
+from megatron_stare.system.json_file import read_object
 from megatron_stare.weights.finite import check_finite
 
 SINGLE_FILE = "model.safetensors"

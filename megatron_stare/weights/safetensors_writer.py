@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from megatron_stare.weights.direct_io import write_part
+from megatron_stare.system.direct_io import write_part
 from megatron_stare.weights.safetensors_folder import DTYPES, INDEX_FILE, SINGLE_FILE
 
 _CODES = {dtype: code for code, dtype in DTYPES.items()}

@@ -41,13 +41,13 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 from torch.distributed.checkpoint.utils import _create_file_view
 
 from megatron_stare.errors import UserError
-from megatron_stare.json_file import read_object
+from megatron_stare.system.durable_file import DurableFile
+from megatron_stare.system.folders import flush
+from megatron_stare.system.json_file import read_object
+from megatron_stare.system.untrusted import load_data
 from megatron_stare.weights.checkpoint_index import INDEX_FILE, read_index
-from megatron_stare.weights.durable_file import DurableFile
 from megatron_stare.weights.finite import check_finite
-from megatron_stare.weights.folders import flush
 from megatron_stare.weights.megatron_keys import Place
-from megatron_stare.weights.untrusted import load_data
 
 FORMAT_FILE = "metadata.json"
 FORMAT = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}

@@ -10,7 +10,7 @@ from torch.distributed import ProcessGroup
 
 from megatron_stare.config.policy import ParallelConfig
 from megatron_stare.policy.groups import build_groups, destroy_groups
-from megatron_stare.timeouts import COLLECTIVE_TIMEOUT
+from megatron_stare.system.timeouts import COLLECTIVE_TIMEOUT
 from tests.worlds import run_world
 
 

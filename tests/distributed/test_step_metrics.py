@@ -8,9 +8,9 @@ import torch.distributed as dist
 
 from megatron_stare.algorithms.hooks import Step
 from megatron_stare.algorithms.needs import OLD, ROLLOUT
-from megatron_stare.facts import has_rollout_logprobs
 from megatron_stare.ops.partials import TokenScores
-from megatron_stare.step_metrics import token_metrics
+from megatron_stare.run.facts import has_rollout_logprobs
+from megatron_stare.run.step_metrics import token_metrics
 from megatron_stare.types import RolloutBatch
 from tests.worlds import run_world
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from megatron_stare.rollout.sglang.event_loop import EventLoop
+from megatron_stare.engines.sglang.event_loop import EventLoop
 from tests.e2e.programs import REPO
 
 _BUFFER_BYTES = 65536

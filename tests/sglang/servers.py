@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from megatron_stare.rollout.sglang.commands import ServeOptions, server_command, server_environment
-from megatron_stare.rollout.sglang.registry import register, registered_urls
+from megatron_stare.engines.sglang.commands import ServeOptions, server_command, server_environment
+from megatron_stare.engines.sglang.registry import register, registered_urls
 from tests.e2e.programs import REPO
 
 PYTHON = REPO / ".venv-sglang/bin/python"

@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from megatron_stare.rollout.sglang.commands import server_environment
+from megatron_stare.engines.sglang.commands import server_environment
 from tests.sglang.servers import PYTHON, needs_servers, one_server
 
 pytestmark = needs_servers

@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM
 
 from megatron_stare.config.rollout import SamplingConfig, ServersConfig
 from megatron_stare.data.tokenizer import load_tokenizer
+from megatron_stare.engines.sglang.client import sampling_parameters
+from megatron_stare.engines.sglang.engine import SGLangEngine
 from megatron_stare.errors import UserError
-from megatron_stare.rollout.sglang.client import sampling_parameters
-from megatron_stare.rollout.sglang.engine import SGLangEngine
 from megatron_stare.types import Prompt
 from tests.models import EOS_ID, VOCAB_SIZE, hf_tensors
 from tests.requests_of import requests_of

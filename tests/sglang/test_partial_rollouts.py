@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from megatron_stare.config.rollout import SamplingConfig
+from megatron_stare.engines.engine import Request
 from megatron_stare.errors import UserError
-from megatron_stare.rollout.engine import Request
 from tests.models import hf_tensors
 from tests.requests_of import requests_of
 from tests.sglang.servers import needs_servers

@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from megatron_stare.config.rollout import SamplingConfig
+from megatron_stare.engines.sglang.commands import router_command
+from megatron_stare.engines.sglang.ports import free_ports
 from megatron_stare.errors import UserError
-from megatron_stare.rollout.sglang.commands import router_command
-from megatron_stare.rollout.sglang.ports import free_ports
 from tests.models import hf_tensors
 from tests.requests_of import requests_of
 from tests.sglang.faults import frozen

@@ -16,15 +16,15 @@ import torch
 import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it has to be)
 from megatron_stare.config.policy import ModelConfig, ParallelConfig
 from megatron_stare.config.rollout import SamplingConfig
+from megatron_stare.engines.sglang.commands import server_command, server_environment
+from megatron_stare.engines.sglang.ports import free_ports
+from megatron_stare.engines.sglang.serve import running_servers
+from megatron_stare.engines.sglang.sync.checksums import Checksums, checksum_key
+from megatron_stare.engines.sglang.sync.recipients import Recipients
+from megatron_stare.engines.sglang.sync.server_layout import ServerLayout
 from megatron_stare.errors import UserError
 from megatron_stare.policy.groups import build_groups
 from megatron_stare.policy.model import named_parameters
-from megatron_stare.rollout.sglang.commands import server_command, server_environment
-from megatron_stare.rollout.sglang.ports import free_ports
-from megatron_stare.rollout.sglang.serve import running_servers
-from megatron_stare.rollout.sglang.sync.checksums import Checksums, checksum_key
-from megatron_stare.rollout.sglang.sync.recipients import Recipients
-from megatron_stare.rollout.sglang.sync.server_layout import ServerLayout
 from megatron_stare.weights.export import export_hf_tensors
 from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.names import hf_shapes

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import torch
 
-from megatron_stare.rollout.sglang.sync.tensor_hashes import hash_on_gpu
+from megatron_stare.engines.sglang.sync.tensor_hashes import hash_on_gpu
 from tests.e2e.programs import REPO
 from tests.sglang.servers import PYTHON, needs_servers
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from megatron_stare.config.rollout import SamplingConfig, ServersConfig
 from megatron_stare.data.tokenizer import load_tokenizer
+from megatron_stare.engines.sglang.engine import SGLangEngine
 from megatron_stare.errors import UserError
-from megatron_stare.rollout.sglang.engine import SGLangEngine
 from tests.models import hf_tensors
 from tests.requests_of import requests_of
 from tests.sglang.test_engine import PROMPTS

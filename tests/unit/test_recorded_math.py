@@ -9,9 +9,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from examples.recorded_math import make_data as example
+from megatron_stare.engines.recording import read_recordings
 from megatron_stare.errors import UserError
 from megatron_stare.rewards.math import math_reward
-from megatron_stare.rollout.recording import read_recordings
 
 RECORDED = Path(__file__).parents[2] / "../shared/data/math_recorded_rollouts.jsonl"
 

@@ -7,7 +7,7 @@ import torch
 from megatron_stare.algorithms.batch_stats import Grouping
 from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.algorithms.needs import OLD
-from megatron_stare.values import Multiple, Share
+from megatron_stare.system.values import Multiple, Share
 
 
 class A3po(Link[None]):

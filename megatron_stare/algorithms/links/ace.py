@@ -8,7 +8,7 @@ from torch.nn.functional import softplus
 from megatron_stare.algorithms.corrections import LEVELS
 from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.algorithms.needs import OLD, REFERENCE
-from megatron_stare.values import PositiveWeight
+from megatron_stare.system.values import PositiveWeight
 
 
 class Ace(Link[None]):

@@ -10,7 +10,7 @@ from megatron_stare.algorithms.advantages import Groups, without_rounding
 from megatron_stare.algorithms.batch_stats import Grouping
 from megatron_stare.algorithms.hooks import Credit, Link, Need, Step
 from megatron_stare.algorithms.needs import OLD
-from megatron_stare.values import Count, Weight
+from megatron_stare.system.values import Count, Weight
 
 
 class Canon(Link[None]):

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.algorithms.needs import OLD
-from megatron_stare.values import Share
+from megatron_stare.system.values import Share
 
 
 class ClipCov(Link[None]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.algorithms.needs import OLD
-from megatron_stare.values import Share
+from megatron_stare.system.values import Share
 
 
 class D3s(Link[None]):

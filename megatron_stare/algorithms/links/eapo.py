@@ -5,7 +5,7 @@ from __future__ import annotations
 from megatron_stare.algorithms.batch_stats import Grouping
 from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.algorithms.needs import OLD
-from megatron_stare.values import PositiveWeight, Weight
+from megatron_stare.system.values import PositiveWeight, Weight
 
 
 class Eapo(Link[None]):

@@ -4,7 +4,7 @@ import torch
 
 from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.algorithms.needs import OLD
-from megatron_stare.values import Multiple, PositiveWeight
+from megatron_stare.system.values import Multiple, PositiveWeight
 
 
 class EntroAdv(Link[None]):

@@ -9,7 +9,7 @@ from megatron_stare.algorithms.advantages import Groups, without_rounding
 from megatron_stare.algorithms.batch_stats import BatchStats, Grouping
 from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.algorithms.needs import OLD
-from megatron_stare.values import PositiveWeight
+from megatron_stare.system.values import PositiveWeight
 
 EPS = 1e-8
 Sum = Callable[[Tensor], Tensor]

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from megatron_stare.algorithms.advantages import GRPO_EPS, Groups, without_rounding
 from megatron_stare.algorithms.links.group_baselines import SampleAdvantages
+from megatron_stare.system.values import BatchCount
 from megatron_stare.types import RolloutBatch
-from megatron_stare.values import BatchCount
 
 
 class Ngrpo(SampleAdvantages):

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from megatron_stare.algorithms.hooks import Credit, Step
 from megatron_stare.algorithms.links.group_baselines import SampleAdvantages
+from megatron_stare.system.values import PositiveWeight
 from megatron_stare.types import RolloutBatch
-from megatron_stare.values import PositiveWeight
 
 
 class WReinforce(SampleAdvantages):

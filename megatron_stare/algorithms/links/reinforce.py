@@ -4,7 +4,7 @@ from torch import Tensor
 
 from megatron_stare.algorithms.advantages import group_advantages, without_rounding
 from megatron_stare.algorithms.hooks import Credit, Link, Step
-from megatron_stare.values import Share
+from megatron_stare.system.values import Share
 
 
 def whitened(values: Tensor, step: Step) -> Tensor:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.algorithms.needs import OLD
-from megatron_stare.values import Multiple
+from megatron_stare.system.values import Multiple
 
 
 class Steer(Link[None]):

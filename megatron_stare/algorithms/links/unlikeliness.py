@@ -4,7 +4,7 @@ from megatron_stare.algorithms.advantages import Groups, group_advantages
 from megatron_stare.algorithms.batch_stats import Grouping
 from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.algorithms.needs import OLD
-from megatron_stare.values import Share
+from megatron_stare.system.values import Share
 
 
 class Unlikeliness(Link[None]):

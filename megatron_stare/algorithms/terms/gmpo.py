@@ -11,7 +11,7 @@ from megatron_stare.algorithms.hooks import Live
 from megatron_stare.algorithms.losses import importance_ratios
 from megatron_stare.algorithms.per_sample import sample_mean
 from megatron_stare.algorithms.terms.clipped import Clipped
-from megatron_stare.values import Weight
+from megatron_stare.system.values import Weight
 
 
 class Gmpo(Clipped):

@@ -10,7 +10,7 @@ from torch import Tensor
 from megatron_stare.algorithms.hooks import Live, Step, Term
 from megatron_stare.algorithms.losses import kl_penalty
 from megatron_stare.algorithms.needs import REFERENCE
-from megatron_stare.values import PositiveWeight
+from megatron_stare.system.values import PositiveWeight
 
 
 class Kl(Term[Tensor]):

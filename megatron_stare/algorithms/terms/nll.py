@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from megatron_stare.algorithms.hooks import Live, Term
-from megatron_stare.values import PositiveWeight
+from megatron_stare.system.values import PositiveWeight
 
 
 class Nll(Term[None]):

@@ -131,7 +131,7 @@ def test_every_synthetic_metric_formats(plain):
 
 FULL = """
 from megatron_stare.observe.console import open_console, print_line
-from megatron_stare.output_stream import give_up_unwritten_output
+from megatron_stare.system.output_stream import give_up_unwritten_output
 for number in range(3000):
     print_line(open_console(quiet=False), f"step {number}")
 give_up_unwritten_output()

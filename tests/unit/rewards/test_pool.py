@@ -16,7 +16,7 @@ import pytest
 from megatron_stare.errors import UserError
 from megatron_stare.rewards.pool import VerifierPool
 from megatron_stare.rewards.worker import Setup
-from megatron_stare.stop_signals import SIGNALS
+from megatron_stare.system.stop_signals import SIGNALS
 from tests.children import children_named
 from tests.unit.rewards.verifiers import ACTIONS
 

@@ -13,12 +13,12 @@ import torch
 
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config.rollout import RolloutConfig
+from megatron_stare.engines.embedded import EmbeddedEngine
 from megatron_stare.rollout.bank import Bank
 from megatron_stare.rollout.banked import BankedEngine, BankedScorer, missing
-from megatron_stare.rollout.embedded import EmbeddedEngine
 from megatron_stare.rollout.lineage import code_of_parts, lineage_of
-from megatron_stare.rollout.records import RecordFile
 from megatron_stare.rollout.sampler import Sampler
+from megatron_stare.system.records import RecordFile
 from megatron_stare.types import Reward, Sample
 from tests.models import make_hf_folder
 from tests.unit.rollout.problems import TOKENIZER, make_prompt_set, make_sample

@@ -13,9 +13,9 @@ from megatron_stare.algorithms.curricula.band import Band, PassRates
 from megatron_stare.algorithms.curricula.vade import Beliefs, Vade
 from megatron_stare.algorithms.hooks import Curriculum
 from megatron_stare.config.rollout import RolloutConfig
+from megatron_stare.engines.replay import ReplayEngine
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.curated import Curated
-from megatron_stare.rollout.replay import ReplayEngine
 from megatron_stare.rollout.sampler import Sampler
 from tests.models import VOCAB_SIZE
 from tests.unit.rollout.problems import TOKENIZER, make_group, make_prompt_set, write_jsonl

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from megatron_stare.config.rollout import SamplingConfig
+from megatron_stare.engines.replay import ReplayEngine
 from megatron_stare.rollout.dump import dump_samples
-from megatron_stare.rollout.replay import ReplayEngine
 from megatron_stare.types import Group, Reward
 from tests.models import VOCAB_SIZE
 from tests.requests_of import requests_of

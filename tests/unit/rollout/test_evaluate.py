@@ -7,8 +7,8 @@ from math import comb
 import pytest
 
 from megatron_stare.config.commands import EvalSection
-from megatron_stare.evaluate import evaluate, pass_at_k
-from megatron_stare.rollout.replay import ReplayEngine
+from megatron_stare.engines.replay import ReplayEngine
+from megatron_stare.rollout.evaluate import evaluate, pass_at_k
 from tests.models import VOCAB_SIZE
 from tests.unit.rollout.problems import TOKENIZER, make_prompt, write_jsonl
 

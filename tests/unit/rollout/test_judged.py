@@ -10,14 +10,14 @@ import torch
 from megatron_stare.algorithms.advantages import ADVANTAGES, group_advantages
 from megatron_stare.config.commands import EvalSection
 from megatron_stare.data.packing import split_updates
+from megatron_stare.engines.replay import ReplayEngine
 from megatron_stare.errors import UserError
-from megatron_stare.evaluate import evaluate
 from megatron_stare.observe.report import write_report
 from megatron_stare.rollout.bank import Bank
 from megatron_stare.rollout.dump import dump_samples
+from megatron_stare.rollout.evaluate import evaluate
 from megatron_stare.rollout.groups import score_groups
 from megatron_stare.rollout.plain import group_from_plain, group_to_plain
-from megatron_stare.rollout.replay import ReplayEngine
 from megatron_stare.rollout.sampler import Sampler
 from megatron_stare.rollout.statistics import group_statistics, staleness_statistics
 from megatron_stare.types import Group, Reward, RolloutBatch

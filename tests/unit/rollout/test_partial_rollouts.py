@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config.rollout import RolloutConfig, SamplingConfig
-from megatron_stare.rollout.engine import Request
+from megatron_stare.engines.engine import Request
 from megatron_stare.rollout.sampler import Cancelled, Sampler, rollout_from_plain, rollout_to_plain
 from megatron_stare.types import Sample
 from tests.unit.rollout.problems import make_prompt_set

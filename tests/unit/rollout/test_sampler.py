@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from megatron_stare.config.rollout import RolloutConfig
+from megatron_stare.engines.replay import ReplayEngine
 from megatron_stare.errors import UserError
 from megatron_stare.observe.metrics import find_metric
 from megatron_stare.rollout.groups import generate_groups
-from megatron_stare.rollout.replay import ReplayEngine
 from megatron_stare.rollout.sampler import Sampler, num_to_generate
 from megatron_stare.types import Sample
 from tests.models import VOCAB_SIZE

@@ -3,9 +3,9 @@
 import torch
 
 from megatron_stare.config.rollout import RolloutConfig
+from megatron_stare.engines.embedded import EmbeddedEngine
+from megatron_stare.engines.replay import ReplayEngine
 from megatron_stare.rollout.dump import dump_samples
-from megatron_stare.rollout.embedded import EmbeddedEngine
-from megatron_stare.rollout.replay import ReplayEngine
 from megatron_stare.rollout.sampler import Sampler
 from megatron_stare.types import RolloutBatch
 from tests.models import VOCAB_SIZE, make_hf_folder

@@ -9,7 +9,7 @@ from megatron_stare.cli import main
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config_io import load_config
 from megatron_stare.errors import UserError
-from megatron_stare.preflight import check_run
+from megatron_stare.run.preflight import check_run
 from megatron_stare.slurm.script import render
 from tests.models import make_hf_folder
 

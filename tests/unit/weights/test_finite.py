@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from megatron_stare.engines.embedded import EmbeddedEngine
 from megatron_stare.errors import UserError
-from megatron_stare.rollout.embedded import EmbeddedEngine
 from megatron_stare.weights.compare import compare_tensors, open_model
 from megatron_stare.weights.conversion import run_conversion
 from megatron_stare.weights.finite import cast, check_finite, first_spoiled, is_finite

@@ -10,7 +10,7 @@ import pytest
 
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.errors import UserError
-from megatron_stare.preflight import check_model
+from megatron_stare.run.preflight import check_model
 from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.rope_scaling import attention_factor, sglang_attention_factor
 from tests.unit.weights.published import LLAMA3_SCALING, QWEN25_32B, YARN, write

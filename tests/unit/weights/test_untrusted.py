@@ -18,11 +18,11 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata
 
 from megatron_stare.errors import UserError
+from megatron_stare.system.untrusted import load_data
 from megatron_stare.weights.checkpoint_index import INDEX_FILE, read_index
 from megatron_stare.weights.conversion import run_conversion
 from megatron_stare.weights.hf_to_megatron import HfToMegatron
 from megatron_stare.weights.torch_dist import Checkpoint, check_objects
-from megatron_stare.weights.untrusted import load_data
 from tests.models import make_hf_folder
 
 CHUNK_FILE = "__0_0.distcp"

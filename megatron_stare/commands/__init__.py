@@ -1,0 +1,1 @@
+"""The commands, one file each; `cli.py` is their door."""

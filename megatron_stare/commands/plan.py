@@ -1,0 +1,82 @@
+"""The command that needs no GPU: `megatron-stare plan`."""
+
+from __future__ import annotations
+
+import argparse
+
+from megatron_stare.commands.arguments import number, path
+from megatron_stare.config.commands import TrainConfig
+from megatron_stare.config_io import load_config
+from megatron_stare.plan.hardware import GPUS, Assumptions, read_assumptions
+from megatron_stare.system.values import RankCount
+
+
+def add_plan(commands: argparse._SubParsersAction) -> None:
+    """`plan CONFIG [--gpus N] [--gpu NAME] [--search]`."""
+    summary = "memory, communication and time of a training run, without a GPU"
+    plan = commands.add_parser(
+        "plan",
+        help=summary,
+        description=summary,
+        epilog=_assumption_table(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    plan.add_argument("config", type=path, help="YAML file of differences from the defaults")
+    plan.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides")
+    plan.add_argument("--gpu", choices=GPUS, default="h100-80", help="kind (default: h100-80)")
+    plan.add_argument(
+        "--gpus",
+        type=number(RankCount),
+        help="in all (default: one replica of the policy, and as many servers)",
+    )
+    plan.add_argument(
+        "--rollout-gpus", type=number(RankCount), help="of them, for SGLang servers (default: half)"
+    )
+    plan.add_argument(
+        "--server-gpus",
+        type=number(RankCount),
+        help="of a server (default: the fewest that hold the weights twice)",
+    )
+    plan.add_argument("--search", action="store_true", help="rank the layouts that fit")
+    plan.add_argument(
+        "--assume",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="replace an assumption of those below",
+    )
+    plan.set_defaults(run=_plan)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    config = load_config(TrainConfig, arguments.config, arguments.overrides)
+    assumptions = read_assumptions(arguments.assume)
+    from megatron_stare.plan.job import open_job
+    from megatron_stare.plan.plan import check_fits, make_plan
+    from megatron_stare.plan.report import plan_report, search_report
+    from megatron_stare.plan.search import search
+
+    sides = 2 if config.rollout.engine == "sglang" else 1
+    job = open_job(
+        config,
+        GPUS[arguments.gpu],
+        num_gpus=arguments.gpus or sides * config.parallel.replica,
+        num_generators=arguments.rollout_gpus,
+        server_gpus=arguments.server_gpus,
+        assumptions=assumptions,
+    )
+    if arguments.search:
+        print(search_report(search(job)))
+        return 0
+    plan = make_plan(job)
+    print(plan_report(plan))
+    check_fits(plan)
+    return 0
+
+
+def _assumption_table() -> str:
+    rows = [
+        f"  {name} = {field.get_default()}\n      {(field.description or '').strip()}"
+        for name, field in Assumptions.model_fields.items()
+    ]
+    return "\n".join(["assumptions:", *rows])

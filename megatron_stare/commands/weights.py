@@ -1,0 +1,117 @@
+"""The commands that move weights: `megatron-stare convert` and `megatron-stare verify`."""
+
+from __future__ import annotations
+
+import argparse
+
+from megatron_stare.commands.arguments import ThreadCount, Tolerance, number, path
+from megatron_stare.system.values import RankCount
+
+_HF_HELP = "folder with the config.json of a checkpoint that has none (default: its own, SRC/hf)"
+
+
+def add_convert(commands: argparse._SubParsersAction) -> None:
+    """`convert hf-to-megatron SRC DST` and `convert megatron-to-hf SRC DST`."""
+    summary = "a Hugging Face folder to a Megatron-Core checkpoint, or back"
+    convert = commands.add_parser("convert", help=summary, description=summary)
+    directions = convert.add_subparsers(dest="direction", required=True, metavar="DIRECTION")
+    there = _add_direction(
+        directions, "hf-to-megatron", "a Hugging Face folder", "a checkpoint to write"
+    )
+    for option, kind in (("--tp", "tensor"), ("--pp", "pipeline"), ("--ep", "expert")):
+        help_text = f"refuse a network that {kind} parallelism of this size does not divide"
+        there.add_argument(option, type=number(RankCount), metavar="N", help=help_text)
+    back = _add_direction(directions, "megatron-to-hf", "a checkpoint", "a folder to write")
+    back.add_argument("--hf", type=path, help=_HF_HELP)
+
+
+def _add_direction(
+    directions: argparse._SubParsersAction, name: str, source: str, destination: str
+) -> argparse.ArgumentParser:
+    command = directions.add_parser(
+        name,
+        help=f"{source} becomes {destination.removesuffix(' to write')}",
+        epilog="A checkpoint has no layout: any TP, PP, CP, EP and DP loads it. A conversion that "
+        "was stopped goes on when it is run again.",
+    )
+    command.add_argument("source", type=path, metavar="SRC", help=source)
+    command.add_argument("destination", type=path, metavar="DST", help=destination)
+    command.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="store the weights in it (default: as they are)",
+    )
+    command.add_argument(
+        "--threads",
+        type=number(ThreadCount),
+        help="parameters at a time (default: CPUs, 8 at most)",
+    )
+    command.add_argument("--force", action="store_true", help="replace DST")
+    command.add_argument("--dry-run", action="store_true", help="list what maps to what")
+    command.set_defaults(run=_convert, hf=None, tp=1, pp=1, ep=1)
+    return command
+
+
+def add_verify(commands: argparse._SubParsersAction) -> None:
+    """`verify A B`."""
+    summary = "compare two models, Hugging Face folders or checkpoints: every tensor, and log-probs"
+    verify = commands.add_parser("verify", help=summary, description=summary)
+    verify.add_argument("a", type=path, metavar="A")
+    verify.add_argument("b", type=path, metavar="B")
+    verify.add_argument("--hf", type=path, help=_HF_HELP)
+    verify.add_argument("--tokens", type=path, help="JSON list of lists of ids (default: random)")
+    verify.add_argument("--tensors-only", action="store_true", help="no log-probs, little memory")
+    verify.add_argument(
+        "--tolerance",
+        type=number(Tolerance),
+        default=0.0,
+        help="of a tensor, relative (default: no bit)",
+    )
+    verify.add_argument(
+        "--logprob-atol",
+        type=number(Tolerance),
+        default=1e-3,
+        help="of a token, nats (default: 0.001)",
+    )
+    verify.set_defaults(run=_verify)
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from megatron_stare.commands import convert
+    from megatron_stare.config.policy import ParallelConfig
+
+    tp, pp, ep = arguments.tp, arguments.pp, arguments.ep
+    directions = {
+        "hf-to-megatron": convert.hf_to_megatron,
+        "megatron-to-hf": convert.megatron_to_hf,
+    }
+    directions[arguments.direction](
+        convert.ConvertOptions(
+            source=arguments.source,
+            destination=arguments.destination,
+            hf=arguments.hf,
+            layout=ParallelConfig(tensor=tp, sequence=tp > 1, pipeline=pp, expert=ep),
+            dtype=arguments.dtype,
+            threads=arguments.threads,
+            force=arguments.force,
+            dry_run=arguments.dry_run,
+        )
+    )
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from megatron_stare.commands.verify import VerifyOptions, verify
+
+    is_same = verify(
+        VerifyOptions(
+            a=arguments.a,
+            b=arguments.b,
+            hf=arguments.hf,
+            tokens=arguments.tokens,
+            tensors_only=arguments.tensors_only,
+            tolerance=arguments.tolerance,
+            logprob_atol=arguments.logprob_atol,
+        )
+    )
+    return 0 if is_same else 1

@@ -1,0 +1,1 @@
+"""What completes and scores responses: the embedded engine, recorded samples, SGLang servers."""

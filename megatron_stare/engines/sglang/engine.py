@@ -1,0 +1,191 @@
+"""The SGLang engine: any number of servers, spoken to over HTTP by this process alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from megatron_stare.config.rollout import SamplingConfig, ServersConfig
+from megatron_stare.engines.engine import Request
+from megatron_stare.engines.randomness import derive_seed
+from megatron_stare.engines.sglang.client import sampling_parameters
+from megatron_stare.engines.sglang.dispatch import Answered, Attempt, Dispatcher
+from megatron_stare.engines.sglang.event_loop import EventLoop
+from megatron_stare.engines.sglang.memory import SharedMemory
+from megatron_stare.engines.sglang.pool import ServerPool
+from megatron_stare.engines.sglang.sync.weight_sync import WeightSync
+from megatron_stare.errors import UserError
+from megatron_stare.rollout.stop_tokens import stop_token_ids
+from megatron_stare.types import Sample
+from megatron_stare.weights.hf_config import read_hf_config
+
+
+class SGLangEngine:
+    """Generates on servers that hold a model of the shape of `folder`'s config.json.
+
+    A server gets requests from the `update_weights` that it took part in, and none after it failed
+    one, until it is seen to generate under the same weights. Samples that no server answers never
+    come. `report` is told of servers that fail, come back, or differ in their weights. Responses
+    end at the stop tokens of `folder` (`stop_tokens.py`), and at `turn_ends`.
+
+    Raises UserError where the servers do not answer, or serve another kind of model or a model with
+    another tokenizer.
+    """
+
+    weight_version: int
+
+    def __init__(
+        self,
+        config: ServersConfig,
+        folder: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        weights_dir: Path,
+        log_dir: Path,
+        report: Callable[[str], None],
+        turn_ends: Iterable[int] = (),
+    ) -> None:
+        self._config = config
+        self._tokenizer = tokenizer
+        self._shape = read_hf_config(folder)
+        self._stop_ids = stop_token_ids(folder, tokenizer, turn_ends=turn_ends)
+        self._report = report
+        self._pool = ServerPool(
+            config,
+            model_type=self._shape.raw["model_type"],
+            tokenizer=tokenizer,
+            log_dir=log_dir,
+            report=report,
+        )
+        self._memory = SharedMemory(deadline_s=config.health_deadline_s)
+        self._event_loop = EventLoop()
+        self._sync = WeightSync(
+            config,
+            self._pool,
+            folder,
+            weights_dir=weights_dir,
+            run=self._event_loop.run,
+        )
+        self._dispatcher: Dispatcher | None = None
+        self.weight_version = -1
+        try:
+            self._event_loop.run(self._pool.connect())
+        except BaseException:
+            self.close()
+            raise
+
+    def generate(
+        self, requests: Sequence[Request], sampling: SamplingConfig, *, seed: int
+    ) -> Generator[Sample, None, None]:
+        """See `Engine`. Log-probs are of the whole distribution at the temperature.
+
+        A sample is a function of its seed on servers with deterministic inference only.
+
+        Raises:
+            UserError: a prompt has a token outside the vocabulary, a server refuses a request, no
+                server is left, or nothing comes from any.
+        """
+        self._check_token_ids(requests)
+        dispatcher = Dispatcher(
+            [self._attempt(request, sampling, seed) for request in requests],
+            self._pool,
+            version=self.weight_version,
+            config=self._config,
+            report=self._report,
+        )
+        self._event_loop.run(dispatcher.start())
+        self._dispatcher = dispatcher
+        try:
+            while (answered := self._event_loop.run(dispatcher.next())) is not None:
+                yield self._sample(answered)
+        finally:
+            self._dispatcher = None
+            self._event_loop.run(dispatcher.cancel())
+
+    def interrupt(self) -> None:
+        """See `Engine`: what was sent to a server comes, with the tokens it has."""
+        if (dispatcher := self._dispatcher) is not None:
+            self._event_loop.run(dispatcher.interrupt())
+
+    def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """See `Engine`. Servers that do not take the weights get no requests.
+
+        Raises:
+            UserError: fewer than `min_servers` took them, or the folder for them cannot be written.
+        """
+        self._event_loop.run(self._memory.take_weights())
+        self._sync.update(tensors, version)
+        self.weight_version = version
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: see `Engine`."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Engine`."""
+
+    def give_up_memory(self) -> None:
+        """Have the servers free their GPUs, until weights are updated and `take_memory_back`.
+
+        Raises UserError where one of them does not.
+        """
+        # Before the first weights none is routable, and all of them stand in the trainer's way.
+        servers = self._pool.servers if self.weight_version < 0 else self._pool.routable
+        self._event_loop.run(self._memory.give_up(servers))
+
+    def take_memory_back(self) -> None:
+        """After new weights: take what it needs to generate. Raises UserError as above."""
+        self._event_loop.run(self._memory.take_rest(self._pool.routable))
+
+    def close(self) -> None:
+        """Close the connections. The servers go on; those that have memory may be used again."""
+        self._sync.close()
+        self._event_loop.run(self._pool.close())
+        self._event_loop.close()
+
+    def _attempt(self, request: Request, sampling: SamplingConfig, seed: int) -> Attempt:
+        prompt, begun = request.prompt, request.begun
+        token_ids = () if begun is None else begun.token_ids
+        return Attempt(
+            request,
+            prompt.token_ids + token_ids,
+            sampling_parameters(
+                sampling,
+                self._stop_ids,
+                max_new_tokens=sampling.max_response_tokens - len(token_ids),
+                seed=derive_seed(seed, prompt.uid, request.index),
+            ),
+        )
+
+    def _check_token_ids(self, requests: Sequence[Request]) -> None:
+        """An id outside the vocabulary ends a server, so it is refused here."""
+        for prompt in {request.prompt.uid: request.prompt for request in requests}.values():
+            largest = max(prompt.token_ids)
+            if largest >= self._shape.vocab_size or min(prompt.token_ids) < 0:
+                raise UserError(
+                    f"prompt {prompt.row}: token ids {min(prompt.token_ids)} to {largest}, "
+                    f"expected 0 to {self._shape.vocab_size - 1}, the model's vocabulary"
+                )
+
+    def _sample(self, answered: Answered) -> Sample:
+        request, generation = answered.request, answered.generation
+        token_ids, logprobs = generation.token_ids, generation.logprobs
+        versions, seconds = (self.weight_version,) * len(token_ids), answered.seconds
+        if (begun := request.begun) is not None:
+            token_ids, logprobs = begun.token_ids + token_ids, begun.logprobs + logprobs
+            versions, seconds = begun.weight_versions + versions, begun.seconds + seconds
+        return Sample(
+            prompt=request.prompt,
+            index=request.index,
+            text=str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True)),
+            token_ids=token_ids,
+            logprobs=logprobs,
+            loss_mask=(True,) * len(token_ids),
+            finish_reason=generation.finish_reason,
+            weight_versions=versions,
+            seconds=seconds,
+        )

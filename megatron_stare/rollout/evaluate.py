@@ -1,0 +1,100 @@
+"""Held-out evaluation: avg@k and pass@k of an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from megatron_stare.config.commands import EvalSection
+from megatron_stare.engines.engine import Engine
+from megatron_stare.engines.randomness import derive_seed
+from megatron_stare.errors import UserError
+from megatron_stare.rewards.scorer import Scorer
+from megatron_stare.rollout.failures import check_verifier, count_failures
+from megatron_stare.rollout.groups import generate_groups
+from megatron_stare.rollout.statistics import length_statistics
+from megatron_stare.types import Group, Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """`eval/*` metrics, and the samples they were computed from."""
+
+    metrics: dict[str, float]
+    groups: list[Group]
+
+
+def evaluate(
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    scorer: Scorer,
+    config: EvalSection,
+    *,
+    seed: int,
+    on_progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Sample every prompt k = `samples_per_prompt` times, under the same seed at every call.
+
+    Args:
+        prompts: the first `config.max_prompts` are used.
+        on_progress: called with the number of samples that arrived since the call before.
+
+    Raises:
+        UserError: the engine left a prompt without its samples, or the verifier does nothing but
+            fail; a mean over the rest would lie.
+    """
+    answers = generate_groups(
+        engine,
+        scorer,
+        prompts[: config.max_prompts],
+        config.samples_per_prompt,
+        config,
+        seed=derive_seed(seed, "eval"),
+        on_progress=on_progress,
+    )
+    if answers.unanswered:
+        raise UserError(
+            f"evaluation: {len(answers.unanswered)} prompts were not answered in full, "
+            f"the first is {answers.unanswered[0].row}"
+        )
+    check_verifier(answers.groups)
+    num_failures = count_failures(answers.groups)
+    metrics = {
+        "eval/avg_at_k": _average_verdict(answers.groups),
+        **_pass_rates(answers.groups, config.samples_per_prompt),
+        **length_statistics("eval", answers.groups),
+        **({"eval/failures": float(num_failures)} if num_failures else {}),
+    }
+    return Evaluation(metrics, answers.groups)
+
+
+def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
+    """Chance that k of n samples, drawn without replacement, hold a correct one.
+
+    1 - C(n-c, k) / C(n, k), the unbiased estimate of pass@k (Chen et al., arXiv 2107.03374), as a
+    product of factors in [0, 1], which neither overflows nor cancels.
+    """
+    if num_samples - num_correct < k:
+        return 1.0
+    return 1.0 - prod(1.0 - k / i for i in range(num_samples - num_correct + 1, num_samples + 1))
+
+
+def _average_verdict(groups: Sequence[Group]) -> float:
+    return float(np.mean([reward.correct for group in groups for reward in group.judged.rewards]))
+
+
+def _pass_rates(groups: Sequence[Group], num_samples: int) -> dict[str, float]:
+    """pass@k for k = 1, 2, 4, ... and `num_samples`; only a full verdict, 1, counts as correct.
+
+    Each is over the groups of which k samples are judged; it is left out where there are none.
+    """
+    verdicts = [[reward.correct == 1.0 for reward in group.judged.rewards] for group in groups]
+    budgets = [2**i for i in range(num_samples.bit_length()) if 2**i < num_samples]
+    rates = {
+        k: [pass_at_k(len(found), sum(found), k) for found in verdicts if len(found) >= k]
+        for k in [*budgets, num_samples]
+    }
+    return {f"eval/pass_at_{k}": float(np.mean(found)) for k, found in rates.items() if found}
