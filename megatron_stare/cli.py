@@ -177,7 +177,9 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _parser() -> tuple[Parser, dict[str, Parser]]:
     """The whole, and the part of each command."""
-    parser = Parser(prog="megatron-stare", description="Reinforcement learning with STARE.")
+    parser = Parser(
+        prog="megatron-stare", description="Reinforcement learning with verifiable rewards."
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands, "train", _train, "reinforcement learning of a policy")

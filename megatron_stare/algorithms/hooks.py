@@ -32,14 +32,15 @@ from torch import Tensor
 
 from megatron_stare.algorithms.aggregation import Aggregation
 from megatron_stare.algorithms.credit import Credit
+from megatron_stare.algorithms.metric import Metric
 from megatron_stare.algorithms.step import Need, Step
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.system.settings import Settings
 from megatron_stare.types import Group
 
 __all__ = [
-    *("Component", "Credit", "Curriculum", "Filter", "Link", "Live", "Need", "Step", "Term"),
-    *("Update", "Updates"),
+    *("Component", "Credit", "Curriculum", "Filter", "Link", "Live", "Metric", "Need", "Step"),
+    *("Term", "Update", "Updates"),
 ]
 
 
@@ -48,6 +49,8 @@ class Component(Settings):
 
     needs: ClassVar[frozenset[Need[Any]]] = frozenset()
     """What it reads of a step; a property where its settings decide."""
+    metrics: ClassVar[Mapping[str, Metric]] = {}
+    """What it alone logs, by name."""
 
 
 class Link[S](Component):

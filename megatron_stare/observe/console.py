@@ -6,7 +6,6 @@ log) everything is plain lines, and a long phase says now and then how far it is
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from megatron_stare.errors import printable
+from megatron_stare.observe.metrics import METRICS, targets_of
 from megatron_stare.system.output_stream import OutputStream
 
 HEARTBEAT_S = 30.0
@@ -142,10 +142,9 @@ class ConsoleLogger:
             for name, label, written in _STEP_FIELDS
             if name in metrics
         }
-        target = metrics.get("stare/target", math.nan)
-        if not math.isnan(target):
-            gate = "on " if metrics["stare/gate"] else "off"
-            fields["entropy"] += f"/{target:.3g} gate {gate}"
+        for name, label, _ in _STEP_FIELDS:
+            if name in metrics:
+                fields[label] += _beside(name, metrics)
         return fields
 
     def _print(self, step: int, fields: Mapping[str, str]) -> None:
@@ -156,6 +155,15 @@ class ConsoleLogger:
         for label, value in fields.items():
             line.append(f"  {label} ", "dim").append(value)
         print_line(self._console, line)
+
+
+def _beside(name: str, metrics: Mapping[str, float]) -> str:
+    """What is said beside a metric: its targets, and what else is on or off."""
+    text = "".join(f"/{metrics[of]:.3g}" for of in targets_of(name) if of in metrics)
+    for switch, metric in METRICS.items():
+        if metric.switch_of == name and switch in metrics:
+            text += f" {switch.rpartition('/')[2]} {'on ' if metrics[switch] else 'off'}"
+    return text
 
 
 def print_line(console: Console, line: str | Text) -> None:

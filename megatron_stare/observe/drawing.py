@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from matplotlib.typing import RcKeyType
 
-from megatron_stare.observe.metrics import find_metric
+from megatron_stare.observe.metrics import find_metric, targets_of
 from megatron_stare.observe.run_folders import (
     BAND,
     RunFolder,
@@ -117,8 +117,7 @@ def draw_panel(axes: Axes, runs: Runs, panel: Panel) -> None:
                 axes.fill_between(
                     curve.steps, curve.low, curve.high, color=colour, alpha=0.16, linewidth=0
                 )
-    if panel.metric == "entropy/mean":
-        _draw_target_bands(axes, runs)
+    _draw_target_bands(axes, runs, panel.metric)
     axes.set_title(panel.title)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     _scale_y(axes, find_metric(panel.metric).unit, log_scale=panel.log_scale)
@@ -189,9 +188,10 @@ def _trailing_mean(values: np.ndarray, window: int) -> np.ndarray:
     return np.array([values[max(start, 0) : start + window].mean() for start in first])
 
 
-def _draw_target_bands(axes: Axes, runs: Runs) -> None:
-    """A grey band for each different target, named where it ends."""
-    curves = [spread(group, "stare/target") for group in runs.values()]
+def _draw_target_bands(axes: Axes, runs: Runs, metric: str) -> None:
+    """A grey band for each different target of a metric, named where it ends."""
+    targets = targets_of(metric)
+    curves = [spread(group, target) for group in runs.values() for target in targets]
     distinct = {curve.mean.tobytes(): curve for curve in curves if curve is not None}
     for steps, target in ((curve.steps, curve.mean) for curve in distinct.values()):
         low, high = target * (1 - BAND), target * (1 + BAND)

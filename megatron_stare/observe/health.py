@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-_READ = "read this step's samples (docs/stare.md, when entropy is held by junk)"
+_READ = "read this step's samples (README.md: when entropy is held by junk)"
 
 
 class Sign(NamedTuple):

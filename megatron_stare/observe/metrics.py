@@ -6,28 +6,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from itertools import groupby
 
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """What a number is: its unit, and one sentence.
-
-    Units: nats, tokens, seconds, share (a part of one), count, tokens/s; 1 is a plain number.
-    """
-
-    unit: str
-    description: str
-
+from megatron_stare.algorithms.metric import Metric
+from megatron_stare.algorithms.table import PARTS
 
 GROUPS: dict[str, str] = {
     "entropy": "How random the policy is, before the update of the step.",
-    "stare": "What STARE measured and decided.",
-    "quadrant": "Loss tokens by the sign of their advantage and their surprisal: high where STARE "
-    "selects, its threshold standing for the critical surprisal, else low. Reinforcing a "
-    "high-surprisal token raises entropy, a low-surprisal one lowers it; discouraging does the "
-    "opposite. A share is of all loss tokens.",
+    "quadrant": "Loss tokens by the sign of their advantage and their surprisal: high where it is "
+    "in the top share of its sign, whose threshold stands for the critical surprisal, else low. "
+    "Reinforcing a high-surprisal token raises entropy, a low-surprisal one lowers it; "
+    "discouraging does the opposite. A share is of all loss tokens.",
     "reward": "Verdicts on the samples of the step.",
     "rollout": "Generation: where the prompts of the step went, and how long responses are.",
     "loss": "The objective, over the loss tokens of the global batch.",
@@ -38,28 +27,17 @@ GROUPS: dict[str, str] = {
     "eval": "Held-out problems.",
     "sft": "Supervised fine-tuning.",
     "own": "What links of your own report (docs/methods.md).",
+    **{
+        name.partition("/")[0]: f"What `{part}` measured and decided (docs/methods.md)."
+        for part, kind in PARTS.items()
+        for name in kind.metrics
+    },
 }
 
 METRICS: dict[str, Metric] = {
-    "entropy/mean": Metric("nats", "Mean token entropy of the policy; STARE's gate reads it."),
+    "entropy/mean": Metric("nats", "Mean token entropy of the policy."),
     "entropy/surprisal_mean": Metric(
         "nats", "Mean surprisal of the response tokens, a Monte-Carlo estimate of the entropy."
-    ),
-    "stare/gate": Metric("1", "1 when entropy was below the target and weights were applied."),
-    "stare/target": Metric("nats", "The entropy that STARE aims at in this step."),
-    "stare/w": Metric("1", "Weight W of high-surprisal tokens with positive advantage."),
-    "stare/m": Metric("1", "Weight M of high-surprisal tokens with negative advantage (C2)."),
-    "stare/threshold_positive": Metric(
-        "nats", "Surprisal of the last token selected among those with positive advantage."
-    ),
-    "stare/threshold_negative": Metric(
-        "nats", "Surprisal of the last token selected among those with negative advantage."
-    ),
-    "stare/selected_share": Metric(
-        "share", "Loss tokens selected, of either sign, whatever the gate."
-    ),
-    "stare/engine_overlap": Metric(
-        "share", "Selected tokens that the policy's log-probs and the engine's both select."
     ),
     "quadrant/pos_high_share": Metric("share", "Positive advantage, high surprisal."),
     "quadrant/pos_low_share": Metric("share", "Positive advantage, low surprisal."),
@@ -158,6 +136,7 @@ METRICS: dict[str, Metric] = {
     "eval/truncated_share": Metric("share", "Responses cut off at the length limit."),
     "sft/loss": Metric("nats", "Mean negative log-likelihood of the response tokens."),
     "own/{name}": Metric("1", "Any name, of letters, digits and `_`, with `/` between."),
+    **{name: metric for kind in PARTS.values() for name, metric in kind.metrics.items()},
 }
 
 _PASS_AT = re.compile(r"eval/pass_at_[1-9][0-9]{0,8}")
@@ -175,6 +154,11 @@ def find_metric(name: str) -> Metric:
     if key not in METRICS:
         raise KeyError(f"metric {name!r} is not in the glossary, megatron_stare.observe.metrics")
     return METRICS[key]
+
+
+def targets_of(name: str) -> list[str]:
+    """The metrics that are targets of this one."""
+    return [target for target, metric in METRICS.items() if metric.target_of == name]
 
 
 def is_pass_at(name: str) -> bool:

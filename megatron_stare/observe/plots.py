@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
+from megatron_stare.algorithms.table import PARTS
 from megatron_stare.observe.drawing import (
     PHASES,
     STYLE,
@@ -35,6 +36,17 @@ def _quadrants(kind: str) -> tuple[Panel, ...]:
     names = {"pos_high": "A > 0, high surprisal", "pos_low": "A > 0, low surprisal"}
     names |= {"neg_high": "A < 0, high surprisal", "neg_low": "A < 0, low surprisal"}
     return tuple(Panel(f"{name}: {kind}", f"quadrant/{key}_{kind}") for key, name in names.items())
+
+
+def _of_parts() -> dict[str, Lines]:
+    """A figure for each group of metrics that parts of methods log."""
+    panels: dict[str, list[Panel]] = {}
+    for kind in PARTS.values():
+        for name, metric in kind.metrics.items():
+            if metric.title:
+                panel = Panel(metric.title, name, window=metric.window)
+                panels.setdefault(name.partition("/")[0], []).append(panel)
+    return {group: Lines(group, 3, tuple(found)) for group, found in panels.items()}
 
 
 FIGURES: dict[str, Lines] = {
@@ -77,18 +89,7 @@ FIGURES: dict[str, Lines] = {
             Panel("Truncated at the limit", "rollout/truncated_share"),
         ),
     ),
-    "stare": Lines(
-        "STARE",
-        3,
-        (
-            Panel("Gate on, mean of 10 steps", "stare/gate", window=10),
-            Panel("Weight W", "stare/w"),
-            Panel("Weight M", "stare/m"),
-            Panel("Threshold, A > 0", "stare/threshold_positive"),
-            Panel("Threshold, A < 0", "stare/threshold_negative"),
-            Panel("Selected tokens", "stare/selected_share"),
-        ),
-    ),
+    **_of_parts(),
     "quadrants": Lines(
         "Quadrants",
         4,

@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from megatron_stare.observe.console import print_table
+from megatron_stare.observe.metrics import targets_of
 from megatron_stare.observe.run_folders import (
     BAND,
     RunFolder,
@@ -67,7 +68,7 @@ def _rows(pass_at: Sequence[int]) -> list[Row]:
         Row("Steps", _num_steps, whole),
         Row("Entropy, first 10% (nats)", partial(_mean, "entropy/mean", _FIRST), number),
         Row("Entropy, last half (nats)", partial(_mean, "entropy/mean", _LAST_HALF), number),
-        Row("Target entropy, end (nats)", partial(_at, "stare/target", -1), number),
+        Row("Target entropy, end (nats)", _last_target, number),
         Row(f"Last half within target ± {BAND:.0%}", _share_in_band, percent),
         Row("Training accuracy, first 10%", partial(_mean, "reward/accuracy", _FIRST), percent),
         Row("Training accuracy, last 10%", partial(_mean, "reward/accuracy", _LAST), percent),
@@ -135,10 +136,21 @@ def _at(metric: str, position: int, run: RunFolder) -> float | None:
     return float(values[position]) if len(values) else None
 
 
+def _target(run: RunFolder) -> str | None:
+    """The metric that says what entropy a run aimed at."""
+    return next((name for name in targets_of("entropy/mean") if name in run.history), None)
+
+
+def _last_target(run: RunFolder) -> float | None:
+    name = _target(run)
+    return None if name is None else _at(name, -1, run)
+
+
 def _share_in_band(run: RunFolder) -> float | None:
-    entropies, targets = run.history.get("entropy/mean"), run.history.get("stare/target")
-    if entropies is None or targets is None:
+    entropies, name = run.history.get("entropy/mean"), _target(run)
+    if entropies is None or name is None:
         return None
+    targets = run.history[name]
     steps, ours, theirs = np.intersect1d(entropies.steps, targets.steps, return_indices=True)
     entropy, target = entropies.values[ours], targets.values[theirs]
     half = slice(len(steps) // 2, None)

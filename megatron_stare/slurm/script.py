@@ -14,7 +14,7 @@ from megatron_stare.config.commands import TrainConfig
 from megatron_stare.slurm.job import Job, plan_job
 
 _TEMPLATE = Path(__file__).with_name("job.sbatch.jinja")
-_STARE = "python -m megatron_stare.cli"
+_PROGRAM = "python -m megatron_stare.cli"
 
 
 def render(config: TrainConfig, path: Path, overrides: Sequence[str] = ()) -> str:
@@ -39,7 +39,7 @@ def render(config: TrainConfig, path: Path, overrides: Sequence[str] = ()) -> st
     # The job's own are in the script already, in its header and as RUN_DIR.
     of_the_run = [text for text in overrides if not text.startswith(("slurm.", "run.dir="))]
     return template.render(
-        **_settings(config, job), config=path, overrides=of_the_run, stare=_STARE
+        **_settings(config, job), config=path, overrides=of_the_run, program=_PROGRAM
     )
 
 
@@ -47,7 +47,7 @@ def _settings(config: TrainConfig, job: Job) -> dict[str, Any]:
     slurm, rollout = config.slurm, config.slurm.rollout
     return {
         "title": _title(config, job),
-        "name": re.sub(r"[^\w.-]", "-", config.run.dir.name) or "stare",
+        "name": re.sub(r"[^\w.-]", "-", config.run.dir.name) or "run",
         "run_dir": config.run.dir,
         # Nodes and what is on them.
         "nodes": slurm.nodes,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from megatron_stare.algorithms.hooks import Credit, Link, Need, Step
+from megatron_stare.algorithms.hooks import Credit, Link, Metric, Need, Step
 from megatron_stare.algorithms.needs import OLD, ROLLOUT, UNTRUNCATED
 from megatron_stare.algorithms.quadrants import quadrant_metrics
 from megatron_stare.algorithms.stare import (
@@ -31,6 +31,43 @@ class Stare(StareConfig, Link[StareDecision]):
     Source: STARE, arXiv 2606.19236; the annealed target, Entrocraft, arXiv 2604.26326
     Status: checked against authors' code
     """
+
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "stare/gate": Metric(
+            "1",
+            "1 when entropy was below the target and weights were applied.",
+            title="Gate on, mean of 10 steps",
+            window=10,
+            switch_of="entropy/mean",
+        ),
+        "stare/target": Metric(
+            "nats", "The entropy aimed at in this step.", target_of="entropy/mean"
+        ),
+        "stare/w": Metric(
+            "1", "Weight W of high-surprisal tokens with positive advantage.", title="Weight W"
+        ),
+        "stare/m": Metric(
+            "1", "Weight M of high-surprisal tokens with negative advantage (C2).", title="Weight M"
+        ),
+        "stare/threshold_positive": Metric(
+            "nats",
+            "Surprisal of the last token selected among those with positive advantage.",
+            title="Threshold, A > 0",
+        ),
+        "stare/threshold_negative": Metric(
+            "nats",
+            "Surprisal of the last token selected among those with negative advantage.",
+            title="Threshold, A < 0",
+        ),
+        "stare/selected_share": Metric(
+            "share",
+            "Loss tokens selected, of either sign, whatever the gate.",
+            title="Selected tokens",
+        ),
+        "stare/engine_overlap": Metric(
+            "share", "Selected tokens that the policy's log-probs and the engine's both select."
+        ),
+    }
 
     @property
     def needs(self) -> frozenset[Need[Any]]:

@@ -2,7 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from megatron_stare.observe.metrics import GROUPS, METRICS, find_metric, glossary
+from megatron_stare.algorithms.table import PARTS
+from megatron_stare.observe.metrics import GROUPS, METRICS, find_metric, glossary, targets_of
+from megatron_stare.observe.plots import FIGURES
 from tests.unit.observe.synthetic import eval_metrics, train_metrics
 
 UNITS = {"nats", "tokens", "seconds", "steps", "share", "count", "tokens/s", "1"}
@@ -48,6 +50,22 @@ def test_parts_of_ones_own_report_under_names_of_their_own(name):
 def test_an_unknown_name_is_a_bug(name):
     with pytest.raises(KeyError, match="not in the glossary"):
         find_metric(name)
+
+
+def test_what_parts_of_methods_log_is_in_the_glossary_and_drawn():
+    logged = {name: metric for kind in PARTS.values() for name, metric in kind.metrics.items()}
+    drawn = {panel.metric: panel for lines in FIGURES.values() for panel in lines.panels}
+
+    assert logged
+    for name, metric in logged.items():
+        assert find_metric(name) is metric
+        assert (name in drawn) == (metric.title != "")
+        assert {metric.target_of, metric.switch_of} <= {"", *METRICS}
+
+
+def test_a_target_is_found_by_what_it_is_a_target_of():
+    assert targets_of("entropy/mean") == ["stare/target"]
+    assert targets_of("reward/mean") == []
 
 
 def test_synthetic_runs_log_real_names():
