@@ -38,10 +38,8 @@ from megatron_stare.ops.partials import TokenScores
 from megatron_stare.system.settings import Settings
 from megatron_stare.types import Group
 
-__all__ = [
-    *("Component", "Credit", "Curriculum", "Filter", "Link", "Live", "Metric", "Need", "Step"),
-    *("Term", "Update", "Updates"),
-]
+__all__ = ["Component", "Credit", "Curriculum", "Filter", "Link", "Live", "Metric", "Need"]
+__all__ += ["Step", "Term", "Update", "Updates"]
 
 
 class Component(Settings):

@@ -15,7 +15,6 @@ to them afterwards (a truncated file, a flipped bit), sizes and checksums tell.
 
 from __future__ import annotations
 
-import os
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,12 +26,11 @@ from typing import Any
 
 from megatron_stare.checkpoint.manifest import MANIFEST, read_manifest, write_manifest
 from megatron_stare.system.durable_file import FileRecord
-from megatron_stare.system.folders import flush, remove
+from megatron_stare.system.folders import UNFINISHED, flush, remove, replacing_file
 
 CHECKPOINTS = "checkpoints"
 LATEST, RUN_STATE = "latest", "run_state.pt"
 _NAME = re.compile(r"step_([0-9]{6}|[1-9][0-9]{6,17})")
-_UNFINISHED = ".unfinished"
 _CHUNK_BYTES = 1 << 24
 
 
@@ -59,14 +57,14 @@ def begin(root: Path, step: int) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     remove_unfinished(root)
     folder = _folder_of(root, step)
-    folder = folder.with_name(folder.name + _UNFINISHED)
+    folder = folder.with_name(folder.name + UNFINISHED)
     folder.mkdir()
     return folder
 
 
 def remove_unfinished(root: Path) -> None:
     """What a process has left that ended while it wrote or removed a checkpoint, or the pointer."""
-    for leftover in root.glob(f"*{_UNFINISHED}"):
+    for leftover in root.glob(f"*{UNFINISHED}"):
         remove(leftover)
 
 
@@ -75,9 +73,10 @@ def commit(
 ) -> Checkpoint:
     """Give a folder, whose files are all on the disk, its manifest, its name and the pointer."""
     whole = {**manifest, "files": {name: asdict(files[name]) for name in sorted(files)}}
-    write_durably(folder / MANIFEST, write_manifest(whole))
+    (folder / MANIFEST).write_bytes(write_manifest(whole))
+    flush(folder / MANIFEST)
     flush(folder)
-    final = folder.with_name(folder.name.removesuffix(_UNFINISHED))
+    final = folder.with_name(folder.name.removesuffix(UNFINISHED))
     remove(final)  # A damaged one, that the run has come past once more.
     folder.rename(final)
     flush(final.parent)
@@ -87,11 +86,8 @@ def commit(
 
 
 def _point_to(folder: Path) -> None:
-    pointer = folder.parent / LATEST
-    unfinished = pointer.with_name(LATEST + _UNFINISHED)
-    write_durably(unfinished, f"{folder.name}\n".encode())
-    unfinished.replace(pointer)
-    flush(folder.parent)
+    with replacing_file(folder.parent / LATEST, durably=True) as unfinished:
+        unfinished.write_text(f"{folder.name}\n")
 
 
 def steps_of(root: Path) -> list[int]:
@@ -163,17 +159,9 @@ def prune(root: Path, *, keep_last: int, keep_every: int) -> None:
         if keep_every == 0 or step % keep_every:
             # Under another name first: half a checkpoint must not look like one.
             folder = _folder_of(root, step)
-            doomed = folder.with_name(folder.name + _UNFINISHED)
+            doomed = folder.with_name(folder.name + UNFINISHED)
             folder.rename(doomed)
             remove(doomed)
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file, and have it reach the disk."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def records_of(paths: Sequence[Path]) -> dict[str, FileRecord]:

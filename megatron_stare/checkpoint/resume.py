@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from megatron_stare.checkpoint.folders import (
 from megatron_stare.checkpoint.run_folder import HF
 from megatron_stare.errors import UserError
 from megatron_stare.launch.rank_zero import from_rank_zero
+from megatron_stare.system.nested import dotted
 from megatron_stare.system.untrusted import load_data
 from megatron_stare.weights.hf_config import ModelShape
 from megatron_stare.weights.torch_dist import check_objects
@@ -150,7 +151,7 @@ def check_config(
         UserError: in a way that the run cannot go on with.
     """
     configs = (checkpoint.manifest["config"], config)
-    before, now = (dict(_leaves(config)) for config in configs)
+    before, now = (dict(dotted(config)) for config in configs)
     changed = {
         key: (before.get(key), now.get(key))
         for key in (*before, *(now.keys() - before.keys()))
@@ -202,11 +203,3 @@ def check_inputs(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
                 f"is {new}); expected the same, or another run.dir"
             )
     return [f"{name}: {old} -> {new}" for name, (old, new) in changed.items()]
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value

@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 import html
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from string import Template
-from typing import Any
 
 from megatron_stare.observe.drawing import colour_legend
 from megatron_stare.observe.metrics import METRICS
@@ -22,6 +21,7 @@ from megatron_stare.observe.run_folders import (
     without_surrogates,
 )
 from megatron_stare.observe.summary import MISSING, summarise
+from megatron_stare.system.nested import dotted
 from megatron_stare.system.output import make_folder, writing
 
 SAMPLES_PER_STEP = 3
@@ -55,7 +55,10 @@ def config_differences(runs: Runs) -> list[list[str]]:
     What tells seeds apart, `run.dir` and `run.seed`, is left out; a key that differs between the
     seeds of a label shows all its values.
     """
-    flat = [[dict(_flatten(run.config)) for run in group] for group in runs.values()]
+    flat = [
+        [{key: str(value) for key, value in dotted(run.config)} for run in group]
+        for group in runs.values()
+    ]
     keys = dict.fromkeys(key for group in flat for config in group for key in config)
     rows = []
     for key in keys:
@@ -64,14 +67,6 @@ def config_differences(runs: Runs) -> list[list[str]]:
         if is_different and key not in ("run.dir", "run.seed"):
             rows.append([key, *cells])
     return rows
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", str(value)
 
 
 def html_page(runs: Runs, plots: Sequence[Plot]) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from megatron_stare.system.folders import replacing_file
 from megatron_stare.types import Group, Reward, Sample
 
 
@@ -32,17 +32,13 @@ def dump_samples(
         OSError: it cannot be written; nothing is left of it.
     """
     path.parent.mkdir(exist_ok=True)  # A run's folder that is gone is not made again.
-    unfinished = path.with_name(path.name + ".unfinished")
-    try:
+    with (
+        replacing_file(path) as unfinished,
         # Half of a surrogate pair, which no encoding has, becomes an escape of JSON's.
-        with unfinished.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            for record in _records(groups, advantages, filtered):
-                file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
-        unfinished.replace(path)
-    except OSError:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-        raise
+        unfinished.open("w", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        for record in _records(groups, advantages, filtered):
+            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _records(

@@ -1,4 +1,4 @@
-"""Folders that exist complete or not at all."""
+"""Files and folders that exist complete or not at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+UNFINISHED = ".unfinished"
+"""At the end of the name of what is not whole yet, or no longer."""
 
 
 @contextmanager
@@ -23,6 +26,27 @@ def replacing(destination: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     put_in_place(partial, destination)
+
+
+@contextmanager
+def replacing_file(path: Path, *, durably: bool = False) -> Iterator[Path]:
+    """A path to write, which takes the place of `path` if the block succeeds; else it is removed.
+
+    Args:
+        durably: it is on the disk first, and its name afterwards; else the system sees to that.
+    """
+    unfinished = path.with_name(path.name + UNFINISHED)
+    try:
+        yield unfinished
+        if durably:
+            flush(unfinished)
+        unfinished.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise
+    if durably:
+        flush(path.parent)
 
 
 def partial_of(destination: Path) -> Path:

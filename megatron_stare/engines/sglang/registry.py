@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from megatron_stare.errors import UserError
+from megatron_stare.system.folders import replacing_file
 from megatron_stare.system.json_file import read_object
 
 Kind = Literal["server", "router"]
@@ -16,9 +17,8 @@ def register(folder: Path, url: str, *, pid: int, kind: Kind = "server") -> Path
     """Announce one that answers; returns the file, to be deleted when it is gone."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / (url.partition("://")[2].replace(":", "_") + ".json")
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"url": url, "pid": pid, "kind": kind}) + "\n")
-    partial.rename(path)
+    with replacing_file(path) as unfinished:
+        unfinished.write_text(json.dumps({"url": url, "pid": pid, "kind": kind}) + "\n")
     return path
 
 

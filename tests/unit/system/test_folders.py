@@ -1,0 +1,37 @@
+"""A file is the old one or the new one, whole."""
+
+from __future__ import annotations
+
+import pytest
+
+from megatron_stare.system.folders import replacing_file
+
+
+@pytest.mark.parametrize("durably", [False, True])
+def test_a_file_takes_its_place_when_it_is_whole(tmp_path, durably):
+    path = tmp_path / "latest"
+    path.write_text("old")
+
+    with replacing_file(path, durably=durably) as unfinished:
+        unfinished.write_text("new")
+        assert path.read_text() == "old"
+
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError, KeyboardInterrupt])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "latest"
+    path.write_text("old")
+
+    def fail() -> None:
+        with replacing_file(path) as unfinished:
+            unfinished.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
