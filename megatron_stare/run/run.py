@@ -18,8 +18,8 @@ from megatron_stare.algorithms.objective import MethodObjective
 from megatron_stare.checkpoint.resume import check_inputs
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.data.packing import Share, split_updates
-from megatron_stare.engines.sglang.memory import check_segments
 from megatron_stare.errors import UserError
+from megatron_stare.launch.environment import check_segments
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.observe.health import Health
 from megatron_stare.ops.partials import TokenScores

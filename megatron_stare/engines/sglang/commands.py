@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_stare.engines.sglang.addresses import is_loopback
-from megatron_stare.engines.sglang.api_key import read_api_key
-from megatron_stare.engines.sglang.memory import check_segments
 from megatron_stare.errors import UserError
+from megatron_stare.launch.environment import (
+    check_segments,
+    preloading,
+    read_api_key,
+    visible_gpus,
+)
 from megatron_stare.weights.hf_config import read_hf_config
 
 _CPU_STAND_INS = Path(__file__).parent / "cpu"
@@ -106,7 +109,7 @@ def server_environment(options: ServeOptions, number: int, folder: Path) -> dict
         "SGLANG_TIMEOUT_KEEP_ALIVE": "3600",
     }
     if options.num_gpus > 0:
-        gpus = _visible_gpus(options.num_gpus)[number * options.tensor :][: options.tensor]
+        gpus = visible_gpus(options.num_gpus)[number * options.tensor :][: options.tensor]
         return {**common, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
     return {
         **common,
@@ -149,13 +152,6 @@ def check_options(options: ServeOptions) -> None:
         check_segments(_MEMORY_SAVER)
 
 
-def _visible_gpus(count: int) -> list[str]:
-    """What CUDA_VISIBLE_DEVICES calls the GPUs of this process: numbers, or UUIDs."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = map(str, range(count)) if given is None else given.split(",")
-    return [name.strip() for name in names][:count]
-
-
 def _check_host(host: str) -> None:
     try:
         with socket.socket() as listener:
@@ -174,8 +170,7 @@ def _allocator(python: Path) -> dict[str, str]:
     """
     packages = "lib/python3*/site-packages"
     for library in python.parent.parent.glob(f"{packages}/cmeel.prefix/lib/libmimalloc.so"):
-        preloaded = f"{library.absolute()} {os.environ.get('LD_PRELOAD', '')}".rstrip()
-        return {"LD_PRELOAD": preloaded, "MIMALLOC_PURGE_DELAY": "-1"}
+        return {**preloading(library.absolute()), "MIMALLOC_PURGE_DELAY": "-1"}
     return {}
 
 

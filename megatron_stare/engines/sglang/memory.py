@@ -11,8 +11,6 @@ here; one that came up again since then, and so has other weights, gave up nothi
 from __future__ import annotations
 
 import asyncio
-import os
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,22 +19,6 @@ from megatron_stare.errors import UserError
 
 _WEIGHTS = ("weights",)
 _REST = ("kv_cache", "cuda_graph")
-
-
-def check_segments(asked_by: str) -> None:
-    """See that this environment, a server's or that of a trainer beside servers, suits turns.
-
-    SGLang's memory saver cannot take back expandable segments, and would not say so.
-
-    Raises:
-        UserError: it asks PyTorch for such segments; `asked_by` is what excludes them.
-    """
-    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
-        if re.search(r"expandable_segments:\s*True", os.environ.get(name, ""), re.IGNORECASE):
-            raise UserError(
-                f"{name}={os.environ[name]} with {asked_by}: memory that is given up would stay "
-                "taken, expected an environment without expandable segments"
-            )
 
 
 class SharedMemory:

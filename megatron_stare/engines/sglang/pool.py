@@ -11,13 +11,13 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.config.rollout import ServersConfig
-from megatron_stare.engines.sglang.api_key import read_api_key
 from megatron_stare.engines.sglang.client import GoneError, Server, ServerFailure
 from megatron_stare.engines.sglang.registry import registered_urls
 from megatron_stare.engines.sglang.restart import Restarts
 from megatron_stare.engines.sglang.routing import Routing
 from megatron_stare.engines.sglang.tokenizers import check_tokenizer
 from megatron_stare.errors import UserError
+from megatron_stare.launch.environment import read_api_key
 
 _POLL_S = 1.0
 _DTYPES = ("float32", "bfloat16")

@@ -31,6 +31,7 @@ from megatron_stare.engines.sglang.commands import (
 from megatron_stare.engines.sglang.ports import free_ports
 from megatron_stare.engines.sglang.registry import Kind, register
 from megatron_stare.errors import UserError
+from megatron_stare.launch.environment import environment_with
 from megatron_stare.system.output import make_folder, writing
 from megatron_stare.system.stop_signals import SIGNALS
 
@@ -133,7 +134,7 @@ def _start(
     with file:
         process = subprocess.Popen(
             command,
-            env=os.environ | environment,
+            env=environment_with(environment),
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
