@@ -20,6 +20,10 @@ ServerCount = Annotated[int, Field(ge=1, le=1_024)]
 ThreadCount = Annotated[int, Field(ge=1, le=4_096)]
 
 
+HF_HELP = "folder with the config.json of a checkpoint that has none (default: its own, SRC/hf)"
+"""Of `--hf`, where a checkpoint is read."""
+
+
 class Parser(argparse.ArgumentParser):
     """Argparse's, but that help which standard output does not take is not passed over."""
 

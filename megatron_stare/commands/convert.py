@@ -2,85 +2,73 @@
 
 from __future__ import annotations
 
-import os
-import time
-from dataclasses import dataclass, field
-from pathlib import Path
+import argparse
 
-import torch
-
-from megatron_stare.config.policy import ParallelConfig
-from megatron_stare.observe.console import Progress, open_console, print_line
-from megatron_stare.weights.conversion import Conversion, run_conversion
-from megatron_stare.weights.hf_to_megatron import HfToMegatron
-from megatron_stare.weights.megatron_to_hf import MegatronToHf
+from megatron_stare.commands.arguments import HF_HELP, ThreadCount, number, path
+from megatron_stare.system.values import RankCount
 
 
-@dataclass(frozen=True, slots=True)
-class ConvertOptions:
-    """What the command line says.
-
-    hf        of a Megatron checkpoint: the folder with its config.json and tokenizer
-    layout    that a Megatron checkpoint is for; it is the same for any
-    dtype     to store the weights in; None keeps theirs
-    threads   parameters under way at a time; None decides
-    """
-
-    source: Path
-    destination: Path
-    hf: Path | None = None
-    layout: ParallelConfig = field(default_factory=ParallelConfig)
-    dtype: str | None = None
-    threads: int | None = None
-    force: bool = False
-    dry_run: bool = False
-
-
-def hf_to_megatron(options: ConvertOptions) -> None:
-    """A Hugging Face folder becomes a torch_dist checkpoint.
-
-    Raises:
-        UserError: bad input, or a layout that does not divide the network.
-    """
-    conversion = HfToMegatron(options.source, dtype=_dtype(options))
-    conversion.shape.check_parallel(options.layout)
-    _convert(conversion, options)
-
-
-def megatron_to_hf(options: ConvertOptions) -> None:
-    """A torch_dist checkpoint becomes a Hugging Face folder.
-
-    Raises:
-        UserError: bad input.
-    """
-    _convert(MegatronToHf(options.source, hf=options.hf, dtype=_dtype(options)), options)
-
-
-def _dtype(options: ConvertOptions) -> torch.dtype | None:
-    return None if options.dtype is None else getattr(torch, options.dtype)
-
-
-def _convert(conversion: Conversion, options: ConvertOptions) -> None:
-    console = open_console(quiet=False)
-    if options.dry_run:
-        for parameter in conversion.parameters:
-            print_line(console, str(parameter))
-        return
-    start = time.perf_counter()
-    progress = Progress(console, bars=True)
-    with progress.phase("convert", total=len(conversion.parameters)) as advance:
-        num_already = run_conversion(
-            conversion,
-            options.destination,
-            force=options.force,
-            threads=options.threads or min(8, os.cpu_count() or 1),
-            on_done=advance,
-        )
-    seconds = time.perf_counter() - start
-    size = sum(p.place.num_elements * p.dtype.itemsize for p in conversion.parameters) / 1e9
-    kept = f", {num_already} of them by the run before" if num_already else ""
-    print_line(
-        console,
-        f"{options.destination}: {len(conversion.parameters)} parameters{kept}, "
-        f"{size:.2f} GB in {seconds:.1f} s",
+def add_convert(commands: argparse._SubParsersAction) -> None:
+    """`convert hf-to-megatron SRC DST` and `convert megatron-to-hf SRC DST`."""
+    summary = "a Hugging Face folder to a Megatron-Core checkpoint, or back"
+    convert = commands.add_parser("convert", help=summary, description=summary)
+    directions = convert.add_subparsers(dest="direction", required=True, metavar="DIRECTION")
+    there = _add_direction(
+        directions, "hf-to-megatron", "a Hugging Face folder", "a checkpoint to write"
     )
+    for option, kind in (("--tp", "tensor"), ("--pp", "pipeline"), ("--ep", "expert")):
+        help_text = f"refuse a network that {kind} parallelism of this size does not divide"
+        there.add_argument(option, type=number(RankCount), metavar="N", help=help_text)
+    back = _add_direction(directions, "megatron-to-hf", "a checkpoint", "a folder to write")
+    back.add_argument("--hf", type=path, help=HF_HELP)
+
+
+def _add_direction(
+    directions: argparse._SubParsersAction, name: str, source: str, destination: str
+) -> argparse.ArgumentParser:
+    command = directions.add_parser(
+        name,
+        help=f"{source} becomes {destination.removesuffix(' to write')}",
+        epilog="A checkpoint has no layout: any TP, PP, CP, EP and DP loads it. A conversion that "
+        "was stopped goes on when it is run again.",
+    )
+    command.add_argument("source", type=path, metavar="SRC", help=source)
+    command.add_argument("destination", type=path, metavar="DST", help=destination)
+    command.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="store the weights in it (default: as they are)",
+    )
+    command.add_argument(
+        "--threads",
+        type=number(ThreadCount),
+        help="parameters at a time (default: CPUs, 8 at most)",
+    )
+    command.add_argument("--force", action="store_true", help="replace DST")
+    command.add_argument("--dry-run", action="store_true", help="list what maps to what")
+    command.set_defaults(run=_convert, hf=None, tp=1, pp=1, ep=1)
+    return command
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from megatron_stare.config.policy import ParallelConfig
+    from megatron_stare.weights import convert
+
+    tp, pp, ep = arguments.tp, arguments.pp, arguments.ep
+    directions = {
+        "hf-to-megatron": convert.hf_to_megatron,
+        "megatron-to-hf": convert.megatron_to_hf,
+    }
+    directions[arguments.direction](
+        convert.ConvertOptions(
+            source=arguments.source,
+            destination=arguments.destination,
+            hf=arguments.hf,
+            layout=ParallelConfig(tensor=tp, sequence=tp > 1, pipeline=pp, expert=ep),
+            dtype=arguments.dtype,
+            threads=arguments.threads,
+            force=arguments.force,
+            dry_run=arguments.dry_run,
+        )
+    )
+    return 0

@@ -1,0 +1,43 @@
+"""`megatron-stare config`: a config, every key of it spelled out."""
+
+from __future__ import annotations
+
+import argparse
+
+from pydantic import BaseModel
+
+from megatron_stare.commands.arguments import number
+from megatron_stare.commands.of_config import add_of_config
+from megatron_stare.config.commands import EvalConfig, SftConfig, TrainConfig
+from megatron_stare.config_io import load_config, to_yaml
+from megatron_stare.errors import UserError
+from megatron_stare.system.values import RankCount
+
+_KINDS: dict[str, type[BaseModel]] = {"train": TrainConfig, "sft": SftConfig, "eval": EvalConfig}
+
+
+def add_config(commands: argparse._SubParsersAction) -> None:
+    """`config CONFIG [section.key=value ...] [--kind KIND] [--processes N]`."""
+    show = add_of_config(commands, "config", _config, "print the resolved config")
+    show.add_argument("--kind", choices=_KINDS, default="train", help="what the config is for")
+    show.add_argument(
+        "--processes",
+        type=number(RankCount),
+        help="see that a training run in so many processes can start, too",
+    )
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    config = load_config(_KINDS[arguments.kind], arguments.config, arguments.overrides)
+    if arguments.processes is not None:
+        _check_start(config, arguments.processes)
+    print(to_yaml(config), end="")
+    return 0
+
+
+def _check_start(config: BaseModel, num_processes: int) -> None:
+    if not isinstance(config, TrainConfig):
+        raise UserError("--processes: expected with --kind train, which starts in many")
+    from megatron_stare.run.preflight import check_run
+
+    check_run(config, num_processes)

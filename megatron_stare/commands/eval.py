@@ -1,0 +1,23 @@
+"""`megatron-stare eval`: avg@k and pass@k of a Hugging Face folder."""
+
+from __future__ import annotations
+
+import argparse
+
+from megatron_stare.commands.of_config import add_of_config
+from megatron_stare.config.commands import EvalConfig
+from megatron_stare.config_io import load_config
+
+
+def add_eval(commands: argparse._SubParsersAction) -> None:
+    """`eval CONFIG [section.key=value ...]`."""
+    add_of_config(commands, "eval", _eval, "avg@k and pass@k of a Hugging Face folder", EvalConfig)
+
+
+def _eval(arguments: argparse.Namespace) -> int:
+    config = load_config(EvalConfig, arguments.config, arguments.overrides)
+    from megatron_stare.evaluate_folder import evaluate_folder
+
+    for name, value in evaluate_folder(config).items():
+        print(f"{name}\t{value:.4f}")
+    return 0

@@ -1,0 +1,40 @@
+"""Commands that read a config: its file, overrides, and every key of it in the help."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from pydantic import BaseModel
+
+from megatron_stare.commands.arguments import path
+from megatron_stare.config_io import describe
+
+
+def add_of_config(
+    commands: argparse._SubParsersAction,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    summary: str,
+    kind: type[BaseModel] | None = None,
+) -> argparse.ArgumentParser:
+    """`NAME CONFIG [section.key=value ...]`; `kind` is what the config is for, if it is one."""
+    command = commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=None if kind is None else _key_table(kind),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("config", type=path, help="YAML file of differences from the defaults")
+    command.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides")
+    command.set_defaults(run=run)
+    return command
+
+
+def _key_table(kind: type[BaseModel]) -> str:
+    rows = [
+        f"  {key}: {type_} = {default}\n      {text}"
+        for key, type_, default, text in describe(kind)
+    ]
+    return "\n".join(["keys:", *rows])

@@ -1,0 +1,26 @@
+"""`megatron-stare report`: figures and one HTML page comparing runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from megatron_stare.commands.arguments import path
+
+
+def add_report(commands: argparse._SubParsersAction) -> None:
+    """`report RUN [RUN ...] [--out FOLDER]`."""
+    report = commands.add_parser("report", help="figures and one HTML page comparing runs")
+    report.add_argument("runs", nargs="+", type=path, metavar="RUN", help="run folders")
+    report.add_argument("--out", type=path, default=Path("report"), help="folder to write")
+    report.set_defaults(run=_report)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from megatron_stare.observe.console import open_console
+    from megatron_stare.observe.report import write_report
+    from megatron_stare.observe.summary import print_summary
+
+    print_summary(arguments.runs, open_console(quiet=False))
+    print(write_report(arguments.runs, arguments.out))
+    return 0
