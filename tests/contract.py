@@ -15,7 +15,7 @@ from megatron_stare.algorithms.config import AlgorithmConfig
 from megatron_stare.algorithms.hooks import Credit, Step
 from megatron_stare.algorithms.links.group_baselines import SampleAdvantages
 from megatron_stare.algorithms.needs import OLD, REFERENCE, ROLLOUT, UNTRUNCATED
-from megatron_stare.algorithms.table import LINKS
+from megatron_stare.algorithms.table import LINKS, TERMS
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.types import RolloutBatch
 
@@ -31,11 +31,21 @@ ACTS: dict[str, dict[str, Any]] = {
 """Settings under which a link does something to the batches below, where its defaults do not, or
 where it has none."""
 
+MARKS = frozenset().union(*(link.marks for link in LINKS.values()))
+"""All that links leave for terms."""
+
 
 def links_with(name: str) -> list[Any]:
     """A chain that gives a link of the table advantages, as in a config."""
     spec = {name: ACTS.get(name, {})}
     return [spec] if issubclass(LINKS[name], SampleAdvantages) else ["grpo", spec]
+
+
+def method_with_term(name: str) -> dict[str, Any]:
+    """A method whose policy is a term of the table, as in a config, with the links it reads."""
+    makers = [link for link, kind in LINKS.items() if kind.marks & TERMS[name].needs]
+    links = ["grpo", *({link: ACTS.get(link, {})} for link in makers)]
+    return {"method": "grpo", "links": links, "policy": [name]}
 
 
 def chain_with(name: str) -> AlgorithmConfig:
@@ -61,6 +71,7 @@ class Batch:
             REFERENCE: TokenScores(self.reference[index], nothing, nothing, nothing),
             ROLLOUT: engine,
             UNTRUNCATED: engine,
+            **dict.fromkeys(MARKS, 2 * self.entropies[index] - 1),
         }
 
     def step(self, number: int, samples: Sequence[int], group: dist.ProcessGroup | None) -> Step:
@@ -150,12 +161,18 @@ def random_batch(seed: int, num_groups: int = 5, size: int = 4) -> Batch:
 
 @dataclass(frozen=True)
 class Decided:
-    """What a chain made of a step on one rank."""
+    """What a chain made of a step on one rank; `marks` are those of its links, by name."""
 
     index: Tensor
     credit: Credit
     report: Mapping[str, float]
     states: Mapping[str, Any]
+    marks: Mapping[str, Tensor]
+
+    @property
+    def of_tokens(self) -> dict[str, Tensor]:
+        """Credit and marks, by name."""
+        return {**self.credit._asdict(), **self.marks}
 
 
 def decide(
@@ -166,15 +183,16 @@ def decide(
     credit = chain.apply(step)
     for link in chain.method.late:
         credit = link.apply(credit, step, None)
-    return Decided(step.index, credit, chain.report(credit, step), chain.state_dict())
+    left = [mark for link in chain.method.links.values() for mark in link.marks]
+    marks = {mark.name: step[mark] for mark in left}
+    return Decided(step.index, credit, chain.report(credit, step), chain.state_dict(), marks)
 
 
-def in_batch_order(ranks: Sequence[Decided]) -> Credit:
-    """The credit of all tokens."""
-    index = torch.cat([rank.index for rank in ranks])
-    order = index.argsort()
-    parts = (
-        torch.cat([getattr(rank.credit, name).expand_as(rank.index) for rank in ranks])[order]
-        for name in Credit._fields
-    )
-    return Credit(*parts)
+def in_batch_order(ranks: Sequence[Decided]) -> dict[str, Tensor]:
+    """What was decided of all tokens, by name: their credit, and the marks on them."""
+    order = torch.cat([rank.index for rank in ranks]).argsort()
+    of_ranks = [
+        {name: part.expand_as(rank.index) for name, part in rank.of_tokens.items()}
+        for rank in ranks
+    ]
+    return {name: torch.cat([part[name] for part in of_ranks])[order] for name in of_ranks[0]}

@@ -22,7 +22,15 @@ from typing import Any, cast
 from pydantic import BaseModel, Field, create_model, field_serializer, model_validator
 
 from megatron_stare.algorithms.corrections import Correction, Tis
-from megatron_stare.algorithms.hooks import Component, Curriculum, Filter, Link, Term, Updates
+from megatron_stare.algorithms.hooks import (
+    Component,
+    Curriculum,
+    Filter,
+    Link,
+    Mark,
+    Term,
+    Updates,
+)
 from megatron_stare.algorithms.method import Method
 from megatron_stare.algorithms.table import (
     CURRICULA,
@@ -84,6 +92,19 @@ class AlgorithmConfig(Method):
     def _makes_advantages(self) -> AlgorithmConfig:
         if not self.links:
             raise ValueError("links=[]: without a link every advantage is 0, expected some")
+        return self
+
+    @model_validator(mode="after")
+    def _marks_what_it_reads(self) -> AlgorithmConfig:
+        marks = frozenset().union(*(link.marks for link in self.links.values()))
+        for name, term in {**self.policy, **self.terms}.items():
+            for mark in term.needs - marks:
+                if isinstance(mark, Mark):
+                    makers = [link for link, kind in LINKS.items() if mark in kind.marks]
+                    raise ValueError(
+                        f"{name} reads the marks of {' or '.join(makers) or mark.name}: "
+                        "expected that among links"
+                    )
         return self
 
     @classmethod

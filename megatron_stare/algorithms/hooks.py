@@ -33,12 +33,12 @@ from torch import Tensor
 from megatron_stare.algorithms.aggregation import Aggregation
 from megatron_stare.algorithms.credit import Credit
 from megatron_stare.algorithms.metric import Metric
-from megatron_stare.algorithms.step import Need, Step
+from megatron_stare.algorithms.step import Mark, Need, Step
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.system.settings import Settings
 from megatron_stare.types import Group
 
-__all__ = ["Component", "Credit", "Curriculum", "Filter", "Link", "Live", "Metric", "Need"]
+__all__ = ["Component", "Credit", "Curriculum", "Filter", "Link", "Live", "Mark", "Metric", "Need"]
 __all__ += ["Step", "Term", "Update", "Updates"]
 
 
@@ -60,6 +60,8 @@ class Link[S](Component):
     """
 
     scope: ClassVar[Literal["sample", "batch"]] = "batch"
+    marks: ClassVar[frozenset[Mark]] = frozenset()
+    """What `apply` leaves on the step's tokens, for terms that need it."""
 
     def start(self) -> S:
         """The state before the first step."""

@@ -75,7 +75,7 @@ class Method(Settings):
         """The last links, as many as run in the micro-batch on the log-probs computed there."""
 
         def can_wait(link: Link) -> bool:
-            return link.scope == "sample" and OLD in link.needs
+            return link.scope == "sample" and OLD in link.needs and not link.marks
 
         return tuple(takewhile(can_wait, reversed(self.links.values())))[::-1]
 
@@ -87,11 +87,12 @@ class Method(Settings):
 
     @property
     def needs(self) -> frozenset[Need[Any]]:
-        """What is to be known before the update."""
+        """What is to be measured before the update."""
         parts = (*self.early.values(), *self.loss_terms, *self.updates.values())
         before = [part.needs for part in parts]
         meanwhile = [link.needs - {OLD} for link in self.late]
-        return frozenset().union(*before, *meanwhile)
+        marks = [link.marks for link in self.links.values()]
+        return frozenset().union(*before, *meanwhile).difference(*marks)
 
     @property
     def passes(self) -> int:

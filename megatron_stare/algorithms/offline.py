@@ -77,8 +77,8 @@ def run_links(
         states: what an earlier call has returned; None before the first step.
 
     Returns:
-        `advantages`, `weights`, `counted`, `clip_low` and `clip_high`, a list of lists each; and
-        the states, by link.
+        `advantages`, `weights`, `counted`, `clip_low` and `clip_high`, a list of lists each, and
+        so the marks that links leave for terms, by name; and the states, by link.
 
     Raises:
         KeyError: a link reads what the samples do not have.
@@ -95,6 +95,7 @@ def run_links(
         credit = link.apply(credit, view, None)
     counts = view.batch.response_lengths.tolist()
     parts = {name: part.expand_as(view.mask) for name, part in credit._asdict().items()}
+    parts |= {mark.name: view[mark] for link in method.links.values() for mark in link.marks}
     return {name: _ragged(part, counts) for name, part in parts.items()}, chain.state_dict()
 
 
@@ -120,8 +121,11 @@ def run_loss(method: Links, samples: Samples, credit: Mapping[str, Ragged]) -> L
     """
     chosen = _method(method)
     view = _step(samples, 1, 0.0)
-    _check_needs({**chosen.policy, **chosen.terms}, view)
     decided = {name: _per_token(name, rows, samples) for name, rows in credit.items()}
+    for link in chosen.links.values():
+        for mark in link.marks:
+            view.facts[mark] = decided.pop(mark.name, torch.zeros(len(view.mask)).double())
+    _check_needs({**chosen.policy, **chosen.terms}, view)
     start = first_credit(chosen, view, torch.float64)
     if "counted" in decided:
         decided["counted"] = decided["counted"].bool() & view.mask

@@ -31,6 +31,13 @@ class Need[T]:
     passes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Mark(Need[Tensor]):
+    """A number that a link leaves on each token for terms, `[r]`: `step.facts[MARK] = ...`."""
+
+    passes: int = 0
+
+
 @dataclass(frozen=True)
 class Step:
     """The step view: what is known of a step on this rank.

@@ -31,6 +31,7 @@ from megatron_stare.algorithms.links.group_baselines import DrGrpo, Grpo, Rloo
 from megatron_stare.algorithms.links.grpo_n import GrpoN
 from megatron_stare.algorithms.links.gtpo import GrpoS, Gtpo
 from megatron_stare.algorithms.links.high_entropy import HighEntropy
+from megatron_stare.algorithms.links.kl_cov import KlCov, KlCovPenalty
 from megatron_stare.algorithms.links.ngrpo import Ngrpo
 from megatron_stare.algorithms.links.opo import Opo
 from megatron_stare.algorithms.links.polarity import Nsr, Psr, WReinforce
@@ -85,6 +86,7 @@ LINKS: dict[str, type[Link]] = {
     "high_entropy": HighEntropy,
     "steer": Steer,
     "clip_cov": ClipCov,
+    "kl_cov": KlCov,
     "stapo": Stapo,
     "a3po": A3po,
     "eapo": Eapo,
@@ -98,6 +100,7 @@ TERMS: dict[str, type[Term]] = {
     "kl": Kl,
     "entropy": Entropy,
     "nll": Nll,
+    "kl_cov_penalty": KlCovPenalty,
     # In the place of the clipped surrogate.
     "gspo": Gspo,
     "gspo_token": GspoToken,

@@ -20,6 +20,8 @@ from megatron_stare.observe.drawing import (
     draw_times,
     new_figure,
 )
+from megatron_stare.observe.entropy_law import METRICS as LAW_METRICS
+from megatron_stare.observe.entropy_law import draw_entropy_law, law_of
 from megatron_stare.observe.run_folders import Runs, pass_at_budgets, read_runs, spread
 
 
@@ -183,6 +185,8 @@ def _figures(runs: Runs) -> Iterator[tuple[str, str, Figure, tuple[str, ...]]]:
         figure, axes = new_figure(1, 1, colour_legend(runs))
         draw_pass_at_k(axes[0], runs)
         yield "pass_at_k", "Held-out pass@k", figure, ("eval/pass_at_{k}",)
+    if any(law_of(run) is not None for group in runs.values() for run in group):
+        yield "entropy_law", "Accuracy for entropy: R = -a e^H + b", _draw_laws(runs), LAW_METRICS
     phases = [phase for phase in PHASES if _has_data(runs, f"time/{phase}_s")]
     if phases:
         metrics = tuple(f"time/{phase}_s" for phase in phases)
@@ -193,6 +197,15 @@ def _draw_lines(runs: Runs, panels: Sequence[Panel], columns: int) -> Figure:
     figure, axes = new_figure(len(panels), columns, colour_legend(runs))
     for place, panel in zip(axes, panels, strict=True):
         draw_panel(place, runs, panel)
+    return figure
+
+
+def _draw_laws(runs: Runs) -> Figure:
+    legend = colour_legend(runs)
+    figure, axes = new_figure(len(runs), 3, legend, share_y=True)
+    for place, (label, group), colour in zip(axes, runs.items(), legend.values(), strict=True):
+        draw_entropy_law(place, group, colour)
+        place.set_title(label)
     return figure
 
 

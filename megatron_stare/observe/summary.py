@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from megatron_stare.observe.console import print_table
+from megatron_stare.observe.entropy_law import ceiling_of
 from megatron_stare.observe.metrics import targets_of
 from megatron_stare.observe.run_folders import (
     BAND,
@@ -72,6 +73,7 @@ def _rows(pass_at: Sequence[int]) -> list[Row]:
         Row(f"Last half within target ± {BAND:.0%}", _share_in_band, percent),
         Row("Training accuracy, first 10%", partial(_mean, "reward/accuracy", _FIRST), percent),
         Row("Training accuracy, last 10%", partial(_mean, "reward/accuracy", _LAST), percent),
+        Row("Training accuracy where entropy is used up (law)", ceiling_of, percent),
         Row("Held-out accuracy, start", partial(_at, "eval/avg_at_k", 0), percent),
         Row("Held-out accuracy, end", partial(_at, "eval/avg_at_k", -1), percent),
         *(

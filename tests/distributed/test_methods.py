@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from megatron_stare.algorithms.needs import REFERENCE
 from megatron_stare.algorithms.table import LINKS, PARTS, TERMS
-from tests.contract import links_with
+from tests.contract import links_with, method_with_term
 from tests.distributed.test_layouts import LAYOUTS, OPTIM
 from tests.layout_steps import (
     Job,
@@ -38,8 +39,8 @@ def jobs(tmp_path_factory):
     batches = ragged_batches(seed=0)[:1]
     sections: dict[str, Any] = {name: {"links": links_with(name)} for name in LINKS}
     for name, kind in TERMS.items():
-        if not kind.needs:  # A reference policy is not part of these runs.
-            sections[f"policy {name}"] = {"method": "grpo", "policy": [name]}
+        if REFERENCE not in kind.needs:  # A reference policy is not part of these runs.
+            sections[f"policy {name}"] = method_with_term(name)
     settings = {"optim": OPTIM, "train": {"updates_per_step": 2}}
     return {
         name: Job(folder, {**settings, "algorithm": section}, batches)

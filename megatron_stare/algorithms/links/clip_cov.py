@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.algorithms.needs import OLD
@@ -38,11 +39,15 @@ class ClipCov(Link[None]):
 
     def apply(self, credit: Credit, step: Step, state: None) -> Credit:
         """Silence what is drawn."""
-        stats, counted = step.stats, credit.counted
-        advantages, logprobs = credit.advantages, step[OLD].logprobs
-        covariance = advantages - stats.mean(advantages, counted)
-        covariance = covariance * (logprobs - stats.mean(logprobs, counted))
+        stats, counted, covariance = step.stats, credit.counted, covariances(credit, step)
         candidates = counted & (covariance > self.low) & (covariance < self.high)
         number = (self.share * stats.count(counted)).long().clamp(min=1)
         number = number.minimum(stats.count(candidates).long())
         return credit.scaled(0.0, stats.top(step.uniform("clip_cov"), number, candidates))
+
+
+def covariances(credit: Credit, step: Step) -> Tensor:
+    """(A - mean A) (lp - mean lp) of each token, float64 `[r]`; means are of what is counted."""
+    factors = (credit.advantages, step[OLD].logprobs)
+    first, second = (part - step.stats.mean(part, credit.counted) for part in factors)
+    return first * second

@@ -9,6 +9,7 @@ from megatron_stare.algorithms.links.entro_adv import EntroAdv
 from megatron_stare.algorithms.links.group_baselines import Grpo
 from megatron_stare.algorithms.links.gtpo import GrpoS, Gtpo
 from megatron_stare.algorithms.links.high_entropy import HighEntropy
+from megatron_stare.algorithms.links.kl_cov import KlCov, KlCovPenalty
 from megatron_stare.algorithms.links.stapo import Stapo
 from megatron_stare.algorithms.links.stare import Stare
 from megatron_stare.algorithms.links.steer import Steer
@@ -81,6 +82,19 @@ TOKENS: dict[str, Preset] = {
         """,
         links={"grpo": Grpo(), "clip_cov": ClipCov()},
         policy={"clip": Clip(low=1.0, high=1.0)},
+    ),
+    "kl_cov": Preset(
+        about="""GRPO without clips, but for a penalty on a few tokens of large covariance.
+
+        The penalty acts from the second update of a step on: train.updates_per_step is to be more
+        than 1, as in the paper.
+
+        Source: The Entropy Mechanism, arXiv 2505.22617
+        Status: checked against authors' code
+        """,
+        links={"grpo": Grpo(), "kl_cov": KlCov()},
+        policy={"clip": Clip(low=1.0, high=1e6, dual=1e6)},
+        terms={"kl_cov_penalty": KlCovPenalty()},
     ),
     "stapo": Preset(
         about="""GRPO without the spurious tokens of good samples.

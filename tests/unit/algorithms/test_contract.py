@@ -14,18 +14,18 @@ import torch
 
 import megatron_stare.algorithms as algorithms
 from megatron_stare.algorithms.chain import Chain
-from megatron_stare.algorithms.hooks import Credit
 from megatron_stare.algorithms.needs import OLD
 from megatron_stare.algorithms.table import LINKS, PARTS
-from tests.contract import ACTS, chain_with, decide, random_batch
+from tests.contract import ACTS, Decided, chain_with, decide, random_batch
 
 every_link = pytest.mark.parametrize("name", LINKS)
 EVERYONE = list(range(20))
 
 
-def assert_same(found: Credit, expected: Credit) -> None:
-    for name in Credit._fields:
-        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+def assert_same(found: Decided, expected: Decided) -> None:
+    assert found.of_tokens.keys() == expected.of_tokens.keys()
+    for name, values in expected.of_tokens.items():
+        assert torch.equal(found.of_tokens[name], values), name
 
 
 @every_link
@@ -38,17 +38,18 @@ def test_it_acts(name):
         not torch.equal(found, was)
         for found, was in zip(decided.credit, before.credit, strict=True)
     )
-    assert changed or decided.report
+    assert changed or decided.report or any(mark.any() for mark in decided.marks.values())
 
 
 @every_link
 def test_nothing_is_decided_under_the_mask(name):
     batch = random_batch(seed=1)
-    credit = decide(Chain(chain_with(name)), batch, 1, EVERYONE).credit
-    mask = batch.rollouts.loss_mask
+    decided = decide(Chain(chain_with(name)), batch, 1, EVERYONE)
+    credit, mask = decided.credit, batch.rollouts.loss_mask
     assert not credit.advantages[~mask].any()
     assert not credit.counted[~mask].any()
-    assert all(part.isfinite().all() for part in (credit.advantages, credit.weights))
+    decided_finite = (credit.advantages, credit.weights, *decided.marks.values())
+    assert all(part.isfinite().all() for part in decided_finite)
 
 
 @every_link
@@ -58,8 +59,8 @@ def test_masked_tokens_anywhere_change_nothing(name):
     plain = decide(Chain(chain_with(name)), batch, 1, EVERYONE)
     among = decide(Chain(chain_with(name)), more, 1, EVERYONE)
     mask = batch.rollouts.loss_mask
-    for field in ("advantages", "weights", "counted"):
-        found, expected = getattr(among.credit, field)[where], getattr(plain.credit, field)
+    for field in ("advantages", "weights", "counted", *plain.marks):
+        found, expected = among.of_tokens[field][where], plain.of_tokens[field]
         assert torch.equal(found[mask], expected[mask]), field
     assert among.report == pytest.approx(plain.report, rel=1e-12, nan_ok=True)
     assert among.states == plain.states
@@ -74,10 +75,8 @@ def test_the_order_of_samples_does_not_matter(name, monkeypatch):
     plain = decide(Chain(chain_with(name)), batch, 1, EVERYONE)
     shuffled = decide(Chain(chain_with(name)), batch.taken(order), 1, EVERYONE)
     index = batch.step(1, order, None).index
-    for field in ("advantages", "weights", "counted"):
-        torch.testing.assert_close(
-            getattr(shuffled.credit, field), getattr(plain.credit, field)[index]
-        )
+    for field in ("advantages", "weights", "counted", *plain.marks):
+        torch.testing.assert_close(shuffled.of_tokens[field], plain.of_tokens[field][index])
     assert shuffled.report == pytest.approx(plain.report, rel=1e-6, nan_ok=True)
 
 
@@ -92,7 +91,7 @@ def test_a_saved_state_goes_on_to_the_bit(name):
             again.load_state_dict(json.loads(json.dumps(first.state_dict())))
         first = again
         found = decide(again, batch, number, EVERYONE)
-        assert_same(found.credit, expected[number - 1].credit)
+        assert_same(found, expected[number - 1])
         assert found.states == expected[number - 1].states
 
 

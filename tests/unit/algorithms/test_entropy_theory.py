@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_stare.algorithms.entropy_theory import critical_surprisal, entropy_sensitivity
+from megatron_stare.algorithms.entropy_theory import (
+    critical_surprisal,
+    entropy_sensitivity,
+    fit_entropy_law,
+)
 from tests.unit.algorithms.golden import assert_golden, method_example, tensor
 
 
@@ -90,3 +94,41 @@ def test_golden_critical_weight_flips_the_sign_of_the_batch():
     assert_golden(flip, expected["W_star"])
     for w, slope in ((1.0, "dHbar_W1"), (1.1, "dHbar_W1p1"), (flip, "dHbar_at_Wstar")):
         assert_golden((changes.sum() + (w - 1) * amplified) / len(changes), expected[slope])
+
+
+def test_golden_law():
+    """Of the example's points, five times over: a law has twenty steps at least."""
+    inputs, expected = method_example("entropy_law")
+    law = fit_entropy_law(inputs["H"] * 5, inputs["R"] * 5)
+    assert law is not None
+    assert_golden(tensor([law.a, law.b, law.ceiling]), [0.25, 0.9, expected["R_at_H0"]])
+    assert law.high - law.low < 1e-8
+    assert_golden(tensor([law.at(h) for h in inputs["H"]]), inputs["R"])
+
+
+def test_the_interval_of_a_ceiling_holds_it_where_steps_err_alike():
+    """An interval of independent steps holds it 60% of the time at this correlation, 0.7."""
+    noise = torch.Generator().manual_seed(0)
+    draws = 0.03 * torch.randn(60, 200, generator=noise, dtype=torch.float64)
+    fading = 0.7 ** torch.arange(200, dtype=torch.float64)
+    errors = torch.nn.functional.conv1d(
+        torch.nn.functional.pad(draws, (199, 0))[:, None], fading.flip(0)[None, None]
+    )[:, 0]
+    entropies = 1.2 * torch.linspace(0, -3, 200, dtype=torch.float64).exp()
+    rewards = 0.9 - 0.25 * entropies.exp() + errors
+    laws = [fit_entropy_law(entropies.tolist(), row) for row in rewards.tolist()]
+    assert sum(law is not None and law.low <= 0.65 <= law.high for law in laws) >= 0.85 * 60
+
+
+@pytest.mark.parametrize(
+    ("entropies", "rewards"),
+    [
+        ([], []),
+        ([0.1 * step for step in range(19)], [0.5] * 19),
+        ([0.3] * 40, [0.5] * 40),
+        ([math.nan] * 40, [0.5] * 40),
+        ([1e4] * 20 + [0.1] * 20, [0.5] * 40),
+    ],
+)
+def test_there_is_no_law_of_few_steps_or_of_entropy_that_does_not_move(entropies, rewards):
+    assert fit_entropy_law(entropies, rewards) is None

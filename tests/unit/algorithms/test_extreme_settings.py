@@ -15,7 +15,7 @@ from megatron_stare.algorithms.hooks import Update
 from megatron_stare.algorithms.objective import MethodObjective
 from megatron_stare.algorithms.table import LINKS, TERMS
 from megatron_stare.ops.partials import TokenScores
-from tests.contract import decide, links_with, random_batch
+from tests.contract import decide, links_with, method_with_term, random_batch
 from tests.extremes import extremes, numbers
 
 OPTIONAL = {"anneal": {"to": 1.0, "to_step": 9}}
@@ -54,7 +54,7 @@ def test_a_link_decides_finite_credit(name, settings):
 
 @pytest.mark.parametrize(("name", "settings"), settings_of(TERMS))
 def test_a_term_has_a_finite_loss_and_gradient(name, settings):
-    method = chain_of(policy=[name], **{name: settings})
+    method = chain_of(**method_with_term(name), **{name: settings})
     batch = random_batch(seed=0)
     step = batch.step(1, list(range(20)), None)
     objective = MethodObjective.of(method, step, Update(range(20), Chain(method).apply(step)))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from megatron_stare.algorithms.chain import first_credit
 from megatron_stare.algorithms.hooks import Live, Step, Term, Update
+from megatron_stare.algorithms.links.kl_cov import KlCovPenalty
 from megatron_stare.algorithms.method import Method
 from megatron_stare.algorithms.needs import OLD, REFERENCE
 from megatron_stare.algorithms.objective import MethodObjective
@@ -27,6 +28,8 @@ from tests.contract import Batch, random_batch
 every_term = pytest.mark.parametrize("term", [kind() for kind in TERMS.values()], ids=[*TERMS])
 EVERYONE = list(range(20))
 STEP = 1e-6
+RESTING = (KlCovPenalty,)
+"""Terms without a gradient on the policy that starts a step."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,9 @@ def gradients_are_finite(term: Term) -> None:
         learned = learn_all(term, batch, moved(batch, by))
         assert math.isfinite(learned.loss), by
         assert learned.gradients.isfinite().all(), by
-    assert learn_all(term, batch, moved(batch, 0.0)).gradients.any()
+    assert learn_all(term, batch, moved(batch, 0.1)).gradients.any()
+    rests = not learn_all(term, batch, moved(batch, 0.0)).gradients.any()
+    assert rests == isinstance(term, RESTING)
 
 
 def the_gradient_is_that_of_the_loss(term: Term) -> None:

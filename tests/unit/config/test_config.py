@@ -65,6 +65,10 @@ def test_a_config_cannot_be_changed_after_it_was_checked(config_file):
         ("train.updates_per_step=5", r"updates_per_step=5 does not divide .*prompts_per_step=64"),
         ("rollout.engine=replay", r"engine='replay' with replay_path=None"),
         ("algorithm.kl.estimator=k4", r"algorithm: kl is in no chain: add it, terms=\[kl\]"),
+        (
+            "algorithm.terms=[kl_cov_penalty]",
+            "algorithm: kl_cov_penalty reads the marks of kl_cov: expected that among links",
+        ),
         ("parallel.sequence=true", r"parallel\.sequence=true needs parallel\.tensor > 1"),
         ("parallel.virtual_pipeline=2", r"virtual_pipeline=2 needs parallel\.pipeline > 1"),
         ("train.max_tokens_per_micro_batch=100", r"=100 cannot hold one sample .*= 2048"),

@@ -52,7 +52,7 @@ def report(runs, tmp_path_factory):
 
 def test_every_figure_is_a_png_and_is_in_the_page(report):
     stems = {path.stem for path in report.parent.glob("*.png")}
-    assert stems == {*FIGURES, "pass_at_k", "times"}
+    assert stems == {*FIGURES, "pass_at_k", "times", "entropy_law"}
     assert all(path.read_bytes().startswith(PNG) for path in report.parent.glob("*.png"))
     assert sum(tag == "img" for tag, _ in Page(report.read_text()).tags) == len(stems)
 

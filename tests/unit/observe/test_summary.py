@@ -1,4 +1,5 @@
 import io
+import math
 
 import pytest
 from rich.console import Console
@@ -46,6 +47,19 @@ def test_several_seeds_are_a_mean_with_its_range(tmp_path):
     table = cells(runs)
     assert table["Held-out accuracy, start"] == {"grpo (2 seeds)": "10.0%"}
     assert table["Held-out accuracy, end"] == {"grpo (2 seeds)": "60.0% (50.0%–70.0%)"}
+
+
+def test_what_a_run_trades_its_entropy_for_is_predicted(tmp_path):
+    entropies = {step: 1.2 * math.exp(-step / 20) for step in range(1, 41)}
+    law = {
+        step: {"entropy/mean": entropy, "reward/accuracy": 0.9 - 0.25 * math.exp(entropy)}
+        for step, entropy in entropies.items()
+    }
+    table = cells(
+        [write_metrics(tmp_path / "grpo", law), write_metrics(tmp_path / "few", {1: law[1]})]
+    )
+    title = "Training accuracy where entropy is used up (law)"
+    assert table[title] == {"grpo": "65.0%", "few": "–"}
 
 
 def test_rows_that_no_run_has_are_left_out_and_gaps_are_marked(tmp_path):
