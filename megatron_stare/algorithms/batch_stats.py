@@ -28,6 +28,9 @@ from megatron_stare.ops.keyed_order import KeyedOrder
 from megatron_stare.ops.selection import global_kth_value, global_top_k, share_of
 from megatron_stare.types import RolloutBatch, TokenBatch
 
+ROUNDING = 1e-12
+"""Of a value: a mean of millions of values that are all the same errs by less, in float64."""
+
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
@@ -156,10 +159,14 @@ class BatchStats:
         return (squares / degrees).sqrt().masked_fill(count == 0, math.nan)
 
     def whiten(self, values: Tensor, where: Tensor | None = None, *, eps: float = 1e-8) -> Tensor:
-        """(x - mean) / (std + eps), float64 `[r]`; 0 for tokens that do not count."""
+        """(x - mean) / sqrt(var + eps), unbiased, float64 `[r]`; 0 for tokens that do not count.
+
+        And exactly 0 where x is the mean up to rounding: what follows may ask for the sign.
+        """
         centred = self._centred(values, where)
-        std = self.of_tokens(self._std_of(centred, where, unbiased=True))
-        return (centred / (std + eps)).masked_fill(~self._counted(where), 0.0)
+        centred = centred.masked_fill(centred.abs() <= ROUNDING * values.abs(), 0.0)
+        variance = self.of_tokens(self._std_of(centred, where, unbiased=True)).square()
+        return (centred / (variance + eps).sqrt()).masked_fill(~self._counted(where), 0.0)
 
     def min(self, values: Tensor, where: Tensor | None = None) -> Tensor:
         """The smallest of values `[r]`; NaN if any is."""
@@ -189,7 +196,7 @@ class BatchStats:
             ValueError: on every rank, k exceeds the count, or a value is NaN (its token is named).
         """
         where = self._counted(where)
-        if self._num_keys > 1:
+        if self._num_keys != 1:
             return self._order(values, where).top(k)[self.token_ids]
         chosen = global_top_k(
             values[where], int(k), token_ids=self.token_ids[where], group=self.group
@@ -223,7 +230,7 @@ class BatchStats:
             ValueError: on every rank, a value is NaN.
         """
         where = self._counted(where)
-        if self._num_keys > 1:
+        if self._num_keys != 1:
             return self._order(values, where).kth(k)
         if not self.count(where):
             return torch.full_like(k, math.nan, dtype=torch.float64)

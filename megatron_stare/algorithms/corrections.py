@@ -75,7 +75,17 @@ class Correction(Link[None]):
         return correct(log_ratios, step.sample_ids, credit.counted, self)
 
 
-class Tis(Correction):
+class _Banded(Correction):
+    low: float
+    high: float
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """As set."""
+        return self.low, self.high
+
+
+class Tis(_Banded):
     """weight * min(max(rho, low), high), rho = policy / engine: truncated importance sampling.
 
     It bounds the variance, at the price of bias; low = 0 in its first form.
@@ -89,17 +99,12 @@ class Tis(Correction):
     high: float = Field(default=2.0, ge=1, le=1e30)
     """Upper bound of the band."""
 
-    @property
-    def band(self) -> tuple[float, float]:
-        """As set."""
-        return self.low, self.high
-
     def weigh(self, ratios: Tensor, outside: Tensor) -> Tensor:
         """min(max(rho, low), high)."""
         return ratios.clamp(self.low, self.high)
 
 
-class IcePop(Correction):
+class IcePop(_Banded):
     """weight * rho in the band, else 0, rho = policy / engine: masked importance sampling.
 
     There is no gradient at all where engine and policy disagree.
@@ -112,11 +117,6 @@ class IcePop(Correction):
     """Lower bound of the band."""
     high: float = Field(default=5.0, ge=1, le=1e30)
     """Upper bound of the band."""
-
-    @property
-    def band(self) -> tuple[float, float]:
-        """As set."""
-        return self.low, self.high
 
     def weigh(self, ratios: Tensor, outside: Tensor) -> Tensor:
         """rho in the band, else 0."""

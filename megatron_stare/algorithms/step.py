@@ -92,6 +92,20 @@ class Step:
         """Statistics of the batch, of values `[r]`."""
         return BatchStats(self.batch, self.index, device=self.mask.device, group=self.group)
 
+    @cached_property
+    def own_samples(self) -> BatchStats:
+        """Statistics of each sample on this rank, one by one: they tell nothing of any other.
+
+        What is said of keys is of these samples, and only `of_tokens` says whose it is. It costs
+        what this rank's tokens cost, which in a micro-batch are few.
+        """
+        lengths = self.sample_ids.unique_consecutive(return_counts=True)[1].cpu()
+        mask = self.batch.loss_mask[self.index]
+        held = TokenBatch(self.index, torch.zeros_like(lengths), lengths, mask)
+        places = torch.arange(len(mask))
+        grouping = Grouping.by_sample(held)
+        return BatchStats(held, places, grouping=grouping, device=self.mask.device)
+
     def by(self, grouping: Callable[[Any], Grouping]) -> BatchStats:
         """Statistics by other keys: `step.by(Grouping.by_sample).mean(values)`."""
         return self.once(grouping, lambda: self.stats.by(grouping(self.batch)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from megatron_stare.algorithms.batch_stats import Grouping
 from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.algorithms.needs import OLD
 from megatron_stare.system.values import Multiple, Share
@@ -34,7 +33,7 @@ class A3po(Link[None]):
 
     def apply(self, credit: Credit, step: Step, state: None) -> Credit:
         """Multiply advantages."""
-        samples, advantages = step.by(Grouping.by_sample), credit.advantages
+        samples, advantages = step.own_samples, credit.advantages
         for sign, factor in ((1, self.positive), (-1, self.negative)):
             tokens = credit.counted & (sign * credit.advantages > 0)
             key = -sign * step[OLD].logprobs

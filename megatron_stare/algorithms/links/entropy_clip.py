@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from megatron_stare.algorithms.batch_stats import Grouping
 from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.algorithms.needs import OLD
 from megatron_stare.system.values import Share
@@ -31,7 +30,7 @@ class EntropyClip(Link[None]):
 
     def apply(self, credit: Credit, step: Step, state: None) -> Credit:
         """Widen the ranges."""
-        samples, entropies = step.by(Grouping.by_sample), step[OLD].entropies.nan_to_num()
+        samples, entropies = step.own_samples, step[OLD].entropies.nan_to_num()
         bound = samples.of_tokens(samples.quantile(entropies, self.quantile, credit.counted))
         is_high = credit.counted & (entropies > bound)
         return credit._replace(

@@ -1,16 +1,9 @@
 """REINFORCE++: advantages whitened over the tokens of the whole batch."""
 
-from torch import Tensor
 
-from megatron_stare.algorithms.advantages import group_advantages, without_rounding
+from megatron_stare.algorithms.advantages import group_advantages
 from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.system.values import Share
-
-
-def whitened(values: Tensor, step: Step) -> Tensor:
-    """(x - mean) / sqrt(var + 1e-8) of values `[r]` over the batch; 0 where x is the mean."""
-    centred = without_rounding(values - step.stats.mean(values), values)
-    return centred / (step.stats.std(values).square() + 1e-8).sqrt()
 
 
 class ReinforcePlusPlus(Link[None]):
@@ -33,7 +26,7 @@ class ReinforcePlusPlus(Link[None]):
         ends = batch.num_loss_tokens.cumsum(0)[batch.sample_ids]
         later = (ends - batch.loss_mask.cumsum(0))[step.index].to(step.mask.device)
         returns = step.of_samples(batch.rewards.double()) * self.gamma ** later.double()
-        return credit.with_advantages(whitened(returns, step))
+        return credit.with_advantages(step.stats.whiten(returns))
 
 
 class ReinforcePlusPlusBaseline(Link[None]):
@@ -49,4 +42,4 @@ class ReinforcePlusPlusBaseline(Link[None]):
         """The deviation of every token's sample, whitened."""
         batch = step.rollouts
         deviations = group_advantages(batch.rewards.double(), batch.group_ids, "dr_grpo")
-        return credit.with_advantages(whitened(step.of_samples(deviations), step))
+        return credit.with_advantages(step.stats.whiten(step.of_samples(deviations)))

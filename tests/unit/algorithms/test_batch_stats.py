@@ -151,6 +151,12 @@ def test_whitening_by_key_centres_each_of_them():
     torch.testing.assert_close(means, torch.zeros_like(means))
 
 
+def test_what_is_the_mean_up_to_rounding_whitens_to_zero():
+    """Its sign would be that of a sum's last bit."""
+    _, stats, _ = stats_and_values()
+    assert not stats.whiten(torch.full((15,), 0.1, dtype=torch.float64)).any()
+
+
 def test_of_no_token_there_are_a_sum_and_a_count():
     _, stats, values = stats_and_values()
     nothing = torch.zeros_like(stats.mask)

@@ -1,4 +1,4 @@
-"""The randomness of a step: its own for every salt, the same however its tokens are spread."""
+"""What a step says that is the same however its tokens are spread: randomness, own samples."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from megatron_stare.algorithms.batch_stats import Grouping
+from megatron_stare.algorithms.needs import OLD
 from megatron_stare.algorithms.offline import run_links
 from tests.contract import random_batch
 
@@ -72,3 +74,23 @@ def test_clip_cov_silences_nothing_without_candidates(low):
     samples = [{"logprobs": [-0.1, -0.2], "advantages": 1.0}]
     credit, _ = run_links([{"clip_cov": {"low": low, "high": low + 1}}], samples)
     assert credit["weights"] == [[1.0, 1.0]]
+
+
+@pytest.mark.parametrize("samples", [EVERYONE, [3, 17, 4], [19], [0], []])
+def test_statistics_of_own_samples_are_those_of_the_batch_s(samples):
+    """To the bit, for the tokens of this rank; and they ask nothing of the other ones."""
+    batch = random_batch(seed=3)
+    step = batch.step(1, samples, None)
+    own, all_samples = step.own_samples, step.by(Grouping.by_sample)
+    values = step[OLD].logprobs
+    for name in ("count", "sum", "mean", "std", "min", "max"):
+        arguments = () if name == "count" else (values,)
+        found, expected = (getattr(stats, name)(*arguments) for stats in (own, all_samples))
+        assert len(found) == len(samples)
+        found = own.of_tokens(found).expand_as(step.mask)
+        assert torch.equal(found.nan_to_num(-7.5), all_samples.of_tokens(expected).nan_to_num(-7.5))
+    found, expected = (stats.quantile(values, 0.3) for stats in (own, all_samples))
+    found = own.of_tokens(found).expand_as(step.mask)
+    assert torch.equal(found.nan_to_num(-7.5), all_samples.of_tokens(expected).nan_to_num(-7.5))
+    assert torch.equal(own.top_share(values, 0.3), all_samples.top_share(values, 0.3))
+    assert torch.equal(own.whiten(values), all_samples.whiten(values))
