@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
-from megatron_stare.weights.hf_config import ModelShape
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.weights.names import model_entries
 
 FAMILIES = ("qwen2", "qwen3", "llama", "mistral", "qwen3_moe")

@@ -27,6 +27,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from megatron_stare.config.policy import ModelConfig, ParallelConfig
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.policy.groups import ParallelGroups
 from megatron_stare.policy.head import HeadInputs, logprob_entropy_head
@@ -34,7 +35,7 @@ from megatron_stare.policy.model import build_model, named_parameters
 from megatron_stare.policy.packed import PackedMicroBatch, pack
 from megatron_stare.policy.step import sum_gradients
 from megatron_stare.weights.fused_experts import named_as_in_files
-from megatron_stare.weights.hf_config import ModelShape, read_hf_config
+from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.load import load_hf_weights
 from megatron_stare.weights.names import model_entries
 

@@ -21,9 +21,9 @@ from megatron_stare.checkpoint.folders import (
 from megatron_stare.checkpoint.run_folder import HF
 from megatron_stare.errors import UserError
 from megatron_stare.launch.rank_zero import from_rank_zero
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.system.nested import dotted
 from megatron_stare.system.untrusted import load_data
-from megatron_stare.weights.hf_config import ModelShape
 from megatron_stare.weights.torch_dist import check_objects
 
 

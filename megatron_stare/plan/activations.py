@@ -17,8 +17,8 @@ from typing import Literal
 import torch
 
 from megatron_stare.config.policy import ParallelConfig
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.ops.head_tiles import CHUNK_BYTES, Tile
-from megatron_stare.weights.hf_config import ModelShape
 
 LayerKind = Literal["transformer_engine", "torch"]
 _FLOAT32 = 4

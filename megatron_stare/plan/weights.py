@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 
 from megatron_stare.config.policy import ModelConfig, ParallelConfig
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.policy.meta import HeldElements, held_elements
-from megatron_stare.weights.hf_config import ModelShape
 from megatron_stare.weights.names import model_entries
 from megatron_stare.weights.rules import Entry
 

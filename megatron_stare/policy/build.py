@@ -10,11 +10,11 @@ from megatron.core.transformer.module import MegatronModule
 
 from megatron_stare.config.policy import ModelConfig, OptimConfig, ParallelConfig
 from megatron_stare.launch.rank_zero import on_every_rank
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.policy.groups import ParallelGroups
 from megatron_stare.policy.model import build_model, named_parameters
 from megatron_stare.policy.platform import quietly
 from megatron_stare.policy.step import Policy, sum_gradients
-from megatron_stare.weights.hf_config import ModelShape
 from megatron_stare.weights.load import load_hf_weights
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from megatron_stare.data.packing import SampleCost
-from megatron_stare.weights.hf_config import ModelShape
+from megatron_stare.model_shape import ModelShape
 
 
 def sample_cost(shape: ModelShape) -> SampleCost:

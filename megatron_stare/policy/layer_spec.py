@@ -35,12 +35,12 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 from torch import Tensor
 
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.policy.attention import packed_attention
 from megatron_stare.policy.context_attention import context_attention
 from megatron_stare.policy.norm import NormColumnParallelLinear, RMSNorm
 from megatron_stare.policy.packed import PackedSequences
 from megatron_stare.policy.rope import RotaryTable, inverse_frequencies, rotate
-from megatron_stare.weights.hf_config import ModelShape
 
 
 def uses_transformer_engine(dtype: torch.dtype) -> bool:

@@ -18,11 +18,11 @@ from torch.overrides import TorchFunctionMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from megatron_stare.config.policy import ModelConfig, ParallelConfig
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.policy.build import wrap_for_data_parallelism
 from megatron_stare.policy.groups import ParallelGroups, build_groups, destroy_groups
 from megatron_stare.policy.model import build_model, named_parameters
 from megatron_stare.policy.platform import quietly
-from megatron_stare.weights.hf_config import ModelShape
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,12 +28,12 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer
 
 from megatron_stare.config.policy import ModelConfig, ParallelConfig
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.policy.groups import ParallelGroups, chunks_of_a_stage
 from megatron_stare.policy.layer_spec import block_spec, uses_transformer_engine
 from megatron_stare.policy.platform import quietly
 from megatron_stare.policy.random_init import init_randomly
 from megatron_stare.policy.rope import inverse_frequencies
-from megatron_stare.weights.hf_config import ModelShape
 from megatron_stare.weights.rope_scaling import attention_factor
 from megatron_stare.weights.rules import global_names
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from megatron_stare.weights.hf_config import ModelShape
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.weights.names import model_entries
 
 _STANDARD_DEVIATION = 0.02

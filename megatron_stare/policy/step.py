@@ -23,6 +23,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from megatron_stare.data.packing import MicroBatches
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.policy.groups import ParallelGroups
 from megatron_stare.policy.head import HeadInputs, logprob_entropy_head
@@ -32,7 +33,6 @@ from megatron_stare.policy.packed import PackedMicroBatch, pack
 from megatron_stare.types import TokenBatch
 from megatron_stare.weights.export import export_hf_tensors
 from megatron_stare.weights.finite import first_spoiled
-from megatron_stare.weights.hf_config import ModelShape
 
 
 @dataclass(frozen=True, slots=True)

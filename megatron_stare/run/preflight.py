@@ -5,7 +5,8 @@ from __future__ import annotations
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.errors import UserError
 from megatron_stare.launch.topology import check_world_size
-from megatron_stare.weights.hf_config import ModelShape, read_hf_config
+from megatron_stare.model_shape import ModelShape
+from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.rope_scaling import check_factors_agree
 
 

@@ -27,6 +27,7 @@ from megatron_stare.launch.topology import (
     init_process_group,
     read_topology,
 )
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.observe.console import Advance
 from megatron_stare.observe.history import CUT_FILE_NAME, has_metrics
 from megatron_stare.observe.loggers import Loggers, LogPosition, open_loggers
@@ -38,7 +39,7 @@ from megatron_stare.policy.step import Policy, UpdateResult
 from megatron_stare.system.output import make_folder, writing
 from megatron_stare.types import TokenBatch
 from megatron_stare.weights.finite import LARGEST_WEIGHT
-from megatron_stare.weights.hf_config import ModelShape, read_hf_config
+from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.load import open_hf_weights
 from megatron_stare.weights.save import save_hf_folder
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from megatron_stare.errors import UserError
-from megatron_stare.weights.hf_config import ModelShape
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.weights.hf_to_megatron import HfToMegatron
 from megatron_stare.weights.megatron_to_hf import MegatronToHf
 from megatron_stare.weights.rules import Entry

@@ -20,9 +20,9 @@ from typing import Any, Protocol
 import torch
 
 from megatron_stare.errors import UserError
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.system.folders import flush, partial_of, put_in_place
 from megatron_stare.system.output import check_folder, make_folder, writing
-from megatron_stare.weights.hf_config import ModelShape
 from megatron_stare.weights.megatron_keys import Place
 from megatron_stare.weights.parts import JOURNAL_FILE, Budget, Journal, run_parts
 from megatron_stare.weights.rules import Entry

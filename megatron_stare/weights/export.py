@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from megatron_stare.weights.hf_config import ModelShape
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.weights.names import model_entries
 from megatron_stare.weights.rules import Entry, check_coverage
 

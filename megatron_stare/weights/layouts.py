@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from megatron_stare.weights.hf_config import ModelShape
+from megatron_stare.model_shape import ModelShape
 
 Shape = tuple[int, ...]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from megatron_stare.errors import UserError
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.weights.finite import cast
-from megatron_stare.weights.hf_config import ModelShape
 from megatron_stare.weights.names import model_entries
 from megatron_stare.weights.rules import Entry, check_coverage
 from megatron_stare.weights.safetensors_folder import LazyTensor, open_tensors

@@ -7,7 +7,7 @@ a parameter or a tensor that no rule covers is an error wherever the tables are 
 
 from __future__ import annotations
 
-from megatron_stare.weights.hf_config import Family, ModelShape
+from megatron_stare.model_shape import Family, ModelShape
 from megatron_stare.weights.layouts import (
     GateUp,
     GroupedQkv,

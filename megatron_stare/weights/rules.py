@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from megatron_stare.weights.hf_config import ModelShape
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.weights.layouts import Layout, Source
 
 MEGATRON_LAYER = "decoder.layers.{}."

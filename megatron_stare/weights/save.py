@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from megatron_stare.errors import UserError
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.system.cached_io import CachedWriter
 from megatron_stare.system.folders import replacing
 from megatron_stare.weights.checked import checked
-from megatron_stare.weights.hf_config import ModelShape, read_hf_config
+from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.names import hf_shapes
 from megatron_stare.weights.safetensors_writer import SafetensorsWriter, TensorSpec
 

@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from megatron_stare.config.policy import ModelConfig, ParallelConfig
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.policy.groups import ParallelGroups, build_groups, destroy_groups
 from megatron_stare.policy.model import build_model, named_parameters
-from megatron_stare.weights.hf_config import ModelShape, read_hf_config
+from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.megatron_keys import place_of
 from megatron_stare.weights.names import model_entries
 from megatron_stare.weights.rules import check_coverage

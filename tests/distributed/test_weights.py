@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from megatron_stare.config.policy import ModelConfig, ParallelConfig
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.weights.export import export_hf_tensors
-from megatron_stare.weights.hf_config import ModelShape, read_hf_config
+from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.load import load_hf_weights
 from megatron_stare.weights.save import save_hf_folder
 from tests.models import FAMILIES, empty_stage, hf_tensors, make_hf_folder

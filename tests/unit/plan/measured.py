@@ -18,13 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from megatron_stare.config.policy import ModelConfig, ParallelConfig
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.policy.groups import ParallelGroups
 from megatron_stare.policy.head import HeadInputs, logprob_entropy_head
 from megatron_stare.policy.meta import fake_world
 from megatron_stare.policy.model import build_model
 from megatron_stare.policy.packed import PackedMicroBatch, pack
 from megatron_stare.policy.platform import quietly
-from megatron_stare.weights.hf_config import ModelShape
 
 CPU = torch.device("cpu")
 

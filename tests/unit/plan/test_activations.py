@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from megatron_stare.config.policy import ModelConfig, ParallelConfig
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.plan.activations import RankSizes, head_kept_bytes, layer_bytes
-from megatron_stare.weights.hf_config import ModelShape, read_hf_config
+from megatron_stare.weights.hf_config import read_hf_config
 from tests.unit.plan.measured import saved_bytes
 
 NETWORK = {

@@ -14,6 +14,7 @@ import torch
 from megatron.core.distributed import DistributedDataParallel
 
 from megatron_stare.config.policy import ModelConfig, OptimConfig, ParallelConfig
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.plan.weights import (
     built_elements,
     distinct_stages,
@@ -23,7 +24,7 @@ from megatron_stare.plan.weights import (
 )
 from megatron_stare.policy.build import build_policy
 from megatron_stare.policy.meta import HeldElements, fake_world
-from megatron_stare.weights.hf_config import ModelShape, read_hf_config
+from megatron_stare.weights.hf_config import read_hf_config
 from tests.unit.weights.published import QWEN25_32B, write
 
 TINY = {

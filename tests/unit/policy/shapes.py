@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_stare.weights.hf_config import ModelShape
+from megatron_stare.model_shape import ModelShape
 
 TINY = ModelShape(
     family="qwen3",

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.policy.random_init import init_randomly
-from megatron_stare.weights.hf_config import ModelShape
 from megatron_stare.weights.names import model_entries
 from tests.unit.policy.shapes import TINY
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.weights.export import export_hf_tensors
-from megatron_stare.weights.hf_config import ModelShape, read_hf_config
+from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.load import load_hf_weights
 from tests.models import empty_stage, hf_tensors, make_hf_folder
 

@@ -8,7 +8,8 @@ import pytest
 
 from megatron_stare.config.policy import ParallelConfig
 from megatron_stare.errors import UserError
-from megatron_stare.weights.hf_config import ModelShape, MoeShape, read_hf_config
+from megatron_stare.model_shape import ModelShape, MoeShape
+from megatron_stare.weights.hf_config import read_hf_config
 from tests.models import FAMILIES, tiny_config
 from tests.unit.weights.published import LLAMA3_SCALING, QWEN25_32B, YARN, write
 

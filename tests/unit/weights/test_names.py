@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.weights.fused_experts import named_as_in_files
-from megatron_stare.weights.hf_config import ModelShape, read_hf_config
+from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.names import TABLES, model_entries
 from megatron_stare.weights.rules import check_coverage, global_names
 from tests.models import FAMILIES, empty_stage, make_model, tiny_config
