@@ -14,7 +14,8 @@ from megatron_stare.algorithms.needs import OLD
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.policy.step import UpdateResult
 from megatron_stare.rollout.sampler import Rollout
-from megatron_stare.run.run import Run, open_run
+from megatron_stare.run.opening import open_run
+from megatron_stare.run.run import Run
 from megatron_stare.run.step_metrics import token_metrics, update_metrics
 from megatron_stare.types import RolloutBatch
 
@@ -110,7 +111,7 @@ def learn(run: Run, batch: RolloutBatch, number: int) -> Learned:
     share = run.plan(batch)
     step = run.observe(batch, share, number)
     credit = run.chain.apply(step)
-    updates = run.update(step, credit, share)
+    updates = run.update(batch, step, credit, share)
     # A single on-policy update scores its tokens itself, under the weights before the update.
     step.facts.setdefault(OLD, updates[0].scores)
     return Learned(step, credit, updates)

@@ -13,7 +13,7 @@ sample order. A token's position in that global order is its *token id for ranki
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -23,6 +23,7 @@ LARGEST_REWARD = 1e18
 """Either sign: float32 holds its square."""
 
 FinishReason = Literal["stop", "length", "aborted"]
+Origin = Literal["policy", "demonstration"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,10 @@ class Prompt:
     text: str
     token_ids: tuple[int, ...]
     answer: str
+    demonstration: str = ""
+    """A worked response, where the data has one."""
+    demonstration_ids: tuple[int, ...] = ()
+    """Its tokens, with their end; none where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,9 @@ class Sample:
     `logprobs` (nats) are the engine's own, of the sampled token under the sampling temperature and
     the weights of that version. `loss_mask` is False on tokens the policy did not choose (tool
     output). The end-of-sequence token, when sampled, is part of the response. A sample that is
-    `aborted` was stopped before its end, perhaps before its first token.
+    `aborted` was stopped before its end, perhaps before its first token. One whose origin is a
+    demonstration was written by no policy: its log-probs are NaN, and it stands where samples of
+    the policy would have, whose version it has.
     """
 
     prompt: Prompt
@@ -57,6 +64,7 @@ class Sample:
     finish_reason: FinishReason
     weight_versions: tuple[int, ...]
     seconds: float
+    origin: Origin = "policy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,18 +156,35 @@ class RolloutBatch(TokenBatch):
 
     rollout_logprobs  float32 [R]    nats, from the engine; NaN where it gave none
     rewards           float32 [B]
+    verdicts          float32 [B]    in [0, 1], without what shapes a reward
     group_ids         int64   [B]    samples of one prompt share an id
+    demonstrated      bool    [B]    written by no policy; None where nothing is
     """
 
     rollout_logprobs: Tensor
     rewards: Tensor
+    verdicts: Tensor
     group_ids: Tensor
+    demonstrated: Tensor | None = None
+
+    @property
+    def is_right(self) -> Tensor:
+        """Whether the verdict on a sample is right, in part at least, bool `[B]`."""
+        return self.verdicts > 0
+
+    @property
+    def judged(self) -> RolloutBatch:
+        """The same with demonstrations under the loss mask: what credit is given for."""
+        if self.demonstrated is None:
+            return self
+        return replace(self, loss_mask=self.loss_mask & ~self.demonstrated[self.sample_ids])
 
     @classmethod
     def from_groups(cls, groups: Sequence[Group]) -> RolloutBatch:
         """Flatten groups, in their order, into one batch of the samples that are judged."""
         groups = [group.judged for group in groups]
         samples = [sample for group in groups for sample in group.samples]
+        demonstrated = torch.tensor([sample.origin == "demonstration" for sample in samples])
         return cls(
             token_ids=torch.tensor(
                 [t for s in samples for t in (*s.prompt.token_ids, *s.token_ids)],
@@ -174,5 +199,9 @@ class RolloutBatch(TokenBatch):
             rewards=torch.tensor(
                 [r.value for group in groups for r in group.rewards], dtype=torch.float32
             ),
+            verdicts=torch.tensor(
+                [r.correct for group in groups for r in group.rewards], dtype=torch.float32
+            ),
             group_ids=torch.tensor([i for i, group in enumerate(groups) for _ in group.samples]),
+            demonstrated=demonstrated if demonstrated.any() else None,
         )

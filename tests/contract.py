@@ -97,6 +97,7 @@ class Batch:
             loss_mask=rollouts.loss_mask[index],
             rollout_logprobs=rollouts.rollout_logprobs[index],
             rewards=rollouts.rewards[ids],
+            verdicts=rollouts.verdicts[ids],
             group_ids=rollouts.group_ids[ids],
         )
         return Batch(batch, *(part[index] for part in self.per_token))
@@ -123,6 +124,7 @@ class Batch:
             loss_mask=spread(old.loss_mask, False),
             rollout_logprobs=spread(old.rollout_logprobs, torch.nan),
             rewards=old.rewards,
+            verdicts=old.verdicts,
             group_ids=old.group_ids,
         )
         # Under the mask the policy is not asked: its scores are 0.
@@ -149,7 +151,8 @@ def random_batch(seed: int, num_groups: int = 5, size: int = 4) -> Batch:
         response_lengths=lengths,
         loss_mask=mask,
         rollout_logprobs=(logprobs + 0.3 * noise[0]).masked_fill(~mask, torch.nan),
-        rewards=torch.randint(0, 2, (len(lengths),), generator=generator).float(),
+        rewards=(rewards := torch.randint(0, 2, (len(lengths),), generator=generator).float()),
+        verdicts=rewards,
         group_ids=torch.arange(num_groups).repeat_interleave(size),
     )
     entropies = torch.rand(n, generator=generator)

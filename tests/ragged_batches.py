@@ -57,6 +57,7 @@ def _batch(generator: torch.Generator, mean_above_least: float) -> RolloutBatch:
         loss_mask=torch.cat(masks),
         rollout_logprobs=-torch.cat(surprisals),
         rewards=torch.tensor([reward for rewards in REWARDS for reward in rewards]),
+        verdicts=torch.tensor([float(r > 0) for rewards in REWARDS for r in rewards]),
         group_ids=torch.arange(len(PROMPTS)).repeat_interleave(torch.tensor(sizes)),
     )
 
@@ -80,6 +81,7 @@ def permuted(batch: RolloutBatch, order: Sequence[int]) -> tuple[RolloutBatch, T
         **{
             field.name: getattr(batch, field.name)[index.get(field.name, samples)]
             for field in fields(batch)
+            if getattr(batch, field.name) is not None
         },
     ), response_tokens
 

@@ -1,13 +1,16 @@
-"""What DAPO (arXiv 2503.14476) does before the loss: dynamic sampling, soft overlong punishment."""
+"""Which groups are trained on; and DAPO's soft overlong punishment (arXiv 2503.14476)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
 
 from megatron_stare.algorithms.hooks import Filter
-from megatron_stare.types import Group
+from megatron_stare.algorithms.needs import DEMONSTRATED
+from megatron_stare.system.values import CountOrZero
+from megatron_stare.types import Group, Reward, Sample
 
 
 class Mixed(Filter):
@@ -34,6 +37,44 @@ class NotAllRight(Filter):
     def filter(self, group: Group) -> Group | None:
         """The group as it is, or None."""
         return None if all(reward.correct == 1 for reward in group.judged.rewards) else group
+
+
+class FallBack(Filter):
+    """The prompt's demonstration, alone, in the place of a group with at most `gate` right samples.
+
+    A group whose prompt has none stays as it is. The authors' second gate, up to which their code
+    learns from one demonstration by policy gradient, is not here.
+
+    Source: HPT, arXiv 2509.04419
+    Status: checked against authors' code
+    """
+
+    needs = frozenset({DEMONSTRATED})
+
+    gate: CountOrZero = 0
+    """Most right samples of a group that is replaced."""
+
+    def filter(self, group: Group) -> Group | None:
+        """The group as it is, or one of its demonstration."""
+        prompt = group.prompt
+        num_right = sum(reward.correct == 1 for reward in group.judged.rewards)
+        if num_right > self.gate or not prompt.demonstration_ids:
+            return group
+        length = len(prompt.demonstration_ids)
+        version = max(max(sample.weight_versions, default=0) for sample in group.samples)
+        demonstration = Sample(
+            prompt,
+            index=0,
+            text=prompt.demonstration,
+            token_ids=prompt.demonstration_ids,
+            logprobs=(math.nan,) * length,
+            loss_mask=(True,) * length,
+            finish_reason="stop",
+            weight_versions=(version,) * length,
+            seconds=0.0,
+            origin="demonstration",
+        )
+        return Group(prompt, (demonstration,), (Reward(1.0, 1.0, None, 0.0),))
 
 
 def has_signal(verdicts: Sequence[float]) -> bool:

@@ -10,6 +10,8 @@ A sample is a mapping; what no part needs may be missing:
     logprobs, entropies    of the policy before the step, nats a token
     rollout_logprobs       of the engine
     reference_logprobs     of the reference policy; `reference_entropies`
+    verdict                1 or 0 of the sample, or in between; by default whether reward > 0
+    demonstrated           1 or 0 of the sample: written by no policy
     advantages             where the chain starts, of the sample or a token, by default 0
     current_logprobs       of the policy that learns, by default `logprobs`
     current_entropies      by default `entropies`
@@ -30,7 +32,7 @@ from torch import Tensor
 from megatron_stare.algorithms.chain import Chain, first_credit
 from megatron_stare.algorithms.config import AlgorithmConfig
 from megatron_stare.algorithms.hooks import Component, Credit, Need, Step, Update
-from megatron_stare.algorithms.needs import OLD, REFERENCE, ROLLOUT, UNTRUNCATED
+from megatron_stare.algorithms.needs import DEMONSTRATED, OLD, REFERENCE, ROLLOUT, UNTRUNCATED
 from megatron_stare.algorithms.objective import MethodObjective
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.types import RolloutBatch
@@ -174,21 +176,27 @@ def _step(samples: Samples, number: int, progress: float) -> Step:
     nothing = torch.zeros(len(mask), dtype=torch.float64)
     groups: dict[Hashable, int] = {}
     rollouts = _column(samples, "rollout_logprobs")
-    batch = RolloutBatch(
+    verdicts = [float(s.get("verdict", float(s.get("reward", 0.0)) > 0)) for s in samples]
+    demonstrated = torch.tensor([bool(s.get("demonstrated", False)) for s in samples])
+    given = RolloutBatch(
         token_ids=torch.zeros(len(mask), dtype=torch.int64),
         prompt_lengths=torch.zeros_like(lengths),
         response_lengths=lengths,
         loss_mask=mask > 0,
         rollout_logprobs=nothing if rollouts is None else rollouts,
         rewards=torch.tensor([float(s.get("reward", 0.0)) for s in samples], dtype=torch.float64),
+        verdicts=torch.tensor(verdicts, dtype=torch.float64),
+        demonstrated=demonstrated,
         group_ids=torch.tensor(
             [groups.setdefault(s.get("group", i), len(groups)) for i, s in enumerate(samples)]
         ),
     )
+    batch = given.judged
     step = Step(
         *(number, progress, batch, torch.arange(len(mask)), batch.sample_ids, batch.loss_mask),
         [list(range(len(samples)))],
     )
+    step.facts[DEMONSTRATED] = given.loss_mask & ~batch.loss_mask
     for need in (OLD, REFERENCE):
         name = _NAMES[need]
         if (logprobs := _column(samples, name)) is not None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from megatron_stare.algorithms.corrections import IcePop, Mis, Tis
 from megatron_stare.algorithms.curricula.band import Band
 from megatron_stare.algorithms.curricula.vade import Vade
-from megatron_stare.algorithms.filters import Mixed, NotAllRight
+from megatron_stare.algorithms.filters import FallBack, Mixed, NotAllRight
 from megatron_stare.algorithms.hooks import Component, Curriculum, Filter, Link, Term, Updates
 from megatron_stare.algorithms.links.a3po import A3po
 from megatron_stare.algorithms.links.a_grae import AGrae
@@ -47,6 +47,7 @@ from megatron_stare.algorithms.terms.aspo import Aspo
 from megatron_stare.algorithms.terms.ce_gppo import CeGppo
 from megatron_stare.algorithms.terms.cispo import Cispo
 from megatron_stare.algorithms.terms.clip import Clip
+from megatron_stare.algorithms.terms.demonstration_nll import DemonstrationNll
 from megatron_stare.algorithms.terms.entropy import Entropy
 from megatron_stare.algorithms.terms.gmpo import Gmpo
 from megatron_stare.algorithms.terms.gspo import Gspo, GspoToken
@@ -101,6 +102,7 @@ TERMS: dict[str, type[Term]] = {
     "entropy": Entropy,
     "nll": Nll,
     "kl_cov_penalty": KlCovPenalty,
+    "demonstration_nll": DemonstrationNll,
     # In the place of the clipped surrogate.
     "gspo": Gspo,
     "gspo_token": GspoToken,
@@ -114,6 +116,7 @@ TERMS: dict[str, type[Term]] = {
 FILTERS: dict[str, type[Filter]] = {
     "mixed": Mixed,
     "not_all_right": NotAllRight,
+    "fall_back": FallBack,
 }
 
 UPDATES: dict[str, type[Updates]] = {

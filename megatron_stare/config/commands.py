@@ -14,7 +14,7 @@ from pydantic import model_validator
 
 from megatron_stare.algorithms.config import AlgorithmConfig
 from megatron_stare.algorithms.hooks import Need
-from megatron_stare.algorithms.needs import OLD, UNTRUNCATED
+from megatron_stare.algorithms.needs import DEMONSTRATED, OLD, UNTRUNCATED
 from megatron_stare.algorithms.renamed import renamed
 from megatron_stare.config.algorithm import RewardConfig
 from megatron_stare.config.data import DataConfig, SftDataConfig
@@ -93,6 +93,21 @@ class TrainConfig(Settings):
     def _older_tokens_are_corrected(self) -> TrainConfig:
         if self.rollout.is_off_policy:  # Frozen, for everyone after this.
             object.__setattr__(self, "algorithm", self.algorithm.corrected())
+        return self
+
+    @model_validator(mode="after")
+    def _demonstrations_are_there(self) -> TrainConfig:
+        for name, part in self.algorithm.parts.items():
+            if DEMONSTRATED in part.needs and self.data.demonstration_field is None:
+                raise ValueError(
+                    f"algorithm.{name} has nothing to fall back to with "
+                    "data.demonstration_field=null, expected the field of worked responses"
+                )
+            if DEMONSTRATED in part.needs and not self.rollout.dynamic_sampling:
+                raise ValueError(
+                    f"algorithm.{name} with rollout.dynamic_sampling=false: no group is looked at, "
+                    "and none falls back to its demonstration; expected true"
+                )
         return self
 
     @model_validator(mode="after")

@@ -19,6 +19,9 @@ class DataConfig(Settings):
     """Field of the problem: a string, or a list of chat messages."""
     answer_field: str = "answer"
     """Field of the reference answer."""
+    demonstration_field: str | None = None
+    """Field of a worked response, for methods that fall back to it; the end-of-sequence token is
+    appended."""
     template: str = "{prompt}"
     """Plain template with `{prompt}`; or `chat`, the tokenizer's chat template."""
     system_prompt: str | None = None

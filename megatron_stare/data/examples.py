@@ -11,8 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from megatron_stare.config.data import SftDataConfig
 from megatron_stare.data.cursor import EpochCursor, digest_of
 from megatron_stare.data.tables import Row, RowReport, UnusableRow, build_rows, checked_text
-from megatron_stare.data.templates import PromptTemplate, Question, tokenize
-from megatron_stare.data.tokenizer import eos_token_id
+from megatron_stare.data.templates import PromptTemplate, Question, with_end
 from megatron_stare.types import TokenBatch
 
 
@@ -46,11 +45,9 @@ class ExampleSet:
 
         rows, self.report = build_rows(config.path, example)
         prompts = template.render([question for question, _ in rows])
-        responses = tokenize(tokenizer, [text for _, text in rows], add_special_tokens=False)
-        eos = eos_token_id(tokenizer)
+        responses = with_end(tokenizer, [text for _, text in rows])
         self._examples: list[tuple[array[int], array[int]]] = []
         for (question, _), prompt, response in zip(rows, prompts, responses, strict=True):
-            response.append(eos)
             if isinstance(prompt, UnusableRow):
                 self.report.leave_out(question.name, str(prompt))
             elif len(prompt.token_ids) + len(response) <= config.max_tokens:

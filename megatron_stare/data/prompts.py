@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,13 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.config.data import DataConfig
 from megatron_stare.data.cursor import EpochCursor, digest_of
-from megatron_stare.data.tables import Row, RowReport, UnusableRow, build_rows
-from megatron_stare.data.templates import PromptTemplate, Question
+from megatron_stare.data.tables import Row, RowReport, UnusableRow, build_rows, checked_text
+from megatron_stare.data.templates import PromptTemplate, Question, with_end
 from megatron_stare.data.turns import TurnForm
 from megatron_stare.errors import UserError
 from megatron_stare.types import Group, Prompt
+
+_NONE = array("i")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,8 @@ class _Problem:
     text: str
     token_ids: array[int]
     answer: str
+    demonstration: str
+    demonstration_ids: array[int]
 
 
 class PromptSet:
@@ -42,7 +47,12 @@ class PromptSet:
     """What the template writes around a response."""
 
     def __init__(
-        self, config: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: int
+        self,
+        config: DataConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        seed: int,
+        max_demonstration_tokens: int = sys.maxsize,
     ) -> None:
         template = PromptTemplate(
             config.template,
@@ -52,19 +62,31 @@ class PromptSet:
         )
         self.form = template.form
 
-        def problem(row: Row) -> tuple[int, Question, str]:
+        def problem(row: Row) -> tuple[int, Question, str, str]:
             question = template.question(row, config.prompt_field)
-            return row.number, question, row.text(config.answer_field)
+            field = config.demonstration_field
+            worked = "" if field is None else checked_text(row.text(field), field)
+            demonstration = self.form.without_prefill(worked)
+            return row.number, question, row.text(config.answer_field), demonstration
 
         rows, self.report = build_rows(config.path, problem)
-        rendered = template.render([question for _, question, _ in rows])
+        rendered = template.render([question for _, question, _, _ in rows])
+        worked = [demonstration for *_, demonstration in rows]
+        has_field = config.demonstration_field is not None
+        responses = with_end(tokenizer, worked) if has_field else [_NONE] * len(rows)
         self._problems: list[_Problem] = []
-        for (number, question, answer), prompt in zip(rows, rendered, strict=True):
+        for (number, question, *texts), prompt, response in zip(
+            rows, rendered, responses, strict=True
+        ):
+            name = question.name
             if isinstance(prompt, UnusableRow):
-                self.report.leave_out(question.name, str(prompt))
-            elif self._fits(question.name, len(prompt.token_ids), config):
+                self.report.leave_out(name, str(prompt))
+            elif len(response) > max_demonstration_tokens:
+                limit = f"over {max_demonstration_tokens} tokens"
+                self.report.leave_out(name, f"field {config.demonstration_field!r} {limit}")
+            elif self._fits(name, len(prompt.token_ids), config):
                 self._problems.append(
-                    _Problem(number, question.name, prompt.text, prompt.token_ids, answer)
+                    _Problem(number, name, prompt.text, prompt.token_ids, *texts, response)
                 )
         self.report.finish(len(self._problems))
         self._places = {problem.number: place for place, problem in enumerate(self._problems)}
@@ -73,7 +95,10 @@ class PromptSet:
             seed=seed,
             shuffle=config.shuffle,
             name=str(config.path),
-            digest=digest_of((p.number, p.text, p.answer) for p in self._problems),
+            digest=digest_of(
+                (p.number, p.text, p.answer, *([p.demonstration] if p.demonstration else []))
+                for p in self._problems
+            ),
         )
 
     def __len__(self) -> int:
@@ -133,4 +158,6 @@ class PromptSet:
             text=problem.text,
             token_ids=tuple(problem.token_ids),
             answer=problem.answer,
+            demonstration=problem.demonstration,
+            demonstration_ids=tuple(problem.demonstration_ids),
         )

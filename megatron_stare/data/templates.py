@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from megatron_stare.data.rendering import Chat, render_chats
 from megatron_stare.data.special_text import SpecialText, hidden_in
 from megatron_stare.data.tables import Row, UnusableRow, checked_text, is_unicode
+from megatron_stare.data.tokenizer import eos_token_id
 from megatron_stare.data.turns import TurnForm, form_of_chat, form_of_plain
 from megatron_stare.errors import UserError
 
@@ -147,6 +148,13 @@ def tokenize(
         )
         ids.extend(array("i", row) for row in encoded["input_ids"])
     return ids
+
+
+def with_end(tokenizer: PreTrainedTokenizerBase, responses: Sequence[str]) -> list[array[int]]:
+    """Token ids of responses that were worked out, each with its end of sequence."""
+    tokens = tokenize(tokenizer, responses, add_special_tokens=False)
+    end = array("i", [eos_token_id(tokenizer)])
+    return [response + end for response in tokens]
 
 
 def _checked(text: str | UnusableRow) -> str | UnusableRow:

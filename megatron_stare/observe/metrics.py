@@ -83,6 +83,9 @@ METRICS: dict[str, Metric] = {
     "rollout/staleness_max": Metric("steps", "Age of the oldest of them."),
     "rollout/generated_tokens": Metric("tokens", "Response tokens that this step generated."),
     "rollout/rounds": Metric("count", "Generation rounds that dynamic sampling took."),
+    "rollout/demonstrations": Metric(
+        "count", "Groups in whose place a demonstration is learned from; of data that has them."
+    ),
     "rollout/response_tokens_mean": Metric("tokens", "Mean response length."),
     "rollout/response_tokens_p95": Metric("tokens", "95th percentile of the response length."),
     "rollout/truncated_share": Metric("share", "Responses cut at the length limit."),

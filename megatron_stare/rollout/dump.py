@@ -74,6 +74,7 @@ def _record(
         "failure": reward.failure,
         "advantage": advantage,
         "finish_reason": sample.finish_reason,
+        "origin": sample.origin,
         "weight_versions": [
             [version, len(list(run))] for version, run in groupby(sample.weight_versions)
         ],

@@ -82,6 +82,11 @@ class Filling:
         ordered = self.in_order_drawn(self.kept)
         return ordered[:size], ordered[size:]
 
+    def as_judged(self, groups: Sequence[Group]) -> list[Group]:
+        """The same groups, as they were before a filter put something in their place."""
+        judged = {group.prompt.uid: group for group in self.judged}
+        return [judged.get(group.prompt.uid, group) for group in groups]
+
     def in_order_drawn[T: GrowingGroup | Group](self, groups: Sequence[T]) -> list[T]:
         """The same groups, in the order their prompts entered this step."""
         places = {uid: place for place, uid in enumerate(self.ledger)}

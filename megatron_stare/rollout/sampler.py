@@ -31,6 +31,7 @@ from megatron_stare.rollout.groups import GrowingGroup, Judge, score_groups
 from megatron_stare.rollout.plain import group_from_plain, group_to_plain
 from megatron_stare.rollout.statistics import (
     count_solved,
+    demonstration_statistics,
     group_statistics,
     staleness_statistics,
 )
@@ -266,8 +267,9 @@ class Sampler:
             "rollout/drawn": float(filling.num_drawn),
             "rollout/rounds": float(num_rounds),
             "rollout/generated_tokens": float(filling.num_tokens),
-            **group_statistics(groups + filling.filtered),
+            **group_statistics(filling.as_judged(groups + filling.filtered)),
             **staleness_statistics(groups, step),
+            **demonstration_statistics(groups),
         }
         return Rollout(groups, filling.filtered, metrics, seconds)
 

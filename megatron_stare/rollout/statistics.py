@@ -59,6 +59,14 @@ def staleness_statistics(groups: Sequence[Group], step: int) -> dict[str, float]
     }
 
 
+def demonstration_statistics(groups: Sequence[Group]) -> dict[str, float]:
+    """How many groups are demonstrations; nothing where no prompt has one."""
+    if not any(group.prompt.demonstration_ids for group in groups):
+        return {}
+    origins = [sample.origin for group in groups for sample in group.samples]
+    return {"rollout/demonstrations": float(origins.count("demonstration"))}
+
+
 def count_solved(groups: Sequence[Group]) -> tuple[int, int]:
     """How many groups have only correct samples, and how many have none, of those compared."""
     verdicts = _verdicts(groups)

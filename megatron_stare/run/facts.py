@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_stare.algorithms.hooks import Step
-from megatron_stare.algorithms.needs import ROLLOUT, UNTRUNCATED
+from megatron_stare.algorithms.needs import DEMONSTRATED, ROLLOUT, UNTRUNCATED
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.data.packing import Share
 from megatron_stare.errors import UserError
@@ -33,20 +33,24 @@ def open_step(
         dp_group: ranks that hold the other tokens.
         seed: of the run, where a link draws.
     """
+    judged = batch.judged if isinstance(batch, RolloutBatch) else batch
     step = Step(
         number=number,
         progress=number / num_steps,
-        batch=batch,
+        batch=judged,
         index=share.index,
         sample_ids=batch.sample_ids[share.index].to(device),
-        mask=batch.loss_mask[share.index].to(device),
+        mask=judged.loss_mask[share.index].to(device),
         updates=share.samples,
         group=dp_group,
         seed=seed,
     )
-    if isinstance(batch, RolloutBatch) and has_rollout_logprobs(batch):
-        step.facts[ROLLOUT] = batch.rollout_logprobs[share.index].to(device)
-        step.facts[UNTRUNCATED] = step.facts[ROLLOUT]
+    if isinstance(judged, RolloutBatch):
+        demonstrated = batch.loss_mask & ~judged.loss_mask
+        step.facts[DEMONSTRATED] = demonstrated[share.index].to(device)
+        if has_rollout_logprobs(judged):
+            step.facts[ROLLOUT] = judged.rollout_logprobs[share.index].to(device)
+            step.facts[UNTRUNCATED] = step.facts[ROLLOUT]
     return step
 
 

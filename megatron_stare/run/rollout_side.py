@@ -176,7 +176,12 @@ def open_rollout_side(config: TrainConfig, world: World) -> Iterator[RolloutSide
 def _build(config: TrainConfig, world: World) -> RolloutSide:
     tokenizer = load_tokenizer(config.model.path)
     check_vocabulary(tokenizer, world.shape.vocab_size)
-    prompts = PromptSet(config.data, tokenizer, seed=config.run.seed)
+    prompts = PromptSet(
+        config.data,
+        tokenizer,
+        seed=config.run.seed,
+        max_demonstration_tokens=config.rollout.max_response_tokens,
+    )
     world.loggers.message(str(prompts.report))
     held_out: list[Prompt] = []
     turn_ends = prompts.form.turn_ends

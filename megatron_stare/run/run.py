@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -19,19 +17,16 @@ from megatron_stare.checkpoint.resume import check_inputs
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.data.packing import Share, split_updates
 from megatron_stare.errors import UserError
-from megatron_stare.launch.environment import check_segments
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.observe.health import Health
 from megatron_stare.ops.partials import TokenScores
-from megatron_stare.policy.memory import check_can_offload, offload, onload
+from megatron_stare.policy.memory import offload, onload
 from megatron_stare.policy.step import UpdateResult
 from megatron_stare.rollout.sampler import Cancelled, Rollout
 from megatron_stare.run.facts import check_rollout_logprobs, open_step
-from megatron_stare.run.preflight import check_model
-from megatron_stare.run.rollout_side import RolloutSide, open_rollout_side
-from megatron_stare.run.saving import Saving, keep_saving
-from megatron_stare.run.session import Session, open_folder, open_session, open_world
-from megatron_stare.system.signals import stop_requests
+from megatron_stare.run.rollout_side import RolloutSide
+from megatron_stare.run.saving import Saving
+from megatron_stare.run.session import Session
 from megatron_stare.types import RolloutBatch
 
 
@@ -128,13 +123,15 @@ class Run:
         with self.session.policy.weights_swapped_for(self.starting_weights):
             return self.score(batch, share)
 
-    def update(self, step: Step, credit: Credit, share: Share) -> list[UpdateResult]:
+    def update(
+        self, batch: RolloutBatch, step: Step, credit: Credit, share: Share
+    ) -> list[UpdateResult]:
         """The step's optimizer updates, in order.
 
         The first is under the weights of the prepass, if there was one: the head goes backward
         only.
         """
-        method, policy, batch = self.config.algorithm, self.session.policy, step.batch
+        method, policy = self.config.algorithm, self.session.policy
         results: list[UpdateResult] = []
 
         def rescore(samples: Sequence[int]) -> TokenScores:
@@ -266,62 +263,3 @@ _MEASURED: dict[Need[Any], Callable[[Run, RolloutBatch, Share], Any]] = {
 def _raise(problem: UserError | None) -> None:
     if problem is not None:
         raise problem
-
-
-@contextmanager
-def open_run(config: TrainConfig) -> Iterator[Run]:
-    """Open everything a run needs, in an order that meets bad input before GPU time.
-
-    The run's folder comes last: what refuses a start has done so before it is touched.
-    A run that goes on from a checkpoint stands where that was made. What is being written at the
-    end is finished, unless the end is an error.
-    """
-    with ExitStack() as stack:
-        stop = stack.enter_context(stop_requests(config.checkpoint.grace_s))
-        world = stack.enter_context(open_world(config))
-        check_model(config, world.shape)
-        if config.rollout.colocated:
-            check_segments("rollout.colocated=true")
-            check_can_offload(getattr(torch, config.model.dtype), world.topology.device)
-        rollout_side = stack.enter_context(open_rollout_side(config, world))
-        session = open_session(
-            config,
-            world,
-            num_updates=config.train.steps * config.updates_per_step,
-            temperature=config.rollout.temperature,
-            max_tokens_per_micro_batch=config.train.max_tokens_per_micro_batch,
-        )
-        starting_weights = None
-        if REFERENCE in config.needs:
-            # Servers on the same GPU get all of its memory, in their turns.
-            device = torch.device("cpu") if config.rollout.colocated else world.topology.device
-            starting_weights = {
-                name: p.detach().to(device, copy=True)
-                for name, p in session.policy.named_parameters()
-            }
-        saving = stack.enter_context(
-            keep_saving(
-                config,
-                world,
-                session,
-                stop,
-                num_steps=config.train.steps,
-                on_complete=lambda step: _forget_samples(rollout_side, step),
-            )
-        )
-        chain = Chain(config.algorithm)
-        run = Run(config, session, chain, rollout_side, starting_weights, saving)
-        if world.resumed is not None:
-            run.resume(world.resumed.state)
-        open_folder(config, world)
-        if rollout_side is not None:
-            # Nothing is left to do for a step that is done; without going on, none is.
-            begins_anew = config.run.resume == "never"
-            rollout_side.forget_samples(through=None if begins_anew else run.step)
-            stop.when_set(rollout_side.sampler.cancel)
-        yield run
-
-
-def _forget_samples(rollout_side: RolloutSide | None, step: int) -> None:
-    assert rollout_side is not None, "on rank 0"
-    rollout_side.forget_samples(through=step)

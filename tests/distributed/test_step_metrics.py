@@ -20,7 +20,9 @@ def metrics_of_a_part(rank: int, logprobs, engine, mask, ends) -> dict[str, floa
     here = slice(ends[rank], ends[rank + 1])
     lengths = torch.tensor(ends).diff()
     nothing = torch.zeros_like(lengths)
-    batch = RolloutBatch(nothing, nothing, lengths, mask, engine, nothing.float(), nothing)
+    batch = RolloutBatch(
+        nothing, nothing, lengths, mask, engine, nothing.float(), nothing.float(), nothing
+    )
     index = torch.arange(len(mask))[here]
     sample_ids = batch.sample_ids[here]
     step = Step(1, 1.0, batch, index, sample_ids, mask[here], [[0]], dist.group.WORLD)

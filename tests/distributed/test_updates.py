@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
+import torch
 
+from megatron_stare.algorithms.advantages import group_advantages
 from megatron_stare.algorithms.batch_stats import Grouping
 from megatron_stare.algorithms.hooks import Credit, Rescore, Step, Update, Updates
 from megatron_stare.algorithms.needs import OLD
+from megatron_stare.data.packing import split_updates
 from tests.distributed.test_layouts import LAYOUTS, OPTIM
 from tests.layout_steps import Job, Layout, assert_same_step, merge_ranks, take_steps
 from tests.models import NETWORKS, make_hf_folder
@@ -35,23 +39,31 @@ class Alternating(Updates):
         yield Update(everyone[1::2], credit.scaled(ratios))
 
 
+WORKED = 5
+"""A sample of the batch that stands for a demonstration."""
 METHODS = {
     "once": {},
     "twice": {"epochs": {"count": 2}},
     "alternating": {"updates": f"{__name__}:Alternating"},
+    "demonstrated": {"terms": ["demonstration_nll"]},
 }
 
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory):
     folder = make_hf_folder(tmp_path_factory.mktemp("qwen3"), **NETWORKS["qwen3"])
-    batches = ragged_batches(seed=0)[:1]
-    train = {"updates_per_step": 2}
+    (batch,) = ragged_batches(seed=0)[:1]
+    demonstrated = torch.arange(len(batch)) == WORKED
+    settings = {"optim": OPTIM, "train": {"updates_per_step": 2}}
     return {
         name: Job(
             folder,
-            {"optim": OPTIM, "train": train, "algorithm": {"method": "grpo", **section}},
-            batches,
+            {
+                **settings,
+                "data": {"path": "unused", "max_prompt_tokens": 1, "demonstration_field": "worked"},
+                "algorithm": {"method": "grpo", **section},
+            },
+            [replace(batch, demonstrated=demonstrated if name == "demonstrated" else None)],
         )
         for name, section in METHODS.items()
     }
@@ -68,6 +80,21 @@ def test_a_batch_is_gone_through_as_often_as_the_method_says(expected):
     assert (len(once.losses), len(twice.losses)) == (2, 4)
     assert twice.losses[:2] == once.losses
     assert twice.losses[2:] != once.losses
+
+
+def test_a_demonstration_is_learned_from_by_its_likelihood_alone(jobs, expected):
+    """Its loss has a mean of its own, beside that of the other samples, of which it is none."""
+    (batch,) = jobs["demonstrated"].batches
+    found = expected["demonstrated"]
+    tokens = found.logprobs.split(batch.response_lengths.tolist())
+    mask = batch.loss_mask.split(batch.response_lengths.tolist())[WORKED]
+    nll = -tokens[WORKED][mask].mean()
+    (first, *_) = split_updates(batch.group_ids.tolist(), 2)
+    assert WORKED in first
+    advantages = group_advantages(batch.rewards, batch.group_ids)
+    counts = batch.judged.num_loss_tokens
+    surrogate = -(advantages * counts)[first].sum() / counts[first].sum()
+    assert found.losses[0] == pytest.approx(float(nll + surrogate), rel=1e-5)
 
 
 @pytest.mark.parametrize("layout", ["dp2", "cp2", "pp2"])

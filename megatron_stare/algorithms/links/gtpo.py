@@ -24,9 +24,10 @@ class _Shaped(Link[None]):
     alpha2: PositiveWeight = 0.1
     """What entropy counts for."""
 
-    def advantages(self, entropies: Tensor, rewards: Tensor, peers: Sum, group: Sum) -> Tensor:
+    def advantages(
+        self, entropies: Tensor, rewards: Tensor, is_right: Tensor, peers: Sum, group: Sum
+    ) -> Tensor:
         """Of values `[n]`, each shaped against its peers and normalised in its group."""
-        is_right = rewards > 0
 
         def apart(values: Tensor, total: Sum) -> Tensor:
             return torch.where(is_right, total(values * is_right), total(values * ~is_right))
@@ -47,7 +48,7 @@ class Gtpo(_Shaped):
     x is of the tokens of right and of wrong samples; sums and n are over those of the same kind in
     the group that reach the token's place, mean and var over all of that kind in the group. H is
     the entropy before the step, in nats. The reward itself drops out: with equal entropies every
-    advantage is 0. A sample is right where its reward is above 0.
+    advantage is 0. A sample is right where its verdict is above 0.
 
     Source: GTPO and GRPO-S, arXiv 2508.04349
     Status: paper
@@ -61,8 +62,9 @@ class Gtpo(_Shaped):
 
         peers, group = step.by(Grouping.by_group_and_position), step.by(Grouping.by_group)
         rewards = step.of_samples(step.rollouts.rewards.double())
-        entropies = step[OLD].entropies.double()
-        return credit.with_advantages(self.advantages(entropies, rewards, over(peers), over(group)))
+        is_right = step.of_samples(step.rollouts.is_right)
+        values = (step[OLD].entropies.double(), rewards, is_right)
+        return credit.with_advantages(self.advantages(*values, over(peers), over(group)))
 
 
 class GrpoS(_Shaped):
@@ -83,5 +85,6 @@ class GrpoS(_Shaped):
         def total(values: Tensor) -> Tensor:
             return groups.sum(values.where(exists, 0.0))
 
-        advantages = self.advantages(entropies, batch.rewards.double(), total, total)
+        values = (entropies, batch.rewards.double(), batch.is_right)
+        advantages = self.advantages(*values, total, total)
         return credit.with_advantages(step.of_samples(advantages))

@@ -12,7 +12,7 @@ from megatron_stare.types import RolloutBatch
 class WReinforce(SampleAdvantages):
     """A = coef for right samples, -1 for wrong ones: positive samples weigh less.
 
-    A sample is right where its reward is above 0.
+    A sample is right where its verdict is above 0.
 
     Source: The Surprising Effectiveness of Negative Reinforcement, arXiv 2506.01347
     Status: checked against authors' code
@@ -23,13 +23,13 @@ class WReinforce(SampleAdvantages):
 
     def of_samples(self, batch: RolloutBatch) -> Tensor:
         """By the sign of the reward alone."""
-        return torch.where(batch.rewards > 0, self.coef, -1.0)
+        return torch.where(batch.is_right, self.coef, -1.0)
 
 
 class Psr(SampleAdvantages):
     """A = 1 for right samples, and wrong ones do not count: positive samples alone.
 
-    A sample is right where its reward is above 0. The authors' code drops the others from the
+    A sample is right where its verdict is above 0. The authors' code drops the others from the
     batch, and as many as do not fill its ranks; here the others leave the loss's mean.
 
     Source: The Surprising Effectiveness of Negative Reinforcement, arXiv 2506.01347
@@ -38,7 +38,7 @@ class Psr(SampleAdvantages):
 
     def of_samples(self, batch: RolloutBatch) -> Tensor:
         """1 or 0."""
-        return (batch.rewards > 0).double()
+        return (batch.is_right).double()
 
     def apply(self, credit: Credit, step: Step, state: None) -> Credit:
         """Count what has an advantage."""
@@ -49,7 +49,7 @@ class Psr(SampleAdvantages):
 class Nsr(Psr):
     """A = -1 for wrong samples, and right ones do not count: negative samples alone.
 
-    A sample is right where its reward is above 0. The authors' code drops the others from the
+    A sample is right where its verdict is above 0. The authors' code drops the others from the
     batch, and where tokens are masked also punishes right samples before the gap; here neither.
 
     Source: The Surprising Effectiveness of Negative Reinforcement, arXiv 2506.01347

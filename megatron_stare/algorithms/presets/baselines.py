@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_stare.algorithms.filters import NotAllRight
+from megatron_stare.algorithms.filters import FallBack, NotAllRight
 from megatron_stare.algorithms.links.a_grae import AGrae
 from megatron_stare.algorithms.links.gpg import Gpg
 from megatron_stare.algorithms.links.group_baselines import DrGrpo, Grpo, Rloo
@@ -14,7 +14,9 @@ from megatron_stare.algorithms.links.reinforce import ReinforcePlusPlus, Reinfor
 from megatron_stare.algorithms.links.unlikeliness import Unlikeliness
 from megatron_stare.algorithms.presets.preset import Preset
 from megatron_stare.algorithms.terms.clip import Clip
+from megatron_stare.algorithms.terms.demonstration_nll import DemonstrationNll
 from megatron_stare.algorithms.terms.policy_gradient import PolicyGradient
+from megatron_stare.algorithms.updates import Epochs
 
 BASELINES: dict[str, Preset] = {
     "grpo": Preset(
@@ -141,14 +143,29 @@ BASELINES: dict[str, Preset] = {
     "unlikeliness": Preset(
         about="""GRPO whose right answers are worth more where the policy finds them unlikely.
 
-        The paper adds terms=[{kl: {coef: 0.1}}], and takes two epochs of updates a step.
+        The paper adds terms=[{kl: {coef: 0.1}}].
 
         Source: Rewarding the Unlikely, arXiv 2506.02355
         Status: checked against authors' code
         """,
         links={"unlikeliness": Unlikeliness()},
         policy={"clip": Clip(high=0.2)},
+        updates={"epochs": Epochs(count=2)},
         filters={},
+    ),
+    "hpt": Preset(
+        about="""Deviations from the group's mean; a demonstration where no sample is right.
+
+        Demonstrations are what `data.demonstration_field` names. The paper's gate is 0 for Qwen
+        and 2 of 8 for Llama, and its weight of demonstrations 0.3 for a model of 1.5B.
+
+        Source: HPT, arXiv 2509.04419
+        Status: checked against authors' code
+        """,
+        links={"dr_grpo": DrGrpo()},
+        policy={"clip": Clip(high=0.2)},
+        terms={"demonstration_nll": DemonstrationNll()},
+        filters={"fall_back": FallBack()},
     ),
 }
 """By name."""

@@ -22,6 +22,7 @@ def batch_of(mask: torch.Tensor) -> RolloutBatch:
         loss_mask=mask,
         rollout_logprobs=torch.zeros(sum(LENGTHS)),
         rewards=zeros,
+        verdicts=zeros,
         group_ids=torch.tensor(GROUPS),
     )
 
@@ -71,6 +72,7 @@ def test_a_place_is_among_tokens_that_the_policy_chose():
         loss_mask=mask,
         rollout_logprobs=torch.zeros(7),
         rewards=torch.zeros(2),
+        verdicts=torch.zeros(2),
         group_ids=torch.tensor([5, 5]),
     )
     first, second = Grouping.by_group_and_position(batch).keys.split([4, 3])

@@ -1,9 +1,17 @@
 """DAPO's dynamic sampling rule and overlong penalty."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from megatron_stare.algorithms.filters import Mixed, NotAllRight, has_signal, overlong_penalty
+from megatron_stare.algorithms.filters import (
+    FallBack,
+    Mixed,
+    NotAllRight,
+    has_signal,
+    overlong_penalty,
+)
 from megatron_stare.types import Group, Prompt, Reward, Sample
 from tests.unit.algorithms.golden import assert_golden, method_example
 
@@ -53,3 +61,28 @@ def test_which_groups_a_filter_keeps(verdicts, mixed, not_all_right):
     group = group_of(*verdicts)
     assert Mixed().filter(group) is (group if mixed else None)
     assert NotAllRight().filter(group) is (group if not_all_right else None)
+
+
+def test_golden_gate_of_demonstrations():
+    assert [falls_back(count, 8, 0) for count in (0, 1, 2, 8)] == [True, False, False, False]
+    assert [falls_back(count, 8, 2) for count in (0, 2, 3)] == [True, True, False]
+
+
+def falls_back(num_right: int, size: int, gate: int) -> bool:
+    group = group_of(*[1.0] * num_right, *[0.0] * (size - num_right))
+    worked = replace(group.prompt, demonstration="!!", demonstration_ids=(3, 4, 2))
+    kept = FallBack(gate=gate).filter(replace(group, prompt=worked))
+    assert kept is not None
+    (*_, sample) = kept.samples
+    if sample.origin == "policy":
+        assert kept.samples == group.samples
+        return False
+    assert (kept.prompt, len(kept.samples), sample.token_ids) == (worked, 1, (3, 4, 2))
+    assert (kept.rewards[0].value, kept.rewards[0].correct) == (1, 1)
+    assert sample.weight_versions == (0, 0, 0)
+    return True
+
+
+def test_a_group_whose_prompt_has_no_demonstration_stays_as_it_is():
+    group = group_of(0.0, 0.0)
+    assert FallBack().filter(group) is group

@@ -318,3 +318,24 @@ def test_a_prompt_without_tokens_is_left_out(tmp_path: Path):
     assert prompts.report.left_out == {
         "the prompt has no tokens": [f"sums.jsonl:{n}" for n in range(1, 11)]
     }
+
+
+def test_a_prompt_may_have_a_demonstration_with_its_end(make_set, tokenizer):
+    rows = [SUMS[1] | {"worked": "1 and 1 is 2"}, SUMS[2], SUMS[3] | {"worked": ""}]
+    prompts = make_set(rows, demonstration_field="worked")
+    (prompt,) = prompts.all()
+    assert prompt.demonstration == "1 and 1 is 2"
+    end = tokenizer.eos_token_id
+    assert prompt.demonstration_ids == (*tokenizer.encode("1 and 1 is 2"), end)
+    assert "1 of 3 rows used" in str(prompts.report)
+    assert not make_set(rows).all()[0].demonstration_ids
+
+
+def test_a_demonstration_that_is_too_long_leaves_its_row_out(tmp_path, tokenizer):
+    path = tmp_path / "sums.jsonl"
+    rows = [SUMS[1] | {"worked": "so it is 2"}, SUMS[2] | {"worked": "4"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = DataConfig(path=path, demonstration_field="worked")
+    prompts = PromptSet(config, tokenizer, seed=1, max_demonstration_tokens=2)
+    assert [prompt.demonstration for prompt in prompts.all()] == ["4"]
+    assert "field 'worked' over 2 tokens" in str(prompts.report)
