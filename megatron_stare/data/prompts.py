@@ -75,9 +75,8 @@ class PromptSet:
         has_field = config.demonstration_field is not None
         responses = with_end(tokenizer, worked) if has_field else [_NONE] * len(rows)
         self._problems: list[_Problem] = []
-        for (number, question, *texts), prompt, response in zip(
-            rows, rendered, responses, strict=True
-        ):
+        for row, prompt, response in zip(rows, rendered, responses, strict=True):
+            number, question, answer, demonstration = row
             name = question.name
             if isinstance(prompt, UnusableRow):
                 self.report.leave_out(name, str(prompt))
@@ -85,9 +84,8 @@ class PromptSet:
                 limit = f"over {max_demonstration_tokens} tokens"
                 self.report.leave_out(name, f"field {config.demonstration_field!r} {limit}")
             elif self._fits(name, len(prompt.token_ids), config):
-                self._problems.append(
-                    _Problem(number, name, prompt.text, prompt.token_ids, *texts, response)
-                )
+                texts = (name, prompt.text, prompt.token_ids, answer, demonstration)
+                self._problems.append(_Problem(number, *texts, response))
         self.report.finish(len(self._problems))
         self._places = {problem.number: place for place, problem in enumerate(self._problems)}
         self._cursor = EpochCursor(

@@ -176,17 +176,13 @@ def open_rollout_side(config: TrainConfig, world: World) -> Iterator[RolloutSide
 def _build(config: TrainConfig, world: World) -> RolloutSide:
     tokenizer = load_tokenizer(config.model.path)
     check_vocabulary(tokenizer, world.shape.vocab_size)
-    prompts = PromptSet(
-        config.data,
-        tokenizer,
-        seed=config.run.seed,
-        max_demonstration_tokens=config.rollout.max_response_tokens,
-    )
+    method, seed, longest = config.algorithm, config.run.seed, config.rollout.max_response_tokens
+    prompts = PromptSet(config.data, tokenizer, seed=seed, max_demonstration_tokens=longest)
     world.loggers.message(str(prompts.report))
     held_out: list[Prompt] = []
     turn_ends = prompts.form.turn_ends
     if config.eval.data is not None:
-        problems = PromptSet(config.eval.data, tokenizer, seed=config.run.seed)
+        problems = PromptSet(config.eval.data, tokenizer, seed=seed)
         world.loggers.message(str(problems.report))
         held_out = problems.all()
         turn_ends += problems.form.turn_ends
@@ -194,7 +190,7 @@ def _build(config: TrainConfig, world: World) -> RolloutSide:
     world.loggers.message(describe_stop_tokens(sources, tokenizer))
     scorer = Scorer(
         config.reward,
-        max_response_tokens=config.rollout.max_response_tokens,
+        max_response_tokens=longest,
         report=world.loggers.message,
         prefill=prompts.form.prefill,
     )
@@ -218,7 +214,6 @@ def _build(config: TrainConfig, world: World) -> RolloutSide:
             report=world.loggers.message,
         )
         judging = BankedScorer(scorer, bank)
-    method, seed = config.algorithm, config.run.seed
     drawn = Curated(prompts, method.curriculum, seed=seed) if method.curriculum else prompts
     filters = tuple(method.filters.values())
     sampler = Sampler(drawn, generating, judging, config.rollout, seed=seed, filters=filters)
