@@ -47,7 +47,7 @@ def evaluate_folder(config: EvalConfig) -> dict[str, float]:
         device=read_topology().device,
         dtype=getattr(torch, config.model.dtype),
         max_batch_sequences=config.eval.max_batch_sequences,
-        turn_ends=turn_form.turn_ends,
+        stop_ids=sources,
     )
     engine.load_weights(config.model.path, version=0)
     scorer = Scorer(

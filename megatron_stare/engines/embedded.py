@@ -17,7 +17,6 @@ from megatron_stare.engines.decoding import ATTENTION, Decoded, decode, register
 from megatron_stare.engines.engine import Request
 from megatron_stare.engines.randomness import token_uniforms
 from megatron_stare.errors import UserError
-from megatron_stare.rollout.stop_tokens import stop_token_ids
 from megatron_stare.types import Sample
 from megatron_stare.weights.fused_experts import named_as_in_files
 from megatron_stare.weights.hf_config import read_hf_config
@@ -31,7 +30,7 @@ class EmbeddedEngine:
     The weights are random until `update_weights` or `load_weights`; `weight_version` is -1 so long.
     At most `max_batch_sequences` sequences decode together. A sample depends on the weights, the
     sampling config, the seed, its prompt and its index; on its batch only through rounding.
-    Responses end at the stop tokens of `folder` (`stop_tokens.py`), and at `turn_ends`.
+    Responses end at `stop_ids` (`rollout/stop_tokens.py`).
     """
 
     weight_version: int
@@ -44,10 +43,10 @@ class EmbeddedEngine:
         device: torch.device,
         dtype: torch.dtype,
         max_batch_sequences: int,
-        turn_ends: Iterable[int] = (),
+        stop_ids: Iterable[int],
     ) -> None:
         self._tokenizer = tokenizer
-        self._stop_ids = stop_token_ids(folder, tokenizer, turn_ends=turn_ends)
+        self._stop_ids = tuple(stop_ids)
         self._max_batch_sequences = max_batch_sequences
         self._device = device
         self._model = _build_model(folder, device, dtype)

@@ -10,7 +10,7 @@ import torch
 from megatron_stare.algorithms.chain import Chain
 from megatron_stare.algorithms.needs import REFERENCE
 from megatron_stare.config.commands import TrainConfig
-from megatron_stare.engines.sglang.memory import check_segments
+from megatron_stare.launch.environment import check_segments
 from megatron_stare.policy.memory import check_can_offload
 from megatron_stare.run.preflight import check_model
 from megatron_stare.run.rollout_side import RolloutSide, open_rollout_side

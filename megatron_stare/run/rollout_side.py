@@ -195,7 +195,7 @@ def _build(config: TrainConfig, world: World) -> RolloutSide:
         prefill=prompts.form.prefill,
     )
     try:
-        engine = _build_engine(config, tokenizer, turn_ends, world)
+        engine = _build_engine(config, tokenizer, tuple(sources), world)
         if isinstance(engine, ReplayEngine):
             check_rollout_logprobs(engine.has_logprobs, config)
     except BaseException:
@@ -229,7 +229,7 @@ def _build(config: TrainConfig, world: World) -> RolloutSide:
 def _build_engine(
     config: TrainConfig,
     tokenizer: PreTrainedTokenizerBase,
-    turn_ends: Sequence[int],
+    stop_ids: Sequence[int],
     world: World,
 ) -> Engine:
     if config.rollout.replay_path is not None:
@@ -244,7 +244,7 @@ def _build_engine(
             weights_dir=config.rollout.servers.weights_dir or config.run.dir / "sync",
             log_dir=config.run.dir,
             report=world.loggers.message,
-            turn_ends=turn_ends,
+            stop_ids=stop_ids,
         )
         if config.rollout.colocated:
             engine.give_up_memory()
@@ -255,5 +255,5 @@ def _build_engine(
         device=world.topology.device,
         dtype=getattr(torch, config.model.dtype),
         max_batch_sequences=config.rollout.max_batch_sequences,
-        turn_ends=turn_ends,
+        stop_ids=stop_ids,
     )

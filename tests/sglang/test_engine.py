@@ -17,6 +17,7 @@ from megatron_stare.data.tokenizer import load_tokenizer
 from megatron_stare.engines.sglang.client import sampling_parameters
 from megatron_stare.engines.sglang.engine import SGLangEngine
 from megatron_stare.errors import UserError
+from megatron_stare.rollout.stop_tokens import stop_token_ids
 from megatron_stare.types import Prompt
 from tests.models import EOS_ID, VOCAB_SIZE, hf_tensors
 from tests.requests_of import requests_of
@@ -42,13 +43,15 @@ def open_engine(servers, folder, tmp_path, urls=None, **config):
     if "registry" not in config:
         config["urls"] = tuple(urls or servers.urls)
     messages: list[str] = []
+    tokenizer = load_tokenizer(folder)
     engine = SGLangEngine(
         ServersConfig(**config),
         folder,
-        load_tokenizer(folder),
+        tokenizer,
         weights_dir=tmp_path / "weights",
         log_dir=tmp_path / "logs",
         report=messages.append,
+        stop_ids=stop_token_ids(folder, tokenizer),
     )
     try:
         yield engine, messages

@@ -13,6 +13,7 @@ from megatron_stare.config.rollout import SamplingConfig, ServersConfig
 from megatron_stare.data.tokenizer import load_tokenizer
 from megatron_stare.engines.sglang.engine import SGLangEngine
 from megatron_stare.errors import UserError
+from megatron_stare.rollout.stop_tokens import stop_token_ids
 from tests.models import hf_tensors
 from tests.requests_of import requests_of
 from tests.sglang.test_engine import PROMPTS
@@ -20,13 +21,15 @@ from tests.sglang.test_engine import PROMPTS
 
 def main() -> None:
     model, weights_dir, *urls = sys.argv[1:]
+    tokenizer = load_tokenizer(Path(model))
     engine = SGLangEngine(
         ServersConfig(urls=tuple(urls)),
         Path(model),
-        load_tokenizer(Path(model)),
+        tokenizer,
         weights_dir=Path(weights_dir),
         log_dir=Path(weights_dir),
         report=print,
+        stop_ids=stop_token_ids(Path(model), tokenizer),
     )
     engine.update_weights(tensors_on_demand(Path(model)), 50)
     sampling = SamplingConfig(max_response_tokens=400)

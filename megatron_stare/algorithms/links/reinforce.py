@@ -1,6 +1,5 @@
 """REINFORCE++: advantages whitened over the tokens of the whole batch."""
 
-
 from megatron_stare.algorithms.advantages import group_advantages
 from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.system.values import Share

@@ -19,7 +19,6 @@ from megatron_stare.engines.sglang.memory import SharedMemory
 from megatron_stare.engines.sglang.pool import ServerPool
 from megatron_stare.engines.sglang.sync.weight_sync import WeightSync
 from megatron_stare.errors import UserError
-from megatron_stare.rollout.stop_tokens import stop_token_ids
 from megatron_stare.types import Sample
 from megatron_stare.weights.hf_config import read_hf_config
 
@@ -30,7 +29,7 @@ class SGLangEngine:
     A server gets requests from the `update_weights` that it took part in, and none after it failed
     one, until it is seen to generate under the same weights. Samples that no server answers never
     come. `report` is told of servers that fail, come back, or differ in their weights. Responses
-    end at the stop tokens of `folder` (`stop_tokens.py`), and at `turn_ends`.
+    end at `stop_ids` (`rollout/stop_tokens.py`).
 
     Raises UserError where the servers do not answer, or serve another kind of model or a model with
     another tokenizer.
@@ -47,12 +46,12 @@ class SGLangEngine:
         weights_dir: Path,
         log_dir: Path,
         report: Callable[[str], None],
-        turn_ends: Iterable[int] = (),
+        stop_ids: Iterable[int],
     ) -> None:
         self._config = config
         self._tokenizer = tokenizer
         self._shape = read_hf_config(folder)
-        self._stop_ids = stop_token_ids(folder, tokenizer, turn_ends=turn_ends)
+        self._stop_ids = tuple(stop_ids)
         self._report = report
         self._pool = ServerPool(
             config,

@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM
 from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.engines.embedded import EmbeddedEngine
 from megatron_stare.errors import UserError
+from megatron_stare.rollout.stop_tokens import stop_token_ids
 from tests.models import EOS_ID, VOCAB_SIZE, hf_tensors, make_hf_folder
 from tests.requests_of import requests_of
 from tests.unit.rollout.problems import TOKENIZER, make_prompt
@@ -22,6 +23,7 @@ def make_engine(folder, *, max_batch_sequences: int = 64) -> EmbeddedEngine:
         device=torch.device("cpu"),
         dtype=torch.float32,
         max_batch_sequences=max_batch_sequences,
+        stop_ids=stop_token_ids(folder, TOKENIZER),
     )
     engine.load_weights(folder, version=0)
     return engine

@@ -7,6 +7,7 @@ from megatron_stare.engines.embedded import EmbeddedEngine
 from megatron_stare.engines.replay import ReplayEngine
 from megatron_stare.rollout.dump import dump_samples
 from megatron_stare.rollout.sampler import Sampler
+from megatron_stare.rollout.stop_tokens import stop_token_ids
 from megatron_stare.types import RolloutBatch
 from tests.models import VOCAB_SIZE, make_hf_folder
 from tests.unit.rollout.problems import TOKENIZER, make_prompt_set
@@ -20,6 +21,7 @@ def test_a_replayed_step_trains_on_the_same_batch(tmp_path, scorer):
         device=torch.device("cpu"),
         dtype=torch.float32,
         max_batch_sequences=5,
+        stop_ids=stop_token_ids(folder, TOKENIZER),
     )
     embedded.load_weights(folder, version=0)
     settings = {

@@ -92,7 +92,8 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> None:
 
 def generate(folder: Path) -> None:
     options = {"device": torch.device("cpu"), "dtype": torch.float32, "max_batch_sequences": 4}
-    EmbeddedEngine(folder, make_tokenizer(), **options).load_weights(folder, version=0)
+    engine = EmbeddedEngine(folder, make_tokenizer(), **options, stop_ids=[0])
+    engine.load_weights(folder, version=0)
 
 
 def convert(folder: Path) -> None:
