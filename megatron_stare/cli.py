@@ -1,7 +1,8 @@
 """The command line: `megatron-stare train | sft | eval | serve | slurm | convert | plan | ...`.
 
-Exit codes: 0 done, 1 `verify` found a difference, 2 bad input (one clear line on standard error),
-75 stopped by SIGTERM or SIGUSR1 and saved, 130 interrupted, 141 nobody reads standard output.
+Exit codes: 0 done, 1 `verify` found a difference or `compare` has a run that is not finished, 2 bad
+input (one clear line on standard error), 75 stopped by SIGTERM or SIGUSR1 and saved, 130
+interrupted, 141 nobody reads standard output.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from io import UnsupportedOperation
 
 from megatron_stare import __version__
 from megatron_stare.commands.arguments import Parser, parse
+from megatron_stare.commands.compare import add_compare
 from megatron_stare.commands.config import add_config
 from megatron_stare.commands.convert import add_convert
 from megatron_stare.commands.eval import add_eval
@@ -36,6 +38,7 @@ _COMMANDS = (
     add_sft,
     add_eval,
     add_serve,
+    add_compare,
     add_slurm,
     add_convert,
     add_verify,

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_stare.commands.arguments import path
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config_io import load_config
-from megatron_stare.errors import UserError
 
 
 def add_slurm(commands: argparse._SubParsersAction) -> None:
@@ -36,6 +34,7 @@ def _slurm(arguments: argparse.Namespace) -> int:
     config = load_config(TrainConfig, arguments.config, arguments.overrides)
     from megatron_stare.run.preflight import check_run
     from megatron_stare.slurm.script import render
+    from megatron_stare.slurm.submit import submit, write_script
     from megatron_stare.system.output import make_folder, writing
 
     script = render(config, arguments.config, arguments.overrides)
@@ -48,27 +47,12 @@ def _slurm(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out or config.run.dir / "job.sbatch"
     make_folder(out.parent, "--out" if arguments.out else "run.dir")
     with writing(out, "--out"):
-        _write_private(out, script)
+        write_script(out, script)
     print(out)
-    return _submit(out) if arguments.submit else 0
-
-
-def _write_private(path: Path, script: str) -> None:
-    """For its owner alone: `slurm.environment` may hold keys and passwords."""
-    path.touch(mode=0o600)
-    path.chmod(0o600)
-    path.write_text(script)
+    return submit(out) if arguments.submit else 0
 
 
 def _runs(config: TrainConfig, path: Path, overrides: Sequence[str]) -> list[TrainConfig]:
     """Of the job: one, or those of its sweep; UserError where one's settings cannot be."""
     sweep = (settings.split() for settings in config.slurm.sweep)
     return [config, *(load_config(TrainConfig, path, [*overrides, *run]) for run in sweep)]
-
-
-def _submit(path: Path) -> int:
-    try:
-        done = subprocess.run(["sbatch", str(path)], check=False)
-    except FileNotFoundError:
-        raise UserError("sbatch: no such command, expected to be on a Slurm cluster") from None
-    return done.returncode

@@ -10,9 +10,11 @@ from pathlib import Path
 from megatron_stare.errors import UserError
 
 
-def environment_with(changes: Mapping[str, str]) -> dict[str, str]:
-    """That of a process to be started: this one's, and what is changed in it."""
-    return os.environ | changes
+def environment_with(
+    changes: Mapping[str, str], *, unless_set: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """That of a process to be started: this one's, what is changed, and what it may have lacked."""
+    return {**(unless_set or {}), **os.environ, **changes}
 
 
 def preloading(library: Path) -> dict[str, str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from megatron_stare.algorithms.table import PARTS
@@ -23,6 +25,9 @@ from megatron_stare.observe.drawing import (
 from megatron_stare.observe.entropy_law import METRICS as LAW_METRICS
 from megatron_stare.observe.entropy_law import draw_entropy_law, law_of
 from megatron_stare.observe.run_folders import Runs, pass_at_budgets, read_runs, spread
+
+Draw = Callable[[Axes], None]
+"""Draws a panel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,30 +153,43 @@ def write_figures(runs: Runs, folder: Path) -> list[Plot]:
 
 
 def comparison_figure(runs: Sequence[Path], path: Path) -> None:
-    """The three panels that tell the story: entropy with its band, accuracy, pass@k.
-
-    Accuracy is held-out where every label was evaluated three times or more, else the training
-    batch's. Without evaluations there is no pass@k.
+    """The panels that tell the story, of run folders.
 
     Raises:
         UserError: a folder is not that of a run.
     """
     by_label = read_runs(runs)
-    held_out = [spread(group, "eval/avg_at_k") for group in by_label.values()]
+    draw_figure(comparison_panels(by_label), colour_legend(by_label), path)
+
+
+def comparison_panels(runs: Runs) -> list[Draw]:
+    """Entropy with its band, accuracy, pass@k.
+
+    Accuracy is held-out where every label was evaluated three times or more, else the training
+    batch's. Without evaluations there is no pass@k.
+    """
+    held_out = [spread(group, "eval/avg_at_k") for group in runs.values()]
     is_curve = all(found is not None and len(found.steps) >= 3 for found in held_out)
     accuracy = (
         Panel("Held-out accuracy", "eval/avg_at_k")
         if is_curve
         else Panel("Training accuracy", "reward/accuracy")
     )
-    has_bars = bool(pass_at_budgets(by_label))
+    panels: list[Draw] = [
+        partial(draw_panel, runs=runs, panel=Panel("Policy entropy", "entropy/mean")),
+        partial(draw_panel, runs=runs, panel=accuracy),
+    ]
+    has_bars = bool(pass_at_budgets(runs))
+    return [*panels, partial(draw_pass_at_k, runs=runs)] if has_bars else panels
+
+
+def draw_figure(panels: Sequence[Draw], legend: Mapping[str, str], path: Path) -> None:
+    """Panels, three in a row, as a PNG under a legend of names to colours."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure(2 + has_bars, 3, colour_legend(by_label))
-        draw_panel(axes[0], by_label, Panel("Policy entropy", "entropy/mean"))
-        draw_panel(axes[1], by_label, accuracy)
-        if has_bars:
-            draw_pass_at_k(axes[2], by_label)
+        figure, axes = new_figure(len(panels), 3, legend)
+        for place, draw in zip(axes, panels, strict=True):
+            draw(place)
         figure.savefig(path)
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 
+from megatron_stare.observe.checkpoint_choice import CHOSEN, checkpoint_sharpe_ratio
 from megatron_stare.observe.console import print_table
 from megatron_stare.observe.entropy_law import ceiling_of
 from megatron_stare.observe.metrics import targets_of
@@ -67,12 +68,12 @@ def _rows(pass_at: Sequence[int]) -> list[Row]:
     number, percent, whole = "{:.3f}".format, "{:.1%}".format, "{:,.0f}".format
     return [
         Row("Steps", _num_steps, whole),
-        Row("Entropy, first 10% (nats)", partial(_mean, "entropy/mean", _FIRST), number),
-        Row("Entropy, last half (nats)", partial(_mean, "entropy/mean", _LAST_HALF), number),
+        Row("Entropy, first 10% (nats)", partial(mean_of, "entropy/mean", FIRST), number),
+        Row("Entropy, last half (nats)", partial(mean_of, "entropy/mean", LAST_HALF), number),
         Row("Target entropy, end (nats)", _last_target, number),
         Row(f"Last half within target ± {BAND:.0%}", _share_in_band, percent),
-        Row("Training accuracy, first 10%", partial(_mean, "reward/accuracy", _FIRST), percent),
-        Row("Training accuracy, last 10%", partial(_mean, "reward/accuracy", _LAST), percent),
+        Row("Training accuracy, first 10%", partial(mean_of, "reward/accuracy", FIRST), percent),
+        Row("Training accuracy, last 10%", partial(mean_of, "reward/accuracy", LAST), percent),
         Row("Training accuracy where entropy is used up (law)", ceiling_of, percent),
         Row("Held-out accuracy, start", partial(_at, "eval/avg_at_k", 0), percent),
         Row("Held-out accuracy, end", partial(_at, "eval/avg_at_k", -1), percent),
@@ -80,24 +81,25 @@ def _rows(pass_at: Sequence[int]) -> list[Row]:
             Row(f"Held-out pass@{k}, end", partial(_at, f"eval/pass_at_{k}", -1), percent)
             for k in pass_at[-1:]
         ),
-        Row("SFT loss, last 10% (nats)", partial(_mean, "sft/loss", _LAST), number),
+        Row(f"SharpeRatio@{CHOSEN} of checkpoints", checkpoint_sharpe_ratio, "{:.2f}".format),
+        Row("SFT loss, last 10% (nats)", partial(mean_of, "sft/loss", LAST), number),
         Row(
             "Response length, last 10% (tokens)",
-            partial(_mean, "rollout/response_tokens_mean", _LAST),
+            partial(mean_of, "rollout/response_tokens_mean", LAST),
             "{:,.1f}".format,
         ),
-        Row("Truncated, last 10%", partial(_mean, "rollout/truncated_share", _LAST), percent),
-        Row("Text behind answers, last 10%", partial(_mean, "reward/tail_share", _LAST), percent),
-        Row("Groups with signal, last 10%", partial(_mean, "reward/signal_share", _LAST), percent),
-        Row("Prompts drawn", partial(_sum, "rollout/drawn"), whole),
-        Row("Verifier failures", partial(_sum, "reward/failures"), whole),
-        Row("Skipped updates", partial(_sum, "optim/skipped"), whole),
-        Row("Tokens per second", partial(_mean, "perf/tokens_per_s", _ALL), whole),
+        Row("Truncated, last 10%", partial(mean_of, "rollout/truncated_share", LAST), percent),
+        Row("Text behind answers, last 10%", partial(mean_of, "reward/tail_share", LAST), percent),
+        Row("Groups with signal, last 10%", partial(mean_of, "reward/signal_share", LAST), percent),
+        Row("Prompts drawn", partial(total, "rollout/drawn"), whole),
+        Row("Verifier failures", partial(total, "reward/failures"), whole),
+        Row("Skipped updates", partial(total, "optim/skipped"), whole),
+        Row("Tokens per second", partial(mean_of, "perf/tokens_per_s", ALL), whole),
         Row("Training time (minutes)", _minutes, "{:,.1f}".format),
     ]
 
 
-_ALL, _FIRST, _LAST_HALF, _LAST = (0.0, 1.0), (0.0, 0.1), (0.5, 1.0), (0.9, 1.0)
+ALL, FIRST, LAST_HALF, LAST = (0.0, 1.0), (0.0, 0.1), (0.5, 1.0), (0.9, 1.0)
 """Parts of a run, in shares of its logged steps."""
 
 
@@ -123,18 +125,20 @@ def _part(run: RunFolder, metric: str, part: tuple[float, float]) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
-def _mean(metric: str, part: tuple[float, float], run: RunFolder) -> float | None:
+def mean_of(metric: str, part: tuple[float, float], run: RunFolder) -> float | None:
+    """Mean of a metric over a part of the run."""
     values = _part(run, metric, part)
     return float(values.mean()) if len(values) else None
 
 
-def _sum(metric: str, run: RunFolder) -> float | None:
-    values = _part(run, metric, _ALL)
+def total(metric: str, run: RunFolder) -> float | None:
+    """Sum of a metric over the run."""
+    values = _part(run, metric, ALL)
     return float(values.sum()) if len(values) else None
 
 
 def _at(metric: str, position: int, run: RunFolder) -> float | None:
-    values = _part(run, metric, _ALL)
+    values = _part(run, metric, ALL)
     return float(values[position]) if len(values) else None
 
 
@@ -162,5 +166,5 @@ def _share_in_band(run: RunFolder) -> float | None:
 
 
 def _minutes(run: RunFolder) -> float | None:
-    seconds = _sum("time/step_s", run)
+    seconds = total("time/step_s", run)
     return None if seconds is None else seconds / 60

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, StrictUndefined
 
 from megatron_stare.config.commands import TrainConfig
+from megatron_stare.errors import UserError
 from megatron_stare.slurm.job import Job, plan_job
 
 _TEMPLATE = Path(__file__).with_name("job.sbatch.jinja")
 _PROGRAM = "python -m megatron_stare.cli"
+
+
+class ArrayRun(NamedTuple):
+    """A run of a job array: what it is, the file that says so, and its folder."""
+
+    config: TrainConfig
+    path: Path
+    folder: Path
 
 
 def render(config: TrainConfig, path: Path, overrides: Sequence[str] = ()) -> str:
@@ -26,7 +35,41 @@ def render(config: TrainConfig, path: Path, overrides: Sequence[str] = ()) -> st
     Raises:
         UserError: as `plan_job`.
     """
+    # The job's own are in the script already, in its header and as RUN_DIR.
+    of_the_run = [text for text in overrides if not text.startswith(("slurm.", "run.dir="))]
+    settings = _settings(config, plan_job(config))
+    return _filled(settings | {"config": path, "overrides": of_the_run})
+
+
+def render_array(runs: Sequence[ArrayRun], folder: Path) -> str:
+    """The script of a job array: `megatron-stare train CONFIG` for each run, as `slurm` says.
+
+    Args:
+        runs: the first one's `slurm` counts for the job.
+        folder: what the job is named after; the runs' are in it.
+
+    Raises:
+        UserError: as `plan_job`; or the array would be a heterogeneous job.
+    """
+    config = runs[0].config
     job = plan_job(config)
+    if job.heterogeneous:
+        raise UserError(
+            f"slurm.rollout.options={list(config.slurm.rollout.options)}, "
+            f"slurm.rollout.gpus_per_node={config.slurm.rollout.gpus_per_node}: Slurm has no "
+            "arrays of heterogeneous jobs"
+        )
+    of_the_array = {
+        "title": _title(f"{folder.name}, {len(runs)} runs of", config, job),
+        "name": _name(folder),
+        "run_dir": folder,
+        "runs": runs,
+        "tasks": len(runs),
+    }
+    return _filled(_settings(config, job) | of_the_array)
+
+
+def _filled(settings: Mapping[str, Any]) -> str:
     environment = Environment(
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -36,18 +79,14 @@ def render(config: TrainConfig, path: Path, overrides: Sequence[str] = ()) -> st
     )
     environment.filters["q"] = lambda value: shlex.quote(str(value))
     template = environment.from_string(_TEMPLATE.read_text())
-    # The job's own are in the script already, in its header and as RUN_DIR.
-    of_the_run = [text for text in overrides if not text.startswith(("slurm.", "run.dir="))]
-    return template.render(
-        **_settings(config, job), config=path, overrides=of_the_run, program=_PROGRAM
-    )
+    return template.render(settings, program=_PROGRAM)
 
 
 def _settings(config: TrainConfig, job: Job) -> dict[str, Any]:
     slurm, rollout = config.slurm, config.slurm.rollout
     return {
-        "title": _title(config, job),
-        "name": re.sub(r"[^\w.-]", "-", config.run.dir.name) or "run",
+        "title": _title(f"{config.run.dir.name}:", config, job),
+        "name": _name(config.run.dir),
         "run_dir": config.run.dir,
         # Nodes and what is on them.
         "nodes": slurm.nodes,
@@ -66,6 +105,8 @@ def _settings(config: TrainConfig, job: Job) -> dict[str, Any]:
         "options": slurm.options,
         "rollout_options": rollout.options,
         "sweep": slurm.sweep,
+        "runs": (),
+        "tasks": len(slurm.sweep),
         # Every process.
         "setup": slurm.setup,
         "environment": slurm.environment,
@@ -87,18 +128,19 @@ def _settings(config: TrainConfig, job: Job) -> dict[str, Any]:
     }
 
 
-def _title(config: TrainConfig, job: Job) -> str:
+def _title(what: str, config: TrainConfig, job: Job) -> str:
     slurm = config.slurm
     kind = f"{slurm.gpus_per_node} GPUs" if slurm.gpus_per_node else "CPUs"
-    title = (
-        f"{config.run.dir.name}: {job.processes} trainer processes on {_count(slurm.nodes, 'node')}"
-        f" with {kind}"
-    )
+    title = f"{what} {job.processes} trainer processes on {_count(slurm.nodes, 'node')} with {kind}"
     if not job.servers:
         return title
     servers = _count(job.server_nodes * job.servers_per_node, "SGLang server")
     where = "beside them" if job.shares_nodes else f"on {_count(job.server_nodes, 'more node')}"
     return f"{title}, {servers} {where}"
+
+
+def _name(folder: Path) -> str:
+    return re.sub(r"[^\w.-]", "-", folder.name) or "run"
 
 
 def _count(number: int, noun: str) -> str:

@@ -111,3 +111,22 @@ def test_a_sweep_is_an_array_with_a_folder_for_each_run(cluster, config, tmp_pat
     assert configs["run.seed=1"]["run"]["seed"] == 1
     assert configs["run.seed=2,optim.lr=0.002"]["run"]["seed"] == 2
     assert configs["run.seed=2,optim.lr=0.002"]["optim"]["lr"] == 0.002
+
+
+def test_a_comparison_is_an_array_of_its_runs_and_a_table_of_them(cluster, config, tmp_path):
+    settings = dict(setting.split("=", 1) for setting in SETTINGS)
+    tree = {
+        "base": str(config),
+        "dir": str(tmp_path / "compared"),
+        "methods": ["grpo", "stare"],
+        "seeds": [1],
+        "settings": settings | {"slurm.nodes": 1, "train.steps": 1},
+    }
+    path = tmp_path / "compare.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    succeed("compare", path, "--slurm")
+    job = submit(cluster, tmp_path / "compared/job.sbatch", tmp_path / "compared")
+    assert job.wait() == ["COMPLETED", "COMPLETED"], job.logs
+    succeed("compare", path, "--table")
+    page = (tmp_path / "compared/comparison.md").read_text()
+    assert page.count("| finished |") == 2, page

@@ -13,7 +13,8 @@ import yaml
 
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config_io import load_config
-from megatron_stare.slurm.script import render
+from megatron_stare.errors import UserError
+from megatron_stare.slurm.script import ArrayRun, render, render_array
 
 EXAMPLES = Path(__file__).parents[3] / "examples/slurm"
 SGLANG = ("rollout.engine=sglang", "rollout.servers.registry=runs/servers")
@@ -151,3 +152,32 @@ def test_what_only_trainers_should_have_in_their_environment_is_set_for_them_alo
     assert "export CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-1}\n" in trainers
     assert "=${PYTORCH_ALLOC_CONF:-expandable_segments:True}\n" in trainers
     assert "PYTORCH_ALLOC_CONF" not in script("slurm.gpus_per_node=0")
+
+
+def array_of(tmp_path, *overrides: str) -> str:
+    """The script of two runs, the second with another folder and config."""
+    path = tmp_path / "base.yaml"
+    path.write_text(yaml.safe_dump({"model": {"path": "m"}, "data": {"path": "d.jsonl"}}))
+    config = load_config(TrainConfig, path, overrides)
+    folders = [tmp_path / "compared" / name for name in ("grpo-seed1", "a run's-seed1")]
+    runs = [ArrayRun(config, folder.with_suffix(".yaml"), folder) for folder in folders]
+    return render_array(runs, tmp_path / "compared")
+
+
+@pytest.mark.parametrize("task", [0, 1])
+def test_a_task_of_an_array_takes_its_own_config_and_folder(tmp_path, task):
+    script = array_of(tmp_path)
+    assert {"--array=0-1", "--job-name=compared"} <= set(directives(script))
+    head = script[: script.index("mkdir -p")]
+    shown = f'{head}\necho "$CONFIG"; echo "${{OVERRIDES[*]}}"'
+    environ = {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_JOB_ID": "7"}
+    done = subprocess.run(
+        ["bash", "-c", shown], env=environ, capture_output=True, text=True, check=True
+    )
+    folder = tmp_path / "compared" / ("grpo-seed1", "a run's-seed1")[task]
+    assert done.stdout == f"{folder}.yaml\nrun.dir={folder}\n"
+
+
+def test_there_are_no_arrays_of_heterogeneous_jobs(tmp_path):
+    with pytest.raises(UserError, match="no arrays of heterogeneous jobs"):
+        array_of(tmp_path, *SHAPES["heterogeneous"])

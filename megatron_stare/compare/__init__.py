@@ -1,0 +1,1 @@
+"""A comparison: runs of several methods over seeds, and what their differences are worth."""
