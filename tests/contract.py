@@ -26,6 +26,7 @@ ACTS: dict[str, dict[str, Any]] = {
     "clip_cov": {"share": 0.05},
     "stapo": {"probability": 0.5},
     "a3po": {"positive": 2.0, "negative": 3.0},
+    "adaptive_entropy": {"target": 1.0, "delta": 0.001},
     "d3s": {"first": 0.6, "last": 1.0},
 }
 """Settings under which a link does something to the batches below, where its defaults do not, or

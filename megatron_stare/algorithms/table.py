@@ -20,16 +20,19 @@ from megatron_stare.algorithms.hooks import Component, Curriculum, Filter, Link,
 from megatron_stare.algorithms.links.a3po import A3po
 from megatron_stare.algorithms.links.a_grae import AGrae
 from megatron_stare.algorithms.links.ace import Ace
+from megatron_stare.algorithms.links.adaptive_entropy import AdaptiveEntropy, MarkedEntropy
 from megatron_stare.algorithms.links.canon import Canon
 from megatron_stare.algorithms.links.clip_cov import ClipCov
 from megatron_stare.algorithms.links.d3s import D3s
 from megatron_stare.algorithms.links.eapo import Eapo
 from megatron_stare.algorithms.links.entro_adv import EntroAdv
 from megatron_stare.algorithms.links.entropy_clip import EntropyClip
+from megatron_stare.algorithms.links.epo import Epo, SmoothedEntropy
 from megatron_stare.algorithms.links.gpg import Gpg
 from megatron_stare.algorithms.links.group_baselines import DrGrpo, Grpo, Rloo
 from megatron_stare.algorithms.links.grpo_n import GrpoN
 from megatron_stare.algorithms.links.gtpo import GrpoS, Gtpo
+from megatron_stare.algorithms.links.hapo import Hapo, HapoClip, TokenMean
 from megatron_stare.algorithms.links.high_entropy import HighEntropy
 from megatron_stare.algorithms.links.kl_cov import KlCov, KlCovPenalty
 from megatron_stare.algorithms.links.ngrpo import Ngrpo
@@ -71,6 +74,7 @@ LINKS: dict[str, type[Link]] = {
     "qae": Qae,
     "gpg": Gpg,
     "grpo_n": GrpoN,
+    "hapo_baseline": TokenMean,
     "a_grae": AGrae,
     "unlikeliness": Unlikeliness,
     "entro_adv": EntroAdv,
@@ -93,6 +97,10 @@ LINKS: dict[str, type[Link]] = {
     "eapo": Eapo,
     "d3s": D3s,
     "entropy_clip": EntropyClip,
+    "hapo": Hapo,
+    # For a term.
+    "adaptive_entropy": AdaptiveEntropy,
+    "epo": Epo,
 }
 
 TERMS: dict[str, type[Term]] = {
@@ -103,6 +111,8 @@ TERMS: dict[str, type[Term]] = {
     "nll": Nll,
     "kl_cov_penalty": KlCovPenalty,
     "demonstration_nll": DemonstrationNll,
+    "marked_entropy": MarkedEntropy,
+    "smoothed_entropy": SmoothedEntropy,
     # In the place of the clipped surrogate.
     "gspo": Gspo,
     "gspo_token": GspoToken,
@@ -111,6 +121,7 @@ TERMS: dict[str, type[Term]] = {
     "gmpo": Gmpo,
     "aspo": Aspo,
     "ce_gppo": CeGppo,
+    "hapo_clip": HapoClip,
 }
 
 FILTERS: dict[str, type[Filter]] = {

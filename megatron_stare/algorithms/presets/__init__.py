@@ -1,10 +1,11 @@
 """Every published method by its name, by subject; a new one is an entry in one of the files."""
 
 from megatron_stare.algorithms.presets.baselines import BASELINES
+from megatron_stare.algorithms.presets.entropy import ENTROPY
 from megatron_stare.algorithms.presets.preset import Preset
 from megatron_stare.algorithms.presets.surrogates import SURROGATES
 from megatron_stare.algorithms.presets.tokens import TOKENS
 
-METHODS: dict[str, Preset] = {**BASELINES, **TOKENS, **SURROGATES}
+METHODS: dict[str, Preset] = {**BASELINES, **TOKENS, **ENTROPY, **SURROGATES}
 
 __all__ = ["METHODS", "Preset"]
