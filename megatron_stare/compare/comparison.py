@@ -32,20 +32,25 @@ _MARGIN_S = 10.0
 
 def print_plan(config: CompareConfig, runs: Sequence[PlannedRun], console: Console) -> None:
     """What would run, and how much of it is there."""
+    settings = {name: config.settings_of(name) for name in config.arms}
+    first, *others = settings.values()
+    of_all = [text for text in first if all(text in other for other in others)]
     rows = []
     for name in config.arms:
         own = [run for run in runs if run.name == name]
-        finished = [run for run in own if run.is_finished]
-        begun = sum(run.has_begun for run in own) - len(finished)
-        settings = " ".join(config.settings_of(name)) or "as the base"
-        counts = (len(finished), begun, len(own) - len(finished) - begun)
-        rows.append([name, settings, *map(str, counts)])
+        finished = sum(run.is_finished for run in own)
+        begun = sum(run.has_begun for run in own) - finished
+        differs = " ".join(text for text in settings[name] if text not in of_all) or "nothing"
+        counts = (finished, begun, len(own) - finished - begun)
+        rows.append([name, differs, *map(str, counts)])
     seeds = ", ".join(map(str, config.seeds))
     print_line(
         console,
         f"{config.dir}: {len(runs)} runs of {config.base}, seeds {seeds}, "
         f"baseline {config.baseline_name}",
     )
+    if of_all:
+        print_line(console, f"every run: {' '.join(of_all)}")
     print_table(console, ["", "differs by", "finished", "begun", "to begin"], rows)
 
 
