@@ -6,7 +6,7 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 # On two workers, a file on one of them; folders with the longest tests come first.
 TWO_WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup setup-sglang setup-te demo demo-seeds test test-fast test-slurm lint format clean
+.PHONY: help setup setup-sglang setup-te demo demo-seeds smoke smoke-seeds test test-fast test-slurm lint format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -20,10 +20,16 @@ setup-sglang: setup  ## make .venv-sglang and .venv-router, for SGLang's servers
 setup-te: setup  ## make .venv-te, for tests/gpu_rehearsal (400 MB beside what .venv has)
 	@tools/setup_te_env.sh
 
-demo: setup  ## tiny_addition: SFT, GRPO, STARE, report; about 10 minutes on 2 cores
+demo: setup  ## countdown: a warm-up, GRPO, DAPO and two of STARE from it, measured and compared
+	@$(VENV)/python -m examples.countdown.demo
+
+demo-seeds: setup  ## the demo over five seeds, with paired differences
+	@$(VENV)/python -m examples.countdown.demo --seeds 1 2 3 4 5
+
+smoke: setup  ## tiny_addition: SFT, GRPO, STARE, report; about 10 minutes on 2 cores
 	@$(VENV)/python examples/tiny_addition/demo.py
 
-demo-seeds: setup  ## the demo over three seeds, with the table of its claims
+smoke-seeds: setup  ## tiny_addition over three seeds, with the table of its claims
 	@$(VENV)/python examples/tiny_addition/demo.py --seeds 1 2 3
 
 test: setup  ## every test but Slurm's; what needs an environment that cannot be made is skipped

@@ -2,7 +2,7 @@
 
     python tools/bench_prepass.py [CONFIG] [section.key=value ...] [--runs FOLDER]
 
-Trains CONFIG (default: the laptop demo's STARE run, which needs the warm-up of `make demo`) twice
+Trains CONFIG (default: tiny_addition's STARE run, which needs the warm-up of `make smoke`) twice
 from the same weights, with `algorithm.stare.surprisal` `policy` and `rollout`, at the same time,
 one thread each. Prints a Markdown table; both runs log the overlap of the two selections.
     overlap  share of the selected tokens that the other log-probs select too: mean, least

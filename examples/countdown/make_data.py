@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable, Mapping
+from functools import cache
 from itertools import combinations, permutations, product
 from math import prod
 from pathlib import Path
@@ -68,7 +69,8 @@ Problem = tuple[tuple[int, ...], int]  # three numbers, ascending, and the targe
 Solutions = Mapping[Problem, list[Expression]]
 
 
-def expressions(numbers: Iterable[int]) -> list[Expression]:
+@cache
+def expressions(numbers: tuple[int, ...]) -> list[Expression]:
     """All 54 that write these three numbers once each."""
     return [
         Expression(order, "".join(signs))
@@ -95,11 +97,22 @@ def write_problem(problem: Problem, rng: Random) -> str:
 
 def demonstrate(problem: Problem, solutions: Solutions, rng: Random) -> Expression:
     """By habit, with a value that is a target; now and then one that hits this problem's."""
-    is_solved = rng.random() < SHARE_SOLVED
-    among = solutions[problem] if is_solved else expressions(problem[0])
-    among = [expression for expression in among if expression.value in TARGETS]
-    weights = [prod(HABIT[sign] for sign in expression.signs) for expression in among]
-    return rng.choices(among, weights)[0]
+    if rng.random() < SHARE_SOLVED:
+        among = solutions[problem]
+        return rng.choices(among, [likelihood(expression) for expression in among])[0]
+    return rng.choices(*habitual(problem[0]))[0]
+
+
+@cache
+def habitual(numbers: tuple[int, ...]) -> tuple[list[Expression], list[float]]:
+    """Expressions whose value is a target, and how likely the habit writes each."""
+    found = [expression for expression in expressions(numbers) if expression.value in TARGETS]
+    return found, [likelihood(expression) for expression in found]
+
+
+def likelihood(expression: Expression) -> float:
+    """Of its signs, by habit."""
+    return prod(HABIT[sign] for sign in expression.signs)
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

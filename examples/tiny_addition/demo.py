@@ -1,4 +1,4 @@
-"""The laptop demo: one warm-up by SFT, then GRPO and STARE from the same start, side by side.
+"""One warm-up by SFT, then GRPO and STARE from the same start, side by side.
 
     python examples/tiny_addition/demo.py [--seeds 1 2 3] [--runs FOLDER]
 

@@ -1,4 +1,4 @@
-"""Make everything the laptop demo starts from: a model shape, a tokenizer, and sets of sums.
+"""Make everything tiny_addition starts from: a model shape, a tokenizer, and sets of sums.
 
     python examples/tiny_addition/make_data.py [FOLDER] [--seed N]
 
@@ -206,7 +206,7 @@ def make_data(folder: Path, seed: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Make the data of the laptop demo.")
+    parser = argparse.ArgumentParser(description="Make the data of tiny_addition.")
     parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parent / "out")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The demo's verifier: the right sum, and nothing behind it.
+"""The verifier of tiny_addition: the right sum, and nothing behind it.
 
 What a verifier does not look at, a policy that is paid for surprise will fill. `math` reads the
 last box and ignores what follows it, so text behind the box would cost nothing (docs/stare.md,

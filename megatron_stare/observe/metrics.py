@@ -126,6 +126,12 @@ METRICS: dict[str, Metric] = {
     "time/step_s": Metric(
         "seconds", "The phases of the step together; evaluation is not among them."
     ),
+    "time/processor_s": Metric(
+        "seconds",
+        "Processor time of the first trainer's process in these phases, all its threads: what a "
+        "step costs on a CPU that others use, too. Verifiers and servers are processes of their "
+        "own.",
+    ),
     "perf/tokens_per_s": Metric("tokens/s", "Prompt and response tokens of the batch per second."),
     "perf/rollout_tokens_per_s": Metric(
         "tokens/s", "Response tokens generated, per second that collecting the batch took."

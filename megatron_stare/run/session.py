@@ -71,6 +71,7 @@ class Session:
     loggers: Loggers
     max_tokens_per_micro_batch: int
     _seconds: dict[str, float] = field(default_factory=dict)
+    _processor_s: dict[str, float] = field(default_factory=dict)
     _bad_updates: int = 0
     _final_step: int | None = None
     _not_exported: str | None = None
@@ -78,22 +79,27 @@ class Session:
     @contextmanager
     def phase(self, name: str, total: int | None = None) -> Iterator[Advance]:
         """Time a phase of the step and show its progress; `total` in items of the phase."""
-        start = time.perf_counter()
+        start, processor_start = time.perf_counter(), time.process_time()
         with self.loggers.progress.phase(name, total) as advance:
             yield advance
+        processor_s = time.process_time() - processor_start
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
+        self._processor_s[name] = self._processor_s.get(name, 0.0) + processor_s
 
     def take_seconds(self, name: str) -> float:
         """Seconds of one phase since the last call; it then counts in no step."""
+        del self._processor_s[name]
         return self._seconds.pop(name)
 
     def take_timings(self, num_tokens: int) -> dict[str, float]:
         """Seconds of each phase since the last call, and tokens per second over their sum."""
         seconds, self._seconds = self._seconds, {}
+        processor_s, self._processor_s = self._processor_s, {}
         total = sum(seconds.values())
         return {
             **{f"time/{name}_s": value for name, value in seconds.items()},
             "time/step_s": total,
+            "time/processor_s": sum(processor_s.values()),
             "perf/tokens_per_s": num_tokens / total,
         }
 

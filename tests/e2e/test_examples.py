@@ -6,6 +6,11 @@ import sys
 
 import pytest
 
+from examples.countdown.figure import write_figure
+from examples.countdown.make_data import make_data as make_countdown
+from examples.countdown.measure import markdown_table, measure_runs
+from examples.countdown.warmup import check_warmup
+from megatron_stare.errors import UserError
 from tests.e2e.programs import REPO, metrics_of, succeed
 
 pytestmark = pytest.mark.slow
@@ -36,6 +41,36 @@ def test_tiny_addition_trains_from_its_configs(tmp_path):
         *(f"eval.data.path={data}/heldout.jsonl", "eval.max_prompts=4"),
     )
     assert math.isfinite(metrics_of(tmp_path / "run")[-1]["entropy/mean"])
+
+
+def test_countdown_trains_from_its_configs_and_is_measured(tmp_path):
+    data, warmup, run = (tmp_path / name for name in ("data", "sft-seed1", "stare-seed1"))
+    make_countdown(data, seed=1)
+    configs = REPO / "examples/countdown"
+    succeed(
+        *("sft", configs / "sft.yaml", f"run.dir={warmup}", "sft.steps=4"),
+        *(f"model.path={data}/model", f"data.path={data}/sft.jsonl", "sft.examples_per_step=16"),
+    )
+    with pytest.raises(UserError, match="the warm-up failed"):
+        check_warmup(warmup)
+    succeed(
+        *("train", configs / "train.yaml", f"run.dir={run}", "train.steps=3"),
+        *(f"model.path={warmup}/hf/final", f"data.path={data}/train.jsonl"),
+        *(f"eval.data.path={data}/dev.jsonl", "eval.max_prompts=4"),
+        *("rollout.dynamic_sampling=false", "algorithm.stare.target_entropy=0.5"),
+        "algorithm.stare.anneal={to: 0.2, from_step: 1, to_step: 3}",
+    )
+    trained = metrics_of(run)[1:]
+    assert [m["stare/target"] for m in trained] == pytest.approx([0.5, 0.35, 0.2])
+    assert all(m["time/processor_s"] > 0 for m in trained)
+
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text("".join((data / "test.jsonl").read_text().splitlines(keepends=True)[:8]))
+    measures = measure_runs([run], problems, warmup)
+    assert len((run / "measured/problems.jsonl").read_text().splitlines()) == 8
+    assert len(markdown_table(measures).splitlines()) == 4
+    write_figure([run], measures, warmup.name, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.skipif(not RECORDED.exists(), reason=f"no recorded rollouts at {RECORDED}")

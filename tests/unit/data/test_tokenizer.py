@@ -37,7 +37,7 @@ def test_a_saved_tokenizer_loads(tmp_path: Path):
 
 
 def test_a_vocabulary_of_few_words_and_no_unknown_token_is_one(tmp_path: Path):
-    """The laptop demo's: most of the probes have no tokens in it."""
+    """tiny_addition's: most of the probes have no tokens in it."""
     make_data.build_tokenizer().save_pretrained(tmp_path)
     tokenizer = load_tokenizer(tmp_path)
     text = r"7 plus 9 makes 16 so \boxed{16}"

@@ -1,0 +1,116 @@
+"""The demo: one warm-up a seed, then GRPO, DAPO and STARE twice from it, measured on new problems.
+
+    python -m examples.countdown.demo [--seeds 1 2 3] [--runs FOLDER] [section.key=value ...]
+
+Each seed makes its data, a warm-up (`sft-seedN`) that has to pass its check, and the four runs of
+compare.yaml from its weights, two at a time. At the end FOLDER holds a table and a figure for each
+seed, and, of all seeds, the comparison of `megatron-stare compare`. Overrides are for the four
+runs. What is done already is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron_stare.config.compare import CompareConfig
+
+from examples.countdown.figure import write_figure
+from examples.countdown.make_data import make_data
+from examples.countdown.measure import markdown_table, measure_runs
+from examples.countdown.warmup import check_warmup
+from megatron_stare.config_io import load_config
+from megatron_stare.errors import UserError
+
+HERE = Path(__file__).parent
+
+
+def main() -> int:
+    """Make the data, warm up, train, measure."""
+    parser = argparse.ArgumentParser(description="Four runs from one warm-up, compared.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--runs", type=Path, default=Path("runs/countdown"))
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    arguments = parser.parse_intermixed_args()
+    try:
+        for seed in arguments.seeds:
+            warm_up(seed, arguments.runs)
+        comparison = compare(arguments.seeds, arguments.runs, arguments.overrides)
+        for seed in arguments.seeds:
+            measure_seed(seed, comparison)
+    except UserError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def warm_up(seed: int, runs: Path) -> None:
+    """Data and warm-up of a seed.
+
+    Raises:
+        UserError: the warm-up ended with an error, or did not get through.
+    """
+    data, run = runs / f"data-seed{seed}", runs / f"sft-seed{seed}"
+    make_data(data, seed)
+    megatron_stare(
+        *("sft", HERE / "sft.yaml", f"run.dir={run}", f"run.seed={seed}", "log.progress=false"),
+        *(f"model.path={data / 'model'}", f"data.path={data / 'sft.jsonl'}"),
+    )
+    print(f"warm-up of seed {seed}: {check_warmup(run):.3f} nats a token, passed", flush=True)
+
+
+def compare(seeds: Sequence[int], runs: Path, overrides: Sequence[str]) -> CompareConfig:
+    """The four runs of each seed; what `compare.yaml` says with this folder and these seeds.
+
+    Raises:
+        UserError: a run ended with an error.
+    """
+    own = [
+        *(f"dir={runs}", f"seeds={list(seeds)}"),
+        *(f"settings.{key}={runs}/{path}" for key, path in STARTS.items()),
+        *(f"settings.{override}" for override in overrides),
+    ]
+    megatron_stare("compare", HERE / "compare.yaml", *own)
+    return load_config(CompareConfig, HERE / "compare.yaml", own)
+
+
+STARTS = {
+    "model.path": "sft-seed{seed}/hf/final",
+    "data.path": "data-seed{seed}/train.jsonl",
+    "eval.data.path": "data-seed{seed}/dev.jsonl",
+}
+"""Settings that are files of a seed, below the folder of the runs."""
+
+
+def measure_seed(seed: int, comparison: CompareConfig) -> None:
+    """Table and figure of a seed's policies on its test problems."""
+    folder = comparison.dir
+    warmup = folder / f"sft-seed{seed}"
+    runs = [comparison.folder(name, seed) for name in comparison.arms]
+    measures = measure_runs(runs, folder / f"data-seed{seed}" / "test.jsonl", warmup)
+    table, figure = folder / f"measures-seed{seed}.md", folder / f"measures-seed{seed}.png"
+    table.write_text(markdown_table(measures), encoding="utf-8")
+    write_figure(runs, measures, warmup.name, figure)
+    print(f"\nseed {seed}, problems of no other file:\n\n{markdown_table(measures)}")
+    print(f"table: {table}\nfigure: {figure}", flush=True)
+
+
+def megatron_stare(*arguments: object) -> None:
+    """Run a command on one thread.
+
+    Raises:
+        UserError: it failed; why is said above.
+    """
+    line = [sys.executable, "-m", "megatron_stare.cli", *map(str, arguments)]
+    # So small a model gains nothing from a second thread, and loses much where cores are shared.
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    if subprocess.run(line, env=environ, check=False).returncode != 0:
+        raise UserError(f"{arguments[0]} failed; its message is above")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
