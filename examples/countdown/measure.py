@@ -36,6 +36,8 @@ TRAINED, DEPLOYED = 1.0, 0.3
 NUM_SAMPLES = {TRAINED: 16, DEPLOYED: 4}
 """Samples a problem, by temperature."""
 BUDGETS = (1, 2, 4, 8, 16)
+FEWEST = 20
+"""Problems that a form must be alone to solve, for a rate of it to say anything."""
 LOST = 0.5
 """A form is lost if pass@16 of what it alone solves fell below this share of the warm-up's."""
 
@@ -107,7 +109,7 @@ def summarise(problems: Sequence[Measured], warmup: Sequence[Measured]) -> dict[
     pass_at         by k
     deployed        accuracy at temperature 0.3
     product_pass_at by k, of problems that need a product
-    only            by form: pass@16 of the problems that it alone solves
+    only            by form: pass@16 of the problems that it alone solves, if they are `FEWEST`
     written         by form: of the answers that use their problem's numbers
     lost_problems   of the problems that the warm-up's samples solve, those that none here solves
     lost_forms      forms whose `only` fell below half of the warm-up's
@@ -126,12 +128,15 @@ def summarise(problems: Sequence[Measured], warmup: Sequence[Measured]) -> dict[
         "only": only,
         "written": {f: written[f] / max(written.total(), 1) for f in FORMS},
         "lost_problems": len(solved_before - solved) / max(len(solved_before), 1),
-        "lost_forms": [f for f in only if only[f] < LOST * only_before.get(f, 0.0)],
+        "lost_forms": [f for f in only if only[f] < LOST * only_before[f]],
     }
 
 
 def _only(problems: Sequence[Measured]) -> dict[str, float]:
-    rates = {f: pass_rate((p for p in problems if p.only_form == f), BUDGETS[-1]) for f in FORMS}
+    by_form = {form: [p for p in problems if p.only_form == form] for form in FORMS}
+    rates = {
+        f: pass_rate(found, BUDGETS[-1]) for f, found in by_form.items() if len(found) >= FEWEST
+    }
     return {form: rate for form, rate in rates.items() if rate is not None}
 
 
@@ -184,12 +189,13 @@ def measure_runs(runs: Sequence[Path], problems: Path, warmup: Path) -> dict[str
 
 
 def markdown_table(measures: Mapping[str, Mapping[str, Any]]) -> str:
-    """A row a policy, shares in percent."""
+    """A row a policy, shares in percent; the forms are those of the first."""
+    forms = list(next(iter(measures.values()))["only"])
     header = [
         "policy",
         *("pass@1", "accuracy at T=0.3", "pass@16"),
         *("products: pass@1", "pass@16", "problems lost", "forms lost"),
-        *(f"only {form}" for form in FORMS),
+        *(f"only {form}" for form in forms),
     ]
     lines = [header, ["---"] * len(header)]
     for name, found in measures.items():
@@ -197,7 +203,7 @@ def markdown_table(measures: Mapping[str, Mapping[str, Any]]) -> str:
             *(found["pass_at"][1], found["deployed"], found["pass_at"][16]),
             *(found["product_pass_at"][1], found["product_pass_at"][16], found["lost_problems"]),
         ]
-        only = [found["only"].get(form) for form in FORMS]
+        only = [found["only"].get(form) for form in forms]
         lost = ", ".join(found["lost_forms"]) or "none"
         lines.append([name, *map(_percent, shares), lost, *map(_percent, only)])
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

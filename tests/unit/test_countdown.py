@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from examples.countdown import make_data as data
 from examples.countdown.measure import (
+    FEWEST,
     Measured,
     form_of,
     markdown_table,
@@ -228,6 +229,11 @@ def samples(*responses: str, correct: tuple[int, ...]) -> list[dict]:
     ]
 
 
+def numbered(problem: Measured, count: int) -> list[Measured]:
+    """As many problems that are alike but for their names."""
+    return [problem._replace(problem=f"{problem.problem} {n}") for n in range(count)]
+
+
 class TestMeasures:
     def test_a_problem_by_hand(self) -> None:
         trained = samples("07*03+05", "03+05+07", "03+05+08", "03*07+05", correct=(1, 0, 0, 1))
@@ -236,14 +242,15 @@ class TestMeasures:
         assert found == Measured(PROBLEM, "a*b+c", True, 4, 2, 2, 1, {"sums": 1, "a*b+c": 2})
 
     def test_a_policy_by_hand(self) -> None:
-        """Two problems of 16 samples; the warm-up solved both, the run one."""
+        """Two kinds of problems of 16 samples; the warm-up solved both, the run one."""
         sums = Measured("01,02,16>19", "sums", False, 16, 4, 4, 2, {"sums": 16})
         product = Measured(PROBLEM, "a*b+c", True, 16, 1, 4, 0, {"sums": 15, "a*b+c": 1})
+        before = [*numbered(sums, FEWEST), *numbered(product, FEWEST)]
         now = [
-            sums._replace(num_correct=16, num_deployed_correct=4),
-            product._replace(num_correct=0, forms={"sums": 16}),
+            *numbered(sums._replace(num_correct=16, num_deployed_correct=4), FEWEST),
+            *numbered(product._replace(num_correct=0, forms={"sums": 16}), FEWEST),
         ]
-        start, end = summarise([sums, product], [sums, product]), summarise(now, [sums, product])
+        start, end = summarise(before, before), summarise(now, before)
 
         assert start["pass_at"][1] == pytest.approx((4 / 16 + 1 / 16) / 2)
         assert start["pass_at"][16] == 1.0
@@ -261,23 +268,24 @@ class TestMeasures:
 
     def test_a_form_is_lost_below_half_of_the_warm_ups(self) -> None:
         problem = Measured(PROBLEM, "a*b+c", True, 16, 1, 4, 0, {})
-        others = [problem._replace(problem=f"{n}") for n in range(10)]
 
-        def solved(count: int) -> list[Measured]:
-            return [p._replace(num_correct=int(n < count)) for n, p in enumerate(others)]
+        def solved(count: int, of: int = FEWEST) -> list[Measured]:
+            problems = numbered(problem, of)
+            return [p._replace(num_correct=int(n < count)) for n, p in enumerate(problems)]
 
-        assert summarise(solved(4), solved(8))["lost_forms"] == []
-        assert summarise(solved(3), solved(8))["lost_forms"] == ["a*b+c"]
+        assert summarise(solved(8), solved(16))["lost_forms"] == []
+        assert summarise(solved(7), solved(16))["lost_forms"] == ["a*b+c"]
         assert summarise(solved(0), solved(0))["lost_forms"] == []
+        # Of fewer problems a rate says nothing.
+        assert summarise(solved(0, FEWEST - 1), solved(19, FEWEST - 1))["lost_forms"] == []
 
     def test_the_table_has_a_row_a_policy(self) -> None:
-        measured = [Measured(PROBLEM, "a*b+c", True, 16, 4, 4, 2, {"sums": 12, "a*b+c": 4})]
+        problem = Measured(PROBLEM, "a*b+c", True, 16, 4, 4, 2, {"sums": 12, "a*b+c": 4})
+        measured = numbered(problem, FEWEST)
         table = markdown_table({"sft-seed1": summarise(measured, measured)})
         header, rule, row = table.splitlines()
         assert header.count("|") == rule.count("|") == row.count("|")
-        assert row == (
-            "| sft-seed1 | 25.0 | 50.0 | 100.0 | 25.0 | 100.0 | 0.0 | none |  | 100.0 |  |  |  |"
-        )
+        assert row == "| sft-seed1 | 25.0 | 50.0 | 100.0 | 25.0 | 100.0 | 0.0 | none | 100.0 |"
 
 
 class TestWarmup:
