@@ -31,6 +31,7 @@ from examples.countdown.verifier import FORMS, read_expression, read_problem
 from megatron_stare.config.commands import EvalConfig
 from megatron_stare.evaluate import pass_at_k
 from megatron_stare.evaluate_folder import evaluate_folder
+from megatron_stare.observe.history import read_metrics
 
 TRAINED, DEPLOYED = 1.0, 0.3
 NUM_SAMPLES = {TRAINED: 16, DEPLOYED: 4}
@@ -182,20 +183,33 @@ def measure_runs(runs: Sequence[Path], problems: Path, warmup: Path) -> dict[str
     found = {}
     for run in (warmup, *runs):
         measured = start if run == warmup else sample_policy(run, problems)
-        found[run.name] = summarise(measured, start)
+        found[run.name] = summarise(measured, start) | costs(run)
         text = json.dumps(found[run.name], indent=2) + "\n"
         (run / "measured" / "measures.json").write_text(text, encoding="utf-8")
     return found
 
 
+def costs(run: Path) -> dict[str, float]:
+    """Prompts drawn and processor seconds of a run's steps; of each, if it logged them."""
+    history = read_metrics(run)
+    names = {"drawn": "rollout/drawn", "processor_s": "time/processor_s"}
+    return {
+        key: float(history[name].values.sum()) for key, name in names.items() if name in history
+    }
+
+
 def markdown_table(measures: Mapping[str, Mapping[str, Any]]) -> str:
-    """A row a policy, shares in percent; the forms are those of the first."""
+    """A row a policy, shares in percent; the forms are those of the first.
+
+    What a policy cost are its own steps: the warm-up's are not among those of the runs from it.
+    """
     forms = list(next(iter(measures.values()))["only"])
     header = [
         "policy",
         *("pass@1", "accuracy at T=0.3", "pass@16"),
         *("products: pass@1", "pass@16", "problems lost", "forms lost"),
         *(f"only {form}" for form in forms),
+        *("prompts drawn", "processor seconds"),
     ]
     lines = [header, ["---"] * len(header)]
     for name, found in measures.items():
@@ -205,7 +219,8 @@ def markdown_table(measures: Mapping[str, Mapping[str, Any]]) -> str:
         ]
         only = [found["only"].get(form) for form in forms]
         lost = ", ".join(found["lost_forms"]) or "none"
-        lines.append([name, *map(_percent, shares), lost, *map(_percent, only)])
+        cost = [f"{found[key]:,.0f}" if key in found else "" for key in ("drawn", "processor_s")]
+        lines.append([name, *map(_percent, shares), lost, *map(_percent, only), *cost])
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 

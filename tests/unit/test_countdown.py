@@ -8,12 +8,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from megatron_stare.config.compare import CompareConfig
 from transformers import AutoConfig, AutoTokenizer
 
 from examples.countdown import make_data as data
 from examples.countdown.measure import (
     FEWEST,
     Measured,
+    costs,
     form_of,
     markdown_table,
     measure_problem,
@@ -282,10 +284,17 @@ class TestMeasures:
     def test_the_table_has_a_row_a_policy(self) -> None:
         problem = Measured(PROBLEM, "a*b+c", True, 16, 4, 4, 2, {"sums": 12, "a*b+c": 4})
         measured = numbered(problem, FEWEST)
-        table = markdown_table({"sft-seed1": summarise(measured, measured)})
-        header, rule, row = table.splitlines()
-        assert header.count("|") == rule.count("|") == row.count("|")
-        assert row == "| sft-seed1 | 25.0 | 50.0 | 100.0 | 25.0 | 100.0 | 0.0 | none | 100.0 |"
+        found = summarise(measured, measured)
+        table = markdown_table({"sft-seed1": found, "dapo-seed1": found | {"drawn": 51775.0}})
+        header, rule, *rows = table.splitlines()
+        assert len({line.count("|") for line in (header, rule, *rows)}) == 1
+        shares = "25.0 | 50.0 | 100.0 | 25.0 | 100.0 | 0.0 | none | 100.0"
+        assert rows == [f"| sft-seed1 | {shares} |  |  |", f"| dapo-seed1 | {shares} | 51,775 |  |"]
+
+    def test_the_costs_of_a_run_are_sums_over_its_steps(self, tmp_path: Path) -> None:
+        lines = [{"step": n, "rollout/drawn": 32.0 * n, "time/processor_s": 0.5} for n in (1, 2)]
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+        assert costs(tmp_path) == {"drawn": 96.0, "processor_s": 1.0}
 
 
 class TestWarmup:
@@ -308,10 +317,38 @@ class TestWarmup:
             check_warmup(tmp_path)
 
 
-def test_configs_are_accepted() -> None:
-    sft = load_config(SftConfig, CONFIGS / "sft.yaml")
-    train = load_config(TrainConfig, CONFIGS / "train.yaml")
-    assert (sft.sft.steps, train.train.steps) == (800, 400)
-    assert train.rollout.dynamic_sampling
-    stare = train.algorithm.links["stare"]
-    assert (stare.target_entropy, stare.anneal, stare.w_max) == (0.25, None, 5)
+class TestConfigs:
+    def test_those_by_hand_are_accepted(self) -> None:
+        sft = load_config(SftConfig, CONFIGS / "sft.yaml")
+        train = load_config(TrainConfig, CONFIGS / "train.yaml")
+        assert (sft.sft.steps, train.train.steps) == (800, 400)
+
+    def test_the_four_runs_differ_in_what_their_table_says(self) -> None:
+        comparison = load_config(CompareConfig, CONFIGS / "compare.yaml")
+        runs = {
+            name: load_config(TrainConfig, CONFIGS / "train.yaml", comparison.overrides(name, 7))
+            for name in comparison.arms
+        }
+        assert {
+            name: (
+                run.algorithm.policy["clip"].high,
+                run.rollout.dynamic_sampling,
+                [run.algorithm.links["stare"].target_at(step) for step in (1, 267, 400)]
+                if "stare" in run.algorithm.links
+                else None,
+            )
+            for name, run in runs.items()
+        } == {
+            "grpo": (0.2, False, None),
+            "dapo": (0.28, True, None),
+            "stare": (0.28, True, [0.25, 0.25, 0.25]),
+            "stare_annealed": (0.28, True, [0.5, 0.5, 0.2]),
+        }
+        shared = {
+            run.model_copy(
+                update={"run": None, "rollout": None, "algorithm": None}
+            ).model_dump_json()
+            for run in runs.values()
+        }
+        assert len(shared) == 1
+        assert "sft-seed7" in shared.pop()
