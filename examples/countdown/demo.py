@@ -17,12 +17,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_stare.config.compare import CompareConfig
-
 from examples.countdown.figure import write_figure
 from examples.countdown.make_data import make_data
 from examples.countdown.measure import markdown_table, measure_runs
 from examples.countdown.warmup import check_warmup
+from megatron_stare.config.compare import CompareConfig
 from megatron_stare.config_io import load_config
 from megatron_stare.errors import UserError
 

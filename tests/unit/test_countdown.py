@@ -8,7 +8,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from megatron_stare.config.compare import CompareConfig
 from transformers import AutoConfig, AutoTokenizer
 
 from examples.countdown import make_data as data
@@ -30,6 +29,7 @@ from examples.countdown.verifier import (
 )
 from examples.countdown.warmup import LARGEST_LOSS, check_warmup
 from megatron_stare.config.commands import SftConfig, TrainConfig
+from megatron_stare.config.compare import CompareConfig
 from megatron_stare.config_io import load_config
 from megatron_stare.errors import UserError
 from megatron_stare.weights.hf_config import read_hf_config

@@ -1,4 +1,4 @@
-"""tiny_addition's data: sums worked right where no step slips, wrong where one does, and no leaks."""
+"""tiny_addition's data: sums worked right where no step slips, wrong where one does; no leaks."""
 
 from __future__ import annotations
 
