@@ -26,7 +26,7 @@ from megatron_stare.system.output import make_folder, writing
 from megatron_stare.system.signals import stop_requests
 
 _TRAIN = (sys.executable, "-m", "megatron_stare.cli", "train")
-_MARGIN_S = 10.0
+_MARGIN_S = 60.0
 """To write the table, when the runs have used their own time to save."""
 
 
