@@ -15,8 +15,8 @@ from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.observe.health import Health
 from megatron_stare.policy.step import Policy
 from megatron_stare.run.facts import open_step
-from megatron_stare.run.saving import keep_saving
-from megatron_stare.run.session import Session, open_folder, open_session, open_world
+from megatron_stare.run.saving import keep_saving, open_folder
+from megatron_stare.run.session import Session, open_session, open_world
 from megatron_stare.system.signals import stop_requests
 from megatron_stare.types import TokenBatch
 
@@ -47,7 +47,8 @@ def sft(config: SftConfig) -> None:
         last, health = config.sft.steps, Health()
         with keep_saving(config, world, session, stop, num_steps=last) as saving:
             if world.resumed is not None:
-                examples.load_state_dict(world.resumed.state["examples"])
+                with world.resumed.reading() as state:
+                    examples.load_state_dict(state["examples"])
             open_folder(config, world)
             if saving.step == last:  # It was to be longer when it was saved, or is over.
                 session.save_final(last)

@@ -123,9 +123,11 @@ def open_checkpoint(root: Path, step: int) -> Checkpoint:
     """
     path = _folder_of(root, step) / MANIFEST
     try:
+        if path.exists() and not path.is_file():  # Of a pipe, reading would never end.
+            raise ValueError("is no file")
         checkpoint = Checkpoint(path.parent, read_manifest(path.read_bytes()))
         is_of_step = checkpoint.step == step and bool(checkpoint.files)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read ({error})") from None
     if not is_of_step:
         raise ValueError(f"{path}: not of step {step}")

@@ -23,7 +23,7 @@ MANIFEST = "manifest.json"
 _FORMAT = 2
 _HEAD = f'{{\n "format": {_FORMAT},\n'.encode()
 _TAIL = re.compile(rb',\n "crc32": (\d{1,10})\n\}')
-_OLD_KEYS: dict[str, type] = {
+_KEYS: dict[str, type] = {
     "step": int,
     "world_size": int,
     "versions": dict,
@@ -31,7 +31,7 @@ _OLD_KEYS: dict[str, type] = {
     "config": dict,
     "files": dict,
 }
-"""What is looked for in a manifest that has no checksum."""
+"""What every manifest has."""
 
 
 def write_manifest(content: Mapping[str, Any]) -> bytes:
@@ -47,15 +47,15 @@ def read_manifest(data: bytes) -> dict[str, Any]:
         ValueError: a byte of it is not what was written, or it is no manifest.
     """
     tail = _TAIL.search(data)
-    if data.startswith(_HEAD) or tail is not None:
+    is_checked = data.startswith(_HEAD) or tail is not None
+    if is_checked:
         _check(data, tail)
-        content = json.loads(data)
-        del content["format"], content["crc32"]
-        return content
     content = json.loads(data)
-    for key, kind in _OLD_KEYS.items():
+    for key, kind in _KEYS.items():
         if not isinstance(content, dict) or type(content.get(key)) is not kind:
             raise ValueError(f"expected {key!r}, a {kind.__name__}")
+    if is_checked:
+        del content["format"], content["crc32"]
     return content
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from megatron_stare.checkpoint.folders import (
 )
 from megatron_stare.checkpoint.run_folder import HF
 from megatron_stare.errors import UserError
-from megatron_stare.launch.rank_zero import from_rank_zero
+from megatron_stare.launch.rank_zero import common_error, from_rank_zero
 from megatron_stare.model_shape import ModelShape
 from megatron_stare.system.nested import dotted
 from megatron_stare.system.untrusted import load_data
@@ -38,6 +39,22 @@ class Resumed:
     checkpoint: Checkpoint
     changes: list[str]
     state: dict[str, Any]
+
+    @contextmanager
+    def reading(self) -> Iterator[dict[str, Any]]:
+        """The state, for a part of the run to take its own from.
+
+        Raises:
+            UserError: from the block, where the state is not as the part has saved it.
+        """
+        try:
+            yield self.state
+        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+            raise common_error(
+                f"{self.checkpoint.folder / RUN_STATE}: no state that this version can go on with "
+                f"({error!r:.200}); expected one of a run: go on with the version that saved it, "
+                "or remove the checkpoint to go on from the one before"
+            ) from error
 
 
 Resume = Literal["auto", "never", "must"]

@@ -27,7 +27,7 @@ def check_run_folder(folder: Path, lock: RunLock) -> None:
     check_folder(folder, "run.dir")
     with writing(folder, "run.dir"):
         for name in (*_FOLDERS, *_FILES):
-            if (folder / name).exists():
+            if (folder / name).exists(follow_symlinks=False):  # A link to nothing counts.
                 _check_part(folder / name, "folder" if name in _FOLDERS else "file")
     lock.check_free()
 

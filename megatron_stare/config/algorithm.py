@@ -29,7 +29,7 @@ def _checked_name(kind: str) -> str:
 def _checked_pattern(pattern: str) -> str:
     try:
         re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(
             f"expected a regular expression, found {pattern!r:.80} ({error})"
         ) from None

@@ -20,7 +20,13 @@ from megatron_stare.config.algorithm import RewardConfig
 from megatron_stare.config.data import DataConfig, SftDataConfig
 from megatron_stare.config.policy import ModelConfig, OptimConfig, ParallelConfig, padded_length
 from megatron_stare.config.rollout import RolloutConfig, SamplingConfig
-from megatron_stare.config.run import CheckpointConfig, LogConfig, ResumableRunConfig, RunConfig
+from megatron_stare.config.run import (
+    CheckpointConfig,
+    LogConfig,
+    ResumableRunConfig,
+    RunConfig,
+    check_apart,
+)
 from megatron_stare.config.slurm import SlurmConfig
 from megatron_stare.system.settings import Settings
 from megatron_stare.system.values import BatchCount, Count, CountOrZero
@@ -112,7 +118,13 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _fields_fit_together(self) -> TrainConfig:
+        check_apart(self.run.dir, self.model.path)
         rollout, updates = self.rollout, self.train.updates_per_step
+        if self.eval.every and self.eval.data is None:
+            raise ValueError(
+                f"eval.every={self.eval.every} without eval.data: nothing would be evaluated, "
+                "expected problems, or 0"
+            )
         if rollout.prompts_per_step % updates:
             raise ValueError(
                 f"train.updates_per_step={updates} does not divide "
@@ -169,6 +181,7 @@ class SftConfig(Settings):
 
     @model_validator(mode="after")
     def _an_example_fits_a_micro_batch(self) -> SftConfig:
+        check_apart(self.run.dir, self.model.path)
         longest = self.data.max_tokens
         if padded_length(longest, self.parallel.context) > self.sft.max_tokens_per_micro_batch:
             raise ValueError(

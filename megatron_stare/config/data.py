@@ -10,6 +10,14 @@ from megatron_stare.system.settings import Settings
 from megatron_stare.system.values import Count, FilePath
 
 
+def _check_two_fields(key: str, field: str, prompt_field: str) -> None:
+    if field == prompt_field:
+        raise ValueError(
+            f"{key}={field!r} is prompt_field too: every problem would be its own answer, expected "
+            "two fields"
+        )
+
+
 class DataConfig(Settings):
     """A set of prompts with reference answers."""
 
@@ -41,6 +49,7 @@ class DataConfig(Settings):
             raise ValueError(f"template={self.template!r} needs '{{prompt}}', or must be 'chat'")
         if self.system_prompt is not None and self.template != "chat":
             raise ValueError("system_prompt is used with template: chat only")
+        _check_two_fields("answer_field", self.answer_field, self.prompt_field)
         return self
 
 
@@ -59,3 +68,8 @@ class SftDataConfig(Settings):
     """Special tokens written in a row's text are special tokens, and not text."""
     max_tokens: int = Field(default=2048, ge=2, le=1_000_000_000)
     """Longer examples are left out, and counted."""
+
+    @model_validator(mode="after")
+    def _response_is_no_prompt(self) -> SftDataConfig:
+        _check_two_fields("response_field", self.response_field, self.prompt_field)
+        return self

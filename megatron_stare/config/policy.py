@@ -105,4 +105,9 @@ class OptimConfig(Settings):
     def _decays_downwards(self) -> OptimConfig:
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr={self.min_lr} exceeds lr={self.lr}")
+        if self.min_lr and self.decay == "constant":
+            raise ValueError(
+                f"min_lr={self.min_lr} with decay='constant': the rate never falls to it, expected "
+                "decay 'linear' or 'cosine', or 0"
+            )
         return self

@@ -177,6 +177,17 @@ class RolloutConfig(SamplingConfig):
         return self
 
     @model_validator(mode="after")
+    def _samples_of_a_group_can_differ(self) -> RolloutConfig:
+        for key, value in (("samples_per_prompt", self.samples_per_prompt), ("top_k", self.top_k)):
+            if self.dynamic_sampling and value == 1:
+                raise ValueError(
+                    f"{key}=1 with dynamic_sampling=true: no group would have samples that "
+                    "differ, and none would be trained on; expected more, or "
+                    "dynamic_sampling=false"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _turns_can_be_taken(self) -> RolloutConfig:
         if self.colocated and (self.engine != "sglang" or self.one_step_off):
             raise ValueError(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from megatron_stare.system.settings import Settings
 from megatron_stare.system.values import Count, CountOrZero, FilePath, Seconds
@@ -43,6 +44,29 @@ class CheckpointConfig(Settings):
     """Read a checkpoint's files for their checksums before it is used; sizes are always checked."""
     grace_s: Seconds = 120.0
     """Seconds from SIGTERM or SIGUSR1 until the process ends even if it has not saved."""
+
+    @model_validator(mode="after")
+    def _kept_are_made(self) -> CheckpointConfig:
+        if self.keep_every and (self.every == 0 or self.keep_every % self.every):
+            raise ValueError(
+                f"keep_every={self.keep_every} with every={self.every}: expected a multiple of "
+                "every, for else there is no checkpoint of that step to keep, or 0"
+            )
+        return self
+
+
+def check_apart(run_dir: Path, model: Path) -> None:
+    """See that a run does not write over the model that it begins with.
+
+    Raises:
+        ValueError: its folder is the model's, or has the model among what it writes.
+    """
+    ours, theirs = os.path.realpath(run_dir), os.path.realpath(model)
+    if theirs == ours or theirs.startswith((f"{ours}/hf/", f"{ours}/checkpoints/")):
+        raise ValueError(
+            f"run.dir={run_dir} with model.path={model}: the run would write over the model that "
+            "it begins with, expected another run.dir"
+        )
 
 
 class LogConfig(Settings):

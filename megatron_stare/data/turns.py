@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.data.rendering import Chat, render_chats
+from megatron_stare.errors import UserError
 
-_MARK = "\ue000"
+_MARK, _QUESTION = "\ue000", "which7?"
 _OPEN_TAG = re.compile(r"<(?!assistant|bot|model|ai\b)[A-Za-z][\w-]*>\s*\Z")
 """A tag that a prompt ends with, and that is no role's."""
 
@@ -55,9 +56,9 @@ def form_of_chat(tokenizer: PreTrainedTokenizerBase) -> TurnForm:
     """Of the tokenizer's chat template.
 
     Raises:
-        UserError: the template is malformed, or does not end.
+        UserError: the template is malformed, does not end, or makes one prompt of all questions.
     """
-    ask = {"role": "user", "content": "?"}
+    ask = {"role": "user", "content": _QUESTION}
     answered = [ask, {"role": "assistant", "content": _MARK}]
     rendered = render_chats(
         tokenizer,
@@ -67,9 +68,17 @@ def form_of_chat(tokenizer: PreTrainedTokenizerBase) -> TurnForm:
             Chat("a second question", [*answered, ask], is_asked=False),
         ],
     )
+    if isinstance(rendered[0], str) and _QUESTION not in rendered[0].casefold():
+        raise UserError(
+            f"the chat template of {tokenizer.name_or_path!r} leaves out what is asked: it makes "
+            f"{rendered[0]!r:.80} of a question; expected one that writes a message's content"
+        )
     prompt, answer, history = (text if isinstance(text, str) else "" for text in rendered)
     ends = _first_added(answer, tokenizer) or _first_added(history, tokenizer)
-    return TurnForm(_prefill(prompt, history), ends)
+    prefill = _prefill(prompt, history)
+    # Without a beginning of answers a prompt ends as a turn does: `<eos>`, `<end_of_turn>`.
+    is_end = prefill.strip() in (tokenizer.eos_token, *tokenizer.convert_ids_to_tokens(list(ends)))
+    return TurnForm("" if is_end else prefill, ends)
 
 
 def _prefill(prompt: str, history: str) -> str:

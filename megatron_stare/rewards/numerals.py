@@ -88,6 +88,7 @@ _REWRITES = [
     substitution(r"(?<=[0-9])\{,\}(?=[0-9]{1,2}(?![0-9])|[0-9]{4})|(?<![0-9])(?<=0)\{,\}", "."),
     substitution(r"\{,\}", ","),
     substitution(r"(?<=[0-9])\\_(?=[0-9]{3})", ""),
+    substitution(r"(?<![0-9_])([0-9]{1,3}(?:_[0-9]{3})+)(?![0-9_])", lambda m: _joined(m[1])),
     substitution(r"(?<![0-9'])([0-9]{1,3}(?:'[0-9]{3})+)(?![0-9'])", lambda m: _joined(m[1])),
     substitution(r"(?<![0-9.,])([0-9]{1,3}(?:, ?[0-9]{3})+)(?=\.[0-9])", lambda m: _joined(m[1])),
     # Decimals that repeat.

@@ -173,6 +173,7 @@ _TYPOGRAPHY = [
     substitution(rf"\\big(cup|cap){_END}", r"\\\1 "),
     substitution(r"(\\log\s*_\s*(?:\{[^{}]*\}|[0-9a-z]))\s*\(", r"\1 \\left("),
     substitution(rf"\\lg{_END}", r"\\log_{10} "),
+    substitution(rf"\\log\s*_\s*(?:\{{\s*e\s*\}}|e{_END})", r"\\ln "),
     substitution(rf"\\(?:nice|[sdtc])frac{_END}", r"\\frac"),
     substitution(
         rf"\\frac\s*{_ARGUMENT}\s*{_ARGUMENT}",
@@ -234,7 +235,8 @@ _TYPOGRAPHY = [
     substitution(r"\{ +", "{"),
     substitution(r"(?:\\\\|(?<!\\)\\)\s*$", ""),
     substitution(
-        r"^\s*(?:=|\\(?:(?:Right|right)arrow|implies|therefore|approx)|(?:the|at)(?=\s+[0-9]))\s*|\s*[.,;:]+\s*$",
+        r"^\s*(?:=|\\(?:(?:Right|right)arrow|implies|therefore|approx)|(?:the|at)(?=\s+[0-9])"
+        r"|(?i:(?:the )?(?:final )?answer\s*(?:is|[:=])))\s*|\s*[.,;:]+\s*$",
         "",
     ),
 ]

@@ -17,6 +17,7 @@ from sympy import (
     Eq,
     Expr,
     Float,
+    I,
     MatrixBase,
     Mul,
     Pow,
@@ -32,6 +33,7 @@ from sympy.core.expr import UnevaluatedExpr
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 from sympy.functions.elementary.exponential import log
+from sympy.functions.elementary.hyperbolic import HyperbolicFunction
 from sympy.functions.elementary.trigonometric import (
     InverseTrigonometricFunction,
     TrigonometricFunction,
@@ -53,22 +55,23 @@ _OPERATIONS = {
     "substitution": r"\|\s*_|\]\s*_[^_^]*\^",
     "division": r"\\div(?![a-z])",
     "ellipsis": r"\\[lc]?dots",
-    "juxtaposition": r"[0-9)}]\s*\(\s*-?[0-9.]+\s*\)",
+    "juxtaposition": r"[0-9)}](?<!\^\{-1\})\s*\(\s*-?[0-9.]+\s*\)",
     "matrices": r"\\end\{[bp]?matrix\}\s*(?:\^|(?:\\cdot|\\times|[-+])?\s*\\begin)"
     r"|[0-9}]\s*(?:\\cdot|\\times)?\s*\\begin\{[bp]?matrix",
-    "power of zero": r"(?<!10)\^\s*\{?\s*0\s*(?![0-9.])",
+    "power of zero or one": r"(?<!10)\^\s*(?:\{\s*[01]\s*\}|[01](?![0-9./]))",
     "infinity": r"[0-9)]\s*(?:\\cdot|\\times)?\s*\\infty|\\infty\s*[-+*/^]|\{\s*\\infty\s*\}",
     "sign": r"-\s*\(?\s*-",
 }  # fmt: skip
+_I = (I, Symbol("i", real=False))
 _PATTERNS = {name: re.compile(pattern) for name, pattern in _OPERATIONS.items()}
 _FUNCTIONS = {
     "trigonometric": (
-        TrigonometricFunction,
-        re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)h?(?![a-z])"),
+        (TrigonometricFunction, HyperbolicFunction),
+        re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)h?(?![a-z])(?!\s*\^\s*\{?\s*-\s*1)"),
     ),
-    "inverse trigonometric": (InverseTrigonometricFunction, re.compile(r"\\arc|\^\{-1\}\s*\(")),
-    "logarithm": (log, re.compile(r"\\(?:ln|log|lg)(?![a-z])")),
-    "absolute value": (Abs, re.compile(r"(?!)")),
+    "inverse trigonometric": ((InverseTrigonometricFunction,), re.compile(r"\\arc|\^\{-1\}\s*\(")),
+    "logarithm": ((log,), re.compile(r"\\(?:ln|log|lg)(?![a-z])")),
+    "absolute value": ((Abs,), re.compile(r"(?!)")),
 }
 
 
@@ -124,12 +127,12 @@ def _operations(text: str) -> set[str]:
 
 
 def _functions(text: str, expression: Basic) -> set[str]:
-    """Kinds of functions that are applied to numbers, those that the parser evaluated too."""
+    """Kinds of functions that are applied to numbers, and those that the parser evaluated."""
     return {
         name
-        for name, (kind, written) in _FUNCTIONS.items()
-        if any(not node.free_symbols for node in expression.atoms(kind))
-        or (not expression.free_symbols and written.search(text))
+        for name, (kinds, written) in _FUNCTIONS.items()
+        if any(not node.free_symbols for node in expression.atoms(*kinds))
+        or (not expression.atoms(*kinds) and written.search(text))
     }
 
 
@@ -162,7 +165,7 @@ def _is_arithmetic(node: Basic) -> bool:
         if sum(is_rational(term) for term in terms) > 1:
             return True
         kinds = [_kind(term) for term in terms]
-        return len(set(kinds)) < len(kinds)
+        return len(set(kinds)) < len(kinds) or _hides_imaginary_unit(terms)
     return isinstance(node, Mul) and _multiplies(node)
 
 
@@ -171,6 +174,16 @@ def _kind(term: Any) -> Any:
     if term.free_symbols:
         return prod(f for f in Mul.make_args(term) if not is_rational(f))
     return term.doit().as_coeff_Mul()[1]
+
+
+def _hides_imaginary_unit(terms: list[Any]) -> bool:
+    """Whether `i` stands in brackets beside what is to be added to them: `2(1+i)+i`."""
+    hidden = [any(isinstance(f, Add) and f.has(*_I) for f in term.args) for term in terms]
+    return any(hidden) and any(
+        is_rational(term) or term.has(*_I)
+        for term, is_hidden in zip(terms, hidden, strict=True)
+        if not is_hidden
+    )
 
 
 def _terms(node: Any) -> Iterator[Any]:
@@ -187,17 +200,31 @@ def _multiplies(product: Mul) -> bool:
     roots = [factor.exp for factor in args if _is_root(factor)]
     if len(factors) > 1 or len(divisors) > 1 or len(set(roots)) < len(roots):
         return True
-    letters = [base for base, power in map(_base_and_power, args) if base.is_Atom and power > 0]
-    if len(set(letters)) < len(letters):
+    if _has_like_letters(args):
         return True
-    if divisors and any(isinstance(number, Rational) and number.q != 1 for number in factors):
+    if any(_is_power(factor) for factor in factors) and any(not is_rational(f) for f in args):
+        return True
+    if divisors and any(_is_fraction(number) or _is_whole_root(number) for number in factors):
         return True
     powers = [{n.base for n in numbers if isinstance(n, Pow)} for numbers in (factors, divisors)]
     if powers[0] & powers[1]:
         return True
     if any(isinstance(number, factorial) for number in factors):
         return bool(divisors)
-    return any(isinstance(divisor, Rational) and divisor.q != 1 for divisor in divisors)
+    return any(_is_fraction(divisor) for divisor in divisors)
+
+
+def _has_like_letters(factors: tuple[Any, ...]) -> bool:
+    """Whether a letter or a constant comes twice: `x x`; `x^2/x`, but not a root over itself."""
+    powers = [factor.as_base_exp() for factor in factors]
+    letters = [
+        (base, power)
+        for base, power in powers
+        if base.is_Atom and power.is_Rational and not is_rational(base)
+    ]
+    above = [base for base, power in letters if power > 0]
+    whole = [base for base, power in letters if power.is_Integer]
+    return any(len(set(like)) < len(like) for like in (above, whole))
 
 
 def _parts(product: Mul) -> tuple[list[Basic], list[Basic]]:
@@ -229,11 +256,12 @@ def is_rational(node: Basic) -> bool:
     return False
 
 
-def _base_and_power(factor: Any) -> tuple[Any, Any]:
-    """Of a letter or a constant, or of a number's power of it; else no base that counts."""
-    base, power = factor.as_base_exp()
-    is_counted = not is_rational(base) and power.is_Rational
-    return (base, power) if is_counted else (factor, -1)
+def _is_fraction(node: Basic) -> bool:
+    return isinstance(node, Rational) and node.q != 1
+
+
+def _is_power(node: Basic) -> bool:
+    return isinstance(node, Pow) and is_rational(node) and not _is_power_of_ten(node)
 
 
 def _is_whole_root(node: Basic) -> bool:

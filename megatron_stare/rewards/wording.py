@@ -43,4 +43,4 @@ def _items(text: str) -> list[str] | None:
 def _item(text: str) -> str:
     text = " ".join(text.strip(" .").split())
     text = _ARTICLE.sub("", re.sub(r"^\(\s*([a-zA-Z]+)\s*\)$", r"\1", text))
-    return text if len(text) == 1 else text.casefold()
+    return text if len(text) == 1 else re.sub("(?<=[a-z]{3}[^sui])s$", "", text.casefold())

@@ -15,8 +15,8 @@ from megatron_stare.policy.memory import check_can_offload
 from megatron_stare.run.preflight import check_model
 from megatron_stare.run.rollout_side import RolloutSide, open_rollout_side
 from megatron_stare.run.run import Run
-from megatron_stare.run.saving import keep_saving
-from megatron_stare.run.session import open_folder, open_session, open_world
+from megatron_stare.run.saving import keep_saving, open_folder
+from megatron_stare.run.session import open_session, open_world
 from megatron_stare.system.signals import stop_requests
 
 
@@ -64,7 +64,7 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
         chain = Chain(config.algorithm)
         run = Run(config, session, chain, rollout_side, starting_weights, saving)
         if world.resumed is not None:
-            run.resume(world.resumed.state)
+            run.resume(world.resumed)
         open_folder(config, world)
         if rollout_side is not None:
             # Nothing is left to do for a step that is done; without going on, none is.

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from megatron_stare.checkpoint.resume import check_inputs
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.data.prompts import PromptSet
 from megatron_stare.data.tokenizer import check_vocabulary, load_tokenizer, tokenizer_identity
@@ -121,11 +122,16 @@ class RolloutSide:
             "pending": None if pending is None else rollout_to_plain(pending),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state; UserError where the data is not the same."""
+    def load_state_dict(self, state: dict[str, Any]) -> list[str]:
+        """Go on from a saved state; how what is read differs from then, a line a thing.
+
+        Raises:
+            UserError: the data or the tokenizer is not the same.
+        """
         self.sampler.load_state_dict(state["sampler"])
         if state["pending"] is not None:
             self.pending = rollout_from_plain(state["pending"])
+        return check_inputs(state.get("inputs", {}), self.inputs)
 
     def evaluate(self, on_progress: Advance) -> dict[str, float]:
         """Held-out metrics of the weights in the engine."""

@@ -13,7 +13,7 @@ from megatron_stare.algorithms.chain import Chain
 from megatron_stare.algorithms.hooks import Credit, Need, Step
 from megatron_stare.algorithms.needs import OLD, REFERENCE, ROLLOUT
 from megatron_stare.algorithms.objective import MethodObjective
-from megatron_stare.checkpoint.resume import check_inputs
+from megatron_stare.checkpoint.resume import Resumed
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.data.packing import Share, split_updates
 from megatron_stare.errors import UserError
@@ -215,26 +215,22 @@ class Run:
             "evaluated_step": self.evaluated_step,
         }
 
-    def resume(self, state: dict[str, Any]) -> None:
+    def resume(self, resumed: Resumed) -> None:
         """Stand where the saved run stood.
 
         Raises:
-            UserError: the method, the data or the tokenizer is not the same.
+            UserError: the method, the data or the tokenizer is not the same, or it is no state.
         """
-        self.has_pending = state["rollout_side"]["pending"] is not None
-        self.evaluated_step = state["evaluated_step"]
-        if "links" not in state:
-            raise UserError(
-                f"{self.config.run.dir}: its checkpoint is of a version before methods were "
-                "chains; go on with that version, or begin anew (run.resume=never)"
-            )
-        self.chain.load_state_dict(state["links"])
+        with resumed.reading() as state:
+            self.has_pending = state["rollout_side"]["pending"] is not None
+            self.evaluated_step = int(state["evaluated_step"])
+            self.chain.load_state_dict(state["links"])
 
         def load_rollout_side() -> None:
             assert self.rollout_side is not None
-            side, before = self.rollout_side, state["rollout_side"]
-            side.load_state_dict(before)
-            for line in check_inputs(before.get("inputs", {}), side.inputs):
+            with resumed.reading() as state:
+                changes = self.rollout_side.load_state_dict(state["rollout_side"])
+            for line in changes:
                 self.session.loggers.message(f"changed since the run was saved: {line}")
 
         from_rank_zero(load_rollout_side)

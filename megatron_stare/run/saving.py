@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, NoReturn
@@ -11,16 +11,21 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
-from megatron_stare.checkpoint.folders import CHECKPOINTS
+from megatron_stare.checkpoint.folders import CHECKPOINTS, marks_of
 from megatron_stare.checkpoint.lock import RunLock
 from megatron_stare.checkpoint.resume import Resumed, network_of
+from megatron_stare.checkpoint.run_folder import CONFIG, remove_leavings
 from megatron_stare.checkpoint.saver import Saver
 from megatron_stare.config.commands import SftConfig, TrainConfig
 from megatron_stare.config.run import CheckpointConfig
-from megatron_stare.errors import Stopped
+from megatron_stare.config_io import to_yaml
+from megatron_stare.errors import Stopped, UserError
 from megatron_stare.launch.rank_zero import common_error, from_rank_zero
+from megatron_stare.observe.history import CUT_FILE_NAME, has_metrics
+from megatron_stare.observe.loggers import LogPosition
 from megatron_stare.policy.checkpoint import load_policy
 from megatron_stare.run.session import Session, World
+from megatron_stare.system.output import make_folder, writing
 from megatron_stare.system.signals import StopRequest
 
 _PACKAGES = ("megatron-stare", "megatron-core", "torch", "transformers")
@@ -73,7 +78,8 @@ class Saving:
     def resume(self, resumed: Resumed) -> None:
         """Have the session stand where the saved run stood."""
         self.step = resumed.checkpoint.step
-        self.session.load_state_dict(resumed.state["session"])
+        with resumed.reading() as state:
+            self.session.load_state_dict(state["session"])
         load_policy(
             self.session.policy,
             resumed.checkpoint.folder,
@@ -147,3 +153,52 @@ def keep_saving(
         session.check_exported()
     finally:
         saver.close()
+
+
+def open_folder(config: TrainConfig | SftConfig, world: World) -> None:
+    """Here a run begins to write: every check of its start has passed. Collective.
+
+    It holds the folder from here to the end of `open_world`. Nothing before this touches it, so
+    that a start that is refused harms no run that stands there, and leaves no folder behind.
+
+    Raises:
+        UserError: the folder cannot be made or written, or another run has got there first.
+    """
+    from_rank_zero(lambda: _open_folder(config, world))
+
+
+def _open_folder(config: TrainConfig | SftConfig, world: World) -> None:
+    folder, position = config.run.dir, _log_position(world.resumed)
+    made = make_folder(folder, "run.dir")
+    try:
+        world.lock.take()
+        if marks_of(folder / CHECKPOINTS) != world.found:
+            raise UserError(
+                f"{folder}: another run has saved there meanwhile; expected a run at a time"
+            )
+        with writing(folder, "run.dir"):
+            remove_leavings(folder)
+            if world.resumed is None and has_metrics(folder):
+                world.loggers.message(
+                    f"{folder}: no checkpoint to go on from, the run begins anew; the metrics "
+                    f"that are there go to {CUT_FILE_NAME}"
+                )
+            world.loggers.open_files(config.log, folder, config.model_dump(mode="json"), position)
+            (folder / CONFIG).write_text(to_yaml(config))
+    except BaseException:
+        world.lock.release()
+        for path in made:
+            with suppress(OSError):  # Not empty.
+                path.rmdir()
+        raise
+
+
+def _log_position(resumed: Resumed | None) -> LogPosition:
+    """Where the logs go on; a run from the start begins them anew."""
+    if resumed is None:
+        return LogPosition(0, 0)
+    with resumed.reading() as state:
+        position = LogPosition(resumed.checkpoint.step, **state["session"]["loggers"])
+        if type(position.metrics_bytes) is not int or position.metrics_bytes < 0:
+            raise ValueError(f"metrics_bytes={position.metrics_bytes!r}")
+        return position

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +14,9 @@ import torch.distributed as dist
 from megatron_stare.checkpoint.folders import CHECKPOINTS, marks_of
 from megatron_stare.checkpoint.lock import RunLock
 from megatron_stare.checkpoint.resume import Resumed, network_of, resume
-from megatron_stare.checkpoint.run_folder import CONFIG, HF, check_run_folder, remove_leavings
+from megatron_stare.checkpoint.run_folder import HF, check_run_folder
 from megatron_stare.config.commands import SftConfig, TrainConfig
 from megatron_stare.config.policy import sample_multiple
-from megatron_stare.config_io import to_yaml
 from megatron_stare.data.packing import Share, plan_share
 from megatron_stare.errors import UserError
 from megatron_stare.launch.rank_zero import common_error, from_rank_zero
@@ -29,14 +28,12 @@ from megatron_stare.launch.topology import (
 )
 from megatron_stare.model_shape import ModelShape
 from megatron_stare.observe.console import Advance
-from megatron_stare.observe.history import CUT_FILE_NAME, has_metrics
-from megatron_stare.observe.loggers import Loggers, LogPosition, open_loggers
+from megatron_stare.observe.loggers import Loggers, open_loggers
 from megatron_stare.policy.build import build_policy
 from megatron_stare.policy.flops import sample_cost
 from megatron_stare.policy.groups import ParallelGroups, build_groups, destroy_groups
 from megatron_stare.policy.probe import has_finite_scores
 from megatron_stare.policy.step import Policy, UpdateResult
-from megatron_stare.system.output import make_folder, writing
 from megatron_stare.types import TokenBatch
 from megatron_stare.weights.finite import LARGEST_WEIGHT
 from megatron_stare.weights.hf_config import read_hf_config
@@ -139,6 +136,24 @@ class Session:
                     f"limit of max_bad_updates={max_bad_updates}: lower optim.lr, or check the data"
                 )
         return result
+
+    def check_start(self) -> None:
+        """See that the weights that a run starts from are those of a working model. Collective.
+
+        Raises:
+            UserError: one is beyond what a run may save, or log-probs under them are not finite.
+        """
+        path = self.config.model.path
+        if (name := self.policy.spoiled_weight()) is not None:
+            raise common_error(
+                f"{path}: {name} has values larger than {LARGEST_WEIGHT:g}; expected weights of a "
+                "working model"
+            )
+        if not has_finite_scores(self.policy):
+            raise common_error(
+                f"{path}: log-probs under its weights are not finite, for some are too large; "
+                "expected weights of a working model"
+            )
 
     def check_policy(self, step: int) -> None:
         """See that the policy after a step is one to be saved. Collective.
@@ -254,51 +269,6 @@ def open_world(config: TrainConfig | SftConfig) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def open_folder(config: TrainConfig | SftConfig, world: World) -> None:
-    """Here a run begins to write: every check of its start has passed. Collective.
-
-    It holds the folder from here to the end of `open_world`. Nothing before this touches it, so
-    that a start that is refused harms no run that stands there, and leaves no folder behind.
-
-    Raises:
-        UserError: the folder cannot be made or written, or another run has got there first.
-    """
-    from_rank_zero(lambda: _open_folder(config, world))
-
-
-def _open_folder(config: TrainConfig | SftConfig, world: World) -> None:
-    folder, position = config.run.dir, _log_position(world.resumed)
-    made = make_folder(folder, "run.dir")
-    try:
-        world.lock.take()
-        if marks_of(folder / CHECKPOINTS) != world.found:
-            raise UserError(
-                f"{folder}: another run has saved there meanwhile; expected a run at a time"
-            )
-        with writing(folder, "run.dir"):
-            remove_leavings(folder)
-            if world.resumed is None and has_metrics(folder):
-                world.loggers.message(
-                    f"{folder}: no checkpoint to go on from, the run begins anew; the metrics "
-                    f"that are there go to {CUT_FILE_NAME}"
-                )
-            world.loggers.open_files(config.log, folder, config.model_dump(mode="json"), position)
-            (folder / CONFIG).write_text(to_yaml(config))
-    except BaseException:
-        world.lock.release()
-        for path in made:
-            with suppress(OSError):  # Not empty.
-                path.rmdir()
-        raise
-
-
-def _log_position(resumed: Resumed | None) -> LogPosition:
-    """Where the logs go on; a run from the start begins them anew."""
-    if resumed is None:
-        return LogPosition(0, 0)
-    return LogPosition(resumed.checkpoint.step, **resumed.state["session"]["loggers"])
-
-
 def open_session(
     config: TrainConfig | SftConfig,
     world: World,
@@ -310,7 +280,8 @@ def open_session(
     """Build the policy, with its weights: the first thing that takes device memory and time.
 
     Raises:
-        UserError: the model folder's weights are not those of its config.json.
+        UserError: the model folder's weights are not those of its config.json, or of no model that
+            works.
     """
     if not config.model.random_init:  # Before memory is taken for what config.json says.
         open_hf_weights(config.model.path, world.shape)
@@ -325,4 +296,7 @@ def open_session(
         seed=config.run.seed,
         device=world.topology.device,
     )
-    return Session(config, world.topology, policy, world.loggers, max_tokens_per_micro_batch)
+    session = Session(config, world.topology, policy, world.loggers, max_tokens_per_micro_batch)
+    if world.resumed is None:  # A checkpoint has been seen to be sound, and is once more.
+        session.check_start()
+    return session

@@ -88,15 +88,26 @@ def test_fine_tuning_too(workspace, tmp_path):
     assert not (run / "hf").exists()
 
 
-def test_the_embedded_engine_says_that_the_policy_cannot_generate(workspace, tmp_path):
-    """Weights that are finite, and so large that no log-prob is, straight from the folder."""
-    model = tmp_path / "model"
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [(1e20, "has values larger than 1e+15"), (1e12, "log-probs under its weights are not finite")],
+)
+def test_weights_that_are_finite_and_absurd_are_named_before_there_is_a_folder(
+    workspace, tmp_path, value, problem
+):
+    model, run = tmp_path / "model", tmp_path / "run"
     shutil.copytree(workspace / "model", model)
-    for layer in range(4):
-        spoil(model, f"model.layers.{layer}.input_layernorm.weight", 3e38)
-    overrides = (f"model.path={model}", f"run.dir={tmp_path / 'run'}", *EMBEDDED)
-    said = fail("train", workspace / "train.yaml", *overrides)
-    assert "the policy of step 0 cannot generate: a logit is not finite" in said
+    for path in model.glob("*.safetensors"):
+        enlarged = {
+            name: tensor if "embed_tokens" in name else value * tensor
+            for name, tensor in load_file(path).items()
+        }
+        save_file(enlarged, path, metadata={"format": "pt"})
+    for command in (("train", *EMBEDDED), ("train",), ("sft",)):
+        name, *overrides = (*command, f"model.path={model}", f"run.dir={run}")
+        assert f"{model}: " in (said := fail(name, workspace / f"{name}.yaml", *overrides))
+        assert problem in said
+        assert not run.exists()
 
 
 def test_every_rank_ends_where_one_has_the_nan(workspace, tmp_path):

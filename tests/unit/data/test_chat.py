@@ -123,6 +123,10 @@ FORMS = {
         "{% if add_generation_prompt %}<assistant>\n{% endif %}",
         TurnForm(),
     ),
+    "an end that looks like a tag, and no beginning": (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}\n{% endfor %}",
+        TurnForm("", (262,)),
+    ),
     "another header than in history": (
         "{% for m in messages %}[{{ m.role | capitalize }}] {{ m.content }}</s>\n{% endfor %}"
         "{% if add_generation_prompt %}[assistant] {% endif %}",
