@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_stare.checkpoint.manifest import MANIFEST, read_manifest, write_manifest
+from megatron_stare.errors import UserError
 from megatron_stare.system.durable_file import FileRecord
 from megatron_stare.system.folders import UNFINISHED, flush, remove, replacing_file
 
@@ -121,16 +122,39 @@ def open_checkpoint(root: Path, step: int) -> Checkpoint:
     Raises:
         ValueError: it is missing, damaged or malformed; the message says where.
     """
-    path = _folder_of(root, step) / MANIFEST
+    checkpoint = _open(_folder_of(root, step))
+    if checkpoint.step != step or not checkpoint.files:
+        raise ValueError(f"{checkpoint.folder / MANIFEST}: not of step {step}")
+    return checkpoint
+
+
+def check_undamaged(folder: Path) -> None:
+    """See that every file of a checkpoint is as its manifest has it, where it has one.
+
+    Raises:
+        UserError: one is not, or the manifest is damaged; the message says which.
+    """
+    if not (folder / MANIFEST).exists():
+        return
+    try:
+        checkpoint = _open(folder)
+        damage = find_damage(checkpoint, sorted(checkpoint.files), checksums=True)
+    except ValueError as error:
+        damage = str(error)
+    if damage is not None:
+        raise UserError(f"{damage}; expected a whole checkpoint, or one without a {MANIFEST}")
+
+
+def _open(folder: Path) -> Checkpoint:
+    """ValueError where the manifest is missing, damaged or malformed."""
+    path = folder / MANIFEST
     try:
         if path.exists() and not path.is_file():  # Of a pipe, reading would never end.
             raise ValueError("is no file")
-        checkpoint = Checkpoint(path.parent, read_manifest(path.read_bytes()))
-        is_of_step = checkpoint.step == step and bool(checkpoint.files)
+        checkpoint = Checkpoint(folder, read_manifest(path.read_bytes()))
+        checkpoint.files  # noqa: B018  (That they are records is seen here.)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read ({error})") from None
-    if not is_of_step:
-        raise ValueError(f"{path}: not of step {step}")
     return checkpoint
 
 

@@ -31,7 +31,7 @@ _KEYS: dict[str, type] = {
     "config": dict,
     "files": dict,
 }
-"""What every manifest has."""
+"""What a manifest of a run has."""
 
 
 def write_manifest(content: Mapping[str, Any]) -> bytes:
@@ -52,7 +52,9 @@ def read_manifest(data: bytes) -> dict[str, Any]:
         _check(data, tail)
     content = json.loads(data)
     for key, kind in _KEYS.items():
-        if not isinstance(content, dict) or type(content.get(key)) is not kind:
+        # One that is as it was written may be of a part of a run.
+        default = kind() if is_checked else None
+        if not isinstance(content, dict) or type(content.get(key, default)) is not kind:
             raise ValueError(f"expected {key!r}, a {kind.__name__}")
     if is_checked:
         del content["format"], content["crc32"]

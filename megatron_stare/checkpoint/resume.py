@@ -167,7 +167,7 @@ def check_config(
     Raises:
         UserError: in a way that the run cannot go on with.
     """
-    configs = (checkpoint.manifest["config"], config)
+    configs = (checkpoint.manifest.get("config", {}), config)
     before, now = (dict(dotted(config)) for config in configs)
     changed = {
         key: (before.get(key), now.get(key))
@@ -178,7 +178,7 @@ def check_config(
     was_sft, is_sft = ("sft" in config for config in configs)
     if was_sft != is_sft:
         refused["the command"] = _COMMANDS[was_sft], _COMMANDS[is_sft]
-    saved_model = checkpoint.manifest["model"]
+    saved_model = checkpoint.manifest.get("model", {})
     for key, value in model.items():
         if saved_model.get(key) != value:
             refused[f"{config['model']['path']}: {key}"] = (saved_model.get(key), value)

@@ -51,9 +51,11 @@ def _add_direction(
 
 
 def _convert(arguments: argparse.Namespace) -> int:
+    from megatron_stare.checkpoint.folders import check_undamaged
     from megatron_stare.config.policy import ParallelConfig
     from megatron_stare.weights import convert
 
+    check_undamaged(arguments.source)
     tp, pp, ep = arguments.tp, arguments.pp, arguments.ep
     directions = {
         "hf-to-megatron": convert.hf_to_megatron,

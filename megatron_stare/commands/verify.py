@@ -32,8 +32,11 @@ def add_verify(commands: argparse._SubParsersAction) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    from megatron_stare.checkpoint.folders import check_undamaged
     from megatron_stare.policy.verify import VerifyOptions, verify
 
+    for folder in (arguments.a, arguments.b):
+        check_undamaged(folder)
     is_same = verify(
         VerifyOptions(
             a=arguments.a,

@@ -46,6 +46,7 @@ _COMMA = re.compile(
 _THOUSANDS = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])")
 _FUNCTION = re.compile(r"(y|(?P<name>[a-zA-Z](?:\^\{-1\})?)\s*\(\s*[a-z]\s*\))\s*=(?!.*=)")
 _TUPLE, _SET = re.compile(r"(?:\\left)?\("), re.compile(r"(?:\\left)?\\\{(?!\s*(?:\\left)?\()")
+_POINT = re.compile(r"^[A-Z]\s*(?=(?:\\left\s*)?\([^()]*,)")
 _TURNED = re.compile(r"([^a-zA-Z=]+)=\s*([a-zA-Z])")
 _LONGEST = 2000  # Characters of an answer; what is longer equals its own text alone.
 _BOXED = LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False)
@@ -122,6 +123,8 @@ def _expressions_agree(given: str, expected: str) -> bool:
         return False
     if remarks(behind_equals(given)) != remarks(behind_equals(expected)):
         return False
+    if _TUPLE.match(expected):  # Of a point the name may be said, as in A(1,2).
+        given = _POINT.sub("", given)
     if any(_TUPLE.match(a) and _SET.match(b) for a, b in ((given, expected), (expected, given))):
         return False
     at_sight = _equal_at_sight(_tight(given), _tight(expected))

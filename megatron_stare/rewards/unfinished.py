@@ -131,7 +131,10 @@ def _functions(text: str, expression: Basic) -> set[str]:
     return {
         name
         for name, (kinds, written) in _FUNCTIONS.items()
-        if any(not node.free_symbols for node in expression.atoms(*kinds))
+        if any(
+            not node.free_symbols or not node.doit().has(*kinds)
+            for node in expression.atoms(*kinds)
+        )
         or (not expression.atoms(*kinds) and written.search(text))
     }
 
@@ -202,9 +205,11 @@ def _multiplies(product: Mul) -> bool:
         return True
     if _has_like_letters(args):
         return True
-    if any(_is_power(factor) for factor in factors) and any(not is_rational(f) for f in args):
+    if any(_is_power(factor) or _is_whole_root(factor) for factor in factors) and (
+        divisors or any(not is_rational(factor) for factor in args)
+    ):
         return True
-    if divisors and any(_is_fraction(number) or _is_whole_root(number) for number in factors):
+    if divisors and any(_is_fraction(number) for number in factors):
         return True
     powers = [{n.base for n in numbers if isinstance(n, Pow)} for numbers in (factors, divisors)]
     if powers[0] & powers[1]:
@@ -269,7 +274,8 @@ def _is_whole_root(node: Basic) -> bool:
 
 
 def _is_root(node: Any) -> bool:
-    return isinstance(node, Pow) and is_rational(node.base) and 0 < node.exp < 1
+    is_number = isinstance(node, Pow) and is_rational(node.base) and node.exp.is_Rational
+    return bool(is_number and 0 < node.exp < 1)
 
 
 def _is_power_of_ten(node: Basic) -> bool:

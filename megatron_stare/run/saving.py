@@ -83,7 +83,7 @@ class Saving:
         load_policy(
             self.session.policy,
             resumed.checkpoint.folder,
-            is_same_world=resumed.checkpoint.manifest["world_size"]
+            is_same_world=resumed.checkpoint.manifest.get("world_size")
             == self.session.topology.world_size,
         )
         if (name := self.session.policy.spoiled_weight()) is not None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -56,6 +57,28 @@ def test_a_checkpoint_of_a_run_becomes_the_folder_that_the_run_saved(tmp_path):
     assert all(torch.equal(converted[name], saved[name]) for name in saved)
     assert not any(torch.equal(converted[name].float(), begun[name]) for name in saved)
     assert json.loads((back / "config.json").read_text())["dtype"] == "bfloat16"
+    flip_a_bit(checkpoint / "__0_0.distcp")
+    for command in (
+        (
+            "convert",
+            "megatron-to-hf",
+            checkpoint,
+            tmp_path / "spoiled",
+            "--hf",
+            workspace / "model",
+        ),
+        ("verify", back, checkpoint, "--hf", workspace / "model", "--tensors-only"),
+    ):
+        done = run_command(*command)
+        assert done.returncode == 2
+        assert "__0_0.distcp: its checksum is not that of the manifest; expected" in done.stderr
+    assert not (tmp_path / "spoiled").exists()
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 @pytest.mark.parametrize(

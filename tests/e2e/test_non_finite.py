@@ -88,25 +88,16 @@ def test_fine_tuning_too(workspace, tmp_path):
     assert not (run / "hf").exists()
 
 
-@pytest.mark.parametrize(
-    ("value", "problem"),
-    [(1e20, "has values larger than 1e+15"), (1e12, "log-probs under its weights are not finite")],
-)
-def test_weights_that_are_finite_and_absurd_are_named_before_there_is_a_folder(
-    workspace, tmp_path, value, problem
-):
+def test_weights_that_are_finite_and_absurd_are_named_before_there_is_a_folder(workspace, tmp_path):
     model, run = tmp_path / "model", tmp_path / "run"
     shutil.copytree(workspace / "model", model)
     for path in model.glob("*.safetensors"):
-        enlarged = {
-            name: tensor if "embed_tokens" in name else value * tensor
-            for name, tensor in load_file(path).items()
-        }
+        enlarged = {name: 1e20 * tensor for name, tensor in load_file(path).items()}
         save_file(enlarged, path, metadata={"format": "pt"})
     for command in (("train", *EMBEDDED), ("train",), ("sft",)):
         name, *overrides = (*command, f"model.path={model}", f"run.dir={run}")
-        assert f"{model}: " in (said := fail(name, workspace / f"{name}.yaml", *overrides))
-        assert problem in said
+        said = fail(name, workspace / f"{name}.yaml", *overrides)
+        assert f"{model}: embedding.word_embeddings.weight has values larger than 1e+15" in said
         assert not run.exists()
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from megatron_stare.checkpoint.folders import RUN_STATE, record_of
+from megatron_stare.checkpoint.manifest import MANIFEST, read_manifest, write_manifest
 from megatron_stare.cli import main
 from tests.e2e.programs import make_workspace, write_jsonl
 from tests.models import edit_json
@@ -46,9 +51,26 @@ def spoil_recordings(folder: Path) -> None:
     write_jsonl(folder / "replay.jsonl", [{"prompt": "1+1="}])
 
 
-def damage_checkpoints(folder: Path) -> None:
-    for path in folder.glob("checkpoints/*/run_state.pt"):
-        path.write_bytes(path.read_bytes()[:-1])
+def put_pipes(folder: Path) -> None:
+    for path in (folder / "saved/checkpoints").glob(f"step_*/{MANIFEST}"):
+        path.unlink()
+        os.mkfifo(path)
+
+
+def edit_states(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    """Change what checkpoints have beside tensors; their manifests know of it."""
+    for step in (folder / "saved/checkpoints").glob("step_*"):
+        state = torch.load(step / RUN_STATE, weights_only=True)
+        edit(state)
+        torch.save(state, step / RUN_STATE)
+        manifest = read_manifest((step / MANIFEST).read_bytes())
+        manifest["files"][RUN_STATE] = asdict(record_of(step / RUN_STATE))
+        (step / MANIFEST).write_bytes(write_manifest(manifest))
+
+
+def edit_manifests(folder: Path, **changes: Any) -> None:
+    for path in (folder / "saved/checkpoints").glob(f"step_*/{MANIFEST}"):
+        path.write_bytes(write_manifest(read_manifest(path.read_bytes()) | changes))
 
 
 @dataclass(frozen=True)
@@ -103,6 +125,34 @@ CASES = {
         "rope_theta",
         spoil=lambda f: edit_json(
             f / "model" / "config.json", rope_theta=5.0, rope_parameters=None
+        ),
+        in_folders=SAVED,
+    ),
+    "no config in the manifest": Case(
+        "none of 2 checkpoints", spoil=lambda f: edit_manifests(f, config=None), in_folders=SAVED
+    ),
+    "a pipe in the place of a file": Case(
+        "none of 2 checkpoints", spoil=put_pipes, in_folders=SAVED
+    ),
+    "a state without a session": Case(
+        r"run_state\.pt: no state .*KeyError\('session'\)",
+        spoil=lambda f: edit_states(f, lambda state: state.pop("session")),
+        in_folders=SAVED,
+    ),
+    "a state of other links": Case(
+        r"run_state\.pt: no state .*TypeError",
+        spoil=lambda f: edit_states(f, lambda state: state.update(links=None)),
+        in_folders=SAVED,
+    ),
+    "a state without prompts": Case(
+        r"run_state\.pt: no state .*KeyError\('sampler'\)",
+        spoil=lambda f: edit_states(f, lambda state: state["rollout_side"].pop("sampler")),
+        in_folders=SAVED,
+    ),
+    "a position before the beginning": Case(
+        "no state .*metrics_bytes=-5",
+        spoil=lambda f: edit_states(
+            f, lambda state: state["session"]["loggers"].update(metrics_bytes=-5)
         ),
         in_folders=SAVED,
     ),

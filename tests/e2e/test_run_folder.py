@@ -72,6 +72,11 @@ def test_a_thing_of_the_wrong_kind_is_named(workspace, tmp_path, capsys):
             path.write_text("somebody's")
         assert train(workspace, path.parent, "train.steps=1") == 2
         assert f"{path}: is no " in capsys.readouterr().err
+        shutil.rmtree(path.parent)
+        path.parent.mkdir()
+        path.symlink_to("nowhere")
+        assert train(workspace, path.parent, "train.steps=1") == 2
+        assert f"{path}: is no " in capsys.readouterr().err
 
 
 def test_a_run_shortened_to_where_it_stands_ends_there_with_its_model(workspace, tmp_path):

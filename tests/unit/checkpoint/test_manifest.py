@@ -53,10 +53,11 @@ def test_one_of_an_earlier_version_has_no_checksum_and_is_taken_as_it_is():
 
 @pytest.mark.parametrize("key", ["step", "world_size", "versions", "model", "config", "files"])
 @pytest.mark.parametrize("value", [None, "text", True], ids=repr)
-def test_what_a_run_goes_on_from_is_there_in_an_earlier_one(key, value):
-    damaged = json.dumps(CONTENT | {key: value}).encode()
-    with pytest.raises(ValueError, match=key):
-        read_manifest(damaged)
+def test_what_a_run_goes_on_from_is_there(key, value):
+    content = CONTENT | {key: value}
+    for damaged in (json.dumps(content).encode(), write_manifest(content)):
+        with pytest.raises(ValueError, match=key):
+            read_manifest(damaged)
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"1", b"null", b"{", b'"files"', b"\xff"])

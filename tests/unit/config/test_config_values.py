@@ -63,6 +63,16 @@ def test_values_that_are_what_they_look_like(load, override, value):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("eval.every=5", r"eval\.every=5 without eval\.data: nothing would be evaluated"),
+        ("data.answer_field=prompt", r"answer_field='prompt' is prompt_field too"),
+        ("checkpoint.keep_every=50", r"keep_every=50 with every=20: expected a multiple"),
+        ("checkpoint={every: 0, keep_every: 5}", r"keep_every=5 with every=0: expected a multiple"),
+        ("optim.min_lr=1e-7", r"min_lr=1e-07 with decay='constant': the rate never falls to it"),
+        ("rollout.samples_per_prompt=1", r"samples_per_prompt=1 with dynamic_sampling=true"),
+        ("rollout.top_k=1", r"top_k=1 with dynamic_sampling=true: no group would have samples"),
+        ("run.dir=./m", r"run\.dir=m with model\.path=m: the run would write over the model"),
+        ("model.path=runs/default/hf/final", r"run\.dir=runs/default with model\.path=.*over the"),
+        ("reward.format_pattern=a{99999999999}", r"format_pattern: expected a regular expression"),
         ("train.steps=1e-3", r"train\.steps: .*integer.*found '1e-3'"),
         ("lr=1e-6", r"lr: unknown key .*did you mean optim\.lr\?"),
         ("data.path=", r"data\.path: expected a path, found null"),

@@ -175,3 +175,10 @@ def test_a_template_that_does_not_end_is_refused_before_any_row_is_read(tokenize
     tokenizer.chat_template = LOOP
     with pytest.raises(UserError, match=r"the chat template of .* takes more than 3 s"):
         PromptTemplate("chat", tokenizer)
+
+
+@pytest.mark.parametrize("template", ["hello", "{{ messages | length }}", "{{ bos_token }}"])
+def test_a_template_that_leaves_out_what_is_asked_is_refused(tokenizer, template):
+    tokenizer.chat_template = template
+    with pytest.raises(UserError, match=r"the chat template of .* leaves out what is asked"):
+        PromptTemplate("chat", tokenizer)
