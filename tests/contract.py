@@ -28,9 +28,13 @@ ACTS: dict[str, dict[str, Any]] = {
     "a3po": {"positive": 2.0, "negative": 3.0},
     "adaptive_entropy": {"target": 1.0, "delta": 0.001},
     "d3s": {"first": 0.6, "last": 1.0},
+    "off_policy_mask": {"delta": 0.01},
+    "veto": {"threshold": 0.5},
 }
 """Settings under which a link does something to the batches below, where its defaults do not, or
 where it has none."""
+BEFORE: dict[str, list[Any]] = {"self_normalized": ["grpo", "tis"]}
+"""What stands before a link that acts on what others have made; else advantages alone."""
 
 MARKS = frozenset().union(*(link.marks for link in LINKS.values()))
 """All that links leave for terms."""
@@ -39,7 +43,9 @@ MARKS = frozenset().union(*(link.marks for link in LINKS.values()))
 def links_with(name: str) -> list[Any]:
     """A chain that gives a link of the table advantages, as in a config."""
     spec = {name: ACTS.get(name, {})}
-    return [spec] if issubclass(LINKS[name], SampleAdvantages) else ["grpo", spec]
+    if issubclass(LINKS[name], SampleAdvantages):
+        return [spec]
+    return [*BEFORE.get(name, ["grpo"]), spec]
 
 
 def method_with_term(name: str) -> dict[str, Any]:

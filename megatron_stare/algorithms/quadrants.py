@@ -17,28 +17,25 @@ from megatron_stare.algorithms.batch_stats import BatchStats
 from megatron_stare.algorithms.stare import StareSelection
 
 
-def quadrants(advantages: Tensor, selection: StareSelection) -> dict[str, Tensor]:
+def quadrants(selection: StareSelection) -> dict[str, Tensor]:
     """Which tokens are in each quadrant, by its name: bool `[n]`.
 
-    Args:
-        advantages: float `[n]`, per token; those of advantage 0 are in none.
-        selection: of the same tokens.
+    Those of advantage 0 are in none.
     """
-    positive, negative = advantages > 0, advantages < 0
     return {
-        "pos_high": positive & selection.positive,
-        "pos_low": positive & ~selection.positive,
-        "neg_high": negative & selection.negative,
-        "neg_low": negative & ~selection.negative,
+        "pos_high": selection.positive,
+        "pos_low": selection.rest_positive,
+        "neg_high": selection.negative,
+        "neg_low": selection.rest_negative,
     }
 
 
 def quadrant_metrics(
-    entropies: Tensor, advantages: Tensor, selection: StareSelection, stats: BatchStats
+    entropies: Tensor, selection: StareSelection, stats: BatchStats
 ) -> dict[str, float]:
     """The share of each quadrant in all counted tokens, and its mean entropy in nats."""
     metrics: dict[str, float] = {}
-    for name, members in quadrants(advantages, selection).items():
+    for name, members in quadrants(selection).items():
         metrics[f"quadrant/{name}_share"] = float(stats.mean(members))
         metrics[f"quadrant/{name}_entropy"] = float(stats.mean(entropies, where=members))
     return metrics

@@ -4,6 +4,8 @@
     gate     on while the batch's entropy is below the target
     weigh    omega = W on L+, in variant C2 also M on L-; 1 elsewhere, and while the gate is off
 
+U+ and U- are the other tokens of each sign; the paper's ablations weigh these (`VARIANTS`).
+
 L+ and L- are exact over the *global* batch: the same tokens in every layout and micro-batch size.
 Everything per token is flat, `[n]`, over the tokens of this rank; `group` spans the ranks that hold
 the others, and None stands for this process alone.
@@ -59,8 +61,9 @@ class AnnealConfig(Settings):
 class StareConfig(Settings):
     """The method's settings. Its defaults are the paper's for models up to 7B."""
 
-    variant: Literal["O1", "C2"] = "O1"
-    """O1 reweights L+ (by w); C2 also L- (by m)."""
+    variant: Literal["O1", "C2", "C1", "O4", "U+", "U-"] = "O1"
+    """O1 reweights L+ (by w); C2 also L- (by m). Ablations: C1 L+ and U- (by w), O4 L- alone (by
+    m), U+ the less surprising tokens of A > 0 (by m), U- those of A < 0 (by w)."""
     top_share: float = Field(default=0.10, gt=0, le=1)
     """P: the share of the tokens of each advantage sign that is selected."""
     w: Multiple = 1.1
@@ -152,7 +155,7 @@ class StareController:
 
 @dataclass(frozen=True, slots=True)
 class StareSelection:
-    """L+ and L- on this rank, bool `[n]`, and the surprisal of their last tokens, in nats.
+    """L+, L-, U+ and U- on this rank, bool `[n]`, and the surprisal of the last of L, in nats.
 
     A threshold is the k-th largest surprisal of its sign over the global batch: the practical
     critical value. NaN where nothing is selected.
@@ -160,13 +163,26 @@ class StareSelection:
 
     positive: Tensor
     negative: Tensor
+    rest_positive: Tensor
+    rest_negative: Tensor
     threshold_positive: float
     threshold_negative: float
 
     @property
     def mask(self) -> Tensor:
-        """Tokens of either set, bool `[n]`."""
+        """Tokens of L+ or L-, bool `[n]`."""
         return self.positive | self.negative
+
+
+VARIANTS: dict[str, dict[str, str]] = {
+    "O1": {"positive": "w"},
+    "C2": {"positive": "w", "negative": "m"},
+    "C1": {"positive": "w", "rest_negative": "w"},
+    "O4": {"negative": "m"},
+    "U+": {"rest_positive": "m"},
+    "U-": {"rest_negative": "w"},
+}
+"""Which sets of a selection each variant weighs, and by which weight."""
 
 
 def stare_selection(
@@ -200,7 +216,8 @@ def stare_selection(
         )
         chosen.append((torch.zeros_like(sign).masked_scatter_(sign, top.mask), top.threshold))
     (positive, above), (negative, below) = chosen
-    return StareSelection(positive, negative, above, below)
+    rest = (sign & ~members for sign, (members, _) in zip(signs, chosen, strict=True))
+    return StareSelection(positive, negative, *rest, above, below)
 
 
 def selection_weights(
@@ -213,9 +230,8 @@ def selection_weights(
     """omega of tokens already ranked, `[n]`."""
     omega = torch.ones_like(selection.positive, dtype=dtype)
     if decision.gate_on:
-        omega[selection.positive] = decision.w
-        if config.variant == "C2":
-            omega[selection.negative] = decision.m
+        for members, weight in VARIANTS[config.variant].items():
+            omega[getattr(selection, members)] = getattr(decision, weight)
     return omega
 
 

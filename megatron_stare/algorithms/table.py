@@ -36,15 +36,18 @@ from megatron_stare.algorithms.links.hapo import Hapo, HapoClip, TokenMean
 from megatron_stare.algorithms.links.high_entropy import HighEntropy
 from megatron_stare.algorithms.links.kl_cov import KlCov, KlCovPenalty
 from megatron_stare.algorithms.links.ngrpo import Ngrpo
+from megatron_stare.algorithms.links.off_policy_mask import OffPolicyMask
 from megatron_stare.algorithms.links.opo import Opo
 from megatron_stare.algorithms.links.polarity import Nsr, Psr, WReinforce
 from megatron_stare.algorithms.links.qae import Qae
 from megatron_stare.algorithms.links.quadrants import Quadrants
 from megatron_stare.algorithms.links.reinforce import ReinforcePlusPlus, ReinforcePlusPlusBaseline
+from megatron_stare.algorithms.links.self_normalized import SelfNormalized
 from megatron_stare.algorithms.links.stapo import Stapo
 from megatron_stare.algorithms.links.stare import Stare
 from megatron_stare.algorithms.links.steer import Steer
 from megatron_stare.algorithms.links.unlikeliness import Unlikeliness
+from megatron_stare.algorithms.links.veto import Veto
 from megatron_stare.algorithms.presets import METHODS
 from megatron_stare.algorithms.terms.aspo import Aspo
 from megatron_stare.algorithms.terms.ce_gppo import CeGppo
@@ -86,6 +89,9 @@ LINKS: dict[str, type[Link]] = {
     "tis": Tis,
     "icepop": IcePop,
     "mis": Mis,
+    "veto": Veto,
+    "off_policy_mask": OffPolicyMask,
+    "self_normalized": SelfNormalized,
     "quadrants": Quadrants,
     # Of tokens.
     "high_entropy": HighEntropy,

@@ -27,4 +27,4 @@ class Quadrants(Link[None]):
     def report(self, credit: Credit, step: Step, state: None) -> Mapping[str, float]:
         """Share and entropy of each quadrant."""
         selection = most_surprising(step[OLD].logprobs, credit, step, self.top_share)
-        return quadrant_metrics(step[OLD].entropies, credit.advantages, selection, step.stats)
+        return quadrant_metrics(step[OLD].entropies, selection, step.stats)

@@ -25,8 +25,9 @@ from megatron_stare.algorithms.stare import (
 class Stare(StareConfig, Link[StareDecision]):
     """weight * W on the most surprising share of the tokens of A > 0, while entropy is low.
 
-    Low is below the target; in variant C2 also M on the most surprising share of A < 0. The state
-    is where gate and schedule stand. See docs/stare.md.
+    Low is below the target; in variant C2 also M on the most surprising share of A < 0. Four more
+    variants are the paper's ablations, of which its code has none. The state is where gate and
+    schedule stand. See docs/stare.md.
 
     Source: STARE, arXiv 2606.19236; the annealed target, Entrocraft, arXiv 2604.26326
     Status: checked against authors' code
@@ -116,7 +117,7 @@ class Stare(StareConfig, Link[StareDecision]):
             "stare/threshold_negative": selection.threshold_negative,
             "stare/selected_share": float(step.stats.mean(selection.mask)),
             "stare/engine_overlap": self._overlap(selection, credit, step),
-            **quadrant_metrics(step[OLD].entropies, credit.advantages, selection, step.stats),
+            **quadrant_metrics(step[OLD].entropies, selection, step.stats),
         }
 
     def _overlap(self, selection: StareSelection, credit: Credit, step: Step) -> float:

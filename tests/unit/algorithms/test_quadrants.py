@@ -12,7 +12,7 @@ def test_tokens_are_told_apart_by_sign_and_selection():
     selection = stare_selection(
         surprisal, advantages, top_share=0.5, token_ids=torch.arange(6)
     )  # tokens 0; 4 and 3
-    found = quadrants(advantages, selection)
+    found = quadrants(selection)
     assert {name: members.nonzero().flatten().tolist() for name, members in found.items()} == {
         "pos_high": [0],
         "pos_low": [1],
@@ -26,5 +26,5 @@ def test_every_token_with_an_advantage_is_in_one():
     surprisal = torch.rand(60, generator=generator)
     advantages = torch.randint(-1, 2, (60,), generator=generator).float()
     selection = stare_selection(surprisal, advantages, top_share=0.2, token_ids=torch.arange(60))
-    members = torch.stack(list(quadrants(advantages, selection).values()))
+    members = torch.stack(list(quadrants(selection).values()))
     assert torch.equal(members.sum(0), (advantages != 0).long())

@@ -189,7 +189,7 @@ def test_fixed_weights_come_from_the_config_not_from_a_saved_state():
         ({"top_share": 0}, "greater than 0"),
         ({"target_entropy": math.nan}, "finite number"),
         ({"alpha": 0.0}, "greater than 0"),
-        ({"variant": "O2"}, "'O1' or 'C2'"),
+        ({"variant": "O2"}, "'O1', 'C2'"),
         ({"top_p": 0.1}, "Extra inputs"),
         ({"adaptive": True, "w": 1.6}, r"w=1.6 starts above w_max=1.5"),
         ({"adaptive": True, "m": 0.4}, r"m=0.4 starts below m_min=0.5"),
