@@ -30,10 +30,17 @@ ACTS: dict[str, dict[str, Any]] = {
     "d3s": {"first": 0.6, "last": 1.0},
     "off_policy_mask": {"delta": 0.01},
     "veto": {"threshold": 0.5},
+    "adora": {"max_length": 20},
+    "dgpo_distribution": {"vocab_size": 3},
+    "d3s_samples": {"group_first": 0.5, "group_last": 1, "batch_first": 0.5, "batch_last": 1},
 }
 """Settings under which a link does something to the batches below, where its defaults do not, or
 where it has none."""
-BEFORE: dict[str, list[Any]] = {"self_normalized": ["grpo", "tis"]}
+BEFORE: dict[str, list[Any]] = {
+    "self_normalized": ["grpo", "tis"],
+    # Of equal advantages the order of samples would decide.
+    "d3s_samples": ["unlikeliness", {"ace": {"alpha": 1.0, "level": "sequence"}}],
+}
 """What stands before a link that acts on what others have made; else advantages alone."""
 
 MARKS = frozenset().union(*(link.marks for link in LINKS.values()))

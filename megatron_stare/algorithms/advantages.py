@@ -40,6 +40,11 @@ class Groups:
         """The group's sum of values `[B]`."""
         return values.new_zeros(len(self._sizes)).index_add_(0, self._of, values)[self._of]
 
+    def max(self, values: Tensor) -> Tensor:
+        """The group's largest of values `[B]`."""
+        start = values.new_full((len(self._sizes),), -torch.inf)
+        return start.scatter_reduce_(0, self._of, values, "amax")[self._of]
+
     def mean(self, values: Tensor) -> Tensor:
         """The group's mean of values `[B]`."""
         return self.sum(values) / self.size

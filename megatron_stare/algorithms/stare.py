@@ -216,8 +216,9 @@ def stare_selection(
         )
         chosen.append((torch.zeros_like(sign).masked_scatter_(sign, top.mask), top.threshold))
     (positive, above), (negative, below) = chosen
-    rest = (sign & ~members for sign, (members, _) in zip(signs, chosen, strict=True))
-    return StareSelection(positive, negative, *rest, above, below)
+    return StareSelection(
+        positive, negative, signs[0] & ~positive, signs[1] & ~negative, above, below
+    )
 
 
 def selection_weights(

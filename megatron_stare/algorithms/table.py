@@ -21,11 +21,16 @@ from megatron_stare.algorithms.links.a3po import A3po
 from megatron_stare.algorithms.links.a_grae import AGrae
 from megatron_stare.algorithms.links.ace import Ace
 from megatron_stare.algorithms.links.adaptive_entropy import AdaptiveEntropy, MarkedEntropy
+from megatron_stare.algorithms.links.adora import Adora
 from megatron_stare.algorithms.links.canon import Canon
 from megatron_stare.algorithms.links.clip_cov import ClipCov
 from megatron_stare.algorithms.links.d3s import D3s
+from megatron_stare.algorithms.links.d3s_samples import D3sSamples
+from megatron_stare.algorithms.links.dgpo_difficulty import DgpoDifficulty
+from megatron_stare.algorithms.links.dgpo_distribution import DgpoDistribution
 from megatron_stare.algorithms.links.eapo import Eapo
 from megatron_stare.algorithms.links.entro_adv import EntroAdv
+from megatron_stare.algorithms.links.entrocraft import Entrocraft
 from megatron_stare.algorithms.links.entropy_clip import EntropyClip
 from megatron_stare.algorithms.links.epo import Epo, SmoothedEntropy
 from megatron_stare.algorithms.links.gpg import Gpg
@@ -54,6 +59,7 @@ from megatron_stare.algorithms.terms.ce_gppo import CeGppo
 from megatron_stare.algorithms.terms.cispo import Cispo
 from megatron_stare.algorithms.terms.clip import Clip
 from megatron_stare.algorithms.terms.demonstration_nll import DemonstrationNll
+from megatron_stare.algorithms.terms.dgpo import Dgpo
 from megatron_stare.algorithms.terms.entropy import Entropy
 from megatron_stare.algorithms.terms.gmpo import Gmpo
 from megatron_stare.algorithms.terms.gspo import Gspo, GspoToken
@@ -79,6 +85,8 @@ LINKS: dict[str, type[Link]] = {
     "grpo_n": GrpoN,
     "hapo_baseline": TokenMean,
     "a_grae": AGrae,
+    "adora": Adora,
+    "dgpo_difficulty": DgpoDifficulty,
     "unlikeliness": Unlikeliness,
     "entro_adv": EntroAdv,
     "gtpo": Gtpo,
@@ -102,6 +110,9 @@ LINKS: dict[str, type[Link]] = {
     "a3po": A3po,
     "eapo": Eapo,
     "d3s": D3s,
+    "dgpo_distribution": DgpoDistribution,
+    "d3s_samples": D3sSamples,
+    "entrocraft": Entrocraft,
     "entropy_clip": EntropyClip,
     "hapo": Hapo,
     # For a term.
@@ -128,6 +139,7 @@ TERMS: dict[str, type[Term]] = {
     "aspo": Aspo,
     "ce_gppo": CeGppo,
     "hapo_clip": HapoClip,
+    "dgpo": Dgpo,
 }
 
 FILTERS: dict[str, type[Filter]] = {

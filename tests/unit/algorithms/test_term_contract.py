@@ -226,11 +226,19 @@ def ce_gppo(live: Live) -> Tensor:
     return torch.where(live.credit.advantages > 0, good, bad)
 
 
+def dgpo(live: Live) -> Tensor:
+    r = (live.logprobs - live.old_logprobs).exp()
+    good = torch.where(r > 1.2, (1.2 * r).sqrt(), r)
+    bad = torch.where(r < 0.8, r**2 / 0.8, r)
+    return torch.where(live.credit.advantages > 0, good, bad)
+
+
 FACTORS: dict[str, Callable[[Live], Tensor]] = {
     "gspo_token": gspo_token,
     "cispo": cispo,
     "aspo": aspo,
     "ce_gppo": ce_gppo,
+    "dgpo": dgpo,
 }
 
 
