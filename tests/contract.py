@@ -14,7 +14,16 @@ from megatron_stare.algorithms.chain import Chain
 from megatron_stare.algorithms.config import AlgorithmConfig
 from megatron_stare.algorithms.hooks import Credit, Step
 from megatron_stare.algorithms.links.group_baselines import SampleAdvantages
-from megatron_stare.algorithms.needs import OLD, REFERENCE, ROLLOUT, UNTRUNCATED
+from megatron_stare.algorithms.needs import (
+    CUTS,
+    OLD,
+    PROMPT_LOGPROBS,
+    REFERENCE,
+    ROLLOUT,
+    UNTRUNCATED,
+    Cuts,
+    PromptLogprobs,
+)
 from megatron_stare.algorithms.table import LINKS, TERMS
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.types import RolloutBatch
@@ -31,6 +40,8 @@ ACTS: dict[str, dict[str, Any]] = {
     "off_policy_mask": {"delta": 0.01},
     "veto": {"threshold": 0.5},
     "adora": {"max_length": 20},
+    "overlong": {"max_length": 30, "buffer": 20},
+    "pro_grpo": {"alpha": 0.3},
     "dgpo_distribution": {"vocab_size": 3},
     "d3s_samples": {"group_first": 0.5, "group_last": 1, "batch_first": 0.5, "batch_last": 1},
 }
@@ -86,7 +97,19 @@ class Batch:
             ROLLOUT: engine,
             UNTRUNCATED: engine,
             **dict.fromkeys(MARKS, 2 * self.entropies[index] - 1),
+            PROMPT_LOGPROBS: PromptLogprobs(
+                [-torch.arange(1.0, 2 + group) / 5 for group in self.rollouts.group_ids]
+            ),
+            CUTS: self.cuts,
         }
+
+    @property
+    def cuts(self) -> Cuts:
+        """At some of the tokens that count; samples share their nodes."""
+        is_cut = (self.reference < -1) & self.rollouts.loss_mask
+        values = self.reference.exp().double()
+        nodes = (-self.reference).long()
+        return Cuts(values.masked_fill(~is_cut, torch.nan), nodes.masked_fill(~is_cut, -1))
 
     def step(self, number: int, samples: Sequence[int], group: dist.ProcessGroup | None) -> Step:
         """The step view of a rank that holds these samples, in this order."""
@@ -105,7 +128,7 @@ class Batch:
         rollouts = self.rollouts
         ids = torch.tensor(order)
         batch = RolloutBatch(
-            token_ids=rollouts.token_ids,
+            token_ids=_token_ids(rollouts.group_ids[ids], rollouts.response_lengths[ids]),
             prompt_lengths=rollouts.prompt_lengths[ids],
             response_lengths=rollouts.response_lengths[ids],
             loss_mask=rollouts.loss_mask[index],
@@ -132,7 +155,7 @@ class Batch:
         lengths = torch.zeros_like(old.response_lengths)
         lengths.index_add_(0, old.sample_ids, more + 1)
         batch = RolloutBatch(
-            token_ids=old.token_ids,
+            token_ids=_token_ids(old.group_ids, lengths),
             prompt_lengths=old.prompt_lengths,
             response_lengths=lengths,
             loss_mask=spread(old.loss_mask, False),
@@ -159,21 +182,29 @@ def random_batch(seed: int, num_groups: int = 5, size: int = 4) -> Batch:
     mask = torch.rand(n, generator=generator) < 0.8
     mask[: int(lengths[0])] = False
     noise = torch.randn(2, n, generator=generator)
+    group_ids = torch.arange(num_groups).repeat_interleave(size)
     rollouts = RolloutBatch(
-        token_ids=torch.zeros(n, dtype=torch.int64),
-        prompt_lengths=torch.zeros_like(lengths),
+        token_ids=_token_ids(group_ids, lengths),
+        prompt_lengths=torch.ones_like(lengths),
         response_lengths=lengths,
         loss_mask=mask,
         rollout_logprobs=(logprobs + 0.3 * noise[0]).masked_fill(~mask, torch.nan),
         rewards=(rewards := torch.randint(0, 2, (len(lengths),), generator=generator).float()),
         verdicts=rewards,
-        group_ids=torch.arange(num_groups).repeat_interleave(size),
+        group_ids=group_ids,
     )
     entropies = torch.rand(n, generator=generator)
     return Batch(
         rollouts,
         *(part.masked_fill(~mask, 0.0) for part in (logprobs, entropies, logprobs + noise[1])),
     )
+
+
+def _token_ids(group_ids: Tensor, lengths: Tensor) -> Tensor:
+    """Of prompts of one token, their group's id, and responses of zeros."""
+    token_ids = torch.zeros(int(lengths.sum()) + len(lengths), dtype=torch.int64)
+    token_ids[(lengths + 1).cumsum(0) - lengths - 1] = group_ids
+    return token_ids
 
 
 @dataclass(frozen=True)

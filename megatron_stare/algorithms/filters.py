@@ -77,6 +77,18 @@ class FallBack(Filter):
         return Group(prompt, (demonstration,), (Reward(1.0, 1.0, None, 0.0),))
 
 
+class NotAllWrong(Filter):
+    """Keeps a group unless every verdict is wrong, so that successes alone are learned from, too.
+
+    Source: the mirror image of `not_all_right`
+    Status: derived
+    """
+
+    def filter(self, group: Group) -> Group | None:
+        """The group as it is, or None."""
+        return None if all(reward.correct == 0 for reward in group.judged.rewards) else group
+
+
 def has_signal(verdicts: Sequence[float]) -> bool:
     """Whether a group is kept by dynamic sampling: its verdicts differ, or it has one sample."""
     return len(verdicts) == 1 or len(set(verdicts)) > 1

@@ -12,6 +12,10 @@ A sample is a mapping; what no part needs may be missing:
     reference_logprobs     of the reference policy; `reference_entropies`
     verdict                1 or 0 of the sample, or in between; by default whether reward > 0
     demonstrated           1 or 0 of the sample: written by no policy
+    prompt                 what it answers, any hashable, by default its group
+    prompt_logprobs        of the prompt's tokens but the first
+    cut_values, cut_nodes  at tokens that begin a segment, else None: what the response is worth
+                           before that token, and the token's node in the tree of its group
     advantages             where the chain starts, of the sample or a token, by default 0
     current_logprobs       of the policy that learns, by default `logprobs`
     current_entropies      by default `entropies`
@@ -22,6 +26,7 @@ weighs in the mean is float32, as in training. Neither Megatron-Core nor transfo
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -32,7 +37,17 @@ from torch import Tensor
 from megatron_stare.algorithms.chain import Chain, first_credit
 from megatron_stare.algorithms.config import AlgorithmConfig
 from megatron_stare.algorithms.hooks import Component, Credit, Need, Step, Update
-from megatron_stare.algorithms.needs import DEMONSTRATED, OLD, REFERENCE, ROLLOUT, UNTRUNCATED
+from megatron_stare.algorithms.needs import (
+    CUTS,
+    DEMONSTRATED,
+    OLD,
+    PROMPT_LOGPROBS,
+    REFERENCE,
+    ROLLOUT,
+    UNTRUNCATED,
+    Cuts,
+    PromptLogprobs,
+)
 from megatron_stare.algorithms.objective import MethodObjective
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.types import RolloutBatch
@@ -44,7 +59,7 @@ Links = str | Sequence[str | Mapping[str, Any]] | Mapping[str, Any]
 
 _PER_TOKEN = (
     *("mask", "logprobs", "entropies", "rollout_logprobs", "reference_logprobs"),
-    *("current_logprobs", "current_entropies"),
+    *("current_logprobs", "current_entropies", "cut_values", "cut_nodes"),
 )
 
 
@@ -167,45 +182,65 @@ def _method(given: Links) -> AlgorithmConfig:
 
 
 def _step(samples: Samples, number: int, progress: float) -> Step:
-    if not samples:
-        raise ValueError("samples: expected at least one, found none")
-    lengths = torch.tensor([_length(sample) for sample in samples])
-    masked = [{"mask": [1.0] * _length(sample)} | dict(sample) for sample in samples]
-    mask = _column(masked, "mask")
-    assert mask is not None
-    nothing = torch.zeros(len(mask), dtype=torch.float64)
-    groups: dict[Hashable, int] = {}
-    rollouts = _column(samples, "rollout_logprobs")
-    verdicts = [float(s.get("verdict", float(s.get("reward", 0.0)) > 0)) for s in samples]
-    demonstrated = torch.tensor([bool(s.get("demonstrated", False)) for s in samples])
-    given = RolloutBatch(
-        token_ids=torch.zeros(len(mask), dtype=torch.int64),
-        prompt_lengths=torch.zeros_like(lengths),
-        response_lengths=lengths,
-        loss_mask=mask > 0,
-        rollout_logprobs=nothing if rollouts is None else rollouts,
-        rewards=torch.tensor([float(s.get("reward", 0.0)) for s in samples], dtype=torch.float64),
-        verdicts=torch.tensor(verdicts, dtype=torch.float64),
-        demonstrated=demonstrated,
-        group_ids=torch.tensor(
-            [groups.setdefault(s.get("group", i), len(groups)) for i, s in enumerate(samples)]
-        ),
-    )
+    given = _batch(samples)
     batch = given.judged
-    step = Step(
-        *(number, progress, batch, torch.arange(len(mask)), batch.sample_ids, batch.loss_mask),
-        [list(range(len(samples)))],
-    )
+    index = torch.arange(len(batch.loss_mask))
+    everyone = [list(range(len(samples)))]
+    step = Step(number, progress, batch, index, batch.sample_ids, batch.loss_mask, everyone)
     step.facts[DEMONSTRATED] = given.loss_mask & ~batch.loss_mask
+    nothing = torch.zeros(len(index), dtype=torch.float64)
     for need in (OLD, REFERENCE):
         name = _NAMES[need]
         if (logprobs := _column(samples, name)) is not None:
             entropies = _column(samples, name.replace("logprobs", "entropies"))
             known = torch.full_like(nothing, math.nan) if entropies is None else entropies
             step.facts[need] = TokenScores(logprobs, known, nothing, nothing)
-    if rollouts is not None:
-        step.facts[ROLLOUT] = step.facts[UNTRUNCATED] = rollouts
+    if _column(samples, "rollout_logprobs") is not None:
+        step.facts[ROLLOUT] = step.facts[UNTRUNCATED] = batch.rollout_logprobs
+    if all(sample.get("prompt_logprobs") is not None for sample in samples):
+        of_samples = [_flat([sample["prompt_logprobs"]]) for sample in samples]
+        step.facts[PROMPT_LOGPROBS] = PromptLogprobs(of_samples)
+    values, nodes = _column(samples, "cut_values"), _column(samples, "cut_nodes")
+    if values is not None or nodes is not None:
+        values = torch.full_like(nothing, math.nan) if values is None else values
+        nodes = torch.full_like(nothing, math.nan) if nodes is None else nodes
+        step.facts[CUTS] = Cuts(values, nodes.nan_to_num(nan=-1.0).long())
     return step
+
+
+def _batch(samples: Samples) -> RolloutBatch:
+    """Every token of a response is token 0; a prompt is one token, which tells it from others."""
+    if not samples:
+        raise ValueError("samples: expected at least one, found none")
+    lengths = torch.tensor([_length(sample) for sample in samples])
+    masked = [{"mask": [1.0] * _length(sample)} | dict(sample) for sample in samples]
+    mask, rollouts = _column(masked, "mask"), _column(samples, "rollout_logprobs")
+    assert mask is not None
+    nothing = torch.zeros(len(mask), dtype=torch.float64)
+    groups = [sample.get("group", place) for place, sample in enumerate(samples)]
+    numbers: dict[Hashable, int] = {}
+    prompts = [sample.get("prompt", group) for sample, group in zip(samples, groups, strict=True)]
+    token_ids = [
+        [_token_of(prompt), *[0] * length]
+        for prompt, length in zip(prompts, lengths.tolist(), strict=True)
+    ]
+    verdicts = [float(s.get("verdict", float(s.get("reward", 0.0)) > 0)) for s in samples]
+    return RolloutBatch(
+        token_ids=torch.tensor([token for row in token_ids for token in row]),
+        prompt_lengths=torch.ones_like(lengths),
+        response_lengths=lengths,
+        loss_mask=mask > 0,
+        rollout_logprobs=nothing if rollouts is None else rollouts,
+        rewards=torch.tensor([float(s.get("reward", 0.0)) for s in samples], dtype=torch.float64),
+        verdicts=torch.tensor(verdicts, dtype=torch.float64),
+        demonstrated=torch.tensor([bool(s.get("demonstrated", False)) for s in samples]),
+        group_ids=torch.tensor([numbers.setdefault(group, len(numbers)) for group in groups]),
+    )
+
+
+def _token_of(prompt: Hashable) -> int:
+    """The same in every call."""
+    return int.from_bytes(hashlib.sha256(repr(prompt).encode()).digest()[:7])
 
 
 _NAMES: dict[Need[Any], str] = {
@@ -213,6 +248,8 @@ _NAMES: dict[Need[Any], str] = {
     REFERENCE: "reference_logprobs",
     ROLLOUT: "rollout_logprobs",
     UNTRUNCATED: "rollout_logprobs",
+    PROMPT_LOGPROBS: "prompt_logprobs",
+    CUTS: "cut_values or cut_nodes",
 }
 """Where each need is met."""
 
@@ -262,8 +299,10 @@ def _column(samples: Samples, name: str) -> Tensor | None:
     return _flat([sample[name] for sample in samples])
 
 
-def _flat(rows: Sequence[Sequence[float]]) -> Tensor:
-    return torch.tensor([float(value) for row in rows for value in row], dtype=torch.float64)
+def _flat(rows: Sequence[Sequence[float | None]]) -> Tensor:
+    """NaN where there is None."""
+    values = [math.nan if value is None else float(value) for row in rows for value in row]
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def _ragged(values: Tensor, counts: Sequence[int]) -> Ragged:

@@ -16,6 +16,7 @@ from megatron_stare.algorithms.corrections import IcePop, Mis, Tis
 from megatron_stare.algorithms.curricula.band import Band
 from megatron_stare.algorithms.curricula.vade import Vade
 from megatron_stare.algorithms.filters import FallBack, Mixed, NotAllRight
+from megatron_stare.algorithms.filters import Mixed, NotAllRight, NotAllWrong
 from megatron_stare.algorithms.hooks import Component, Curriculum, Filter, Link, Term, Updates
 from megatron_stare.algorithms.links.a3po import A3po
 from megatron_stare.algorithms.links.a_grae import AGrae
@@ -43,15 +44,22 @@ from megatron_stare.algorithms.links.kl_cov import KlCov, KlCovPenalty
 from megatron_stare.algorithms.links.ngrpo import Ngrpo
 from megatron_stare.algorithms.links.off_policy_mask import OffPolicyMask
 from megatron_stare.algorithms.links.opo import Opo
+from megatron_stare.algorithms.links.overlong import Overlong
 from megatron_stare.algorithms.links.polarity import Nsr, Psr, WReinforce
+from megatron_stare.algorithms.links.pro_grpo import ProGrpo
 from megatron_stare.algorithms.links.qae import Qae
 from megatron_stare.algorithms.links.quadrants import Quadrants
 from megatron_stare.algorithms.links.reinforce import ReinforcePlusPlus, ReinforcePlusPlusBaseline
+from megatron_stare.algorithms.links.rose import Rose
+from megatron_stare.algorithms.links.segment_values import SegmentValues
 from megatron_stare.algorithms.links.self_normalized import SelfNormalized
+from megatron_stare.algorithms.links.spo import Spo
 from megatron_stare.algorithms.links.stapo import Stapo
 from megatron_stare.algorithms.links.stare import Stare
 from megatron_stare.algorithms.links.steer import Steer
+from megatron_stare.algorithms.links.turning_point import TurningPoint
 from megatron_stare.algorithms.links.unlikeliness import Unlikeliness
+from megatron_stare.algorithms.links.v05 import V05
 from megatron_stare.algorithms.links.veto import Veto
 from megatron_stare.algorithms.presets import METHODS
 from megatron_stare.algorithms.terms.aspo import Aspo
@@ -73,6 +81,7 @@ LINKS: dict[str, type[Link]] = {
     "grpo": Grpo,
     "dr_grpo": DrGrpo,
     "rloo": Rloo,
+    "overlong": Overlong,
     "opo": Opo,
     "reinforce_plus_plus": ReinforcePlusPlus,
     "reinforce_plus_plus_baseline": ReinforcePlusPlusBaseline,
@@ -86,8 +95,10 @@ LINKS: dict[str, type[Link]] = {
     "hapo_baseline": TokenMean,
     "a_grae": AGrae,
     "adora": Adora,
+    "v05": V05,
     "dgpo_difficulty": DgpoDifficulty,
     "unlikeliness": Unlikeliness,
+    "pro_grpo": ProGrpo,
     "entro_adv": EntroAdv,
     "gtpo": Gtpo,
     "grpo_s": GrpoS,
@@ -118,6 +129,11 @@ LINKS: dict[str, type[Link]] = {
     # For a term.
     "adaptive_entropy": AdaptiveEntropy,
     "epo": Epo,
+    # Of segments.
+    "segment_values": SegmentValues,
+    "spo": Spo,
+    "rose": Rose,
+    "turning_point": TurningPoint,
 }
 
 TERMS: dict[str, type[Term]] = {
@@ -146,6 +162,7 @@ FILTERS: dict[str, type[Filter]] = {
     "mixed": Mixed,
     "not_all_right": NotAllRight,
     "fall_back": FallBack,
+    "not_all_wrong": NotAllWrong,
 }
 
 UPDATES: dict[str, type[Updates]] = {

@@ -14,7 +14,7 @@ from pydantic import model_validator
 
 from megatron_stare.algorithms.config import AlgorithmConfig
 from megatron_stare.algorithms.hooks import Need
-from megatron_stare.algorithms.needs import DEMONSTRATED, OLD, UNTRUNCATED
+from megatron_stare.algorithms.needs import CUTS, DEMONSTRATED, OLD, UNTRUNCATED
 from megatron_stare.algorithms.renamed import renamed
 from megatron_stare.config.algorithm import RewardConfig
 from megatron_stare.config.data import DataConfig, SftDataConfig
@@ -132,6 +132,12 @@ class TrainConfig(Settings):
             )
         is_truncated = rollout.top_p < 1 or rollout.top_k > 0
         for name, link in self.algorithm.links.items():
+            if CUTS in link.needs:
+                raise ValueError(
+                    f"algorithm.{name} reads cuts of the responses, which no rollout makes yet: it "
+                    "runs on lists (megatron_stare.algorithms.offline), take it out of "
+                    "algorithm.links"
+                )
             if UNTRUNCATED in link.needs and is_truncated:
                 raise ValueError(
                     f"algorithm.{name} measures entropy by the engine's log-probs, with "

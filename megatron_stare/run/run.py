@@ -11,7 +11,7 @@ from torch import Tensor
 
 from megatron_stare.algorithms.chain import Chain
 from megatron_stare.algorithms.hooks import Credit, Need, Step
-from megatron_stare.algorithms.needs import OLD, REFERENCE, ROLLOUT
+from megatron_stare.algorithms.needs import OLD, PROMPT_LOGPROBS, REFERENCE, ROLLOUT
 from megatron_stare.algorithms.objective import MethodObjective
 from megatron_stare.checkpoint.resume import Resumed
 from megatron_stare.config.commands import TrainConfig
@@ -24,6 +24,7 @@ from megatron_stare.policy.memory import offload, onload
 from megatron_stare.policy.step import UpdateResult
 from megatron_stare.rollout.sampler import Cancelled, Rollout
 from megatron_stare.run.facts import check_rollout_logprobs, open_step
+from megatron_stare.run.prompt_scores import score_prompts
 from megatron_stare.run.rollout_side import RolloutSide
 from megatron_stare.run.saving import Saving
 from megatron_stare.run.session import Session
@@ -252,6 +253,7 @@ class Run:
 _MEASURED: dict[Need[Any], Callable[[Run, RolloutBatch, Share], Any]] = {
     OLD: Run.score,
     REFERENCE: Run.score_reference,
+    PROMPT_LOGPROBS: lambda run, batch, share: score_prompts(run.session, batch),
 }
 """How what costs a pass is measured."""
 

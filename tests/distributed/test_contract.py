@@ -12,6 +12,8 @@ from tests.contract import Decided, chain_with, decide, in_batch_order, random_b
 from tests.worlds import run_world
 
 NUM_STEPS = 3
+OF_REWARDS = {"v05"}
+"""They look at the batch, but at nothing that is not whole on every rank."""
 
 
 def shares(world: int, seed: int) -> list[list[int]]:
@@ -72,7 +74,7 @@ def test_a_statistic_per_rank_is_found(alone):
     ranks = run_world(3, hide_the_group)
     for name in LINKS:
         steps = [([rank[name][n] for rank in ranks], alone[name][n]) for n in range(NUM_STEPS)]
-        if LINKS[name].scope == "batch":
+        if LINKS[name].scope == "batch" and name not in OF_REWARDS:
             with pytest.raises(AssertionError):
                 assert_same_steps(steps)
         else:

@@ -9,6 +9,7 @@ from megatron_stare.algorithms.filters import (
     FallBack,
     Mixed,
     NotAllRight,
+    NotAllWrong,
     has_signal,
     overlong_penalty,
 )
@@ -46,21 +47,24 @@ def group_of(*verdicts: float | None) -> Group:
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "mixed", "not_all_right"),
+    ("verdicts", "mixed", "not_all_right", "not_all_wrong"),
     [
-        ((0.0, 1.0), True, True),
-        ((0.0, 0.0), False, True),
-        ((1.0, 1.0), False, False),
-        ((1.0, 1.0, None), False, False),
-        ((0.0, 1.0, None), True, True),
-        ((0.5, 1.0), True, True),
-        ((1.0,), True, False),
+        ((0.0, 1.0), True, True, True),
+        ((0.0, 0.0), False, True, False),
+        ((1.0, 1.0), False, False, True),
+        ((1.0, 1.0, None), False, False, True),
+        ((0.0, 0.0, None), False, True, False),
+        ((0.0, 1.0, None), True, True, True),
+        ((0.5, 1.0), True, True, True),
+        ((1.0,), True, False, True),
+        ((0.0,), True, True, False),
     ],
 )
-def test_which_groups_a_filter_keeps(verdicts, mixed, not_all_right):
+def test_which_groups_a_filter_keeps(verdicts, mixed, not_all_right, not_all_wrong):
     group = group_of(*verdicts)
     assert Mixed().filter(group) is (group if mixed else None)
     assert NotAllRight().filter(group) is (group if not_all_right else None)
+    assert NotAllWrong().filter(group) is (group if not_all_wrong else None)
 
 
 def test_golden_gate_of_demonstrations():
