@@ -98,7 +98,7 @@ class Batch:
             UNTRUNCATED: engine,
             **dict.fromkeys(MARKS, 2 * self.entropies[index] - 1),
             PROMPT_LOGPROBS: PromptLogprobs(
-                [-torch.arange(1.0, 2 + group) / 5 for group in self.rollouts.group_ids]
+                [-torch.arange(1.0, 2 + group) / 5 for group in self.rollouts.group_ids.tolist()]
             ),
             CUTS: self.cuts,
         }
