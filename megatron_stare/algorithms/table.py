@@ -74,6 +74,7 @@ from megatron_stare.algorithms.terms.gspo import Gspo, GspoToken
 from megatron_stare.algorithms.terms.kl import Kl
 from megatron_stare.algorithms.terms.nll import Nll
 from megatron_stare.algorithms.terms.policy_gradient import PolicyGradient
+from megatron_stare.algorithms.terms.positive_nll import PositiveNll
 from megatron_stare.algorithms.terms.sapo import Sapo
 from megatron_stare.algorithms.updates import Epochs
 
@@ -146,6 +147,7 @@ TERMS: dict[str, type[Term]] = {
     "demonstration_nll": DemonstrationNll,
     "marked_entropy": MarkedEntropy,
     "smoothed_entropy": SmoothedEntropy,
+    "positive_nll": PositiveNll,
     # In the place of the clipped surrogate.
     "gspo": Gspo,
     "gspo_token": GspoToken,
