@@ -104,13 +104,13 @@ def take_steps(rank: int, layout: Layout, jobs: Mapping[str, Job]) -> dict[str, 
 
 def _run_job(job: Job, layout: Layout, groups: ParallelGroups) -> list[RankStep]:
     config = job.config(layout)
-    run = _open_run(config, groups)
+    run = open_run(config, groups)
     return [
         _rank_step(run, learn(run, batch, step)) for step, batch in enumerate(job.batches, start=1)
     ]
 
 
-def _open_run(config: TrainConfig, groups: ParallelGroups) -> Run:
+def open_run(config: TrainConfig, groups: ParallelGroups) -> Run:
     """A run without its rollout side: its batches are given."""
     console = open_console(quiet=True)
     topology = Topology(dist.get_rank(), dist.get_world_size(), 0, torch.device("cpu"))
