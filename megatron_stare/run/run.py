@@ -99,10 +99,7 @@ class Run:
     def observe(self, batch: RolloutBatch, share: Share, number: int) -> Step:
         """The step view, of this number, with all that the method needs before the update."""
         step = open_step(
-            batch,
-            share,
-            number,
-            self.config.train.steps,
+            *(batch, share, number, self.config.train.steps),
             device=self.session.topology.device,
             dp_group=self.session.policy.groups.dp,
             seed=self.config.run.seed,

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from megatron_stare.policy.groups import build_groups
-from megatron_stare.prompt_scores import score_prompts
+from megatron_stare.run.prompt_scores import score_prompts
 from tests.layout_steps import SCORE_ERROR, Job, Layout, open_run
 from tests.models import NETWORKS, make_hf_folder
 from tests.ragged_batches import ragged_batches

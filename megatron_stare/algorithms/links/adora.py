@@ -10,8 +10,8 @@ from torch import Tensor
 
 from megatron_stare.algorithms.advantages import Groups, group_advantages
 from megatron_stare.algorithms.links.group_baselines import SampleAdvantages
+from megatron_stare.system.values import Count, Weight
 from megatron_stare.types import RolloutBatch
-from megatron_stare.values import Count, Weight
 
 
 class Adora(SampleAdvantages):

@@ -8,7 +8,7 @@ from torch import Tensor
 from megatron_stare.algorithms.batch_stats import Grouping
 from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.ops.selection import share_of
-from megatron_stare.values import Share
+from megatron_stare.system.values import Share
 
 
 class D3sSamples(Link[None]):

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from megatron_stare.algorithms.advantages import Groups
 from megatron_stare.algorithms.links.group_baselines import SampleAdvantages
+from megatron_stare.system.values import PositiveWeight
 from megatron_stare.types import RolloutBatch
-from megatron_stare.values import PositiveWeight
 
 
 class DgpoDifficulty(SampleAdvantages):

@@ -9,7 +9,7 @@ from pydantic import Field
 from megatron_stare.algorithms.batch_stats import Grouping
 from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.algorithms.needs import OLD, REFERENCE
-from megatron_stare.values import PositiveWeight, Weight
+from megatron_stare.system.values import PositiveWeight, Weight
 
 
 class DgpoDistribution(Link[None]):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.algorithms.needs import OLD
-from megatron_stare.values import PositiveWeight
+from megatron_stare.system.values import PositiveWeight
 
 
 class Entrocraft(Link[None]):

@@ -9,7 +9,7 @@ from torch import Tensor
 from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.algorithms.needs import OLD, ROLLOUT
 from megatron_stare.algorithms.per_sample import sample_mean
-from megatron_stare.values import Weight
+from megatron_stare.system.values import Weight
 
 
 class OffPolicyMask(Link[None]):

@@ -9,8 +9,8 @@ from torch import Tensor
 from megatron_stare.algorithms.advantages import group_advantages
 from megatron_stare.algorithms.filters import overlong_penalty
 from megatron_stare.algorithms.links.group_baselines import SampleAdvantages
+from megatron_stare.system.values import Count, Weight
 from megatron_stare.types import RolloutBatch
-from megatron_stare.values import Count, Weight
 
 
 class Overlong(SampleAdvantages):

@@ -10,7 +10,7 @@ from megatron_stare.algorithms.batch_stats import Grouping
 from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.algorithms.needs import OLD, PROMPT_LOGPROBS
 from megatron_stare.ops.selection import share_of
-from megatron_stare.values import Share, Weight
+from megatron_stare.system.values import Share, Weight
 
 
 class ProGrpo(Link[None]):

@@ -6,7 +6,7 @@ import math
 
 from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.algorithms.needs import OLD
-from megatron_stare.values import Share
+from megatron_stare.system.values import Share
 
 
 class Spo(Link[None]):

@@ -10,7 +10,7 @@ from torch import Tensor
 from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.algorithms.links.segment_values import of_segments
 from megatron_stare.algorithms.needs import CUTS
-from megatron_stare.values import Weight
+from megatron_stare.system.values import Weight
 
 
 class TurningPoint(Link[None]):

@@ -11,8 +11,8 @@ from pydantic import Field, model_validator
 
 from megatron_stare.algorithms.advantages import Groups, without_rounding
 from megatron_stare.algorithms.hooks import Credit, Link, Step
+from megatron_stare.system.values import Share
 from megatron_stare.types import RolloutBatch
-from megatron_stare.values import Share
 
 
 @dataclass(frozen=True, slots=True)

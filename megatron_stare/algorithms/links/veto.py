@@ -10,7 +10,7 @@ from torch import Tensor
 from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.algorithms.needs import OLD, ROLLOUT
 from megatron_stare.algorithms.per_sample import sample_sum
-from megatron_stare.values import Share
+from megatron_stare.system.values import Share
 
 
 class Veto(Link[None]):

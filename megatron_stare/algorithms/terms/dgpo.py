@@ -11,7 +11,7 @@ from torch import Tensor
 from megatron_stare.algorithms.hooks import Live
 from megatron_stare.algorithms.losses import clipped_sides, importance_ratios
 from megatron_stare.algorithms.terms.clipped import Clipped
-from megatron_stare.values import Weight
+from megatron_stare.system.values import Weight
 
 
 class Dgpo(Clipped):

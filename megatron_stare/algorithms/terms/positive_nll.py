@@ -9,7 +9,7 @@ from torch import Tensor
 from megatron_stare.algorithms.aggregation import Aggregation
 from megatron_stare.algorithms.hooks import Credit, Step
 from megatron_stare.algorithms.terms.nll import Nll
-from megatron_stare.values import PositiveWeight
+from megatron_stare.system.values import PositiveWeight
 
 
 class PositiveNll(Nll):
