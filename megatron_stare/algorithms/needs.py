@@ -22,7 +22,7 @@ class PromptLogprobs:
 
     of_samples: Sequence[Tensor]
 
-    def at(self, tokens: slice) -> Self:
+    def at(self, tokens: slice | Tensor) -> Self:
         """The same: it is not of this rank's tokens."""
         return self
 
@@ -38,7 +38,7 @@ class Cuts:
     values: Tensor
     nodes: Tensor
 
-    def at(self, tokens: slice) -> Self:
+    def at(self, tokens: slice | Tensor) -> Self:
         """The same: it is not of this rank's tokens."""
         return self
 
