@@ -56,10 +56,6 @@ METRICS: dict[str, Metric] = {
     "reward/signal_share": Metric(
         "share", "Groups whose verdicts differ, before any is dropped: the rest teaches nothing."
     ),
-    "reward/prior_share": Metric("share", "Prompts of the step with a past to expect from."),
-    "reward/prior_error": Metric(
-        "1", "Mean difference between what was expected of these prompts and their mean reward."
-    ),
     "reward/distinct_answers": Metric(
         "count", "Different final answers in a group, mean over groups before any is dropped."
     ),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from megatron_stare.algorithms.hooks import Credit, Link, Step
+from megatron_stare.algorithms.hooks import Credit, Link, Metric, Step
 from megatron_stare.algorithms.needs import OLD
 from megatron_stare.system.values import PositiveWeight
 
@@ -27,6 +27,11 @@ class Entrocraft(Link[None]):
     """
 
     needs = frozenset({OLD})
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "entropy/rejected_share": Metric(
+            "share", "Tokens whose advantage is taken as entropy is out of its band."
+        ),
+    }
 
     low: PositiveWeight = 0.6
     """Lower end of the band at the start of a run, nats a token: the code's for Qwen3-4B."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor
 
-from megatron_stare.algorithms.hooks import Credit, Link, Step
+from megatron_stare.algorithms.hooks import Credit, Link, Metric, Step
 from megatron_stare.algorithms.needs import OLD, ROLLOUT
 from megatron_stare.algorithms.per_sample import sample_mean
 from megatron_stare.system.values import Weight
@@ -24,6 +25,11 @@ class OffPolicyMask(Link[None]):
 
     scope = "sample"
     needs = frozenset({OLD, ROLLOUT})
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "mismatch/masked_share": Metric(
+            "share", "Tokens of bad samples that are dropped as the policy has moved away."
+        ),
+    }
 
     delta: Weight
     """How far from the policy a bad sample may be, in nats a token: not known of the paper."""

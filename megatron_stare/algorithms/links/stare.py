@@ -45,10 +45,14 @@ class Stare(StareConfig, Link[StareDecision]):
             "nats", "The entropy aimed at in this step.", target_of="entropy/mean"
         ),
         "stare/w": Metric(
-            "1", "Weight W of high-surprisal tokens with positive advantage.", title="Weight W"
+            "1",
+            "Weight W, in O1 of high-surprisal tokens with positive advantage.",
+            title="Weight W",
         ),
         "stare/m": Metric(
-            "1", "Weight M of high-surprisal tokens with negative advantage (C2).", title="Weight M"
+            "1",
+            "Weight M, in C2 of high-surprisal tokens with negative advantage.",
+            title="Weight M",
         ),
         "stare/threshold_positive": Metric(
             "nats",

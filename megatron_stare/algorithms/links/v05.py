@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from pydantic import Field, model_validator
 
 from megatron_stare.algorithms.advantages import Groups, without_rounding
-from megatron_stare.algorithms.hooks import Credit, Link, Step
+from megatron_stare.algorithms.hooks import Credit, Link, Metric, Step
 from megatron_stare.system.values import Share
 from megatron_stare.types import RolloutBatch
 
@@ -41,6 +42,11 @@ class V05(Link[Past]):
     Source: V_0.5, arXiv 2603.10848
     Status: paper
     """
+
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "reward/prior_share": Metric("share", "Prompts of the step with a past to expect from."),
+        "reward/prior_error": Metric("1", "Mean distance of what was expected from what came."),
+    }
 
     low: float = Field(default=0.0, ge=-1_000_000, le=1_000_000)
     """The least reward: 0, or the paper's -1."""

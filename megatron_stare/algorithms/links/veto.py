@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor
 
-from megatron_stare.algorithms.hooks import Credit, Link, Step
+from megatron_stare.algorithms.hooks import Credit, Link, Metric, Step
 from megatron_stare.algorithms.needs import OLD, ROLLOUT
 from megatron_stare.algorithms.per_sample import sample_sum
 from megatron_stare.system.values import Share
@@ -24,6 +25,11 @@ class Veto(Link[None]):
 
     scope = "sample"
     needs = frozenset({OLD, ROLLOUT})
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "mismatch/vetoed_share": Metric(
+            "share", "Tokens of samples that are dropped as one of theirs is next to impossible."
+        ),
+    }
 
     threshold: Share = 1e-4
     """The smallest ratio that a sample's tokens may have."""
