@@ -15,8 +15,7 @@ from __future__ import annotations
 from megatron_stare.algorithms.corrections import IcePop, Mis, Tis
 from megatron_stare.algorithms.curricula.band import Band
 from megatron_stare.algorithms.curricula.vade import Vade
-from megatron_stare.algorithms.filters import FallBack, Mixed, NotAllRight
-from megatron_stare.algorithms.filters import Mixed, NotAllRight, NotAllWrong
+from megatron_stare.algorithms.filters import FallBack, Mixed, NotAllRight, NotAllWrong
 from megatron_stare.algorithms.hooks import Component, Curriculum, Filter, Link, Term, Updates
 from megatron_stare.algorithms.links.a3po import A3po
 from megatron_stare.algorithms.links.a_grae import AGrae
