@@ -7,7 +7,6 @@ from megatron_stare.algorithms.links.dgpo_difficulty import DgpoDifficulty
 from megatron_stare.algorithms.links.dgpo_distribution import DgpoDistribution
 from megatron_stare.algorithms.links.entrocraft import Entrocraft
 from megatron_stare.algorithms.links.group_baselines import Grpo
-from megatron_stare.algorithms.links.overlong import Overlong
 from megatron_stare.algorithms.links.v05 import V05
 from megatron_stare.algorithms.presets.preset import Preset
 from megatron_stare.algorithms.terms.clip import Clip
@@ -25,16 +24,6 @@ GROUPS: dict[str, Preset] = {
         links={"adora": Adora()},
         policy={"clip": Clip(high=0.2)},
         filters={},
-    ),
-    "dapo": Preset(
-        about="""GRPO of rewards that long responses lose a part of, under a wider upper clip.
-
-        The paper's responses have 20,480 tokens at most: overlong.max_length is the run's limit.
-
-        Source: DAPO, arXiv 2503.14476
-        Status: checked against authors' code
-        """,
-        links={"overlong": Overlong()},
     ),
     "v05": Preset(
         about="""Rewards against a baseline between their mean and what the prompt's past tells.
