@@ -7,7 +7,6 @@ from megatron_stare.algorithms.presets.preset import Preset
 from megatron_stare.algorithms.presets.surrogates import SURROGATES
 from megatron_stare.algorithms.presets.tokens import TOKENS
 
-METHODS: dict[str, Preset] = {**BASELINES, **TOKENS, **ENTROPY, **SURROGATES}
-METHODS: dict[str, Preset] = {**BASELINES, **TOKENS, **SURROGATES, **GROUPS}
+METHODS: dict[str, Preset] = {**BASELINES, **TOKENS, **ENTROPY, **SURROGATES, **GROUPS}
 
 __all__ = ["METHODS", "Preset"]
