@@ -25,6 +25,7 @@ from megatron_stare.algorithms.needs import (
     PromptLogprobs,
 )
 from megatron_stare.algorithms.table import LINKS, TERMS
+from megatron_stare.algorithms.terms.clipped import Clipped
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.types import RolloutBatch
 
@@ -35,7 +36,7 @@ ACTS: dict[str, dict[str, Any]] = {
     "clip_cov": {"share": 0.05},
     "stapo": {"probability": 0.5},
     "a3po": {"positive": 2.0, "negative": 3.0},
-    "adaptive_entropy": {"target": 1.0, "delta": 0.001},
+    "adaptive_entropy": {"target": 100.0, "delta": 0.001},
     "d3s": {"first": 0.6, "last": 1.0},
     "off_policy_mask": {"delta": 0.01},
     "veto": {"threshold": 0.5},
@@ -67,10 +68,14 @@ def links_with(name: str) -> list[Any]:
 
 
 def method_with_term(name: str) -> dict[str, Any]:
-    """A method whose policy is a term of the table, as in a config, with the links it reads."""
+    """A method that learns by a term of the table, as in a config, with the links it reads.
+
+    The term is the policy's; one of marks that bounds no ratio, which may rest, is beside a clip.
+    """
     makers = [link for link, kind in LINKS.items() if kind.marks & TERMS[name].needs]
     links = ["grpo", *({link: ACTS.get(link, {})} for link in makers)]
-    return {"method": "grpo", "links": links, "policy": [name]}
+    place = "policy" if not makers or issubclass(TERMS[name], Clipped) else "terms"
+    return {"method": "grpo", "links": links, place: [name]}
 
 
 def chain_with(name: str) -> AlgorithmConfig:

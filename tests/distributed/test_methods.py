@@ -42,7 +42,7 @@ def jobs(tmp_path_factory):
     sections: dict[str, Any] = {name: {"links": links_with(name)} for name in names}
     for name, kind in TERMS.items():
         if REFERENCE not in kind.needs:  # A reference policy is not part of these runs.
-            sections[f"policy {name}"] = method_with_term(name)
+            sections[f"term {name}"] = method_with_term(name)
     settings = {"optim": OPTIM, "train": {"updates_per_step": 2}}
     return {
         name: Job(folder, {**settings, "algorithm": section}, batches)
