@@ -30,6 +30,8 @@ FORKSERVER.set_forkserver_preload(
         "torch.distributed",
         "transformers.models.auto.modeling_auto",
         "megatron_stare.train",
+        "megatron_stare.cli",
+        "pytest",
     ]
 )
 _COLLECTIVES = (

@@ -10,9 +10,11 @@ import json
 import os
 import random
 import tempfile
+import time
 from itertools import zip_longest
 from pathlib import Path
 
+from megatron_stare.checkpoint.folders import steps_of
 from tests.e2e.processes import Running
 from tests.e2e.programs import make_workspace, metrics_of
 from tests.models import hf_tensors
@@ -25,11 +27,11 @@ SETTINGS = (
 )
 
 
-def kill_repeatedly(workspace: Path, folder: Path, *, kills: int, seed: int) -> None:
+def kill_repeatedly(folder: Path, *, kills: int, seed: int) -> None:
     """Kill a run so often, let it end, and compare it with one that was left in peace."""
-    rng = random.Random(seed)
-    # Enough that it does not come to its end before the last kill.
-    steps, killed = 4 * kills, folder / "killed"
+    rng, workspace = random.Random(seed), make_workspace(folder / "workspace", num_hidden_layers=1)
+    # A life is of two or three steps: the run does not come to its end before the last kill.
+    steps, killed = 2 * kills, folder / "killed"
     settings = (f"train.steps={steps}", "checkpoint.every=1")
     for number in range(kills):
         with start(workspace, killed, *settings) as running:
@@ -42,23 +44,42 @@ def kill_repeatedly(workspace: Path, folder: Path, *, kills: int, seed: int) -> 
 
 
 def _starting(running: Running, rng: random.Random) -> str:
-    running.processes[0].join(rng.uniform(0, 2))
+    saved, end = _saved(running), time.monotonic() + rng.uniform(0, 2)
+    running.wait_for(lambda: time.monotonic() >= end or _saved(running) > saved)
     return "starting"
 
 
 def _stepping(running: Running, rng: random.Random) -> str:
-    text = running.log.read_text
-    num_steps = text().count("tok/s")
-    running.wait_for(lambda: text().count("tok/s") > num_steps)
+    _wait_for_a_checkpoint(running)
+    num_steps = _num_steps(running)
+    running.wait_for(lambda: _num_steps(running) > num_steps)
     running.processes[0].join(rng.uniform(0, 0.2))
     return "stepping"
 
 
 def _saving(running: Running, rng: random.Random) -> str:
+    _wait_for_a_checkpoint(running)
     before = _unfinished(running)
     running.wait_for(lambda: bool(_unfinished(running) - before))
     running.processes[0].join(rng.uniform(0, 0.02))
     return "saving"
+
+
+def _wait_for_a_checkpoint(running: Running) -> None:
+    """Of this life, so that the next one goes on from there."""
+    saved = _saved(running)
+    running.wait_for(lambda: _saved(running) > saved)
+
+
+def _saved(running: Running) -> int:
+    """The step of the newest checkpoint."""
+    root = running.run_dir / "checkpoints"
+    return max(steps_of(root), default=0) if root.exists() else 0
+
+
+def _num_steps(running: Running) -> int:
+    """As many as it has printed, in all its lives."""
+    return running.log.read_text().count("tok/s")
 
 
 def _unfinished(running: Running) -> set[int]:
@@ -125,8 +146,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        workspace = make_workspace(Path(folder) / "workspace")
-        kill_repeatedly(workspace, Path(folder), kills=arguments.kills, seed=arguments.seed)
+        kill_repeatedly(Path(folder), kills=arguments.kills, seed=arguments.seed)
     print("the same metrics and the same weights as a run that was left in peace")
 
 

@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -46,7 +47,7 @@ def make_workspace(folder: Path, family: str = "qwen3", **model) -> Path:
                 "samples_per_prompt": 4,
                 "max_response_tokens": 48,
             },
-            "reward": {"kind": "exact"},
+            "reward": {"kind": "exact", "workers": 1},
             "algorithm": {"stare": {"target_entropy": 9.0}},
             # A large eps: Adam's sign-like step would blow rounding up where gradients are tiny.
             "optim": {"lr": 1e-3, "eps": 1e-3},
@@ -92,7 +93,7 @@ def run_command(*arguments: object, processes: int = 1) -> subprocess.CompletedP
     """
     command = [str(argument) for argument in arguments]
     if processes == 1:
-        return _run_forked(command)
+        return run_forked(_command, command)
     launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     return subprocess.run(
         [sys.executable, "-m", *launcher, "-m", "megatron_stare.cli", *command],
@@ -105,10 +106,13 @@ def run_command(*arguments: object, processes: int = 1) -> subprocess.CompletedP
     )
 
 
-def _run_forked(command: list[str]) -> subprocess.CompletedProcess[str]:
+def run_forked(
+    function: Callable[[list[str]], int | None], command: list[str]
+) -> subprocess.CompletedProcess[str]:
+    """`function(command)`, at the top of a module, as a program: its exit code and its output."""
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder) / "out", Path(folder) / "err"
-        process = FORKSERVER.Process(target=_main, args=(command, out, err))
+        process = FORKSERVER.Process(target=_main, args=(function, command, out, err))
         process.start()
         process.join(timeout=240)
         if process.exitcode is None:
@@ -120,16 +124,22 @@ def _run_forked(command: list[str]) -> subprocess.CompletedProcess[str]:
         )
 
 
-def _main(command: list[str], out: Path, err: Path) -> None:
+def _main(
+    function: Callable[[list[str]], int | None], command: list[str], out: Path, err: Path
+) -> None:
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     os.chdir(REPO)
     import torch
 
+    torch.set_num_threads(1)
+    sys.exit(function(command))
+
+
+def _command(command: list[str]) -> int:
     from megatron_stare.cli import main
 
-    torch.set_num_threads(1)
-    sys.exit(main(command))
+    return main(command)
 
 
 def succeed(*arguments: object, processes: int = 1) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from megatron_stare.cli import main
 from megatron_stare.policy.step import Policy
+from tests.e2e.processes import Running
 from tests.e2e.programs import make_workspace, run_command, write_jsonl
 from tests.models import edit_json
 
@@ -219,8 +220,8 @@ def test_a_program_exits_with_2_and_no_traceback(workspace):
     assert "Traceback" not in done.stderr
 
 
-def test_an_error_of_rank_zero_is_printed_once_and_ends_every_rank(copy):
+def test_an_error_of_rank_zero_is_printed_once_and_ends_every_rank(copy, tmp_path):
     (copy / "prompts.jsonl").write_text("")
-    done = run_command("train", copy / "train.yaml", processes=2)
-    assert done.returncode != 0
-    assert done.stderr.count("megatron-stare: error") == 1
+    with Running.start(tmp_path / "run", copy / "train.yaml", processes=2) as running:
+        assert running.wait() == 2
+    assert running.log.read_text().count("megatron-stare: error") == 1

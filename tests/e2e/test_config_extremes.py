@@ -43,6 +43,7 @@ def test_a_step_with_an_extreme_that_is_taken_ends_as_a_run_does(workspace, tmp_
         "rollout.engine=embedded",
         "rollout.replay_path=null",
         "rollout.max_response_tokens=4",
+        "rollout.dynamic_sampling=false",
     )
     ours = (f"run.dir={tmp_path}/run", "train.steps=1", *engine, "checkpoint.every=0")
     taken = [text for text in ours if not text.startswith(override.partition("=")[0] + "=")]

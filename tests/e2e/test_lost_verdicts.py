@@ -15,10 +15,10 @@ from tests.e2e.test_resume import EMBEDDED, num_samples_banked
 pytestmark = pytest.mark.slow
 
 DYING = (
-    *(*EMBEDDED, "reward.kind=tests.e2e.verifiers:dies_of_some", "rollout.max_rounds=10"),
-    *("rollout.prompts_per_step=4", "eval.max_prompts=6", "checkpoint.every=4"),
-    *("log.dump_samples=true", "train.updates_per_step=2", "algorithm.kl=k3"),
-    "algorithm.kl_coef=0.01",
+    *(*EMBEDDED, "reward.kind=tests.e2e.verifiers:dies_of_some", "reward.workers=2"),
+    *("rollout.prompts_per_step=4", "rollout.max_rounds=10", "eval.max_prompts=6"),
+    *("checkpoint.every=4", "log.dump_samples=true", "train.updates_per_step=2"),
+    *("algorithm.kl=k3", "algorithm.kl_coef=0.01"),
 )
 
 

@@ -20,7 +20,7 @@ OWN = (
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    return make_workspace(tmp_path_factory.mktemp("own_method"))
+    return make_workspace(tmp_path_factory.mktemp("own_method"), num_hidden_layers=1)
 
 
 @pytest.fixture(scope="module")

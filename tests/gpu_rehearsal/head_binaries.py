@@ -13,6 +13,7 @@ import io
 import json
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from triton import knobs
@@ -78,13 +79,13 @@ def _found(pattern: str, log: str) -> str:
     return match[1]
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     """Print what was asked for."""
-    capability, name, *numbers = sys.argv[1:]
+    capability, name, *numbers = arguments
     kernel = getattr(head_triton, name)
     for number in numbers or range(len(kernel.configs)):
         print(json.dumps(binary(kernel, kernel.configs[int(number)], int(capability))), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

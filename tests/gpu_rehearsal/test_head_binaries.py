@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.gpu_rehearsal.processes import REPO
+from tests.e2e.programs import run_forked
 
 KERNELS = ("_partial_kernel", "_d_logits_kernel")
 SHARED_BYTES = 227 * 1024
@@ -21,16 +19,17 @@ SHARED_BYTES = 227 * 1024
 
 def binaries(folder: Path, *arguments: str) -> list[dict[str, Any]]:
     """What `head_binaries` says of each config, in a process that caches nothing elsewhere."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.gpu_rehearsal.head_binaries", *arguments],
-        cwd=REPO,
-        env=os.environ | {"TRITON_CACHE_DIR": str(folder)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_forked(compile_in, [str(folder), *arguments])
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def compile_in(command: list[str]) -> None:
+    """`FOLDER CAPABILITY KERNEL CONFIG...`, with the folder as cache."""
+    os.environ["TRITON_CACHE_DIR"], *arguments = command
+    from tests.gpu_rehearsal.head_binaries import main
+
+    main(arguments)
 
 
 @pytest.mark.parametrize(

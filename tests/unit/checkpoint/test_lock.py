@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,7 +22,6 @@ HOLD = """
 import sys
 from pathlib import Path
 from megatron_stare.checkpoint.lock import RunLock
-from tests.worlds import FORKSERVER
 with RunLock(Path(sys.argv[1])) as lock:
     lock.take()
     print("held", flush=True)
@@ -162,33 +162,35 @@ def test_a_lock_of_the_wrong_kind_is_one_message(tmp_path):
             attempt()
 
 
-def _try_to_hold(folder: Path, barrier, results) -> None:
-    barrier.wait()
-    try:
-        with run_lock(folder):
+def _try_to_hold(folders: list[Path], barrier, results) -> None:
+    for folder in folders:
+        barrier.wait()
+        held = None
+        with suppress(UserError), run_lock(folder):
             entered = time.monotonic()
             time.sleep(0.1)
-            results.put((entered, time.monotonic()))
-    except UserError:
-        results.put(None)
+            held = entered, time.monotonic()
+        results.put((folder.name, held))
 
 
 def test_of_many_that_start_at_once_one_takes_a_stale_lock_over(tmp_path):
     """Everything is queued again after an outage: eight processes find the same dead owner."""
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    for attempt in range(10):
-        folder = tmp_path / str(attempt)
+    folders = [tmp_path / str(attempt) for attempt in range(10)]
+    for folder in folders:
         folder.mkdir()
-        (folder / LOCK).write_text(f"{HOST} {dead.pid} - 1 {attempt}\n")
-        barrier, results = FORKSERVER.Barrier(8), FORKSERVER.Queue()
-        arguments = (folder, barrier, results)
-        starts = [FORKSERVER.Process(target=_try_to_hold, args=arguments) for _ in range(8)]
-        for process in starts:
-            process.start()
-        holders = sorted(found for _ in starts if (found := results.get(timeout=60)) is not None)
-        for process in starts:
-            process.join()
+        (folder / LOCK).write_text(f"{HOST} {dead.pid} - 1 {folder.name}\n")
+    barrier, results = FORKSERVER.Barrier(8), FORKSERVER.Queue()
+    arguments = (folders, barrier, results)
+    starts = [FORKSERVER.Process(target=_try_to_hold, args=arguments) for _ in range(8)]
+    for process in starts:
+        process.start()
+    found = [results.get(timeout=60) for _ in folders for _ in starts]
+    for process in starts:
+        process.join()
+    for folder in folders:
+        holders = sorted(held for name, held in found if name == folder.name and held is not None)
         assert holders, "one must have it"
         assert all(end <= begin for (_, end), (begin, _) in pairwise(holders))
         assert list(folder.iterdir()) == []
