@@ -35,7 +35,7 @@ class Adora(SampleAdvantages):
     def of_samples(self, batch: RolloutBatch) -> Tensor:
         """By reward and length."""
         groups, lengths = Groups(batch.group_ids), batch.num_loss_tokens.double()
-        right = batch.rewards > 0
+        right = batch.is_right
         wrong = (~right & (lengths < self.max_length)).double()
         longest = groups.max(lengths.masked_fill(~right, -math.inf))
         mean = groups.sum(wrong * lengths) / groups.sum(wrong)

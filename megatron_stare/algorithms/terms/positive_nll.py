@@ -15,7 +15,7 @@ from megatron_stare.system.values import PositiveWeight
 class PositiveNll(Nll):
     """-coef * logprob, its mean over the tokens of right samples: positive-example LM loss.
 
-    A sample is right where its reward is above 0. The mean has its own denominator; without right
+    A sample is right where its verdict is above 0. The mean has its own denominator; without right
     samples the term is 0.
 
     Source: VAPO, arXiv 2504.05118
@@ -30,4 +30,4 @@ class PositiveNll(Nll):
 
     def counted(self, credit: Credit, step: Step) -> Tensor:
         """Tokens of right samples."""
-        return step.of_samples((step.rollouts.rewards > 0).float()) > 0
+        return step.of_samples(step.rollouts.is_right.float()) > 0
