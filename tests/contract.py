@@ -30,7 +30,7 @@ from megatron_stare.ops.partials import TokenScores
 from megatron_stare.types import RolloutBatch
 
 ACTS: dict[str, dict[str, Any]] = {
-    "stare": {"target_entropy": 1.0, "adaptive": True, "variant": "C2"},
+    "stare": {"target_entropy": 10.0, "adaptive": True, "variant": "C2"},
     "grpo_n": {"denominator": "kept"},
     "ace": {"alpha": 1.0, "level": "sequence"},
     "clip_cov": {"share": 0.05},
@@ -57,6 +57,9 @@ BEFORE: dict[str, list[Any]] = {
 
 MARKS = frozenset().union(*(link.marks for link in LINKS.values()))
 """All that links leave for terms."""
+
+OBSERVE = {"quadrants"}
+"""Links that report, and change nothing."""
 
 
 def links_with(name: str) -> list[Any]:

@@ -2,11 +2,12 @@
 
 ranks = run_world(layout.processes, take_steps, layout, jobs)
 steps = merge_ranks([rank["job"] for rank in ranks])       # StepOutcome of each step
-assert_same_step(steps[0], ReferenceTrainer(folder, config).step(batch))
+assert_same_step(steps[0], ReferenceTrainer(policy, config, oracle).step(batch))
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,14 +37,17 @@ from megatron_stare.system.signals import StopRequest
 from megatron_stare.train import Learned, learn
 from megatron_stare.types import RolloutBatch
 from megatron_stare.weights.hf_config import read_hf_config
+from tests.credit_faults import FAULTS, Faulty
 from tests.policies import assert_close_relative
-from tests.reference_step import StepOutcome
+from tests.reference_parts import by_name, with_late_links
+from tests.reference_step import STARTING_SCALE, Ranked, StepOutcome
 
 SCORE_ERROR = 1e-5
 """Nats, of a log-prob or an entropy."""
 LOSS_ERROR = 1e-6
 RELATIVE_ERROR = 1e-5
-"""Of a gradient, a weight (against the largest entry of its tensor) or a gradient norm."""
+"""Of a gradient, a weight, a token's credit (against the largest entry of its tensor), a gradient
+norm, or of a reported number above 1."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,10 @@ class Job(NamedTuple):
 
 @dataclass(frozen=True)
 class RankStep:
-    """What one rank knows of a step: its own tokens, `[r]`, and on rank 0 all tensors."""
+    """What one rank knows of a step: its own tokens, `[r]`, and on rank 0 all tensors.
+
+    `faulty` is what it would have decided under each fault of `credit_faults`, where asked for.
+    """
 
     index: Tensor
     logprobs: Tensor
@@ -90,23 +97,36 @@ class RankStep:
     positive: Tensor
     negative: Tensor
     decision: tuple[bool, float, float]
+    credit: dict[str, Tensor]
+    report: Mapping[str, float]
+    faulty: dict[str, Faulty]
     losses: list[float]
     grad_norms: list[float]
     gradients: dict[str, Tensor]
     weights: dict[str, Tensor]
 
 
-def take_steps(rank: int, layout: Layout, jobs: Mapping[str, Job]) -> dict[str, list[RankStep]]:
-    """The steps of every job on this rank; each job starts from its folder's weights."""
+def take_steps(
+    rank: int, layout: Layout, jobs: Mapping[str, Job], *, with_faults: bool = False
+) -> dict[str, list[RankStep]]:
+    """The steps of every job on this rank; each job starts from its folder's weights.
+
+    Args:
+        with_faults: decides a step's credit under each fault, too.
+    """
     groups = build_groups(next(iter(jobs.values())).config(layout).parallel)
-    return {name: _run_job(job, layout, groups) for name, job in jobs.items()}
+    faults = FAULTS if with_faults else {}
+    return {name: _run_job(job, layout, groups, faults) for name, job in jobs.items()}
 
 
-def _run_job(job: Job, layout: Layout, groups: ParallelGroups) -> list[RankStep]:
+def _run_job(
+    job: Job, layout: Layout, groups: ParallelGroups, faults: Mapping[str, Any]
+) -> list[RankStep]:
     config = job.config(layout)
     run = open_run(config, groups)
     return [
-        _rank_step(run, learn(run, batch, step)) for step, batch in enumerate(job.batches, start=1)
+        _rank_step(run, learn(run, batch, step), faults)
+        for step, batch in enumerate(job.batches, start=1)
     ]
 
 
@@ -136,15 +156,18 @@ def open_run(config: TrainConfig, groups: ParallelGroups) -> Run:
     )
     starting_weights = None
     if REFERENCE in config.needs:
-        starting_weights = {n: p.detach().clone() for n, p in session.policy.named_parameters()}
+        parameters = session.policy.named_parameters()
+        starting_weights = {name: STARTING_SCALE * p.detach() for name, p in parameters}
     return Run(config, session, Chain(config.algorithm), None, starting_weights, saving)
 
 
-def _rank_step(run: Run, learned: Learned) -> RankStep:
+def _rank_step(run: Run, learned: Learned, faults: Mapping[str, Any]) -> RankStep:
     policy = run.session.policy
     gradients, weights = _hf_gradients(policy), dict(policy.hf_tensors())
     is_first = dist.get_rank() == 0
     selection, decision = _stare(run, learned)
+    method, step = run.config.algorithm, learned.step
+    credit = with_late_links(method, learned.credit, step)  # As in the micro-batches.
     return RankStep(
         index=learned.step.index,
         logprobs=learned.step[OLD].logprobs,
@@ -152,6 +175,9 @@ def _rank_step(run: Run, learned: Learned) -> RankStep:
         positive=selection.positive,
         negative=selection.negative,
         decision=decision,
+        credit=by_name(method, credit, step),
+        report=run.chain.report(learned.credit, step),
+        faulty={name: fault(method, step) for name, fault in faults.items()},
         losses=[update.loss for update in learned.updates],
         grad_norms=[update.grad_norm for update in learned.updates],
         gradients=gradients if is_first else {},
@@ -198,25 +224,22 @@ def _merge_step(ranks: Sequence[RankStep]) -> StepOutcome:
         assert rank.decision == ranks[0].decision
         assert rank.losses == ranks[0].losses
         assert rank.grad_norms == ranks[0].grad_norms
+        assert str(rank.report) == str(ranks[0].report)  # Of two NaN, too.
+    index = [rank.index for rank in ranks]
 
     def over_ranks(name: str) -> Tensor:
-        """A flat quantity of all tokens, in the batch's order."""
-        num_tokens = 1 + max(int(rank.index.max()) for rank in ranks if len(rank.index))
-        values = torch.full((num_tokens,), torch.nan)
-        for rank in ranks:
-            found = getattr(rank, name).float()
-            known = ~values[rank.index].isnan()
-            assert torch.equal(values[rank.index][known], found[known]), name
-            values[rank.index] = found
-        assert not values.isnan().any()
-        return values
+        return in_batch_order(index, [getattr(rank, name) for rank in ranks])
 
     return StepOutcome(
         logprobs=over_ranks("logprobs"),
         entropies=over_ranks("entropies"),
-        positive=over_ranks("positive").nonzero().squeeze(1),
-        negative=over_ranks("negative").nonzero().squeeze(1),
-        decision=ranks[0].decision,
+        ranked=Ranked(
+            positive=over_ranks("positive").nonzero().squeeze(1),
+            negative=over_ranks("negative").nonzero().squeeze(1),
+            decision=ranks[0].decision,
+        ),
+        credit=credit_in_batch_order(index, [rank.credit for rank in ranks]),
+        report=ranks[0].report,
         losses=ranks[0].losses,
         grad_norms=ranks[0].grad_norms,
         gradients=ranks[0].gradients,
@@ -224,27 +247,74 @@ def _merge_step(ranks: Sequence[RankStep]) -> StepOutcome:
     )
 
 
+def in_batch_order(index: Sequence[Tensor], of_ranks: Sequence[Tensor]) -> Tensor:
+    """A flat quantity of all tokens; ranks that hold the same ones must agree on every bit."""
+    num_tokens = 1 + max(int(places.max()) for places in index if len(places))
+    values = torch.full((num_tokens,), torch.nan)
+    for places, part in zip(index, of_ranks, strict=True):
+        known = ~values[places].isnan()
+        assert torch.equal(values[places][known], part.float()[known])
+        values[places] = part.float()
+    assert not values.isnan().any()
+    return values
+
+
+def credit_in_batch_order(
+    index: Sequence[Tensor], of_ranks: Sequence[Mapping[str, Tensor]]
+) -> dict[str, Tensor]:
+    """The credit of all tokens, by name."""
+    return {
+        name: in_batch_order(index, [credit[name] for credit in of_ranks]) for name in of_ranks[0]
+    }
+
+
 def assert_same_step(found: StepOutcome, expected: StepOutcome, patience: float = 1.0) -> None:
     """A step is the float64 one: its decisions exactly, its numbers to the errors above.
 
-    `patience` multiplies these, for a step that is compared with another one in float32.
-    Causes are compared before effects, so that a message names what went wrong first.
+    To these comes the slack that the expected step has. `patience` multiplies them, for a step that
+    is compared with another one in float32. Causes are compared before effects, so that a message
+    names what went wrong first.
     """
+    relative = patience * (RELATIVE_ERROR + expected.slack.gradient)
     for name in ("logprobs", "entropies"):
         error = (getattr(found, name) - getattr(expected, name)).abs().max()
         assert error <= patience * SCORE_ERROR, f"{name}: error {error:.1e}"
+    if expected.ranked is not None:
+        _assert_same_ranks(found.ranked, expected.ranked)
+    if expected.credit is not None:
+        _assert_same_credit(found, expected, patience)
+    loss_error = patience * (LOSS_ERROR + expected.slack.loss)
+    for loss, expected_loss in zip(found.losses, expected.losses, strict=True):
+        error = abs(loss - expected_loss)
+        assert error <= loss_error, f"loss: {loss}, expected {expected_loss}"
+    for norm, expected_norm in zip(found.grad_norms, expected.grad_norms, strict=True):
+        error = abs(norm - expected_norm)
+        assert error <= relative * expected_norm, f"gradient norm: {norm}, expected {expected_norm}"
+    assert found.gradients.keys() == expected.gradients.keys()
+    assert_close_relative(found.gradients, expected.gradients, relative)
+    assert found.weights.keys() == expected.weights.keys()
+    assert_close_relative(found.weights, expected.weights, patience * RELATIVE_ERROR)
+
+
+def _assert_same_ranks(found: Ranked | None, expected: Ranked) -> None:
+    assert found is not None
     assert found.decision == expected.decision, f"decision: {found.decision}"
     assert torch.equal(found.positive, expected.positive), "L+ has other tokens"
     assert torch.equal(found.negative, expected.negative), "L- has other tokens"
-    for loss, expected_loss in zip(found.losses, expected.losses, strict=True):
-        error = abs(loss - expected_loss)
-        assert error <= patience * LOSS_ERROR, f"loss: {loss}, expected {expected_loss}"
-    for norm, expected_norm in zip(found.grad_norms, expected.grad_norms, strict=True):
-        error = abs(norm / expected_norm - 1)
-        assert error <= patience * RELATIVE_ERROR, (
-            f"gradient norm: {norm}, expected {expected_norm}"
-        )
-    for name in ("gradients", "weights"):
-        assert getattr(found, name).keys() == getattr(expected, name).keys()
-        tensors = getattr(found, name), getattr(expected, name)
-        assert_close_relative(*tensors, patience * RELATIVE_ERROR)
+
+
+def _assert_same_credit(found: StepOutcome, expected: StepOutcome, patience: float) -> None:
+    assert found.credit is not None
+    assert expected.credit is not None
+    for name, wanted in expected.credit.items():
+        assert name in found.credit, f"{name}: nothing"
+        error = (found.credit[name] - wanted.double()).nan_to_num(0.0).abs().max()
+        largest = wanted.double().nan_to_num(0.0, 0.0, 0.0).abs().max()
+        allowed = RELATIVE_ERROR * largest + 2 * expected.slack.credit.get(name, 0.0)
+        assert error <= patience * allowed, f"{name}: error {error:.1e} of {largest:.1e}"
+    assert found.report.keys() == expected.report.keys(), "report has other names"
+    for name, value in expected.report.items():
+        allowed = RELATIVE_ERROR * max(1.0, abs(value)) + 2 * expected.slack.report.get(name, 0.0)
+        same = abs(found.report[name] - value) <= patience * allowed
+        is_nan = math.isnan(value) and math.isnan(found.report[name])
+        assert same or is_nan, f"report: {name} is {found.report[name]}, expected {value}"

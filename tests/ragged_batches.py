@@ -31,15 +31,21 @@ LEAST_SURPRISAL = 5.375
 MEAN_ABOVE_LEAST = (0.2, 0.4, 0.2)
 
 
-def ragged_batches(seed: int) -> list[RolloutBatch]:
-    """The batches of three steps; other seeds give other tokens."""
+def ragged_batches(seed: int, *, shrunk: int = 1) -> list[RolloutBatch]:
+    """The batches of three steps; other seeds give other tokens.
+
+    Args:
+        shrunk: every length is divided by it, and rounded up.
+    """
     generator = torch.Generator().manual_seed(seed)
-    return [_batch(generator, mean) for mean in MEAN_ABOVE_LEAST]
+    return [_batch(generator, mean, shrunk) for mean in MEAN_ABOVE_LEAST]
 
 
-def _batch(generator: torch.Generator, mean_above_least: float) -> RolloutBatch:
+def _batch(generator: torch.Generator, mean_above_least: float, shrunk: int) -> RolloutBatch:
+    prompts = [-(-length // shrunk) for length in PROMPTS]
+    responses = [[-(-length // shrunk) for length in lengths] for lengths in RESPONSES]
     token_ids, masks, surprisals = [], [], []
-    for group, (prompt_length, response_lengths) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
+    for group, (prompt_length, response_lengths) in enumerate(zip(prompts, responses, strict=True)):
         prompt = torch.randint(VOCAB_SIZE, (prompt_length,), generator=generator)
         for sample, length in enumerate(response_lengths):
             response = torch.randint(VOCAB_SIZE, (length,), generator=generator)
@@ -47,13 +53,13 @@ def _batch(generator: torch.Generator, mean_above_least: float) -> RolloutBatch:
             if (group, sample) == (0, 3):
                 response, surprisal = token_ids[-1][prompt_length:], surprisals[-1]
             token_ids.append(torch.cat([prompt, response]))
-            masks.append(_mask(group, sample, length))
+            masks.append(_mask(group, sample, length, shrunk))
             surprisals.append(LEAST_SURPRISAL + (surprisal * 16).round() / 16)
     sizes = [len(responses) for responses in RESPONSES]
     return RolloutBatch(
         token_ids=torch.cat(token_ids),
-        prompt_lengths=torch.tensor(PROMPTS).repeat_interleave(torch.tensor(sizes)),
-        response_lengths=torch.tensor([n for lengths in RESPONSES for n in lengths]),
+        prompt_lengths=torch.tensor(prompts).repeat_interleave(torch.tensor(sizes)),
+        response_lengths=torch.tensor([n for lengths in responses for n in lengths]),
         loss_mask=torch.cat(masks),
         rollout_logprobs=-torch.cat(surprisals),
         rewards=torch.tensor([reward for rewards in REWARDS for reward in rewards]),
@@ -62,11 +68,11 @@ def _batch(generator: torch.Generator, mean_above_least: float) -> RolloutBatch:
     )
 
 
-def _mask(group: int, sample: int, length: int) -> Tensor:
+def _mask(group: int, sample: int, length: int, shrunk: int) -> Tensor:
     mask = torch.full((length,), (group, sample) != MASKED_SAMPLE)
     tool_sample, segment = TOOL_SEGMENT
     if (group, sample) == tool_sample:
-        mask[segment] = False
+        mask[segment.start // shrunk : segment.stop // shrunk] = False
     return mask
 
 

@@ -1,32 +1,73 @@
-"""A STARE step in float64, dense and one sample at a time: what every layout is measured against.
+"""A step of any method in float64, dense and one sample at a time.
 
-Plain torch and transformers, written from the papers' formulas and not from this project's code.
-Nothing is packed, masked away or split: each sample goes through the Hugging Face model by itself,
-tokens are ranked by sorting, gradients come from autograd, and AdamW is spelled out.
+Scores, denominators, aggregation, gradients and updates are the reference's own, in plain torch and
+transformers (tests/reference_policy.py). What a method makes of the scores is an oracle's to say:
 
-What is not float64 is the model's own definition of rotary angles, which transformers computes in
-float32 whatever the dtype. Its RMSNorm would round to float32 too, and its embedding would keep the
-row of `pad_token_id` from learning; here they do not.
+    reference_formulas.HandWritten   GRPO, STARE, TIS, IcePop, KL, entropy, by the papers' formulas
+    reference_parts.PartsInFloat64   any method: its own parts in one process, in float64
+
+A float32 score is a little wrong, and a method may magnify that: two tokens whose order decides, a
+division by how little entropies differ. With `noise`, in nats, a step is decided a second time from
+scores that are wrong by so much, each by itself, and `Slack` is how far the outcome moves.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from fractions import Fraction
-from functools import partial
-from pathlib import Path
+import copy
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
-from megatron_stare.algorithms.links.stare import Stare
+from megatron_stare.algorithms.hooks import Need
+from megatron_stare.algorithms.needs import (
+    DEMONSTRATED,
+    OLD,
+    PROMPT_LOGPROBS,
+    REFERENCE,
+    ROLLOUT,
+    UNTRUNCATED,
+    PromptLogprobs,
+)
+from megatron_stare.algorithms.updates import Epochs
 from megatron_stare.config.commands import TrainConfig
-from megatron_stare.config.policy import OptimConfig
+from megatron_stare.ops.partials import TokenScores
 from megatron_stare.types import RolloutBatch
-from megatron_stare.weights.fused_experts import named_as_in_files
+from tests.reference_policy import ReferencePolicy, Sample, samples_of
+
+STARTING_SCALE = 1.01
+"""The starting weights of a run whose policy has moved since: those of its folder times this."""
+
+Facts = dict[Need[Any], Any]
+
+
+class Ranked(NamedTuple):
+    """What STARE ranks and decides.
+
+    positive, negative  int64, token ids of L+ and L-, ascending
+    decision            gate on, w, m
+    """
+
+    positive: Tensor
+    negative: Tensor
+    decision: tuple[bool, float, float]
+
+
+@dataclass(frozen=True)
+class Slack:
+    """How far an outcome moves with scores that are a little wrong.
+
+    credit, report  by name, the largest difference of any token; of each number
+    loss            the sum of what its summands change
+    gradient        by log-probs and entropies, as a share of its norm
+    """
+
+    credit: Mapping[str, float] = field(default_factory=dict)
+    report: Mapping[str, float] = field(default_factory=dict)
+    loss: float = 0.0
+    gradient: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -35,8 +76,8 @@ class StepOutcome:
 
     logprobs, entropies   [R]    under the weights before the step, in the batch's order; 0 where
                                  the loss mask is
-    positive, negative    int64  token ids of L+ and L-, ascending
-    decision                     gate on, w, m
+    ranked                       None of an oracle that ranks nothing
+    credit                [R]    by name, and what links report; None of one that has no links
     losses, grad_norms           of each update
     gradients                    of the last update, clipped, by Hugging Face name
     weights                      after the step, by Hugging Face name
@@ -44,252 +85,225 @@ class StepOutcome:
 
     logprobs: Tensor
     entropies: Tensor
-    positive: Tensor
-    negative: Tensor
-    decision: tuple[bool, float, float]
+    ranked: Ranked | None
+    credit: dict[str, Tensor] | None
+    report: Mapping[str, float]
     losses: list[float]
     grad_norms: list[float]
     gradients: dict[str, Tensor]
     weights: dict[str, Tensor]
+    slack: Slack = Slack()
+
+
+class Mean(NamedTuple):
+    """A kind of mean, and what it is over, bool `[R]`."""
+
+    kind: str
+    counted: Tensor
+
+
+class Decision(Protocol):
+    """What an oracle makes of a step; each of its means is over a loss of each token."""
+
+    means: Sequence[Mean]
+    ranked: Ranked | None
+    credit: dict[str, Tensor] | None
+    report: Mapping[str, float]
+
+    def losses(self, here: slice, logprobs: Tensor, entropies: Tensor) -> Sequence[Tensor]:
+        """Of the response tokens of a sample, `[n]`, one tensor a mean."""
+        ...
+
+
+class Oracle(Protocol):
+    """Says what a method makes of a batch, step after step."""
+
+    def decide(self, batch: RolloutBatch, facts: Facts) -> Decision:
+        """Of the next step; what is per token in `facts` is of the whole batch, `[R]`."""
+        ...
 
 
 class ReferenceTrainer:
-    """A policy in float64 that takes one step after another.
+    """A policy in float64 that takes one step after another, as its oracle says."""
 
-    `smallest_gap` is the least distance in nats, over the steps so far, between the surprisal of
-    the last token selected and that of the first one left out: scores that are wrong by less than
-    half of it select the same tokens. 0 where the two tie.
+    def __init__(
+        self, policy: ReferencePolicy, config: TrainConfig, oracle: Oracle, *, noise: float = 0.0
+    ) -> None:
+        self.policy, self.config, self.oracle, self.noise = policy, config, oracle, noise
+        self.generator = torch.Generator().manual_seed(0)
 
-    `smallest_margin` is the least distance in nats of a counted token's log ratio, policy against
-    engine, to a bound of the correction's band; `num_below` and `num_above` count the tokens that
-    were outside.
-    """
+    def step(self, batch: RolloutBatch, scores: Facts | None = None) -> StepOutcome:
+        """Score, decide, and update as often as the config says.
 
-    def __init__(self, folder: Path, config: TrainConfig) -> None:
-        self.config = config
-        self.model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float64, attn_implementation="sdpa"
-        )
-        self.model.set_experts_implementation("eager")  # grouped products take no float64
-        for module in self.model.modules():
-            if type(module).__name__.endswith("RMSNorm"):
-                module.forward = partial(_rms_norm, module)
-        self.model.get_input_embeddings().padding_idx = None
-        self.parameters = dict(self.model.named_parameters())
-        self.adamw = _AdamW(self.parameters, config.optim)
-        links, terms = config.algorithm.links, config.algorithm.terms
-        self.stare = links.get("stare", Stare())
-        self.has_stare = "stare" in links
-        self.clip = config.algorithm.policy["clip"]
-        self.entropy_coef = terms["entropy"].coef if "entropy" in terms else 0.0
-        self.correction = next((name for name in ("tis", "icepop") if name in links), None)
-        self.band = links[self.correction] if self.correction else None
-        self.w, self.m = self.stare.w, self.stare.m
-        self.smallest_gap = math.inf
-        self.smallest_margin = math.inf
-        self.num_below, self.num_above = 0, 0
-
-    def step(self, batch: RolloutBatch) -> StepOutcome:
-        """One STARE step: score, rank, gate, and update as often as the config says."""
-        samples, mask = _samples(batch), batch.loss_mask
-        with torch.no_grad():
-            scores = [self._score(sample) for sample in samples]
-        logprobs, entropies = (torch.cat(parts) for parts in zip(*scores, strict=True))
-
-        by_rollout = self.stare.surprisal == "rollout"
-        surprisal = -batch.rollout_logprobs.double() if by_rollout else -logprobs
-        advantages = _group_advantages(batch.rewards.tolist(), batch.group_ids.tolist())
-        token_advantages = torch.tensor(advantages, dtype=torch.float64)[batch.sample_ids] * mask
-        positive = self._most_surprising(surprisal, token_advantages > 0)
-        negative = self._most_surprising(surprisal, token_advantages < 0)
-        gate_on = self._gate(float((surprisal if by_rollout else entropies)[mask].mean()))
-
-        omega = torch.ones_like(surprisal)
-        if gate_on:
-            omega[positive] = self.w
-            if self.stare.variant == "C2":
-                omega[negative] = self.m
-        corrections = self._corrections(samples, mask, logprobs, batch.rollout_logprobs.double())
-        losses, grad_norms = [], []
-        for ids in _updates(batch.group_ids.tolist(), self.config.train.updates_per_step):
-            coefficients = _coefficients(self.config.algorithm.aggregation, batch, ids)
-            factors = omega * corrections * coefficients
-            bonuses = self.entropy_coef * coefficients
-            chosen = [samples[i] for i in ids]
-            losses.append(self._backward(chosen, factors, bonuses, logprobs, advantages))
-            grad_norms.append(self._clip_and_step())
+        Args:
+            scores: what `measure` has said of the batch under these weights.
+        """
+        samples, mask = samples_of(batch), batch.loss_mask
+        scores = self.measure(batch, self.config.needs) if scores is None else scores
+        facts = {**scores, **_given(batch)}
+        other = copy.deepcopy(self.oracle) if self.noise else None
+        decision = self.oracle.decide(batch, facts)
+        wrong = facts if other is None else self._wrong(facts)
+        moved = decision if other is None else other.decide(batch, wrong)
+        shift = wrong[OLD].logprobs - facts[OLD].logprobs
+        losses, grad_norms, moves = [], [], [(0.0, 0.0)]
+        for ids in self._updates(batch):
+            weights, others = (_coefficients(d.means, batch, ids) for d in (decision, moved))
+            loss, live = self._backward([samples[i] for i in ids], mask, decision, weights)
+            losses.append(loss)
+            grad_norms.append(self.policy.clip_and_step())
+            if other is not None:
+                # The policy before the step and the first that learns are wrong alike.
+                found = [_by_scores(decision, weights, *row, 0.0) for row in live]
+                shift = shift if len(losses) == 1 else self._errors(mask)
+                near = [_by_scores(moved, others, *row, shift[row[0]]) for row in live]
+                moves.append(_move(found, near))
         return StepOutcome(
-            logprobs=logprobs * mask,
-            entropies=entropies * mask,
-            positive=positive,
-            negative=negative,
-            decision=(gate_on, self.w, self.m),
+            logprobs=facts[OLD].logprobs,
+            entropies=facts[OLD].entropies,
+            ranked=decision.ranked,
+            credit=decision.credit,
+            report=decision.report,
             losses=losses,
             grad_norms=grad_norms,
-            gradients=named_as_in_files({n: p.grad.clone() for n, p in self.parameters.items()}),
-            weights=named_as_in_files({n: p.detach().clone() for n, p in self.parameters.items()}),
+            gradients=self.policy.gradients(),
+            weights=self.policy.weights(),
+            slack=_slack(decision, moved, moves),
         )
 
-    def _score(self, sample: _Sample) -> tuple[Tensor, Tensor]:
-        """Log-prob and entropy of each response token."""
-        logits = self.model(sample.token_ids.unsqueeze(0)).logits[0, sample.prompt_length - 1 : -1]
-        everything = (logits / self.config.rollout.temperature).log_softmax(-1)
-        chosen = sample.token_ids[sample.prompt_length :].unsqueeze(1)
-        return everything.gather(1, chosen).squeeze(1), -(everything.exp() * everything).sum(-1)
+    def _updates(self, batch: RolloutBatch) -> list[list[int]]:
+        """Samples of each update: the batch's parts in turn, as many times as the method says."""
+        (updates,) = self.config.algorithm.updates.values()
+        assert isinstance(updates, Epochs), "the reference knows no other updates"
+        parts = _parts(batch.group_ids.tolist(), self.config.train.updates_per_step)
+        return parts * updates.count
 
-    def _most_surprising(self, surprisal: Tensor, candidates: Tensor) -> Tensor:
-        """Ids of ceil(share of the candidates), by (surprisal descending, id ascending)."""
-        ids = candidates.nonzero().squeeze(1).tolist()
-        ranked = sorted(ids, key=lambda i: (-float(surprisal[i]), i))
-        count = math.ceil(Fraction(str(self.stare.top_share)) * len(ranked))
-        gap = float(surprisal[ranked[count - 1]] - surprisal[ranked[count]])
-        self.smallest_gap = min(self.smallest_gap, gap)
-        return torch.tensor(sorted(ranked[:count]))
+    @torch.no_grad()
+    def measure(self, batch: RolloutBatch, needs: Collection[Need[Any]]) -> Facts:
+        """What policies say; of tokens under the mask they are not asked."""
+        scores: Facts = {OLD: self._scores(batch)}
+        if REFERENCE in needs:
+            with self.policy.scaled(STARTING_SCALE):
+                scores[REFERENCE] = self._scores(batch)
+        if PROMPT_LOGPROBS in needs:
+            scores[PROMPT_LOGPROBS] = PromptLogprobs([self._prompt(s) for s in samples_of(batch)])
+        return scores
 
-    def _gate(self, entropy: float) -> bool:
-        stare = self.stare
-        if not self.has_stare:
-            return False
-        if stare.adaptive:
-            sign = (stare.target_entropy > entropy) - (stare.target_entropy < entropy)
-            self.w = min(max(self.w + sign * stare.alpha, 1.0), stare.w_max)
-            self.m = min(max(self.m - sign * stare.alpha, stare.m_min), 1.0)
-        return entropy < stare.target_entropy
+    def _prompt(self, sample: Sample) -> Tensor:
+        """Log-probs of a prompt's tokens but the first."""
+        prompt = sample.token_ids[: sample.prompt_length]
+        return self.policy.score(replace(sample, token_ids=prompt, prompt_length=1))[0]
 
-    def _corrections(
-        self, samples: Sequence[_Sample], mask: Tensor, logprobs: Tensor, engine_logprobs: Tensor
-    ) -> Tensor:
-        """The factor of each token that corrects for the engine's distribution, `[R]`."""
-        factors = torch.ones_like(logprobs)
-        if self.band is None:
-            return factors
-        for sample in samples:
-            counted = [t for t in range(*sample.response.indices(len(mask))) if mask[t]]
-            log_ratios = [float(logprobs[t] - engine_logprobs[t]) for t in counted]
-            if self.band.level == "geometric" and counted:
-                log_ratios = [sum(log_ratios) / len(counted)] * len(counted)
-            for t, log_ratio in zip(counted, log_ratios, strict=True):
-                factors[t] = self._corrected(log_ratio)
-        return factors
-
-    def _corrected(self, log_ratio: float) -> float:
-        """TIS cuts a ratio to the band, IcePop keeps it there and gives 0 elsewhere."""
-        config = self.band
-        for bound in (config.low, config.high):
-            margin = abs(log_ratio - math.log(bound))
-            self.smallest_margin = min(self.smallest_margin, margin)
-        ratio = math.exp(log_ratio)
-        self.num_below += ratio < config.low
-        self.num_above += ratio > config.high
-        if config.low <= ratio <= config.high:
-            return ratio
-        return {"tis": config.low if ratio < 1 else config.high, "icepop": 0.0}[self.correction]
+    def _scores(self, batch: RolloutBatch) -> TokenScores:
+        scores = [self.policy.score(sample) for sample in samples_of(batch)]
+        logprobs, entropies = (torch.cat(rows) * batch.loss_mask for rows in zip(*scores))  # noqa: B905
+        return TokenScores(logprobs, entropies, torch.zeros_like(logprobs), entropies)
 
     def _backward(
         self,
-        samples: Sequence[_Sample],
-        factors: Tensor,
-        bonuses: Tensor,
-        old_logprobs: Tensor,
-        advantages: Sequence[float],
-    ) -> float:
-        """Fill the gradients; returns sum_t factor_t * l_t - bonus_t * H_t."""
-        self.model.zero_grad()
-        total = 0.0
+        samples: Sequence[Sample],
+        mask: Tensor,
+        decision: Decision,
+        coefficients: Sequence[Tensor],
+    ) -> tuple[float, list[tuple[slice, Tensor, Tensor]]]:
+        """Fill the gradients; returns the loss, and each sample's scores, detached."""
+        self.policy.model.zero_grad()
+        total, live = 0.0, []
         for sample in samples:
-            advantage, here = advantages[sample.index], sample.response
-            logprobs, entropies = self._score(sample)
-            ratio = (logprobs - old_logprobs[here]).clamp(-20, 20).exp()
-            losses = self._token_loss(ratio, advantage)
-            loss = (factors[here] * losses - bonuses[here] * entropies).sum()
+            here = sample.response
+            logprobs, entropies = (part * mask[here] for part in self.policy.score(sample))
+            losses = decision.losses(here, logprobs, entropies)
+            loss = sum((c[here] * each).sum() for c, each in zip(coefficients, losses, strict=True))
             loss.backward()
             total += loss.item()
-        return total
+            live.append((here, logprobs.detach(), entropies.detach()))
+        return total, live
 
-    def _token_loss(self, ratio: Tensor, advantage: float) -> Tensor:
-        """max(-A r, -A clip(r)), for A < 0 at most -A c."""
-        clipped = ratio.clamp(1 - self.clip.low, 1 + self.clip.high)
-        gain = torch.stack([advantage * ratio, advantage * clipped]).min(0).values
-        return -gain if advantage >= 0 else (-gain).clamp(max=-advantage * self.clip.dual)
+    def _wrong(self, facts: Facts) -> Facts:
+        """What policies say, with an error on each number."""
+        return {
+            need: TokenScores(*(part + self._errors(part != 0) for part in value))
+            if isinstance(value, TokenScores)
+            else value
+            for need, value in facts.items()
+        }
 
-    def _clip_and_step(self) -> float:
-        gradients = [p.grad for p in self.parameters.values()]
-        norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients))
-        for gradient in gradients:
-            gradient.mul_(min(1.0, self.config.optim.clip_grad / (norm + 1e-6)))
-        self.adamw.step()
-        return norm
-
-
-class _AdamW:
-    """Decoupled weight decay on matrices, none on norms and biases (arXiv 1711.05101)."""
-
-    def __init__(self, parameters: dict[str, torch.nn.Parameter], config: OptimConfig) -> None:
-        self.parameters = list(parameters.values())
-        self.config = config
-        self.first = [torch.zeros_like(p) for p in self.parameters]
-        self.second = [torch.zeros_like(p) for p in self.parameters]
-        self.num_steps = 0
-
-    @torch.no_grad()
-    def step(self) -> None:
-        config = self.config
-        self.num_steps += 1
-        for p, first, second in zip(self.parameters, self.first, self.second, strict=True):
-            first += (1 - config.beta1) * (p.grad - first)
-            second += (1 - config.beta2) * (p.grad.square() - second)
-            mean = first / (1 - config.beta1**self.num_steps)
-            scale = (second / (1 - config.beta2**self.num_steps)).sqrt() + config.eps
-            decay = config.weight_decay if p.ndim > 1 else 0.0
-            p -= config.lr * (mean / scale + decay * p)
+    def _errors(self, where: Tensor) -> Tensor:
+        """One a token, of either sign."""
+        draw = torch.rand(where.shape, generator=self.generator, dtype=torch.float64)
+        return self.noise * (2 * draw - 1) * where
 
 
-@dataclass(frozen=True)
-class _Sample:
-    index: int
-    token_ids: Tensor
-    prompt_length: int
-    response: slice
-    """Where its response tokens stand among the R of the batch."""
+def _given(batch: RolloutBatch) -> Facts:
+    """What comes with a batch."""
+    engine = batch.rollout_logprobs.double()
+    demonstrated = batch.loss_mask & ~batch.judged.loss_mask
+    return {ROLLOUT: engine, UNTRUNCATED: engine, DEMONSTRATED: demonstrated}
 
 
-def _samples(batch: RolloutBatch) -> list[_Sample]:
-    tokens = batch.token_ids.split((batch.prompt_lengths + batch.response_lengths).tolist())
-    starts = [0, *batch.response_lengths.cumsum(0).tolist()]
-    return [
-        _Sample(i, tokens[i], int(batch.prompt_lengths[i]), slice(starts[i], starts[i + 1]))
-        for i in range(len(tokens))
-    ]
+def _by_scores(
+    decision: Decision,
+    coefficients: Sequence[Tensor],
+    here: slice,
+    logprobs: Tensor,
+    entropies: Tensor,
+    shift: Tensor | float,
+) -> tuple[Tensor, Tensor]:
+    """Weighted losses of a sample's tokens `[n]`, and their gradient by log-probs and entropies."""
+    leaves = [part.clone().requires_grad_() for part in (logprobs + shift, entropies + shift)]
+    losses = decision.losses(here, *leaves)
+    weighted = sum(c[here] * each for c, each in zip(coefficients, losses, strict=True))
+    by = torch.autograd.grad(weighted.sum(), leaves, allow_unused=True, materialize_grads=True)
+    return weighted.detach(), torch.cat(by)
 
 
-def _group_advantages(rewards: Sequence[float], group_ids: Sequence[int]) -> list[float]:
-    """(r - mean) / (std + 1e-6) in each group, unbiased std."""
-    advantages = []
-    for reward, group in zip(rewards, group_ids, strict=True):
-        members = [r for r, other in zip(rewards, group_ids, strict=True) if other == group]
-        mean = sum(members) / len(members)
-        std = math.sqrt(sum((r - mean) ** 2 for r in members) / (len(members) - 1))
-        advantages.append((reward - mean) / (std + 1e-6))
-    return advantages
+def _move(
+    found: Sequence[tuple[Tensor, Tensor]], near: Sequence[tuple[Tensor, Tensor]]
+) -> tuple[float, float]:
+    """How far weighted losses move, and the gradient as a share of its norm."""
+    (losses, by), (other_losses, other_by) = (
+        (torch.cat([row[0] for row in rows]), torch.cat([row[1] for row in rows]))
+        for rows in (found, near)
+    )
+    moved = float((by - other_by).norm())
+    return float((losses - other_losses).abs().sum()), moved and moved / float(by.norm())
 
 
-def _updates(group_ids: Sequence[int], count: int) -> list[list[int]]:
-    """Samples of each update: equal runs of groups, in batch order."""
+def _slack(decision: Decision, moved: Decision, moves: Sequence[tuple[float, float]]) -> Slack:
+    credit, other = decision.credit or {}, moved.credit or {}
+    report = {name: abs(value - moved.report[name]) for name, value in decision.report.items()}
+    return Slack(
+        {name: _largest(part.double() - other[name].double()) for name, part in credit.items()},
+        {name: 0.0 if value != value else value for name, value in report.items()},
+        *(max(each) for each in zip(*moves)),  # noqa: B905
+    )
+
+
+def _largest(differences: Tensor) -> float:
+    """0 where both are infinite."""
+    return float(differences.nan_to_num(0.0).abs().max())
+
+
+def _parts(group_ids: Sequence[int], count: int) -> list[list[int]]:
+    """Samples of equal runs of groups, in batch order."""
     groups = list(dict.fromkeys(group_ids))
     size = len(groups) // count
     runs = [groups[start : start + size] for start in range(0, len(groups), size)]
     return [[i for i, group in enumerate(group_ids) if group in run] for run in runs]
 
 
-def _coefficients(kind: str, batch: RolloutBatch, ids: Sequence[int]) -> Tensor:
-    """What each token of an update weighs in its loss, `[R]`; 0 elsewhere and under the mask."""
-    counted = batch.loss_mask & torch.isin(batch.sample_ids, torch.tensor(ids))
+def _coefficients(means: Sequence[Mean], batch: RolloutBatch, ids: Sequence[int]) -> list[Tensor]:
+    return [_weights(mean.kind, mean.counted, batch, ids) for mean in means]
+
+
+def _weights(kind: str, counted: Tensor, batch: RolloutBatch, ids: Sequence[int]) -> Tensor:
+    """What each token of an update weighs in its loss, `[R]`; 0 elsewhere, and if not counted."""
+    counted = counted & torch.isin(batch.sample_ids, torch.tensor(ids))
     if kind == "token-mean":
-        return counted.double() / counted.sum()
+        return counted.double() / counted.sum().clamp(min=1)
     tokens = torch.bincount(batch.sample_ids[counted], minlength=len(batch)).double()
+    samples = (tokens > 0).sum().clamp(min=1)
+    if kind == "seq-mean-token-sum":
+        return counted / samples
     assert kind == "seq-mean-token-mean"
-    return counted / (tokens[batch.sample_ids] * (tokens > 0).sum()).clamp(min=1)
-
-
-def _rms_norm(module: torch.nn.Module, x: Tensor) -> Tensor:
-    return module.weight * x * (x.square().mean(-1, keepdim=True) + module.variance_epsilon).rsqrt()
+    return counted / (tokens[batch.sample_ids] * samples).clamp(min=1)

@@ -41,6 +41,8 @@ from tests.layout_steps import (
 )
 from tests.models import NETWORKS, make_hf_folder
 from tests.ragged_batches import permuted, ragged_batches
+from tests.reference_formulas import HandWritten
+from tests.reference_policy import ReferencePolicy
 from tests.reference_step import ReferenceTrainer, StepOutcome
 from tests.worlds import run_world
 
@@ -165,15 +167,17 @@ def expected(jobs) -> dict[str, list[StepOutcome]]:
 
 
 def _reference_steps(job: Job) -> list[StepOutcome]:
-    trainer = ReferenceTrainer(job.folder, job.config(Layout()))
+    config = job.config(Layout())
+    formulas = HandWritten(config.algorithm)
+    trainer = ReferenceTrainer(ReferencePolicy(job.folder, config), config, formulas)
     steps = [trainer.step(batch) for batch in job.batches]
     if job.settings is ENGINE_RANKS:
-        assert trainer.smallest_gap == 0
+        assert formulas.smallest_gap == 0
     else:
-        assert trainer.smallest_gap > 2 * SCORE_ERROR
-    assert trainer.smallest_margin > 2 * SCORE_ERROR
-    if trainer.band is not None:
-        assert min(trainer.num_below, trainer.num_above) > 20
+        assert formulas.smallest_gap > 2 * SCORE_ERROR
+    assert formulas.smallest_margin > 2 * SCORE_ERROR
+    if formulas.band is not None:
+        assert min(formulas.num_below, formulas.num_above) > 20
     return steps
 
 
@@ -255,10 +259,13 @@ def _shuffled(batch: RolloutBatch, seed: int) -> list[int]:
 
 def _in_original_order(step: StepOutcome, source: torch.Tensor) -> StepOutcome:
     """`source` is where each token stood before the permutation."""
+    assert step.ranked is not None
     return replace(
         step,
         logprobs=torch.empty_like(step.logprobs).index_copy(0, source, step.logprobs),
         entropies=torch.empty_like(step.entropies).index_copy(0, source, step.entropies),
-        positive=source[step.positive].sort().values,
-        negative=source[step.negative].sort().values,
+        ranked=step.ranked._replace(
+            positive=source[step.ranked.positive].sort().values,
+            negative=source[step.ranked.negative].sort().values,
+        ),
     )

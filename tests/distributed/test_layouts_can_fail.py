@@ -16,7 +16,9 @@ from tests.distributed.test_layouts import ENGINE_RANKS, GRPO, LAYOUTS, POLICY_R
 from tests.layout_steps import Job, Layout, assert_same_step, merge_ranks
 from tests.models import NETWORKS, make_hf_folder
 from tests.ragged_batches import ragged_batches
-from tests.reference_step import ReferenceTrainer
+from tests.reference_formulas import HandWritten
+from tests.reference_policy import ReferencePolicy
+from tests.reference_step import ReferenceTrainer, StepOutcome
 from tests.worlds import run_world
 
 pytestmark = pytest.mark.slow
@@ -62,10 +64,15 @@ def _make_folder(folder: Path, change: dict[str, Any]) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(jobs):
-    return {
-        name: ReferenceTrainer(job.folder, job.config(Layout())).step(job.batches[0])
-        for name, job in jobs.items()
-    }
+    return {name: _reference_step(job) for name, job in jobs.items()}
+
+
+def _reference_step(job: Job) -> StepOutcome:
+    config = job.config(Layout())
+    trainer = ReferenceTrainer(
+        ReferencePolicy(job.folder, config), config, HandWritten(config.algorithm)
+    )
+    return trainer.step(job.batches[0])
 
 
 def compare(mutation, layout, settings, jobs, expected) -> None:

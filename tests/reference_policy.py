@@ -1,0 +1,128 @@
+"""A policy in float64, dense and one sample at a time: what every layout is measured against.
+
+Plain torch and transformers. Nothing is packed or split: each sample goes through the Hugging Face
+model by itself, gradients come from autograd, and AdamW is spelled out.
+
+What is not float64 is the model's own definition of rotary angles, which transformers computes in
+float32 whatever the dtype. Its RMSNorm would round to float32 too, and its embedding would keep the
+row of `pad_token_id` from learning; here they do not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from megatron_stare.config.commands import TrainConfig
+from megatron_stare.config.policy import OptimConfig
+from megatron_stare.types import RolloutBatch
+from megatron_stare.weights.fused_experts import named_as_in_files
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample of a batch, and where its response tokens stand among the R of the batch."""
+
+    index: int
+    token_ids: Tensor
+    prompt_length: int
+    response: slice
+
+
+def samples_of(batch: RolloutBatch) -> list[Sample]:
+    """In the batch's order."""
+    tokens = batch.token_ids.split((batch.prompt_lengths + batch.response_lengths).tolist())
+    starts = [0, *batch.response_lengths.cumsum(0).tolist()]
+    return [
+        Sample(i, tokens[i], int(batch.prompt_lengths[i]), slice(starts[i], starts[i + 1]))
+        for i in range(len(tokens))
+    ]
+
+
+class ReferencePolicy:
+    """The model of a Hugging Face folder, and its optimizer."""
+
+    def __init__(self, folder: Path, config: TrainConfig) -> None:
+        self.temperature = config.rollout.temperature
+        self.clip_grad = config.optim.clip_grad
+        self.model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float64, attn_implementation="sdpa"
+        )
+        self.model.set_experts_implementation("eager")  # grouped products take no float64
+        for module in self.model.modules():
+            if type(module).__name__.endswith("RMSNorm"):
+                module.forward = partial(_rms_norm, module)
+        self.model.get_input_embeddings().padding_idx = None
+        self.parameters = dict(self.model.named_parameters())
+        self.adamw = _AdamW(self.parameters, config.optim)
+
+    def score(self, sample: Sample) -> tuple[Tensor, Tensor]:
+        """Log-prob and entropy of each response token."""
+        logits = self.model(sample.token_ids.unsqueeze(0)).logits[0, sample.prompt_length - 1 : -1]
+        everything = (logits / self.temperature).log_softmax(-1)
+        chosen = sample.token_ids[sample.prompt_length :].unsqueeze(1)
+        return everything.gather(1, chosen).squeeze(1), -(everything.exp() * everything).sum(-1)
+
+    @contextmanager
+    def scaled(self, factor: float) -> Iterator[None]:
+        """Meanwhile every weight is times a factor."""
+        before = {name: p.detach().clone() for name, p in self.parameters.items()}
+        with torch.no_grad():
+            for p in self.parameters.values():
+                p.mul_(factor)
+        yield
+        with torch.no_grad():
+            for name, p in self.parameters.items():
+                p.copy_(before[name])
+
+    def clip_and_step(self) -> float:
+        """One step of the optimizer; the norm of the gradient before it was clipped."""
+        gradients = [p.grad for p in self.parameters.values()]
+        norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients))
+        for gradient in gradients:
+            gradient.mul_(min(1.0, self.clip_grad / (norm + 1e-6)))
+        self.adamw.step()
+        return norm
+
+    def gradients(self) -> dict[str, Tensor]:
+        """By Hugging Face name."""
+        return named_as_in_files({n: p.grad.clone() for n, p in self.parameters.items()})
+
+    def weights(self) -> dict[str, Tensor]:
+        """By Hugging Face name."""
+        return named_as_in_files({n: p.detach().clone() for n, p in self.parameters.items()})
+
+
+class _AdamW:
+    """Decoupled weight decay on matrices, none on norms and biases (arXiv 1711.05101)."""
+
+    def __init__(self, parameters: dict[str, torch.nn.Parameter], config: OptimConfig) -> None:
+        self.parameters = list(parameters.values())
+        self.config = config
+        self.first = [torch.zeros_like(p) for p in self.parameters]
+        self.second = [torch.zeros_like(p) for p in self.parameters]
+        self.num_steps = 0
+
+    @torch.no_grad()
+    def step(self) -> None:
+        config = self.config
+        self.num_steps += 1
+        for p, first, second in zip(self.parameters, self.first, self.second, strict=True):
+            first += (1 - config.beta1) * (p.grad - first)
+            second += (1 - config.beta2) * (p.grad.square() - second)
+            mean = first / (1 - config.beta1**self.num_steps)
+            scale = (second / (1 - config.beta2**self.num_steps)).sqrt() + config.eps
+            decay = config.weight_decay if p.ndim > 1 else 0.0
+            p -= config.lr * (mean / scale + decay * p)
+
+
+def _rms_norm(module: torch.nn.Module, x: Tensor) -> Tensor:
+    return module.weight * x * (x.square().mean(-1, keepdim=True) + module.variance_epsilon).rsqrt()
