@@ -58,6 +58,10 @@ BEFORE: dict[str, list[Any]] = {
 MARKS = frozenset().union(*(link.marks for link in LINKS.values()))
 """All that links leave for terms."""
 
+OF_REWARDS = {"v05"}
+"""Links that look at the batch, but at nothing that is not whole on every rank."""
+REMEMBER = {"adaptive_entropy", "epo"}
+"""Links whose statistic decides of later steps, or by the side of a bound that it is on."""
 OBSERVE = {"quadrants"}
 """Links that report, and change nothing."""
 

@@ -8,12 +8,18 @@ import torch.distributed as dist
 
 from megatron_stare.algorithms.chain import Chain
 from megatron_stare.algorithms.table import LINKS
-from tests.contract import OBSERVE, Decided, chain_with, decide, in_batch_order, random_batch
+from tests.contract import (
+    OBSERVE,
+    OF_REWARDS,
+    Decided,
+    chain_with,
+    decide,
+    in_batch_order,
+    random_batch,
+)
 from tests.worlds import run_world
 
 NUM_STEPS = 3
-OF_REWARDS = {"v05"}
-"""They look at the batch, but at nothing that is not whole on every rank."""
 
 
 def shares(world: int, seed: int) -> list[list[int]]:
