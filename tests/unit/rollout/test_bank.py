@@ -18,6 +18,7 @@ from megatron_stare.rollout.bank import Bank
 from megatron_stare.rollout.banked import BankedEngine, BankedScorer, missing
 from megatron_stare.rollout.lineage import code_of_parts, lineage_of
 from megatron_stare.rollout.sampler import Sampler
+from megatron_stare.rollout.stop_tokens import stop_token_ids
 from megatron_stare.system.records import RecordFile
 from megatron_stare.types import Reward, Sample
 from tests.models import make_hf_folder
@@ -74,6 +75,7 @@ class Process:
             device=torch.device("cpu"),
             dtype=torch.float32,
             max_batch_sequences=4,
+            stop_ids=stop_token_ids(model, TOKENIZER),
         )
         self.engine.load_weights(model, version=0)
         self.engine.lives = lives

@@ -41,6 +41,7 @@ def test_every_sample_is_a_line(tmp_path):
         "reward": 1,
         "failure": None,
         "finish_reason": "stop",
+        "origin": "policy",
         "weight_versions": [[3, 4]],
         "seconds": 0.25,
         "reward_seconds": 0.0,
