@@ -224,7 +224,6 @@ def _merge_step(ranks: Sequence[RankStep]) -> StepOutcome:
         assert rank.decision == ranks[0].decision
         assert rank.losses == ranks[0].losses
         assert rank.grad_norms == ranks[0].grad_norms
-        assert str(rank.report) == str(ranks[0].report)  # Of two NaN, too.
     index = [rank.index for rank in ranks]
 
     def over_ranks(name: str) -> Tensor:
@@ -239,12 +238,17 @@ def _merge_step(ranks: Sequence[RankStep]) -> StepOutcome:
             decision=ranks[0].decision,
         ),
         credit=credit_in_batch_order(index, [rank.credit for rank in ranks]),
-        report=ranks[0].report,
+        report=_report_of_all([rank.report for rank in ranks]),
         losses=ranks[0].losses,
         grad_norms=ranks[0].grad_norms,
         gradients=ranks[0].gradients,
         weights=ranks[0].weights,
     )
+
+
+def _report_of_all(reports: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
+    """Nothing where ranks report other numbers: what made them so is to be found before that."""
+    return reports[0] if len({str(report) for report in reports}) == 1 else {}
 
 
 def in_batch_order(index: Sequence[Tensor], of_ranks: Sequence[Tensor]) -> Tensor:

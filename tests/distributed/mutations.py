@@ -70,11 +70,9 @@ def _rank_per_micro_batch() -> AbstractContextManager:
             most_surprising(logprobs[here], credit.at(here), step.at(here), top_share)
             for here in _micro_batches(step, max_tokens=150)
         ]
-        return replace(
-            selections[0],
-            positive=torch.cat([selection.positive for selection in selections]),
-            negative=torch.cat([selection.negative for selection in selections]),
-        )
+        parts = ("positive", "negative", "rest_positive", "rest_negative")
+        whole = {name: torch.cat([getattr(each, name) for each in selections]) for name in parts}
+        return replace(selections[0], **whole)
 
     return _replaced(stare, "most_surprising", rank)
 
