@@ -16,6 +16,7 @@ from megatron_stare.algorithms.hooks import Credit, Step
 from megatron_stare.algorithms.links.group_baselines import SampleAdvantages
 from megatron_stare.algorithms.needs import (
     CUTS,
+    DEMONSTRATED,
     OLD,
     PROMPT_LOGPROBS,
     REFERENCE,
@@ -108,6 +109,8 @@ class Batch:
             REFERENCE: TokenScores(self.reference[index], nothing, nothing, nothing),
             ROLLOUT: engine,
             UNTRUNCATED: engine,
+            DEMONSTRATED: self.rollouts.loss_mask[index]
+            & self.demonstrated[self.rollouts.sample_ids[index]],
             **dict.fromkeys(MARKS, 2 * self.entropies[index] - 1),
             PROMPT_LOGPROBS: PromptLogprobs(
                 [-torch.arange(1.0, 2 + group) / 5 for group in self.rollouts.group_ids.tolist()]
@@ -148,6 +151,7 @@ class Batch:
             rewards=rollouts.rewards[ids],
             verdicts=rollouts.verdicts[ids],
             group_ids=rollouts.group_ids[ids],
+            demonstrated=self.demonstrated[ids],
         )
         return Batch(batch, *(part[index] for part in self.per_token))
 
@@ -175,9 +179,16 @@ class Batch:
             rewards=old.rewards,
             verdicts=old.verdicts,
             group_ids=old.group_ids,
+            demonstrated=old.demonstrated,
         )
         # Under the mask the policy is not asked: its scores are 0.
         return Batch(batch, *(spread(part, 0.0) for part in self.per_token)), where
+
+    @property
+    def demonstrated(self) -> Tensor:
+        """The sample that is one to terms that learn from demonstrations, `[B]`."""
+        assert self.rollouts.demonstrated is not None
+        return self.rollouts.demonstrated
 
     @property
     def per_token(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -204,6 +215,7 @@ def random_batch(seed: int, num_groups: int = 5, size: int = 4) -> Batch:
         rewards=(rewards := torch.randint(0, 2, (len(lengths),), generator=generator).float()),
         verdicts=rewards,
         group_ids=group_ids,
+        demonstrated=torch.arange(len(lengths)) == 5,
     )
     entropies = torch.rand(n, generator=generator)
     return Batch(
