@@ -22,6 +22,7 @@ import torch.distributed as dist
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from megatron_stare.algorithms.schedules import Shape, eased
 from megatron_stare.ops.selection import global_top_k_with_threshold, share_of
 from megatron_stare.system.settings import Settings
 from megatron_stare.system.values import Count, CountOrZero, Multiple, PositiveWeight
@@ -40,7 +41,7 @@ class AnnealConfig(Settings):
     """The last step of the first target."""
     to_step: Count
     """The first step of the last target."""
-    shape: Literal["linear", "cosine"] = "linear"
+    shape: Shape = "linear"
     """A straight line between them, or half a wave, which starts and ends slowly."""
 
     @model_validator(mode="after")
@@ -55,7 +56,7 @@ class AnnealConfig(Settings):
         """How much of the way is behind, from 0 to 1."""
         gone = (step - self.from_step) / (self.to_step - self.from_step)
         gone = min(max(gone, 0.0), 1.0)
-        return gone if self.shape == "linear" else (1 - math.cos(math.pi * gone)) / 2
+        return eased(gone, self.shape)
 
 
 class StareConfig(Settings):

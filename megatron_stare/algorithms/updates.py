@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from megatron_stare.algorithms.hooks import Credit, Need, Rescore, Step, Update, Updates
-from megatron_stare.algorithms.needs import OLD
+from megatron_stare.algorithms.hooks import Credit, Rescore, Step, Update, Updates
 from megatron_stare.system.values import Count
 
 
@@ -21,11 +19,6 @@ class Epochs(Updates):
 
     count: Count = 1
     """How many times; with two or more, the later ones are off-policy, and ratios clip."""
-
-    @property
-    def needs(self) -> frozenset[Need[Any]]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Later passes compare with the policy before the first."""
-        return frozenset({OLD}) if self.count > 1 else frozenset()
 
     @property
     def passes(self) -> int:

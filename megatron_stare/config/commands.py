@@ -88,7 +88,7 @@ class TrainConfig(Settings):
     def needs(self) -> frozenset[Need[Any]]:
         """What is measured of every batch before its updates."""
         # Later updates compare with the policy before the first.
-        return self.algorithm.needs | ({OLD} if self.train.updates_per_step > 1 else set())
+        return self.algorithm.needs | ({OLD} if self.updates_per_step > 1 else set())
 
     @property
     def updates_per_step(self) -> int:
@@ -103,13 +103,14 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _demonstrations_are_there(self) -> TrainConfig:
-        for name, part in self.algorithm.parts.items():
-            if DEMONSTRATED in part.needs and self.data.demonstration_field is None:
+        parts = self.algorithm.parts.items()
+        for name in [name for name, part in parts if DEMONSTRATED in part.needs]:
+            if self.data.demonstration_field is None:
                 raise ValueError(
                     f"algorithm.{name} has nothing to fall back to with "
                     "data.demonstration_field=null, expected the field of worked responses"
                 )
-            if DEMONSTRATED in part.needs and not self.rollout.dynamic_sampling:
+            if not self.rollout.dynamic_sampling:
                 raise ValueError(
                     f"algorithm.{name} with rollout.dynamic_sampling=false: no group is looked at, "
                     "and none falls back to its demonstration; expected true"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Generator, Iterable, Sequence
-from typing import Any, cast
+from typing import Any
 
 from megatron_stare.config.rollout import RolloutConfig, SamplingConfig
 from megatron_stare.engines.engine import Request
@@ -35,9 +35,9 @@ class Rollouts:
         self.engine = SimulatedEngine(job, limit, seed=seed)
         self._prompt_tokens = job.prompt_tokens
         self._sampler = Sampler(
-            cast(Any, _Prompts()),
+            _Prompts(),
             self.engine,
-            cast(Any, _Dice(job.assumptions.signal_share, seed)),
+            _Dice(job.assumptions.signal_share, seed),
             config,
             seed=seed,
         )

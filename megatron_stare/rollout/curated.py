@@ -38,11 +38,12 @@ class Curated:
         """
         drawn: list[Prompt] = []
         while len(drawn) < count:
-            everyone = range(len(self._prompts))
-            left = [i for i in everyone if i not in self._asked] or [*everyone]
+            if len(self._asked) == len(self._prompts):
+                self._asked.clear()
+            left = [i for i in range(len(self._prompts)) if i not in self._asked]
             places = self._drawn_of(min(count - len(drawn), len(left)), left)
             drawn += self._prompts.at(places, f"draw.{self._num_draws}")
-            self._asked = {*places} if len(left) == len(everyone) else self._asked | {*places}
+            self._asked.update(places)
             self._num_draws += 1
         return drawn
 

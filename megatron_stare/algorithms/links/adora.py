@@ -17,7 +17,7 @@ from megatron_stare.types import RolloutBatch
 class Adora(SampleAdvantages):
     """A = GRPO's, times weight unless the longest right sample is longer than the mean wrong one.
 
-    Wrong ones of max_length tokens and more are left out of that mean; right is a reward above 0.
+    Wrong ones of max_length tokens and more are left out of that mean; right is a verdict above 0.
     In a group without right samples, or right ones alone, "language" compares with -infinity;
     "vision" compares with infinity where none is wrong, and keeps GRPO's where none is right.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.algorithms.needs import OLD
+from megatron_stare.algorithms.schedules import share_between
 from megatron_stare.system.values import Share
 
 
@@ -27,7 +28,6 @@ class D3s(Link[None]):
 
     def apply(self, credit: Credit, step: Step, state: None) -> Credit:
         """Leave the others out."""
-        share = (1 - step.progress) * self.first + step.progress * self.last
-        share = round(share, 12)  # A sum's last bits are no part of a share.
+        share = share_between(self.first, self.last, step.progress)
         key = credit.advantages.abs() * step[OLD].entropies
         return credit._replace(counted=step.stats.top_share(key, share, where=credit.counted))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from megatron_stare.algorithms.batch_stats import Grouping
 from megatron_stare.algorithms.hooks import Credit, Link, Step
+from megatron_stare.algorithms.schedules import share_between
 from megatron_stare.ops.selection import share_of
 from megatron_stare.system.values import Share
 
@@ -35,13 +36,13 @@ class D3sSamples(Link[None]):
         """Leave the others out."""
         advantages = step.by(Grouping.by_sample).mean(credit.advantages, credit.counted).cpu()
         kept, ids = torch.zeros(len(advantages), dtype=torch.bool), step.rollouts.group_ids
-        share = _between(self.group_first, self.group_last, step.progress)
+        share = share_between(self.group_first, self.group_last, step.progress)
         for group in ids.unique():
             members = ((ids == group) & ~advantages.isnan()).nonzero()[:, 0]
             if len(advantages[members].unique()) > 1:
                 kept[members[widest(advantages[members], share)]] = True
         left = kept.nonzero()[:, 0]
-        share = _between(self.batch_first, self.batch_last, step.progress)
+        share = share_between(self.batch_first, self.batch_last, step.progress)
         kept = torch.zeros_like(kept)
         kept[left[widest(advantages[left], share)]] = True
         return credit._replace(counted=credit.counted & (step.of_samples(kept) > 0))
@@ -52,7 +53,3 @@ def widest(values: Tensor, share: float) -> Tensor:
     k, order = share_of(share, len(values)), values.argsort(descending=True, stable=True)
     choices = [torch.cat([order[:high], order[len(order) - k + high :]]) for high in range(k + 1)]
     return max(choices, key=lambda places: float(values[places].var(correction=0)))
-
-
-def _between(first: float, last: float, progress: float) -> float:
-    return round((1 - progress) * first + progress * last, 12)

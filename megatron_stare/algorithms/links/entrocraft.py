@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from pydantic import model_validator
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from megatron_stare.algorithms.hooks import Credit, Link, Metric, Step
 from megatron_stare.algorithms.needs import OLD
+from megatron_stare.algorithms.schedules import Shape, eased
 from megatron_stare.system.values import PositiveWeight
 
 
@@ -41,7 +41,7 @@ class Entrocraft(Link[None]):
     """Lower end of the band at the end of a run."""
     high_last: PositiveWeight = 0.5
     """Upper end there."""
-    shape: Literal["linear", "cosine"] = "linear"
+    shape: Shape = "linear"
     """How it moves: along a line, or half a wave."""
 
     @model_validator(mode="after")
@@ -63,8 +63,7 @@ class Entrocraft(Link[None]):
         return step.once(self, lambda: self._rejected(credit.advantages, step))
 
     def _rejected(self, advantages: Tensor, step: Step) -> Tensor:
-        gone = step.progress
-        gone = gone if self.shape == "linear" else (1 - math.cos(math.pi * gone)) / 2
+        gone = eased(step.progress, self.shape)
         low = (1 - gone) * self.low + gone * self.low_last
         high = (1 - gone) * self.high + gone * self.high_last
         entropy = step.stats.mean(step[OLD].entropies)

@@ -69,7 +69,7 @@ class V05(Link[Past]):
 
     def advance(self, state: Past, step: Step) -> Past:
         """Say what is expected, and remember what came."""
-        found = _mean_rewards(step.rollouts)
+        found = _mean_rewards(step)
         seen = {prompt: state.means[prompt] for prompt in found if prompt in state.means}
         priors = {prompt: self._calibrated(mean, state.fit) for prompt, mean in seen.items()}
         fit = [self.memory * total for total in state.fit]
@@ -89,7 +89,7 @@ class V05(Link[Past]):
     def apply(self, credit: Credit, step: Step, state: Past) -> Credit:
         """Every token gets its sample's advantage."""
         groups, rewards = Groups(step.rollouts.group_ids), step.rollouts.rewards.double()
-        priors = [state.priors.get(prompt, torch.nan) for prompt in prompts_of(step.rollouts)]
+        priors = [state.priors.get(prompt, torch.nan) for prompt in _prompts_of(step)]
         prior, mean = torch.tensor(priors, dtype=torch.float64), groups.mean(rewards)
         noise = ((self.high - self.low) / 2) ** 2 / groups.size
         differs = ((mean - prior).square() - noise).clamp(min=0)
@@ -99,7 +99,7 @@ class V05(Link[Past]):
 
     def report(self, credit: Credit, step: Step, state: Past) -> Mapping[str, float]:
         """How many prompts there was a prior of, and how wrong it was."""
-        found = _mean_rewards(step.rollouts)
+        found = _mean_rewards(step)
         errors = [abs(prior - found[prompt]) for prompt, prior in state.priors.items()]
         error = sum(errors) / len(errors) if errors else float("nan")
         return {"reward/prior_share": len(errors) / len(found), "reward/prior_error": error}
@@ -113,8 +113,12 @@ def prompts_of(batch: RolloutBatch) -> list[str]:
     return [hashlib.sha256(part).hexdigest()[:16] for part in parts]
 
 
-def _mean_rewards(batch: RolloutBatch) -> dict[str, float]:
+def _prompts_of(step: Step) -> list[str]:
+    return step.once(prompts_of, lambda: prompts_of(step.rollouts))
+
+
+def _mean_rewards(step: Step) -> dict[str, float]:
     rewards: dict[str, list[float]] = {}
-    for prompt, reward in zip(prompts_of(batch), batch.rewards.tolist(), strict=True):
+    for prompt, reward in zip(_prompts_of(step), step.rollouts.rewards.tolist(), strict=True):
         rewards.setdefault(prompt, []).append(reward)
     return {prompt: sum(found) / len(found) for prompt, found in rewards.items()}

@@ -8,13 +8,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from megatron_stare.algorithms.hooks import Credit, Link, Metric, Step
+from megatron_stare.algorithms.hooks import Credit, Metric, Step
+from megatron_stare.algorithms.links.dropped import DropsSamples
 from megatron_stare.algorithms.needs import OLD, ROLLOUT
 from megatron_stare.algorithms.per_sample import sample_sum
 from megatron_stare.system.values import Share
 
 
-class Veto(Link[None]):
+class Veto(DropsSamples):
     """weight * 0 on a sample that has a token with policy / engine < threshold.
 
     What is dropped stays in the denominator; the code takes it out of the response mask.
@@ -23,8 +24,6 @@ class Veto(Link[None]):
     Status: checked against authors' code
     """
 
-    scope = "sample"
-    needs = frozenset({OLD, ROLLOUT})
     metrics: ClassVar[Mapping[str, Metric]] = {
         "mismatch/vetoed_share": Metric(
             "share", "Tokens of samples that are dropped as one of theirs is next to impossible."
@@ -34,16 +33,8 @@ class Veto(Link[None]):
     threshold: Share = 1e-4
     """The smallest ratio that a sample's tokens may have."""
 
-    def apply(self, credit: Credit, step: Step, state: None) -> Credit:
-        """Drop samples."""
-        return credit.scaled(0.0, self._of(credit, step))
-
-    def report(self, credit: Credit, step: Step, state: None) -> Mapping[str, float]:
-        """How many tokens are dropped."""
-        share = step.stats.mean(self._of(credit, step), credit.counted)
-        return {"mismatch/vetoed_share": float(share)}
-
-    def _of(self, credit: Credit, step: Step) -> Tensor:
+    def dropped(self, credit: Credit, step: Step) -> Tensor:
+        """All tokens of such a sample."""
         log_ratios = step[OLD].logprobs - step[ROLLOUT]
         is_out = (log_ratios < math.log(self.threshold)) & credit.counted
         return sample_sum(is_out, step.sample_ids) > 0

@@ -20,9 +20,16 @@ HOW = {
 def judge(response: str, answer: str) -> float:
     """Of "break N HOW", end the process, and let N imports fail."""
     if response.startswith("break"):
-        Path(os.environ[STATE]).write_text(response)
+        _tell(Path(os.environ[STATE]), response)
         os._exit(1)
     return float(response)
+
+
+def _tell(state: Path, text: str) -> None:
+    """At once: another process may be reading."""
+    whole = state.with_name(f"{state.name}.{os.getpid()}")
+    whole.write_text(text)
+    whole.replace(state)
 
 
 def _fail_if_told() -> None:
@@ -31,7 +38,7 @@ def _fail_if_told() -> None:
         return
     _, count, how = state.read_text().split()
     if int(count) > 0:
-        state.write_text(f"break {int(count) - 1} {how}")
+        _tell(state, f"break {int(count) - 1} {how}")
         HOW[how]()
 
 
