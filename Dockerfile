@@ -15,7 +15,7 @@ ENV DEBIAN_FRONTEND=noninteractive PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CH
 # A compiler is needed at run time, too: Triton and SGLang build kernels for the GPU that they find.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends \
-        build-essential libnuma1 ninja-build python3.12 python3.12-dev python3.12-venv \
+        bubblewrap build-essential libnuma1 ninja-build python3.12 python3.12-dev python3.12-venv \
     && rm -rf /var/lib/apt/lists/*
 
 FROM base AS sglang

@@ -1,0 +1,1 @@
+"""Tools that a model may call: `tool.py` says what one is, `table.py` makes them."""
