@@ -30,22 +30,23 @@ _EXPECTED = {
 
 
 def load_config[ConfigT: BaseModel](
-    kind: type[ConfigT], path: Path, overrides: Sequence[str] = ()
+    kind: type[ConfigT], path: Path | None, overrides: Sequence[str] = ()
 ) -> ConfigT:
-    """Read `path`, apply overrides such as `optim.lr=1e-6`, check, and freeze.
+    """Read `path`, if there is one, apply overrides such as `optim.lr=1e-6`, check, and freeze.
 
     Raises:
         UserError: one line per problem, each naming the key, the value and what was expected.
     """
-    tree = _read_file(path)
+    tree = {} if path is None else _read_file(path)
     _apply(tree, overrides, texts=_text_keys(kind))
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
+        place = "" if path is None else f"{path}: "
         problems = error.errors(include_url=False)
-        lines = [f"{path}: {_explain(kind, problem)}" for problem in problems[:_MAX_PROBLEMS]]
+        lines = [f"{place}{_explain(kind, problem)}" for problem in problems[:_MAX_PROBLEMS]]
         if len(problems) > len(lines):
-            lines.append(f"{path}: ... and {len(problems) - len(lines):,} problems more")
+            lines.append(f"{place}... and {len(problems) - len(lines):,} problems more")
         raise UserError("\n".join(lines)) from None
 
 
