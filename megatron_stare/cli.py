@@ -1,8 +1,8 @@
 """The command line: `megatron-stare train | sft | eval | serve | slurm | convert | plan | ...`.
 
-Exit codes: 0 done, 1 `verify` found a difference or `compare` has a run that is not finished, 2 bad
-input (one clear line on standard error), 75 stopped by SIGTERM or SIGUSR1 and saved, 130
-interrupted, 141 nobody reads standard output.
+Exit codes: 0 done, 1 `verify` found a difference, `compare` has a run that is unfinished or a call
+of `tools` went wrong, 2 bad input (one clear line on standard error), 75 stopped by SIGTERM or
+SIGUSR1 and saved, 130 interrupted, 141 nobody reads standard output.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from megatron_stare.commands.report import add_report
 from megatron_stare.commands.serve import add_serve
 from megatron_stare.commands.sft import add_sft
 from megatron_stare.commands.slurm import add_slurm
+from megatron_stare.commands.tools import add_tools
 from megatron_stare.commands.train import add_train
 from megatron_stare.commands.verify import add_verify
 from megatron_stare.errors import ReportedUserError, Stopped, UserError
@@ -45,6 +46,7 @@ _COMMANDS = (
     add_plan,
     add_config,
     add_methods,
+    add_tools,
     add_report,
 )
 """In the order of the help."""
