@@ -58,14 +58,31 @@ def equal(expected: list[Any], found: list[Any]) -> bool:
 
 
 def is_false_chain(statement: Any) -> bool:
-    """Whether neighbours in a chain of equals are different numbers: `4 = 5`, `x = 2+3 = 6`."""
-    relations = getattr(statement, "_unsorted_args", (statement,))
-    sides = [side for r in relations if isinstance(r, Eq) for side in r.args]
+    """Whether two numbers in a chain of equals are different: `4 = 5`, `x = 2+3 = 6`."""
     return any(
-        _close(left, right, _number(left), _number(right), 1e-2) is False
-        for left, right in pairwise(sides)
-        if isinstance(left, Expr) and isinstance(right, Expr)
+        _close(left, right, value, other, 1e-2) is False
+        for sides in _chains(getattr(statement, "_unsorted_args", (statement,)))
+        for (left, value), (right, other) in pairwise(_numbers(sides))
     )
+
+
+def _chains(relations: tuple[Any, ...]) -> list[list[Any]]:
+    """The sides of equations, those together of which one begins as the one before it ends."""
+    chains: list[list[Any]] = []
+    for relation in relations:
+        if isinstance(relation, Eq):
+            left, right = relation.args
+            if not (chains and chains[-1][-1] == left):
+                chains.append([left])
+            chains[-1].append(right)
+    return chains
+
+
+def _numbers(sides: list[Any]) -> list[tuple[Expr, Any]]:
+    """Those of `sides` that are numbers, with their values."""
+    evaluated = [side.args[0] if isinstance(side, UnevaluatedExpr) else side for side in sides]
+    values = [(side, _number(side)) for side in evaluated if isinstance(side, Expr)]
+    return [(side, value) for side, value in values if value is not None]
 
 
 def _is_inequality(answer: Any) -> bool:

@@ -28,11 +28,11 @@ from megatron_stare.rewards.notations import (
 from megatron_stare.rewards.numerals import plain_numbers
 from megatron_stare.rewards.regions import joined_region
 from megatron_stare.rewards.residues import congruences_agree
-from megatron_stare.rewards.search import candidates, is_prose, searched
+from megatron_stare.rewards.search import NORMALIZED, candidates, is_prose, searched
 from megatron_stare.rewards.sequences import sequences_agree
 from megatron_stare.rewards.signs import both_signs
 from megatron_stare.rewards.spelling import latex_of
-from megatron_stare.rewards.unfinished import behind_equals, leaves_work
+from megatron_stare.rewards.unfinished import leaves_work, sides
 from megatron_stare.rewards.units import units_differ, without_percent, without_unit
 from megatron_stare.rewards.wording import remarks, words_agree
 
@@ -47,9 +47,15 @@ _THOUSANDS = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])")
 _FUNCTION = re.compile(r"(y|(?P<name>[a-zA-Z](?:\^\{-1\})?)\s*\(\s*[a-z]\s*\))\s*=(?!.*=)")
 _TUPLE, _SET = re.compile(r"(?:\\left)?\("), re.compile(r"(?:\\left)?\\\{(?!\s*(?:\\left)?\()")
 _POINT = re.compile(r"^[A-Z]\s*(?=(?:\\left\s*)?\([^()]*,)")
+_RELATION = re.compile(r"[=<>]|\\[lgn]e(?![a-z])")
+_QUANTITY = re.compile(  # Of no digit and no other relation: what its name means does not matter.
+    r"(?:\\(?!(?:not|[lgn]e|text)(?![a-z]))(?:[a-zA-Z]+|#)|[a-zA-Z_{}'\s]|\([^()=]*\))+=[^=<>]+$"
+)
 _TURNED = re.compile(r"([^a-zA-Z=]+)=\s*([a-zA-Z])")
 _LONGEST = 2000  # Characters of an answer; what is longer equals its own text alone.
-_BOXED = LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False)
+_BOXED = LatexExtractionConfig(
+    boxed_match_priority=0, try_extract_without_anchor=False, normalization_config=NORMALIZED
+)
 
 
 def math_reward(response: str, answer: str) -> float:
@@ -121,7 +127,7 @@ def _expressions_agree(given: str, expected: str) -> bool:
     (given, percent), (expected, wanted_percent) = without_percent(given), without_percent(expected)
     if units_differ(unit, wanted) or not given or not expected:
         return False
-    if remarks(behind_equals(given)) != remarks(behind_equals(expected)):
+    if not _is_chain(sides(given)) or remarks(sides(given)[-1]) != remarks(sides(expected)[-1]):
         return False
     if _TUPLE.match(expected):  # Of a point the name may be said, as in A(1,2).
         given = _POINT.sub("", given)
@@ -134,6 +140,8 @@ def _expressions_agree(given: str, expected: str) -> bool:
     given, expected = _values_of_functions(both_signs(given), both_signs(expected))
     try:
         found, reference = _parsed(given), _parsed(expected)
+        if isinstance(found[0], str) and _QUANTITY.match(given) and not _RELATION.search(expected):
+            found = _parsed(sides(given)[-1])
         if not found or not reference or leaves_work(given, expected, found[0], reference[0]):
             return False
         if equal(reference, found):
@@ -144,6 +152,12 @@ def _expressions_agree(given: str, expected: str) -> bool:
         return equal(reference[:1], [found[0] * Rational(1, 100)])
     except Exception:  # sympy raises anything on what it has no rule for; math-verify says no too.
         return False
+
+
+def _is_chain(sides: list[str]) -> bool:
+    """Whether something stands between all equals signs, and no two sides are other integers."""
+    integers = {_integer(side.strip()) for side in sides} - {None}
+    return all(map(str.strip, sides[1:-1])) and len(integers) < 2
 
 
 def _tight(text: str) -> str:

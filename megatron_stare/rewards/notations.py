@@ -51,7 +51,7 @@ def _choice(text: str) -> tuple[str, str] | None:
     if not match:
         return None
     letter, value = match[1] or match[2], match[4].strip()
-    if re.match(r"(?:\\text\s*\{\s*)?(?:,|or\b|and\b)", value):
+    if re.match(r"(?:\\text\s*\{\s*)?(?:,|or\b|and\b|\(\s*[A-J]\s*\))", value):
         return None
     if not (letter.isupper() or match[1]):
         return None

@@ -91,6 +91,9 @@ _REWRITES = [
     substitution(r"(?<![0-9_])([0-9]{1,3}(?:_[0-9]{3})+)(?![0-9_])", lambda m: _joined(m[1])),
     substitution(r"(?<![0-9'])([0-9]{1,3}(?:'[0-9]{3})+)(?![0-9'])", lambda m: _joined(m[1])),
     substitution(r"(?<![0-9.,])([0-9]{1,3}(?:, ?[0-9]{3})+)(?=\.[0-9])", lambda m: _joined(m[1])),
+    substitution(
+        r"(?<![0-9.,])([1-9][0-9]{0,2}(?:\.[0-9]{3}){2,})(?![0-9.])", lambda m: _joined(m[1])
+    ),
     # Decimals that repeat.
     substitution("((?:[0-9][\u0304\u0305])+)", lambda m: rf"\overline{{{_joined(m[1])}}}"),
     substitution(

@@ -11,7 +11,7 @@ from sympy.core.relational import Relational
 
 _RELATION = re.compile(r"[<>]|\\[lg]e(?![a-z])|\\ne(?![a-z])")
 _OR = re.compile(
-    r",?\s*\\text\s*\{\s*,?\s*or\s*\}|,?\s*(?<![a-z\\])or(?![a-z])|\\(?:lor|vee)(?![a-z])"
+    r",?\s*\\text\s*\{\s*,?\s*or\s*\}|,?\s*(?<![a-z\\])or(?![a-z])|\\(?:lor|vee|cup)(?![a-z])"
 )
 _AND = re.compile(
     r",?\s*\\text\s*\{\s*,?\s*and\s*\}|,?\s*(?<![a-z\\])and(?![a-z])|\\(?:land|wedge)(?![a-z])"

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 
-from math_verify import parse
+from latex2sympy2_extended import NormalizationConfig
+from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
+NORMALIZED = NormalizationConfig(units=False, malformed_operators=True, nits=True)
+"""math-verify's own but for units, of which it takes `t` in `2t` for one."""
+_ANYWHERE = [LatexExtractionConfig(normalization_config=NORMALIZED), ExprExtractionConfig()]
 _STATED = re.compile(
-    r"(?:answer|result|solution)\s*(?:is|are|:|=)+\**\s*:?\s*"
+    r"(?:answer|result|solution|option|choice)\s*(?:is|are|:|=)+\**\s*:?\s*"
     r"(?P<answer>(?s:\\\[.*?\\\]|\$\$.*?\$\$)|[^\n]*)"
     r"|(?:\bis|:)\s+(?P<formula>(?:\\left\s*)?[(\[{\\$0-9][^\n]*)",
     re.IGNORECASE,
@@ -40,7 +44,7 @@ def candidates(text: str) -> list[str]:
 
 def searched(text: str) -> list[str]:
     """What math-verify takes for the answer, as text."""
-    parsed = parse(text, extraction_mode="first_match", parsing_timeout=0)
+    parsed = parse(text, _ANYWHERE, extraction_mode="first_match", parsing_timeout=0)
     return [item for item in parsed if isinstance(item, str) and item]
 
 

@@ -26,7 +26,7 @@ _SYMBOLS = {
     "∂": r"\partial ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ",
     "⌉": r"\rceil ", "…": r"\ldots ", "⋯": r"\cdots ", "′": "'", "∣": "|",
     "⟨": r"\langle ", "⟩": r"\rangle ", "→": r"\to ", "∘": r"\circ ", "。": ".", "、": ", ",
-    "’": "'",
+    "’": "'", "“": "", "”": "", "∶": ":",
     "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}",
     "ℂ": r"\mathbb{C}", "∠": r"\angle ", "‖": r"\|",
 }  # fmt: skip
@@ -166,6 +166,7 @@ _TYPOGRAPHY = [
     substitution(r"(?<=[0-9}])\s*\^\s*(?:o(?![a-z])|\{o\}|\{\\text\s*\{o\}\})", r"^{\\circ}"),
     # Synonyms.
     substitution(r"\.\.\.+", r"\\ldots "),
+    substitution(":?==*", "="),
     substitution(r"\+/-|^\s*\+-|(?<=[=,])\s*\+-", r"\\pm "),
     substitution(rf"\\ast{_END}", "*"),
     substitution(rf"\\colon{_END}|\{{:\}}", ":"),
@@ -178,6 +179,10 @@ _TYPOGRAPHY = [
     substitution(
         rf"\\frac\s*{_ARGUMENT}\s*{_ARGUMENT}",
         lambda m: rf"\frac{{{m[1] or m[2]}}}{{{m[3] or m[4]}}}",
+    ),
+    substitution(
+        rf"\\[dt]?binom\s*{_ARGUMENT}\s*{_ARGUMENT}",
+        lambda m: rf"\binom{{{m[1] or m[2]}}}{{{m[3] or m[4]}}}",
     ),
     substitution(rf"\{{([^{{}}]*)\\over{_END}([^{{}}]*)\}}", r"\\frac{\1}{\2}"),
     _fraction_over,
@@ -208,6 +213,7 @@ _TYPOGRAPHY = [
     substitution(r"(?i)^\s*(?:\\text\s*\{\s*)?all real numbers\s*\}?\s*$", r"(-\\infty,\\infty)"),
     substitution(r"\\mathbb\s*\{?R\}?", r"(-\\infty,\\infty)"),
     substitution(r"\{bmatrix\}", "{pmatrix}"),
+    substitution(r"^\s*-\\infty\s*<\s*[a-z]\s*<\s*\+?\\infty\s*$", r"(-\\infty,\\infty)"),
     substitution(r"^\s*-\\infty\s*(?:<|\\le )\s*|\s*(?:<|\\le )\s*\+?\\infty\s*$", ""),
     # Names of functions, and which integers are meant.
     substitution(r"^\s*[a-z]\s*\\mapsto", ""),

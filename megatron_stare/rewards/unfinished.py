@@ -22,7 +22,6 @@ from sympy import (
     Mul,
     Pow,
     Rational,
-    Set,
     Symbol,
     Tuple,
     factorial,
@@ -55,7 +54,7 @@ _OPERATIONS = {
     "substitution": r"\|\s*_|\]\s*_[^_^]*\^",
     "division": r"\\div(?![a-z])",
     "ellipsis": r"\\[lc]?dots",
-    "juxtaposition": r"[0-9)}](?<!\^\{-1\})\s*\(\s*-?[0-9.]+\s*\)",
+    "juxtaposition": r"[0-9)}](?<!\^\{-1\})\s*\(\s*-?[0-9.]+\s*\)|(?<![0-9.^_])[0-9.]+\s+[0-9]",
     "matrices": r"\\end\{[bp]?matrix\}\s*(?:\^|(?:\\cdot|\\times|[-+])?\s*\\begin)"
     r"|[0-9}]\s*(?:\\cdot|\\times)?\s*\\begin\{[bp]?matrix",
     "power of zero or one": r"(?<!10)\^\s*(?:\{\s*[01]\s*\}|[01](?![0-9./]))",
@@ -80,16 +79,16 @@ def leaves_work(given: str, expected: str, found: Any, reference: Any) -> bool:
 
     `given` and `expected` are `spelling.latex_of` texts, of equal value.
     """
-    if _operations(behind_equals(given)) - _operations(expected):
+    if _operations(sides(given)[-1]) - _operations(expected):
         return True
     if isinstance(found, MatrixBase) and isinstance(reference, MatrixBase):
         found, reference = Tuple(*found), Tuple(*reference)
     if not (isinstance(found, Basic) and isinstance(reference, Basic)):
         return False
-    if isinstance(reference, Set) and _is_unsolved(found):
+    if _is_unsolved(found) and not _is_unsolved(reference):
         return True
     found = _last_side(found)
-    functions = _functions(behind_equals(given), found) - _functions(expected, reference)
+    functions = _functions(sides(given)[-1], found) - _functions(expected, reference)
     if functions and not _rounds(reference, found):
         return True
     is_formula = isinstance(found, Expr) and isinstance(reference, Expr)
@@ -112,14 +111,15 @@ def _rounds(reference: Basic, found: Basic) -> bool:
     return bool(abs((found - nsimplify(reference, rational=True)).evalf(50)) > 1e-30)
 
 
-def behind_equals(text: str) -> str:
-    """What stands behind the last equals sign outside of braces."""
-    depth, start = 0, 0
+def sides(text: str) -> list[str]:
+    """What the equals signs outside of braces part."""
+    found, depth, start = [], 0, 0
     for match in re.finditer(r"[{}=]", text):
         depth += {"{": 1, "}": -1}.get(match[0], 0)
         if match[0] == "=" and depth == 0:
+            found.append(text[start : match.start()])
             start = match.end()
-    return text[start:]
+    return [*found, text[start:]]
 
 
 def _operations(text: str) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _CURRENCY = {
-    "dollar": r"(?:US|USD)?\s*(?:\\\$|\$)|USD|US dollars?|dollars?",
+    "dollar": r"(?:US|USD)?\s*(?:\\\$|\$|\\textdollar)|USD|US dollars?|dollars?",
     "euro": r"€|\\euro|\\text\s*\{\s*€\s*\}|EUR|euros?",
     "pound sterling": r"£|\\pounds|\\text\s*\{\s*£\s*\}|GBP",
     "yen": r"[¥￥]|JPY|yen",
@@ -17,11 +17,13 @@ _MEASURES = {
     "m": r"m|met(?:er|re)s?", "km": r"kms?|kilomet(?:er|re)s?",
     "in": r"in|inch|inches", "ft": r"ft|foot|feet", "yd": r"yds?|yards?", "mi": r"mi|miles?",
     "mg": r"mg|milligrams?", "g": r"g|grams?", "kg": r"kgs?|kilograms?", "lb": r"lbs?|pounds?",
-    "s": r"s|secs?|seconds?", "min": r"mins?|minutes?", "h": r"h|hrs?|hours?", "day": r"days?",
+    "oz": r"oz|ounces?", "s": r"s|secs?|seconds?",
+    "min": r"mins?|minutes?", "h": r"h|hrs?|hours?", "day": r"days?",
     "week": r"weeks?", "month": r"months?", "year": r"years?|yrs?",
     "ml": r"m[lL]|millilit(?:er|re)s?", "l": r"[lL]|lit(?:er|re)s?",
-    "mph": r"mph|miles per hour", "km/h": r"kmh|km/hr?|kph|kilomet(?:er|re)s per hour",
-    "m/s": r"m/s|met(?:er|re)s per second",
+    "mph": r"mph|mi(?:les?)?/(?:h|hr|hour)",
+    "km/h": r"kmh|kph|k(?:m|ilomet(?:er|re)s?)/(?:h|hr|hour)",
+    "m/s": r"m(?:et(?:er|re)s?)?/s(?:ec(?:ond)?)?",
     "degree": r"\^\s*\{?\s*\\circ\s*\}?|\\degree|degs?|degrees?", "radian": r"rad|radians?",
 }  # fmt: skip
 _KNOWN = [
@@ -49,7 +51,6 @@ _NO_UNITS = frozenset(
         "choose",
         "is",
         "for",
-        "only",
         "percent",
         "pi",
         "sqrt",
@@ -94,12 +95,16 @@ _NO_UNITS = frozenset(
 _SIGN = "|".join(rf"(?:{_CURRENCY[unit]})" for unit in ("dollar", "euro", "pound sterling", "yen"))
 _BEFORE = re.compile(rf"^([-+]?)\s*({_SIGN}|{_CURRENCY['rupee']})\s*(?=[-+0-9.({{\\])")
 _NAMED = re.compile(r"^\\text\s*\{[^{}]*(?:[:=]|\b(?:is|are|equals))\s*\}\s*")
-_DEGREE_SIGN = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-zA-Z]))\s*C?")
+_DEGREE_SIGN = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-zA-Z]))\s*[CF]?")
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _PERCENT = re.compile(
     r"\s*(?:\\?%|(?<=[0-9}\s])(?:\\text\s*\{\s*)?per ?cent\s*\}?)\s*$|^\s*\\?%\s*(?=[0-9])"
 )
 _POWER = r"(?:\s*\^\s*(?:\{\s*[-0-9]+\s*\}|[0-9]))?"
+_RAISED = [
+    (re.compile(r"^(?:square|sq\.?)\s|\ssquared$"), "2"),
+    (re.compile(r"^(?:cubic|cu\.?)\s|\scubed$"), "3"),
+]
 _WORDS = r"[a-zA-Z]+\.?(?:[ -][a-zA-Z]+\.?)*"
 _BARE = rf"(?:(?:sq|cu)\.?\s)?{_WORDS}{_POWER}(?:\s*/\s*{_WORDS}{_POWER})?"
 _TEXT = (
@@ -108,7 +113,7 @@ _TEXT = (
 )
 _AFTER = re.compile(
     rf"(?<=[0-9a-zA-Z}})\].|%'])\s*(?P<unit>{_TEXT}|[€£¥¢₹]"
-    rf"|(?:(?<=[0-9}})\].|%']\s)|(?<=[0-9]))\(?(?P<bare>{_BARE})\)?)"
+    rf"|(?:(?<=[0-9}})\].|%']\s)|(?<=\\pi\s)|(?<=[0-9]))\(?(?P<bare>{_BARE})\)?)"
     r"\s*\.?$"
 )
 
@@ -153,7 +158,8 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _is_unit(match: re.Match[str]) -> bool:
-    words = re.findall(r"[a-zA-Z]+", match["bare"] or match["words"] or "")
+    named = re.sub(r"(?<=[a-zA-Z]) (?:squared|cubed)", "", match["bare"] or match["words"] or "")
+    words = re.findall(r"[a-zA-Z]+", named)
     if match["bare"] is None:
         return not any(word.lower() in _NO_UNITS for word in words)
     known = bool(_name(match["bare"]))
@@ -170,10 +176,10 @@ def _name(unit: str) -> str:
     power = re.search(r"\^\s*([-0-9]+)$", plain)
     exponent = power[1] if power else ""
     plain = plain[: power.start()].strip() if power else plain
-    for words, raised in ((r"(?:square|sq\.?)\s", "2"), (r"(?:cubic|cu\.?)\s", "3")):
-        if re.match(words, plain):
-            plain, exponent = re.sub(words, "", plain, count=1).strip(), raised
-    plain = re.sub(r"\s*/\s*", "/", plain)
+    for words, raised in _RAISED:
+        if words.search(plain):
+            plain, exponent = words.sub("", plain, count=1).strip(), raised
+    plain = re.sub(r"\s*/\s*|\s+per\s+", "/", plain)
     for name, spelling in _KNOWN:
         if spelling.fullmatch(plain):
             return f"{name}^{exponent}" if exponent else name

@@ -27,9 +27,9 @@ def words_agree(given: str, expected: str) -> bool | None:
 
 
 def remarks(text: str) -> set[str]:
-    """The words beside a formula, which its parser leaves out: `dozen`, `if`; not `and`, `or`."""
+    """Words and numbers beside a formula, which its parser leaves out: `dozen`; not `and`, `or`."""
     words = " ".join(_TEXT.findall(text)).lower()
-    return {word for word in re.findall("[a-z]{2,}", words) if word not in _JOINS}
+    return {word for word in re.findall("[a-z]{2,}|[0-9]+", words) if word not in _JOINS}
 
 
 def _items(text: str) -> list[str] | None:

@@ -51,6 +51,7 @@ OTHER_CHOICES = [
     ("C", "12"),
     ("Option B", "A"),
     (r"\text{(B)}", r"\text{(E)}"),
+    ("(A)(B)", "A"),
 ]
 
 TIMES = [
@@ -103,6 +104,9 @@ INTERVALS = [
     ("x >= 3", r"[3,\infty)"),
     (r"\left(-\infty, \frac{1}{2}\right)", "x < 0.5"),
     (r"(1,2)\cup(2,3)", r"(2,3) \cup (1,2)"),
+    (r"x<-1 \cup x>2", r"(-\infty,-1)\cup(2,\infty)"),
+    (r"-\infty < x < \infty", r"\mathbb{R}"),
+    ("x-y < 4", "x < y+4"),
 ]
 
 OTHER_INTERVALS = [
@@ -124,6 +128,8 @@ OTHER_INTERVALS = [
     (r"x \ne 2", r"(-\infty,3)\cup(3,\infty)"),
     (r"\mathbb{R}", r"(0,\infty)"),
     ("x > 3", "y > 4"),
+    ("x-1 < 4", "x < 5"),
+    ("2x > 6", "x > 3"),
 ]
 
 CHAINS = [
@@ -139,6 +145,14 @@ CHAINS = [
     (r"f(2) = 4 + 1 = 5", "5"),
     ("x+y = 5", "5"),
     (r"2^{10} = 1024", "1024"),
+    ("x := 4", "4"),
+    ("x == 4", "4"),
+    ("x=2, x=3", "2,3"),
+    (r"\binom52 = 10", "10"),
+    (r"\det A = -2", "-2"),
+    (r"P(X>2) = \frac14", "0.25"),
+    (r"\vec v = (1,2)", "(1,2)"),
+    (r"\#S = 12", "12"),
 ]
 
 FALSE_CHAINS = [
@@ -154,6 +168,12 @@ FALSE_CHAINS = [
     (r"\pi = 3", "3"),
     ("0 = 5", "5"),
     ("5 = 5 = 4 = 5", "5"),
+    ("6=7=6", "6"),
+    ("4 = x = 5", "5"),
+    (r"\gcd(12,18) = 7", "7"),
+    ("7 = = 7", "7"),
+    (r"x \not= 7", "7"),
+    (r"7 \star = 8", "8"),
 ]
 
 UNPARSED = [
@@ -162,6 +182,10 @@ UNPARSED = [
     (r"\bigoplus_{k} 7", "7"),
     (r"\foo{5}", "5"),
     (r"5 \star 7", "7"),
+    (r"\text{7 or 8}", "7"),
+    ("3 4", "7"),
+    (r"12\,34", "46"),
+    ("3 4", "12"),
     (r"5 \clubsuit 7", "5"),
     (r"\frac{5", "5"),
     (r"x^{^3} + 7", "7"),
@@ -233,6 +257,7 @@ SAID = [
     ("The answer is 10 weeks.", "10"),
     ("The answer is 12 345.", "12345"),
     ("The answer is (C) 12.", "C"),
+    ("The correct option is C.", "C"),
     ("The answer is √3/2.", r"\frac{\sqrt3}{2}"),
     ("The answer is 1,234.", "1234"),
     ("The answer is $1,234.50.", "1234.5"),
