@@ -23,7 +23,7 @@ LARGEST_REWARD = 1e18
 """Either sign: float32 holds its square."""
 
 FinishReason = Literal["stop", "length", "aborted"]
-Origin = Literal["policy", "demonstration"]
+Origin = Literal["policy", "demonstration", "replay"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,10 @@ class Prompt:
     """A worked response, where the data has one."""
     demonstration_ids: tuple[int, ...] = ()
     """Its tokens, with their end; none where there is none."""
+    appended: str = ""
+    """What a curriculum has put behind the problem's own text: this is asked in another context."""
+    propensity: float | None = None
+    """Probability with which it was drawn, given what else could be; None where nothing says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ class Sample:
     output). The end-of-sequence token, when sampled, is part of the response. A sample that is
     `aborted` was stopped before its end, perhaps before its first token. One whose origin is a
     demonstration was written by no policy: its log-probs are NaN, and it stands where samples of
-    the policy would have, whose version it has.
+    the policy would have, whose version it has. A replay is a sample of an earlier step, as it was.
     """
 
     prompt: Prompt
@@ -159,6 +163,7 @@ class RolloutBatch(TokenBatch):
     verdicts          float32 [B]    in [0, 1], without what shapes a reward
     group_ids         int64   [B]    samples of one prompt share an id
     demonstrated      bool    [B]    written by no policy; None where nothing is
+    truncated         bool    [B]    cut off at the length limit; None where nothing is
     """
 
     rollout_logprobs: Tensor
@@ -166,6 +171,12 @@ class RolloutBatch(TokenBatch):
     verdicts: Tensor
     group_ids: Tensor
     demonstrated: Tensor | None = None
+    truncated: Tensor | None = None
+
+    @property
+    def is_truncated(self) -> Tensor:
+        """Whether a sample was cut off at the length limit, bool `[B]`."""
+        return torch.zeros(len(self)).bool() if self.truncated is None else self.truncated
 
     @property
     def is_right(self) -> Tensor:
@@ -185,6 +196,7 @@ class RolloutBatch(TokenBatch):
         groups = [group.judged for group in groups]
         samples = [sample for group in groups for sample in group.samples]
         demonstrated = torch.tensor([sample.origin == "demonstration" for sample in samples])
+        truncated = torch.tensor([sample.finish_reason == "length" for sample in samples])
         return cls(
             token_ids=torch.tensor(
                 [t for s in samples for t in (*s.prompt.token_ids, *s.token_ids)],
@@ -204,4 +216,5 @@ class RolloutBatch(TokenBatch):
             ),
             group_ids=torch.tensor([i for i, group in enumerate(groups) for _ in group.samples]),
             demonstrated=demonstrated if demonstrated.any() else None,
+            truncated=truncated if truncated.any() else None,
         )

@@ -45,9 +45,12 @@ ACTS: dict[str, dict[str, Any]] = {
     "overlong": {"max_length": 30, "buffer": 20},
     "pro_grpo": {"alpha": 0.3},
     "dgpo_distribution": {"vocab_size": 3},
+    "r3": {"alpha": 1.5, "eps": 0.01, "share": 0.1, "most": 0.5},
+    "replay": {"count": 1},
+    "reflection": {"threshold": 0.5, "instruction": "Again."},
     "d3s_samples": {"group_first": 0.5, "group_last": 1, "batch_first": 0.5, "batch_last": 1},
 }
-"""Settings under which a link does something to the batches below, where its defaults do not, or
+"""Settings under which a part does something to the batches below, where its defaults do not, or
 where it has none."""
 BEFORE: dict[str, list[Any]] = {
     "self_normalized": ["grpo", "tis"],
@@ -152,6 +155,7 @@ class Batch:
             verdicts=rollouts.verdicts[ids],
             group_ids=rollouts.group_ids[ids],
             demonstrated=self.demonstrated[ids],
+            truncated=rollouts.is_truncated[ids],
         )
         return Batch(batch, *(part[index] for part in self.per_token))
 
@@ -180,6 +184,7 @@ class Batch:
             verdicts=old.verdicts,
             group_ids=old.group_ids,
             demonstrated=old.demonstrated,
+            truncated=old.truncated,
         )
         # Under the mask the policy is not asked: its scores are 0.
         return Batch(batch, *(spread(part, 0.0) for part in self.per_token)), where
@@ -216,6 +221,7 @@ def random_batch(seed: int, num_groups: int = 5, size: int = 4) -> Batch:
         verdicts=rewards,
         group_ids=group_ids,
         demonstrated=torch.arange(len(lengths)) == 5,
+        truncated=torch.arange(len(lengths)) % 5 > 0,
     )
     entropies = torch.rand(n, generator=generator)
     return Batch(

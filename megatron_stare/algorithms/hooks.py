@@ -24,7 +24,7 @@ where no dtype is named, and nats.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
@@ -167,8 +167,12 @@ class Curriculum[S](Component):
         """The state before the first step."""
         return cast("S", None)
 
-    def draw(self, count: int, problems: Sequence[int], state: S, random: Random) -> list[int]:
+    def draw(
+        self, count: int, problems: Sequence[int], state: S, random: Random
+    ) -> Collection[int]:
         """So many of these problems, each at most once, in the order in which they are asked.
+
+        A mapping says with what probability each of them was drawn, its propensity.
 
         Args:
             count: at most as many as there are problems.
@@ -176,6 +180,10 @@ class Curriculum[S](Component):
             random: the only randomness, the same in a run that has been stopped and goes on.
         """
         raise NotImplementedError
+
+    def appended(self, problem: int, state: S) -> str:
+        """What stands behind the text of a problem that is asked; nothing, where it is empty."""
+        return ""
 
     def observe(self, asked: Sequence[tuple[int, Group]], state: S) -> S:
         """The state after a step: what came of each problem that was asked and judged in it.
@@ -185,9 +193,28 @@ class Curriculum[S](Component):
         return state
 
 
-class Filter(Component):
-    """Which groups dynamic sampling keeps; others take the place of those it drops."""
+class Filter[S](Component):
+    """Which groups dynamic sampling keeps; others take the place of those it drops.
+
+    One that remembers overrides `recall` in the place of `filter`, and `S` is its state, as a
+    link's is, on rank 0 alone.
+    """
+
+    replays: ClassVar[bool] = False
+    """Whether it puts samples of earlier steps into a group: older than the weights they train."""
+
+    def start(self) -> S:
+        """The state before the first step."""
+        return cast("S", None)
 
     def filter(self, group: Group) -> Group | None:
         """What is trained on in the group's place; None drops it."""
         raise NotImplementedError
+
+    def recall(self, group: Group, state: S) -> Group | None:
+        """The same, by what came of earlier steps."""
+        return self.filter(group)
+
+    def observe(self, judged: Sequence[Group], state: S) -> S:
+        """The state after a step: its groups as they were judged, in the order they were drawn."""
+        return state

@@ -95,6 +95,11 @@ class Method(Settings):
         return frozenset().union(*before, *meanwhile).difference(*marks)
 
     @property
+    def replays(self) -> bool:
+        """Whether groups may hold samples of earlier steps."""
+        return any(part.replays for part in self.filters.values())
+
+    @property
     def passes(self) -> int:
         """How often a step's batch is gone through."""
         (updates,) = self.updates.values()

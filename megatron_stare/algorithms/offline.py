@@ -12,6 +12,7 @@ A sample is a mapping; what no part needs may be missing:
     reference_logprobs     of the reference policy; `reference_entropies`
     verdict                1 or 0 of the sample, or in between; by default whether reward > 0
     demonstrated           1 or 0 of the sample: written by no policy
+    truncated              1 or 0 of the sample: cut off at the length limit
     prompt                 what it answers, any hashable, by default its group
     prompt_logprobs        of the prompt's tokens but the first
     cut_values, cut_nodes  at tokens that begin a segment, else None: what the response is worth
@@ -234,6 +235,7 @@ def _batch(samples: Samples) -> RolloutBatch:
         rewards=torch.tensor([float(s.get("reward", 0.0)) for s in samples], dtype=torch.float64),
         verdicts=torch.tensor(verdicts, dtype=torch.float64),
         demonstrated=torch.tensor([bool(s.get("demonstrated", False)) for s in samples]),
+        truncated=torch.tensor([bool(s.get("truncated", False)) for s in samples]),
         group_ids=torch.tensor([numbers.setdefault(group, len(numbers)) for group in groups]),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from megatron_stare.errors import UserError
@@ -11,7 +11,12 @@ from megatron_stare.errors import UserError
 
 def to_plain(states: Mapping[str, Any]) -> dict[str, Any]:
     """As plain values, None for a part without a state."""
-    return {name: None if state is None else asdict(state) for name, state in states.items()}
+    return {name: None if state is None else _fields(state) for name, state in states.items()}
+
+
+def _fields(state: Any) -> dict[str, Any]:
+    # Not `asdict`, which would copy all that a state remembers: it is never changed in place.
+    return {field.name: getattr(state, field.name) for field in fields(state)}
 
 
 def from_plain(key: str, saved: Mapping[str, Any], states: Mapping[str, Any]) -> dict[str, Any]:

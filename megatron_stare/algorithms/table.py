@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from megatron_stare.algorithms.corrections import IcePop, Mis, Tis
 from megatron_stare.algorithms.curricula.band import Band
+from megatron_stare.algorithms.curricula.reflection import Reflection
 from megatron_stare.algorithms.curricula.vade import Vade
 from megatron_stare.algorithms.filters import FallBack, Mixed, NotAllRight, NotAllWrong
 from megatron_stare.algorithms.hooks import Component, Curriculum, Filter, Link, Term, Updates
@@ -48,6 +49,7 @@ from megatron_stare.algorithms.links.polarity import Nsr, Psr, WReinforce
 from megatron_stare.algorithms.links.pro_grpo import ProGrpo
 from megatron_stare.algorithms.links.qae import Qae
 from megatron_stare.algorithms.links.quadrants import Quadrants
+from megatron_stare.algorithms.links.r3 import R3
 from megatron_stare.algorithms.links.reinforce import ReinforcePlusPlus, ReinforcePlusPlusBaseline
 from megatron_stare.algorithms.links.rose import Rose
 from megatron_stare.algorithms.links.segment_values import SegmentValues
@@ -61,6 +63,7 @@ from megatron_stare.algorithms.links.unlikeliness import Unlikeliness
 from megatron_stare.algorithms.links.v05 import V05
 from megatron_stare.algorithms.links.veto import Veto
 from megatron_stare.algorithms.presets import METHODS
+from megatron_stare.algorithms.replay import Replay
 from megatron_stare.algorithms.terms.aspo import Aspo
 from megatron_stare.algorithms.terms.ce_gppo import CeGppo
 from megatron_stare.algorithms.terms.cispo import Cispo
@@ -98,6 +101,7 @@ LINKS: dict[str, type[Link]] = {
     "v05": V05,
     "dgpo_difficulty": DgpoDifficulty,
     "unlikeliness": Unlikeliness,
+    "r3": R3,
     "pro_grpo": ProGrpo,
     "entro_adv": EntroAdv,
     "gtpo": Gtpo,
@@ -164,6 +168,7 @@ FILTERS: dict[str, type[Filter]] = {
     "not_all_right": NotAllRight,
     "fall_back": FallBack,
     "not_all_wrong": NotAllWrong,
+    "replay": Replay,
 }
 
 UPDATES: dict[str, type[Updates]] = {
@@ -173,6 +178,7 @@ UPDATES: dict[str, type[Updates]] = {
 CURRICULA: dict[str, type[Curriculum]] = {
     "vade": Vade,
     "band": Band,
+    "reflection": Reflection,
 }
 
 PARTS: dict[str, type[Component]] = {**LINKS, **TERMS, **UPDATES, **CURRICULA, **FILTERS}

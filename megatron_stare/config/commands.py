@@ -97,7 +97,7 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _older_tokens_are_corrected(self) -> TrainConfig:
-        if self.rollout.is_off_policy:  # Frozen, for everyone after this.
+        if self.rollout.is_off_policy or self.algorithm.replays:  # Frozen, for everyone after this.
             object.__setattr__(self, "algorithm", self.algorithm.corrected())
         return self
 
@@ -114,6 +114,16 @@ class TrainConfig(Settings):
                 raise ValueError(
                     f"algorithm.{name} with rollout.dynamic_sampling=false: no group is looked at, "
                     "and none falls back to its demonstration; expected true"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _groups_are_looked_at(self) -> TrainConfig:
+        for name, part in self.algorithm.filters.items():
+            if part.replays and not self.rollout.dynamic_sampling:
+                raise ValueError(
+                    f"algorithm.{name} with rollout.dynamic_sampling=false: no group is looked at, "
+                    "and no past sample would join one; expected true"
                 )
         return self
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -27,6 +27,7 @@ class _Problem:
 
     number: int
     name: str
+    question: Question
     text: str
     token_ids: array[int]
     answer: str
@@ -54,7 +55,8 @@ class PromptSet:
         seed: int,
         max_demonstration_tokens: int = sys.maxsize,
     ) -> None:
-        template = PromptTemplate(
+        self._max_tokens = config.max_prompt_tokens
+        self._template = template = PromptTemplate(
             config.template,
             tokenizer,
             system_prompt=config.system_prompt,
@@ -84,8 +86,8 @@ class PromptSet:
                 limit = f"over {max_demonstration_tokens} tokens"
                 self.report.leave_out(name, f"field {config.demonstration_field!r} {limit}")
             elif self._fits(name, len(prompt.token_ids), config):
-                texts = (name, prompt.text, prompt.token_ids, answer, demonstration)
-                self._problems.append(_Problem(number, *texts, response))
+                texts = (prompt.text, prompt.token_ids, answer, demonstration)
+                self._problems.append(_Problem(number, name, question, *texts, response))
         self.report.finish(len(self._problems))
         self._places = {problem.number: place for place, problem in enumerate(self._problems)}
         self._cursor = EpochCursor(
@@ -107,9 +109,16 @@ class PromptSet:
         """The next `count` prompts, going on into further epochs; uids are `epoch-row`."""
         return [self._prompt(row, str(epoch)) for epoch, row in self._cursor.take(count)]
 
-    def at(self, places: Iterable[int], occasion: str) -> list[Prompt]:
-        """The prompts of these places, from 0; uids are `occasion-row`."""
-        return [self._prompt(place, occasion) for place in places]
+    def at(
+        self, places: Iterable[int], occasion: str, appended: Mapping[int, str] | None = None
+    ) -> list[Prompt]:
+        """The prompts of these places, from 0; uids are `occasion-row`.
+
+        Args:
+            appended: to what a row asks, by place; not where the prompt would be too long with it.
+        """
+        longer = self._with_more({place: text for place, text in (appended or {}).items() if text})
+        return [replace(self._prompt(place, occasion), **longer.get(place, {})) for place in places]
 
     def place_of(self, prompt: Prompt) -> int:
         """Where a prompt of this set stands in it."""
@@ -147,6 +156,19 @@ class PromptSet:
             )
         self.report.leave_out(name, f"over {limit} tokens")
         return False
+
+    def _with_more(self, appended: Mapping[int, str]) -> dict[int, dict[str, Any]]:
+        """What is different of a prompt with more to its question, by place, where that fits."""
+        questions = [
+            self._template.with_more(self._problems[place].question, text)
+            for place, text in appended.items()
+        ]
+        pairs = zip(appended.items(), self._template.render(questions), strict=True)
+        return {
+            place: {"text": now.text, "token_ids": tuple(now.token_ids), "appended": text}
+            for (place, text), now in pairs
+            if not isinstance(now, UnusableRow) and len(now.token_ids) <= self._max_tokens
+        }
 
     def _prompt(self, row: int, occasion: str) -> Prompt:
         problem = self._problems[row]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -87,6 +87,14 @@ class PromptTemplate:
         if isinstance(value, list):
             raise UnusableRow(f"field {key!r} holds chat messages, which need template: chat")
         return Question(row.name, self._hidden(row.text(key)))
+
+    def with_more(self, question: Question, text: str) -> Question:
+        """The question with a text behind it: behind the last message of a chat."""
+        more = self._hidden(text)
+        if isinstance(question.content, str):
+            return replace(question, content=question.content + more)
+        *before, last = question.content
+        return replace(question, content=[*before, {**last, "content": last["content"] + more}])
 
     def render(self, questions: Sequence[Question]) -> list[Rendered | UnusableRow]:
         """The prompt of each question, or why it has none.

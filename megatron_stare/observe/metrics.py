@@ -59,6 +59,11 @@ METRICS: dict[str, Metric] = {
     "reward/distinct_answers": Metric(
         "count", "Different final answers in a group, mean over groups before any is dropped."
     ),
+    "reward/accuracy_of_all": Metric(
+        "share",
+        "What accuracy would be over all problems: that of those drawn, each by 1 / propensity; of "
+        "curricula that know it.",
+    ),
     "reward/tail_share": Metric(
         "share", "Responses with text behind their final box: what a verifier may not look at."
     ),
@@ -85,6 +90,13 @@ METRICS: dict[str, Metric] = {
     "rollout/rounds": Metric("count", "Generation rounds that dynamic sampling took."),
     "rollout/demonstrations": Metric(
         "count", "Groups in whose place a demonstration is learned from; of data that has them."
+    ),
+    "rollout/replayed": Metric(
+        "count", "Samples of earlier steps in the batch; of methods that replay."
+    ),
+    "rollout/propensity_min": Metric(
+        "1",
+        "Smallest probability with which a problem of the step was drawn; of curricula that know.",
     ),
     "rollout/response_tokens_mean": Metric("tokens", "Mean response length."),
     "rollout/response_tokens_p95": Metric("tokens", "95th percentile of the response length."),

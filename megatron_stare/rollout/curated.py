@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -42,18 +43,28 @@ class Curated:
                 self._asked.clear()
             left = [i for i in range(len(self._prompts)) if i not in self._asked]
             places = self._drawn_of(min(count - len(drawn), len(left)), left)
-            drawn += self._prompts.at(places, f"draw.{self._num_draws}")
+            drawn += self._as_prompts(places)
             self._asked.update(places)
             self._num_draws += 1
         return drawn
 
-    def _drawn_of(self, count: int, left: Sequence[int]) -> list[int]:
+    def _as_prompts(self, places: Collection[int]) -> list[Prompt]:
+        appended = {place: self._curriculum.appended(place, self._state) for place in places}
+        prompts = self._prompts.at(places, f"draw.{self._num_draws}", appended)
+        if not isinstance(places, Mapping):
+            return prompts
+        return [
+            replace(prompt, propensity=places[place])
+            for place, prompt in zip(places, prompts, strict=True)
+        ]
+
+    def _drawn_of(self, count: int, left: Sequence[int]) -> Collection[int]:
         random = Random(f"{self._seed}/{self._name}/{self._num_draws}")
         places = self._curriculum.draw(count, left, self._state, random)
         if len(places) != count or len({*places}) != count or not {*places} <= {*left}:
             raise UserError(
                 f"{_KEY}={self._name}: expected {count} different problems of the {len(left)} it "
-                f"was given, found {places!r:.200}"
+                f"was given, found {[*places]!r:.200}"
             )
         return places
 

@@ -75,6 +75,7 @@ def _record(
         "advantage": advantage,
         "finish_reason": sample.finish_reason,
         "origin": sample.origin,
+        "propensity": prompt.propensity,
         "weight_versions": [
             [version, len(list(run))] for version, run in groupby(sample.weight_versions)
         ],

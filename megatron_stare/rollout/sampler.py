@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -27,12 +27,14 @@ from megatron_stare.engines.randomness import derive_seed
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.failures import check_verifier, failures_of
 from megatron_stare.rollout.filling import Filling
+from megatron_stare.rollout.filtering import Filtering
 from megatron_stare.rollout.groups import GrowingGroup, Judge, score_groups
 from megatron_stare.rollout.plain import group_from_plain, group_to_plain
 from megatron_stare.rollout.statistics import (
     count_solved,
     demonstration_statistics,
     group_statistics,
+    propensity_statistics,
     staleness_statistics,
 )
 from megatron_stare.types import Group, Prompt, Sample
@@ -97,6 +99,9 @@ class Cancelled(Exception):
     """Collecting was given up from outside."""
 
 
+_MIXED = {"mixed": Mixed()}
+
+
 class Sampler:
     """Fills batches from a prompt set, an engine and a scorer, one step after the other.
 
@@ -112,14 +117,14 @@ class Sampler:
         config: RolloutConfig,
         *,
         seed: int,
-        filters: Sequence[Filter] = (Mixed(),),
+        filters: Mapping[str, Filter] = _MIXED,
     ) -> None:
         self._prompts = prompts
         self._engine = engine
         self._scorer = scorer
         self._config = config
         self._seed = seed
-        self._filters = filters if config.dynamic_sampling else ()
+        self._filtering = Filtering(filters if config.dynamic_sampling else {})
         self._is_cancelled = False
         self._is_collecting = False
         self._carried: list[GrowingGroup | Group] = []
@@ -152,12 +157,14 @@ class Sampler:
             "prompts": self._prompts.state_dict(),
             "engine": self._engine.state_dict(),
             "carried": [group_to_plain(group) for group in self._carried],
+            "filters": self._filtering.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state; UserError where the data is not the same."""
         self._prompts.load_state_dict(state["prompts"])
         self._engine.load_state_dict(state["engine"])
+        self._filtering.load_state_dict(state.get("filters", {}))
         self._carried = [group_from_plain(plain) for plain in state["carried"]]
 
     def _collect(self, step: int, on_progress: Callable[[int], None]) -> Rollout:
@@ -239,17 +246,11 @@ class Sampler:
     def _judge(self, filling: Filling) -> None:
         for group in score_groups(self._scorer, filling.take_whole()):
             filling.judged.append(group)
-            kept = self._filtered(group) if group.can_be_compared else None
+            kept = self._filtering.keep(group) if group.can_be_compared else None
             if kept is None:
                 filling.filtered.append(group)
             else:
                 filling.kept.append(kept)
-
-    def _filtered(self, group: Group) -> Group | None:
-        kept: Group | None = group
-        for each in self._filters:
-            kept = None if kept is None else each.filter(kept)
-        return kept
 
     def _finish(self, filling: Filling, step: int, num_rounds: int, seconds: float) -> Rollout:
         groups, surplus = filling.split_kept(self._size)
@@ -258,7 +259,9 @@ class Sampler:
             self._carried = filling.in_order_drawn([*surplus, *filling.growing.values()])
         else:
             filling.filtered += surplus
-        self._prompts.observe(filling.in_order_drawn(filling.judged))
+        judged = filling.in_order_drawn(filling.judged)
+        self._prompts.observe(judged)
+        self._filtering.observe(judged)
         filling.ledger.end((group.prompt for group in groups), "completed")
         filling.ledger.end((group.prompt for group in filling.filtered), "filtered")
         filling.ledger.end((group.prompt for group in self._carried), "carried")
@@ -270,6 +273,8 @@ class Sampler:
             **group_statistics(filling.as_judged(groups + filling.filtered)),
             **staleness_statistics(groups, step),
             **demonstration_statistics(groups),
+            **propensity_statistics(judged),
+            **self._filtering.statistics(groups),
         }
         return Rollout(groups, filling.filtered, metrics, seconds)
 

@@ -67,6 +67,27 @@ def demonstration_statistics(groups: Sequence[Group]) -> dict[str, float]:
     return {"rollout/demonstrations": float(origins.count("demonstration"))}
 
 
+def propensity_statistics(judged: Sequence[Group]) -> dict[str, float]:
+    """What a curriculum that knows its propensities says of all problems, of a step's groups.
+
+    `reward/accuracy_of_all` is Hajek's estimate: sum of accuracies / propensities over the sum of
+    1 / propensities, of what was judged; nothing where no propensity is known.
+    """
+    known = [
+        (group.prompt.propensity, _mean([reward.correct for reward in group.judged.rewards]))
+        for group in judged
+        if group.prompt.propensity is not None and group.judged.rewards
+    ]
+    if not known:
+        return {}
+    propensities, accuracies = np.array(known).T
+    weights = 1 / propensities
+    return {
+        "rollout/propensity_min": float(propensities.min()),
+        "reward/accuracy_of_all": float((weights * accuracies).sum() / weights.sum()),
+    }
+
+
 def count_solved(groups: Sequence[Group]) -> tuple[int, int]:
     """How many groups have only correct samples, and how many have none, of those compared."""
     verdicts = _verdicts(groups)

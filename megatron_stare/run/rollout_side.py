@@ -221,8 +221,9 @@ def _build(config: TrainConfig, world: World) -> RolloutSide:
         )
         judging = BankedScorer(scorer, bank)
     drawn = Curated(prompts, method.curriculum, seed=seed) if method.curriculum else prompts
-    filters = tuple(method.filters.values())
-    sampler = Sampler(drawn, generating, judging, config.rollout, seed=seed, filters=filters)
+    sampler = Sampler(
+        *(drawn, generating, judging, config.rollout), seed=seed, filters=method.filters
+    )
     inputs = {
         **tokenizer_identity(tokenizer),
         "stop_ids": list(sources),

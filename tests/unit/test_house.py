@@ -13,7 +13,15 @@ import megatron_stare
 from megatron_stare.algorithms.table import METHODS
 
 PACKAGE = Path(megatron_stare.__file__).parent
-COMPONENTS = ("links", "terms", "curricula", "filters.py", "updates.py", "corrections.py")
+COMPONENTS = (
+    "links",
+    "terms",
+    "curricula",
+    "filters.py",
+    "replay.py",
+    "updates.py",
+    "corrections.py",
+)
 OURS = re.compile(r"megatron[-_ ]stare", re.IGNORECASE)
 """The package's own name."""
 

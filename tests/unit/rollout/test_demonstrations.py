@@ -47,7 +47,7 @@ def rollout_of(folder, scorer) -> Rollout:
         ReplayEngine(replay, TOKENIZER, vocab_size=VOCAB_SIZE),
         *(scorer, config),
         seed=1,
-        filters=(FallBack(),),
+        filters={"fall_back": FallBack()},
     )
     return sampler.collect(1)
 

@@ -1,0 +1,68 @@
+"""Problems that are seldom solved, asked again with a past error to reflect on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from pydantic import Field
+
+from megatron_stare.algorithms.hooks import Curriculum
+from megatron_stare.system.values import Share
+from megatron_stare.types import Group
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Of the problems that were asked: how often, their mean verdict, and an error, or nothing."""
+
+    of: dict[int, tuple[int, float, str]]
+
+
+class Reflection(Curriculum[History]):
+    """Epoch after epoch; where the mean verdict so far is below `threshold`, with a past error.
+
+    The error is the first wrong response of the last time, which is one at random: the samples of a
+    group are alike. It stands behind the problem, in the user's turn of a chat, and behind it the
+    instruction. A prompt that would be longer than data.max_prompt_tokens is asked as it is.
+    Threshold and instruction of the paper are not public.
+
+    Source: R3 (in-context self-reflection), arXiv 2601.19620
+    Status: paper
+    """
+
+    threshold: Share
+    """Mean verdict below which a problem is asked with an error."""
+    instruction: str = Field(min_length=1, max_length=10_000)
+    """What is to be done with it, such as: `That is wrong. Find the mistake, and try again.`"""
+
+    def start(self) -> History:
+        """Nothing was asked."""
+        return History({})
+
+    def draw(
+        self, count: int, problems: Sequence[int], state: History, random: Random
+    ) -> Sequence[int]:
+        """Those asked the fewest times, at random."""
+        shuffled = random.sample(problems, len(problems))
+        return sorted(shuffled, key=lambda problem: state.of.get(problem, (0,))[0])[:count]
+
+    def appended(self, problem: int, state: History) -> str:
+        """The error and the instruction."""
+        *_, error = state.of.get(problem, ("",))
+        return f"\n\n{error}\n\n{self.instruction}" if error else ""
+
+    def observe(self, asked: Sequence[tuple[int, Group]], state: History) -> History:
+        """Count the verdicts of a step, and keep an error where they are too low."""
+        of = dict(state.of)
+        for problem, group in asked:
+            verdicts = [reward.correct for reward in group.judged.rewards]
+            if verdicts:
+                times, mean, error = of.get(problem, (0, 0.0, ""))
+                mean += (sum(verdicts) / len(verdicts) - mean) / (times + 1)
+                texts = (sample.text.strip() for sample in group.judged.samples)
+                wrong = [text for text, v in zip(texts, verdicts, strict=True) if v == 0 and text]
+                error = wrong[0] if wrong else error
+                of[problem] = (times + 1, mean, error if mean < self.threshold else "")
+        return History(of)
