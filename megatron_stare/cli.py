@@ -23,6 +23,7 @@ from megatron_stare.commands.config import add_config
 from megatron_stare.commands.convert import add_convert
 from megatron_stare.commands.eval import add_eval
 from megatron_stare.commands.methods import add_methods
+from megatron_stare.commands.pivots import add_pivots
 from megatron_stare.commands.plan import add_plan
 from megatron_stare.commands.report import add_report
 from megatron_stare.commands.serve import add_serve
@@ -38,6 +39,7 @@ _COMMANDS = (
     add_train,
     add_sft,
     add_eval,
+    add_pivots,
     add_serve,
     add_compare,
     add_slurm,

@@ -47,7 +47,7 @@ ACTS: dict[str, dict[str, Any]] = {
     "dgpo_distribution": {"vocab_size": 3},
     "r3": {"alpha": 1.5, "eps": 0.01, "share": 0.1, "most": 0.5},
     "replay": {"count": 1},
-    "reflection": {"threshold": 0.5, "instruction": "Again."},
+    "reflection": {"threshold": 0.5, "instruction": " {error} is wrong."},
     "d3s_samples": {"group_first": 0.5, "group_last": 1, "batch_first": 0.5, "batch_last": 1},
 }
 """Settings under which a part does something to the batches below, where its defaults do not, or

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 from pathlib import Path
+from typing import Any
 
 from megatron_stare import __version__
 from megatron_stare.algorithms.method import Method
@@ -25,11 +26,13 @@ def lineage_of(config: TrainConfig, verifier_code: str) -> str:
     settings = config.model_dump(mode="json", include=_SECTIONS)
     for key in _NO_MATTER:
         del settings["rollout"][key]
-    parts = [
-        *(__version__, config.run.seed, settings),
-        *(_stamps(config.model.path), verifier_code, code_of_parts(config.algorithm)),
-    ]
-    return _digest(json.dumps(parts, sort_keys=True).encode())
+    code = verifier_code, code_of_parts(config.algorithm)
+    return fingerprint(config.model.path, config.run.seed, settings, *code)
+
+
+def fingerprint(model: Path, *parts: Any) -> str:
+    """A digest of a model's files and of parts that JSON can hold, for this version."""
+    return _digest(json.dumps([__version__, *parts, _stamps(model)], sort_keys=True).encode())
 
 
 def code_of_parts(method: Method) -> dict[str, str]:

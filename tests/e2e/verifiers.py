@@ -12,3 +12,8 @@ def dies_of_some(response: str, answer: str) -> float:
     if number % 4 == 0:
         os._exit(3)
     return float(number % 4 == 1 or response == answer)
+
+
+def likes_some(response: str, answer: str) -> float:
+    """Half of all responses are right, whatever was asked."""
+    return float(zlib.crc32(f"{response} to {answer}".encode()) % 2)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from megatron_stare.algorithms.hooks import Curriculum
 from megatron_stare.system.values import Share
@@ -24,9 +24,9 @@ class Reflection(Curriculum[History]):
     """Epoch after epoch; where the mean verdict so far is below `threshold`, with a past error.
 
     The error is the first wrong response of the last time, which is one at random: the samples of a
-    group are alike. It stands behind the problem, in the user's turn of a chat, and behind it the
-    instruction. A prompt that would be longer than data.max_prompt_tokens is asked as it is.
-    Threshold and instruction of the paper are not public.
+    group are alike. The instruction, with it, stands behind the problem, in the user's turn of a
+    chat. A prompt that would be longer than data.max_prompt_tokens is asked as it is. Threshold and
+    instruction of the paper are not public.
 
     Source: R3 (in-context self-reflection), arXiv 2601.19620
     Status: paper
@@ -34,8 +34,16 @@ class Reflection(Curriculum[History]):
 
     threshold: Share
     """Mean verdict below which a problem is asked with an error."""
-    instruction: str = Field(min_length=1, max_length=10_000)
-    """What is to be done with it, such as: `That is wrong. Find the mistake, and try again.`"""
+    instruction: str = Field(max_length=10_000)
+    """What stands behind the problem, with a place for the error: `\\n\\nThis answer is wrong:
+    {error}\\n\\nFind the mistake, and answer again.`"""
+
+    @field_validator("instruction")
+    @classmethod
+    def _has_a_place(cls, instruction: str) -> str:
+        if "{error}" not in instruction:
+            raise ValueError(f"{instruction!r:.80}: expected a text with {{error}}")
+        return instruction
 
     def start(self) -> History:
         """Nothing was asked."""
@@ -49,9 +57,9 @@ class Reflection(Curriculum[History]):
         return sorted(shuffled, key=lambda problem: state.of.get(problem, (0,))[0])[:count]
 
     def appended(self, problem: int, state: History) -> str:
-        """The error and the instruction."""
+        """The instruction, with the error."""
         *_, error = state.of.get(problem, ("",))
-        return f"\n\n{error}\n\n{self.instruction}" if error else ""
+        return self.instruction.replace("{error}", error) if error else ""
 
     def observe(self, asked: Sequence[tuple[int, Group]], state: History) -> History:
         """Count the verdicts of a step, and keep an error where they are too low."""

@@ -13,7 +13,7 @@ from megatron_stare.rollout.curated import Curated
 from megatron_stare.types import Group, Prompt, Reward
 from tests.unit.rollout.problems import TOKENIZER, make_group, make_sample, write_jsonl
 
-AGAIN = Reflection(threshold=0.5, instruction="Try again.")
+AGAIN = Reflection(threshold=0.5, instruction="\n\n{error}\n\nTry again.")
 ENDING = "<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -74,7 +74,8 @@ def test_what_is_counted_is_the_mean_of_all_times_and_the_last_error():
     state = AGAIN.observe([(7, first)], AGAIN.start())
     assert state == History({7: (1, 0.0, "no")})
     assert AGAIN.observe([(7, second)], state) == History({7: (2, 0.25, "no")})
-    assert Reflection(threshold=0.25, instruction="x").observe([(7, second)], state).of[7][2] == ""
+    low = Reflection(threshold=0.25, instruction="{error}")
+    assert low.observe([(7, second)], state) == History({7: (2, 0.25, "")})
 
 
 def test_epoch_after_epoch_and_on_from_where_it_was_saved(tmp_path):
@@ -90,7 +91,9 @@ def test_epoch_after_epoch_and_on_from_where_it_was_saved(tmp_path):
 
 @pytest.mark.parametrize("missing", ["threshold", "instruction"])
 def test_what_the_paper_does_not_say_has_to_be_given(missing):
-    settings = {"threshold": 0.5, "instruction": "Again."}
+    settings = {"threshold": 0.5, "instruction": "{error}"}
     del settings[missing]
     with pytest.raises(ValueError, match=missing):
         Reflection(**settings)
+    with pytest.raises(ValueError, match=r"'Again\.': expected a text with {error}"):
+        Reflection(threshold=0.5, instruction="Again.")
