@@ -113,6 +113,14 @@ class Group:
         return Group(self.prompt, samples, rewards)
 
     @property
+    def of_policy(self) -> Group:
+        """The same group without demonstrations and samples of earlier steps."""
+        pairs = zip(self.samples, self.rewards, strict=True)
+        own = [(sample, reward) for sample, reward in pairs if sample.origin == "policy"]
+        samples, rewards = zip(*own, strict=True) if own else ((), ())
+        return Group(self.prompt, samples, rewards)
+
+    @property
     def can_be_compared(self) -> bool:
         """Whether two of its samples are judged, or the only one."""
         return len(self.judged.samples) >= min(2, len(self.samples))

@@ -10,6 +10,7 @@ weights, data, settings, or another course of the steps before) are thrown away.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -86,7 +87,8 @@ class Bank:
         self.step = step
         self.samples.clear()
         self._rewards.clear()
-        header = {"lineage": self._lineage, "cursor": cursor}
+        where = hashlib.blake2b(json.dumps(cursor, sort_keys=True).encode(), digest_size=16)
+        header = {"lineage": self._lineage, "cursor": where.hexdigest()}
         try:
             self._file = RecordFile(self._path(step), json.dumps(header, sort_keys=True).encode())
         except OSError as error:

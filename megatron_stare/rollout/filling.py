@@ -83,9 +83,17 @@ class Filling:
         return ordered[:size], ordered[size:]
 
     def as_judged(self, groups: Sequence[Group]) -> list[Group]:
-        """The same groups, as they were before a filter put something in their place."""
+        """What the policy has done in these groups, before a filter put something in their place.
+
+        Of a group that was judged in an earlier step, that is what is left of it, if anything.
+        """
         judged = {group.prompt.uid: group for group in self.judged}
-        return [judged.get(group.prompt.uid, group) for group in groups]
+
+        def as_judged(group: Group) -> Group:
+            own = judged.get(group.prompt.uid, group.of_policy)
+            return own if own.samples else group
+
+        return [as_judged(group) for group in groups]
 
     def in_order_drawn[T: GrowingGroup | Group](self, groups: Sequence[T]) -> list[T]:
         """The same groups, in the order their prompts entered this step."""

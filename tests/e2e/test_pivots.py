@@ -6,15 +6,10 @@ import json
 
 import pytest
 
+from megatron_stare.cli import main
 from megatron_stare.rollout.profile import kind_of
 from tests.e2e.processes import Running
-from tests.e2e.programs import (
-    make_workspace,
-    run_command,
-    succeed,
-    write_jsonl,
-    write_yaml,
-)
+from tests.e2e.programs import make_workspace, succeed, write_jsonl, write_yaml
 
 pytestmark = pytest.mark.slow
 SOME = "reward.kind=tests.e2e.verifiers:likes_some"
@@ -52,7 +47,7 @@ def rows_of(folder) -> list[dict]:
 
 
 def test_states_that_vary_are_kept_as_they_were_with_how_often_they_were_solved(workspace, printed):
-    problems = [json.loads(line) for line in (workspace / "prompts.jsonl").open()]
+    problems = [*map(json.loads, (workspace / "prompts.jsonl").read_text().splitlines())]
     rows, numbers = (
         rows_of(workspace / "pivots"),
         json.loads((workspace / "pivots/pivots.json").read_text()),
@@ -122,11 +117,12 @@ def test_states_within_responses_are_a_data_set_to_train_on(workspace, tmp_path)
         ("model.path=no/such/model", "no/such/model"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_no_data_set(workspace, tmp_path, override, message):
+def test_bad_input_is_one_line_and_leaves_no_data_set(
+    workspace, tmp_path, capsys, override, message
+):
     out = tmp_path / "out"
-    done = run_command("pivots", workspace / "pivots.yaml", f"run.dir={out}", override)
-    assert done.returncode == 2
-    (line,) = [line for line in done.stderr.splitlines() if "error" in line]
+    assert main(["pivots", str(workspace / "pivots.yaml"), f"run.dir={out}", override]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert message in line
     assert not (out / "pivots.jsonl").exists()
     assert out.exists() == (override == "reward.kind=exact")

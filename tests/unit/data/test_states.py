@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from tokenizers.processors import TemplateProcessing
 
 from megatron_stare.config.data import DataConfig
 from megatron_stare.data.prompts import PromptSet
@@ -67,10 +66,7 @@ def test_states_are_what_the_policy_reads_each_once(tmp_path):
 
 
 def test_a_tokenizer_that_begins_texts_by_itself_does_so_once(tmp_path):
-    by_bytes = byte_level()
-    begin = ("<bos>", by_bytes.token_to_id("<bos>"))
-    by_bytes.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[begin])
-    folder = write_folder(tmp_path / "tokenizer", by_bytes, chat_template=f"<bos>{CHATML}")
+    folder = write_folder(tmp_path / "model", byte_level(), chat_template=f"<bos>{CHATML}")
     tokenizer = load_tokenizer(folder)
     config = DataConfig(
         path=write(tmp_path / "rows.jsonl", [{"prompt": "1+1", "answer": "2", "response": "a"}]),

@@ -14,6 +14,7 @@ from megatron_stare.algorithms.replay import Memory, Replay
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.engines.replay import ReplayEngine
 from megatron_stare.errors import UserError
+from megatron_stare.rollout.filling import Filling
 from megatron_stare.rollout.plain import group_from_plain, group_to_plain
 from megatron_stare.rollout.sampler import Sampler
 from megatron_stare.types import Group, RolloutBatch
@@ -106,6 +107,17 @@ def test_a_group_with_past_samples_is_the_same_after_a_checkpoint(tmp_path, scor
     sampler.collect(1)
     group = sampler.collect(2).groups[0]
     assert group_from_plain(group_to_plain(group)) == group
+
+
+def test_statistics_are_of_what_the_policy_did_in_groups_of_a_step_before_too(tmp_path, scorer):
+    """Of partial rollouts, whose whole groups may wait for the next batch."""
+    sampler = sampler_of(tmp_path, scorer)
+    sampler.collect(1)
+    waiting = sampler.collect(2).groups[0]
+    (own,) = Filling([waiting]).as_judged([waiting])
+    assert verdicts(own) == [0, 0]
+    replayed = Group(waiting.prompt, waiting.samples[2:], waiting.rewards[2:])
+    assert Filling([replayed]).as_judged([replayed]) == [replayed], "nothing else is known"
 
 
 def remembered(filter_: Replay, *groups: Group) -> dict[str, list[float]]:
