@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from megatron_stare.algorithms.needs import CUTS, DEMONSTRATED, PROMPT_LOGPROBS, REFERENCE
 from megatron_stare.algorithms.table import LINKS, METHODS, TERMS
 from megatron_stare.config.commands import TrainConfig
+from megatron_stare.types import RolloutBatch
 from tests.contract import ACTS, OBSERVE, OF_REWARDS, REMEMBER, links_with, method_with_term
 from tests.credit_faults import FAULTS
 from tests.distributed.test_layouts import LAYOUTS, OPTIM
@@ -54,6 +55,8 @@ SEED = 1
 """Of a batch on which no method hangs on the last bits of a score."""
 WORKED = 5
 """A sample that stands for a demonstration, to methods that learn from these."""
+CUT_OFF = 2
+"""A group of samples that were too long, to methods that tell them apart."""
 MOST_SLACK = 1e-3
 """As a share: what moves more, with scores wrong by 1e-5 nats, hangs on their last bits."""
 
@@ -101,8 +104,16 @@ def jobs(tmp_path_factory) -> dict[str, Job]:
         if DEMONSTRATED in job.config(Layout()).needs:
             worked = torch.arange(len(batch)) == WORKED
             job = job._replace(batches=[replace(batch, demonstrated=worked)])
+        if "r3" in job.config(Layout()).algorithm.links:
+            job = job._replace(batches=[_cut_off(batch)])
         found[name] = job
     return found
+
+
+def _cut_off(batch: RolloutBatch) -> RolloutBatch:
+    """The same with samples that were too long, of which one group has no other."""
+    verdicts = batch.verdicts.masked_fill(batch.group_ids == CUT_OFF, 0.0)
+    return replace(batch, verdicts=verdicts, truncated=batch.response_lengths > 0)
 
 
 def _sharpen(folder: Path) -> None:

@@ -16,6 +16,7 @@ from megatron_stare.algorithms.table import CURRICULA, FILTERS, LINKS, METHODS, 
 from megatron_stare.compare.plan import PlannedRun, check_settings, plan_runs
 from megatron_stare.config.compare import CompareConfig
 from megatron_stare.config_io import load_config
+from tests.contract import ACTS
 
 YAML = Path(__file__).parents[2] / "examples" / "countdown" / "screening.yaml"
 
@@ -38,7 +39,7 @@ def test_every_preset_runs_thirty_steps_of_which_none_may_be_skipped(runs):
 
 def test_every_part_is_in_a_run_but_those_that_no_run_can_have(runs):
     used = {name for run in runs.values() for name in run.config.algorithm.parts}
-    of_segments = {name for name, kind in LINKS.items() if CUTS in kind.needs}
+    of_segments = {n for n, kind in LINKS.items() if CUTS in kind(**ACTS.get(n, {})).needs}
     assert {*LINKS, *TERMS, *FILTERS, *CURRICULA} - used == of_segments
 
 

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from megatron_stare.config.commands import EvalConfig, SftConfig, TrainConfig
+from megatron_stare.config.pivots import PivotsConfig
 from megatron_stare.config_io import describe, load_config, to_yaml
 from megatron_stare.errors import UserError
 
@@ -133,7 +134,7 @@ def test_a_missing_file_is_named(tmp_path):
         load_config(TrainConfig, tmp_path / "absent.yaml")
 
 
-@pytest.mark.parametrize("kind", [TrainConfig, SftConfig, EvalConfig])
+@pytest.mark.parametrize("kind", [TrainConfig, SftConfig, EvalConfig, PivotsConfig])
 def test_every_key_is_documented(kind):
     rows = list(describe(kind))
     assert len({key for key, *_ in rows}) == len(rows)

@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from megatron_stare.config.commands import EvalConfig, SftConfig, TrainConfig
+from megatron_stare.config.pivots import PivotsConfig
 from megatron_stare.config_io import load_config
 from megatron_stare.errors import UserError
 from tests.extremes import extremes, numbers
@@ -43,15 +44,21 @@ def check(kind: type[BaseModel], path: Any, override: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("kind", [TrainConfig, SftConfig, EvalConfig])
+@pytest.mark.parametrize("kind", [TrainConfig, SftConfig, EvalConfig, PivotsConfig])
 def test_every_extreme_is_taken_or_refused_in_one_line(tmp_path, kind):
     path = tmp_path / "run.yaml"
     texts = {
         "data": "data: {path: d}\n",
         "eval": "eval: {data: {path: d}}\n",
         "algorithm": "algorithm: {stare: {anneal: {to: 1, to_step: 9}}}\n",
+        "pivots": "pivots: {max_mean: 0.5}\n",
     }
-    sections = {TrainConfig: [*texts], SftConfig: ["data"], EvalConfig: ["eval"]}[kind]
+    sections = {
+        TrainConfig: ["data", "eval", "algorithm"],
+        SftConfig: ["data"],
+        EvalConfig: ["eval"],
+        PivotsConfig: ["data", "pivots"],
+    }[kind]
     path.write_text("model: {path: m}\n" + "".join(texts[name] for name in sections))
     taken = 0
     for key, bounds in numbers(kind):

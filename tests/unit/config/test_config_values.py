@@ -8,6 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from megatron_stare.config.commands import EvalConfig, SftConfig, TrainConfig
+from megatron_stare.config.pivots import PivotsConfig
 from megatron_stare.config_io import bounds_of, describe, load_config, to_yaml
 from megatron_stare.errors import UserError
 from megatron_stare.plan.hardware import Assumptions
@@ -138,7 +139,7 @@ def numbers_of(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, s
             yield prefix + name, set(bounds_of(field.annotation, field.metadata))
 
 
-@pytest.mark.parametrize("kind", [TrainConfig, SftConfig, EvalConfig])
+@pytest.mark.parametrize("kind", [TrainConfig, SftConfig, EvalConfig, PivotsConfig])
 def test_every_number_has_bounds(kind):
     keys = list(numbers_of(kind))
     assert len(keys) > 10
