@@ -86,8 +86,9 @@ def _problem(place: str, line: str, prompt_field: str) -> Problem:
         raise UserError(f"{place}: no JSON ({error})") from None
     prompt = row.get(prompt_field) if isinstance(row, dict) else None
     if isinstance(prompt, list):  # Of chat messages.
-        texts = [m.get("content") if isinstance(m, dict) else None for m in prompt]
-        prompt = "\n".join(texts) if all(isinstance(text, str) for text in texts) else None
+        texts = [m.get("content") for m in prompt if isinstance(m, dict)]
+        is_chat = len(texts) == len(prompt) and all(isinstance(text, str) for text in texts)
+        prompt = "\n".join(map(str, texts)) if is_chat else None
     if not isinstance(prompt, str):
         raise UserError(f"{place}: no text in field {prompt_field!r}, expected a problem")
     return Problem(place, line, prompt, row)

@@ -4,7 +4,7 @@
 
 makes the data and the warm-up of seed 1 as the demo does, and runs `screening.yaml` with all
 presets of the table: 30 steps each, which an update that is not finite ends. The exit code is 0
-where every run is finished, and FOLDER/screening/comparison.md says what came of each. The same
+where every run is finished, and the comparison in FOLDER/screening says what came of each. The same
 command goes on with what is missing. One seed is no comparison: it finds what breaks, and what is
 worth more seeds. Overrides are of the comparison: `seeds=[1,2] settings.train.steps=100 jobs=2`.
 """

@@ -72,12 +72,12 @@ def test_repeats_are_those_that_comparing_all_with_all_finds(tmp_path):
         changed[rng.randrange(30)] = "other"
         texts.append(" ".join(changed[: rng.randint(24, 30)]))
     rng.shuffle(texts)
-    found = chosen(tmp_path, [{"prompt": text} for text in texts], "--dedup", 3, 0.6)
+    found = chosen(tmp_path, [{"prompt": text} for text in texts], "--dedup", 3, 0.75)
     left: list[str] = []
     for text in texts:
         grams = {*map(_hash, _grams(text, 3))}
         others = ({*map(_hash, _grams(other, 3))} for other in left)
-        if all(len(grams & other) / len(grams | other) < 0.6 for other in others):
+        if all(len(grams & other) / len(grams | other) < 0.75 for other in others):
             left.append(text)
     assert prompts(found) == left
     assert 60 < len(left) < 110

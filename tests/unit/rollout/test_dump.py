@@ -42,6 +42,7 @@ def test_every_sample_is_a_line(tmp_path):
         "failure": None,
         "finish_reason": "stop",
         "origin": "policy",
+        "propensity": None,
         "weight_versions": [[3, 4]],
         "seconds": 0.25,
         "reward_seconds": 0.0,
