@@ -30,8 +30,10 @@ RUN python3.12 -m venv /opt/router \
 
 FROM base AS stare
 ARG MAX_JOBS=4
-COPY constraints.txt constraints-gpu.txt /tmp/
-RUN python3.12 -m venv /opt/stare && /opt/stare/bin/pip install --no-deps -r /tmp/constraints.txt
+COPY constraints.txt constraints-reasoning-gym.txt constraints-gpu.txt /tmp/
+RUN python3.12 -m venv /opt/stare \
+    && /opt/stare/bin/pip install --no-deps -r /tmp/constraints.txt \
+    && /opt/stare/bin/pip install --no-deps -r /tmp/constraints-reasoning-gym.txt
 # Built against the torch above, so not in an environment of its own; and against the NCCL and cuDNN
 # that come with that torch and that it will load.
 ARG NVIDIA=/opt/stare/lib/python3.12/site-packages/nvidia

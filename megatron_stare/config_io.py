@@ -19,6 +19,8 @@ from megatron_stare.system.settings import Settings
 _MAX_CHARACTERS = 1 << 20
 _MAX_PROBLEMS = 10
 _MAX_SHOWN = 120
+_NAME = "NAME"
+"""In the place of a name that a config gives to a section."""
 _EXPECTED = {
     "model_type": "a section of keys",
     "path_type": "a path",
@@ -38,7 +40,7 @@ def load_config[ConfigT: BaseModel](
         UserError: one line per problem, each naming the key, the value and what was expected.
     """
     tree = {} if path is None else _read_file(path)
-    _apply(tree, overrides, texts=_text_keys(kind))
+    _apply(tree, overrides, kind)
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
@@ -57,7 +59,7 @@ def to_yaml(config: BaseModel) -> str:
 
 def describe(kind: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
     """Every key in reading order: (dotted key, type and bounds, default, help)."""
-    for key, field in leaves(kind):
+    for key, field in _documented(kind):
         default = "required" if field.is_required() else str(field.get_default())
         type_ = _type_name(field.annotation) + _bounds(field)
         yield key, type_, default, (field.description or "").strip()
@@ -81,18 +83,14 @@ def _read_file(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _apply(tree: dict[str, Any], overrides: Sequence[str], texts: set[str]) -> None:
-    """Set what each override says, in their order: of two for a key the last counts.
-
-    Args:
-        texts: the keys whose value is one text.
-    """
+def _apply(tree: dict[str, Any], overrides: Sequence[str], kind: type[BaseModel]) -> None:
+    """Set what each override says, in their order: of two for a key the last counts."""
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not all(key.split(".")):
             raise UserError(f"override {_shown(override)}: expected section.key=value")
         try:
-            parsed = read_text(value) if key in texts else read_yaml(value)
+            parsed = read_text(value) if _is_text(kind, key) else read_yaml(value)
         except ValueError as error:
             raise UserError(
                 f"override {_shown(override)}: {_shown(value)} is not a YAML value ({error})"
@@ -141,7 +139,7 @@ def _cut(text: str) -> str:
 
 
 def _suggestion(kind: type[BaseModel], key: str) -> str:
-    known = [name for name, _ in leaves(kind)] + _section_names(kind)
+    known = [name for name, _ in _documented(kind, key)] + _section_names(kind)
     section, dot, leaf = key.rpartition(".")
     if not any(name.startswith(section + dot) for name in known):
         return ""  # Of a user's part, whose keys are not known here.
@@ -167,10 +165,20 @@ def leaves(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Field
             yield from leaves(section, f"{prefix}{name}.")
 
 
-def _text_keys(kind: type[BaseModel]) -> set[str]:
-    """Every key whose value is one text."""
-    names = ("str", "str | None")
-    return {key for key, field in leaves(kind) if _type_name(field.annotation) in names}
+def _documented(kind: type[BaseModel], key: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """`leaves`, with the keys of a section that stands under a name: under that of `key`."""
+    for name, field in leaves(kind):
+        yield name, field
+        section = get_args(field.annotation)[-1] if get_origin(field.annotation) is dict else None
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            own = key.removeprefix(f"{name}.").partition(".")[0] if key.startswith(name) else _NAME
+            yield from leaves(section, f"{name}.{own}.")
+
+
+def _is_text(kind: type[BaseModel], key: str) -> bool:
+    """Whether the value of a key is one text."""
+    fields = dict(_documented(kind, key))
+    return key in fields and _type_name(fields[key].annotation) in ("str", "str | None")
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

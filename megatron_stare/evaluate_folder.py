@@ -29,6 +29,7 @@ def evaluate_folder(config: EvalConfig) -> dict[str, float]:
     with (
         open_folder_rollouts(
             *(config.model, config.eval.data, config.reward, console),
+            key="eval.data",
             seed=config.run.seed,
             max_batch_sequences=config.eval.max_batch_sequences,
             max_response_tokens=config.eval.max_response_tokens,
@@ -37,7 +38,7 @@ def evaluate_folder(config: EvalConfig) -> dict[str, float]:
     ):
         evaluation = evaluate(
             rollouts.engine,
-            rollouts.problems.all(),
+            rollouts.problems,
             rollouts.scorer,
             config.eval,
             seed=config.run.seed,

@@ -48,12 +48,13 @@ def find_pivots(config: PivotsConfig) -> dict[str, int]:
             data = write_states(found, Path(folder) / "states.jsonl", data)
         with open_folder_rollouts(
             *(config.model, data, config.reward, console),
+            key="data",
             seed=config.run.seed,
             max_batch_sequences=section.max_batch_sequences,
             max_response_tokens=section.max_response_tokens,
         ) as rollouts:
             # Of like length together: less padding.
-            states = sorted(rollouts.problems.all(), key=lambda prompt: len(prompt.token_ids))
+            states = sorted(rollouts.problems, key=lambda prompt: len(prompt.token_ids))
             total = len(states) * section.samples_per_state
             with (
                 _records(config, rollouts) as (records, save),
@@ -76,7 +77,8 @@ def _records(
     """What was profiled under these settings, of these states, and how to add to it."""
     sections = config.model_dump(mode="json", include={"run", "model", "reward", "pivots"})
     del sections["run"]["dir"], sections["pivots"]["max_mean"]
-    parts = sections, rollouts.problems.state_dict(), rollouts.scorer.code
+    states = [prompts.state_dict() for prompts in rollouts.sets.values()]
+    parts = sections, states, rollouts.scorer.code
     name = fingerprint(config.model.path, *parts)
     folder = config.run.dir
     make_folder(folder, "run.dir")
@@ -106,7 +108,7 @@ def _write(
             f"pivots.max_mean={config.pivots.max_mean:g}: none of {len(kinds)} states is kept "
             f"({shown}); expected states nearer to what the policy can do, or a larger max_mean"
         )
-    rows, _ = build_rows(data.path, lambda row: row)
+    rows, _ = build_rows(data.file, lambda row: row)
     folder = config.run.dir
     with (
         writing(folder, "run.dir"),

@@ -44,6 +44,8 @@ class Prompt:
     """What a curriculum has put behind the problem's own text: this is asked in another context."""
     propensity: float | None = None
     """Probability with which it was drawn, given what else could be; None where nothing says."""
+    source: str = ""
+    """Name of the set it is of, where there are several."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,12 @@ class TrainConfig(Settings):
         return renamed(tree)
 
     @property
+    def data_by_key(self) -> dict[str, DataConfig]:
+        """What is asked: to train on, and held out."""
+        held_out = {} if self.eval.data is None else {"eval.data": self.eval.data}
+        return {"data": self.data, **held_out}
+
+    @property
     def needs(self) -> frozenset[Need[Any]]:
         """What is measured of every batch before its updates."""
         # Later updates compare with the policy before the first.
@@ -105,7 +111,7 @@ class TrainConfig(Settings):
     def _demonstrations_are_there(self) -> TrainConfig:
         parts = self.algorithm.parts.items()
         for name in [name for name, part in parts if DEMONSTRATED in part.needs]:
-            if self.data.demonstration_field is None:
+            if not any(part.demonstration_field for part in self.data.parts.values()):
                 raise ValueError(
                     f"algorithm.{name} has nothing to fall back to with "
                     "data.demonstration_field=null, expected the field of worked responses"
@@ -125,6 +131,22 @@ class TrainConfig(Settings):
                     f"algorithm.{name} with rollout.dynamic_sampling=false: no group is looked at, "
                     "and no past sample would join one; expected true"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _a_name_has_one_judge(self) -> TrainConfig:
+        held_out = {} if self.eval.data is None else self.eval.data.sources
+        for name in self.data.sources.keys() & held_out.keys():
+            judges = [
+                {"verifier": source.verifier_or(self.reward.kind), "right_at": source.threshold}
+                for source in (self.data.sources[name], held_out[name])
+            ]
+            for key, found in judges[0].items():
+                if found != judges[1][key]:
+                    raise ValueError(
+                        f"data.sources.{name}.{key} is {found}, eval.data.sources.{name}.{key} is "
+                        f"{judges[1][key]}: expected one, for sources of one name"
+                    )
         return self
 
     @model_validator(mode="after")

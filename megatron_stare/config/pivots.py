@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from megatron_stare.config.algorithm import RewardConfig
 from megatron_stare.config.data import DataConfig
@@ -38,3 +38,12 @@ class PivotsConfig(Settings):
     reward: RewardConfig = RewardConfig()
     pivots: PivotsSection
     log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _states_are_of_one_file(self) -> PivotsConfig:
+        if self.data.sources:
+            raise ValueError(
+                f"data.sources=[{', '.join(self.data.sources)}]: what is kept are rows of one, "
+                "expected data.path"
+            )
+        return self

@@ -12,7 +12,14 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.config.data import DataConfig
 from megatron_stare.data.cursor import EpochCursor, digest_of
-from megatron_stare.data.tables import Row, RowReport, UnusableRow, build_rows, checked_text
+from megatron_stare.data.tables import (
+    Row,
+    RowReport,
+    Table,
+    UnusableRow,
+    build_rows,
+    checked_text,
+)
 from megatron_stare.data.templates import PromptTemplate, Question, with_end
 from megatron_stare.data.turns import TurnForm
 from megatron_stare.errors import UserError
@@ -36,11 +43,15 @@ class _Problem:
 
 
 class PromptSet:
-    """Prompts of a JSONL or Parquet file, drawn epoch after epoch, each epoch in a seeded order.
+    """Prompts of one source, drawn epoch after epoch, each epoch in a seeded order.
 
     Rows that cannot be used (no such field, wrong type, empty, malformed, too long) are in
     `report`, by reason and by name. UserError where none is left, and for a prompt over the limit
     with `on_long_prompt: error`.
+
+    Args:
+        source: the name of this set among several: its prompts carry it, their uids begin with it.
+        table: its rows, where they are in no file.
     """
 
     report: RowReport
@@ -54,7 +65,11 @@ class PromptSet:
         *,
         seed: int,
         max_demonstration_tokens: int = sys.maxsize,
+        source: str = "",
+        table: Table | None = None,
     ) -> None:
+        self._prefix = f"{source}:" if source else ""
+        self._source = source
         self._max_tokens = config.max_prompt_tokens
         self._template = template = PromptTemplate(
             config.template,
@@ -64,14 +79,7 @@ class PromptSet:
         )
         self.form = template.form
 
-        def problem(row: Row) -> tuple[int, Question, str, str]:
-            question = template.question(row, config.prompt_field)
-            field = config.demonstration_field
-            worked = "" if field is None else checked_text(row.text(field), field)
-            demonstration = self.form.without_prefill(worked)
-            return row.number, question, row.text(config.answer_field), demonstration
-
-        rows, self.report = build_rows(config.path, problem)
+        rows = self._read(config, template, table)
         rendered = template.render([question for _, question, _, _ in rows])
         worked = [demonstration for *_, demonstration in rows]
         has_field = config.demonstration_field is not None
@@ -94,12 +102,30 @@ class PromptSet:
             len(self._problems),
             seed=seed,
             shuffle=config.shuffle,
-            name=str(config.path),
+            name=self.report.name,
             digest=digest_of(
                 (p.number, p.text, p.answer, *([p.demonstration] if p.demonstration else []))
                 for p in self._problems
             ),
         )
+
+    def _read(
+        self, config: DataConfig, template: PromptTemplate, table: Table | None
+    ) -> list[tuple[int, Question, str, str]]:
+        """Number, question, answer and demonstration of each row that has them."""
+
+        def problem(row: Row) -> tuple[int, Question, str, str]:
+            question = template.question(row, config.prompt_field)
+            field = config.demonstration_field
+            worked = "" if field is None else checked_text(row.text(field), field)
+            demonstration = self.form.without_prefill(worked)
+            return row.number, question, row.text(config.answer_field), demonstration
+
+        if table is None:
+            rows, self.report = build_rows(config.file, problem)
+        else:
+            rows, self.report = table.build(problem)
+        return rows
 
     def __len__(self) -> int:
         """Usable prompts."""
@@ -143,6 +169,7 @@ class PromptSet:
                 f"[{', '.join(state['curriculum'])}]; go on with it, or begin anew "
                 "(run.resume=never)"
             )
+        check_one_source(state)
         self._cursor.load_state_dict(state)
 
     def _fits(self, name: str, num_tokens: int, config: DataConfig) -> bool:
@@ -173,11 +200,25 @@ class PromptSet:
     def _prompt(self, row: int, occasion: str) -> Prompt:
         problem = self._problems[row]
         return Prompt(
-            uid=f"{occasion}-{problem.number}",
+            uid=f"{self._prefix}{occasion}-{problem.number}",
             row=problem.name,
             text=problem.text,
             token_ids=tuple(problem.token_ids),
             answer=problem.answer,
             demonstration=problem.demonstration,
             demonstration_ids=tuple(problem.demonstration_ids),
+            source=self._source,
+        )
+
+
+def check_one_source(state: Mapping[str, Any]) -> None:
+    """See that a saved state of drawing is that of one set of prompts.
+
+    Raises:
+        UserError: it is of several.
+    """
+    if "sources" in state:
+        raise UserError(
+            f"data.sources=[]: the run has been trained with [{', '.join(state['sources'])}]; "
+            "go on with them, or begin anew (run.resume=never)"
         )

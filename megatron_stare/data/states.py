@@ -40,7 +40,7 @@ def states_of(
             for number, prefix in enumerate(prefixes_of(response, cut))
         ]
 
-    rows, report = build_rows(config.path, states_of_row)
+    rows, report = build_rows(config.file, states_of_row)
     report.finish(len(rows))
     states: dict[str, State] = {}
     for state in (state for row in rows for state in row):

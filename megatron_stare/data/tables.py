@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import islice
@@ -29,7 +29,7 @@ class UnusableRow(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a file. `number` counts from 1: the line of JSONL, the row of Parquet."""
+    """One row of a file or table. `number` counts from 1: the line of JSONL, the row of Parquet."""
 
     number: int
     name: str
@@ -81,7 +81,8 @@ def is_unicode(text: str) -> bool:
 class RowReport:
     """How many rows of a file are used, and the names of those that are not, by reason."""
 
-    path: Path
+    name: str
+    """Of the file, for messages."""
     num_used: int = 0
     left_out: dict[str, list[str]] = field(default_factory=dict)
     fields: tuple[str, ...] = ()
@@ -100,7 +101,7 @@ class RowReport:
         """Settle the count; UserError where no row is left."""
         self.num_used = num_used
         if num_used == 0 and not self.left_out:
-            raise UserError(f"{self.path}: the file is empty, expected one object a row")
+            raise UserError(f"{self.name}: the file is empty, expected one object a row")
         if num_used == 0:
             raise UserError(f"{self}{self._fields_found()}")
 
@@ -111,7 +112,7 @@ class RowReport:
         return f"; fields found: {names}{', ...' if len(self.fields) > _FIELDS_SHOWN else ''}"
 
     def __str__(self) -> str:
-        text = f"{self.path}: {self.num_used} of {self.num_used + self.num_left_out} rows used"
+        text = f"{self.name}: {self.num_used} of {self.num_used + self.num_left_out} rows used"
         reasons = [
             f"{len(names)} {reason} ({', '.join(names[:_NAMES_SHOWN])}"
             f"{', ...' if len(names) > _NAMES_SHOWN else ''})"
@@ -128,15 +129,33 @@ def build_rows[T](path: Path, build: Callable[[Row], T]) -> tuple[list[T], RowRe
     Left out are lines that are no JSON object, and rows for which `build` raises UnusableRow.
     UserError where the file is missing, of another kind, or not readable as what it is called.
     """
-    report, built = RowReport(path), []
-    for row in _read_rows(path, report):
+    report = RowReport(str(path))
+    return _built(_read_rows(path, report), build, report), report
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows that are in no file, under a name for messages."""
+
+    name: str
+    rows: Sequence[Row]
+
+    def build[T](self, build: Callable[[Row], T]) -> tuple[list[T], RowReport]:
+        """As `build_rows`."""
+        report = RowReport(self.name)
+        return _built(self.rows, build, report), report
+
+
+def _built[T](rows: Iterable[Row], build: Callable[[Row], T], report: RowReport) -> list[T]:
+    built = []
+    for row in rows:
         try:
             built.append(build(row))
         except UnusableRow as reason:
             report.leave_out(row.name, str(reason))
         except RecursionError:
             report.leave_out(row.name, _TOO_DEEP)
-    return built, report
+    return built
 
 
 def _read_rows(path: Path, report: RowReport) -> Iterator[Row]:

@@ -10,6 +10,7 @@ from itertools import groupby
 
 from megatron_stare.algorithms.metric import Metric
 from megatron_stare.algorithms.table import PARTS
+from megatron_stare.config.data import SOURCE_NAME
 
 GROUPS: dict[str, str] = {
     "entropy": "How random the policy is, before the update of the step.",
@@ -19,6 +20,7 @@ GROUPS: dict[str, str] = {
     "discouraging does the opposite. A share is of all loss tokens.",
     "reward": "Verdicts on the samples of the step.",
     "rollout": "Generation: where the prompts of the step went, and how long responses are.",
+    "source": "Prompts of each source, where there are several (docs/sources.md).",
     "loss": "The objective, over the loss tokens of the global batch.",
     "mismatch": "How far the trainer's log-probs are from those the engine sampled with.",
     "optim": "The optimizer.",
@@ -101,6 +103,14 @@ METRICS: dict[str, Metric] = {
     "rollout/response_tokens_mean": Metric("tokens", "Mean response length."),
     "rollout/response_tokens_p95": Metric("tokens", "95th percentile of the response length."),
     "rollout/truncated_share": Metric("share", "Responses cut at the length limit."),
+    "source/{name}/drawn": Metric("count", "Prompts of it that the step drew."),
+    "source/{name}/completed": Metric("count", "Its groups in the batch."),
+    "source/{name}/reward": Metric("1", "As reward/mean, of its samples."),
+    "source/{name}/accuracy": Metric("share", "As reward/accuracy, of its samples."),
+    "source/{name}/signal_share": Metric("share", "As reward/signal_share, of its groups."),
+    "source/{name}/failures": Metric("count", "As reward/failures, of its samples."),
+    "source/{name}/response_tokens_mean": Metric("tokens", "Mean length of its responses."),
+    "source/{name}/truncated_share": Metric("share", "Its responses cut at the length limit."),
     "loss/total": Metric("1", "The minimised loss."),
     "loss/clip_low_share": Metric("share", "Tokens whose ratio is clipped from below."),
     "loss/clip_high_share": Metric("share", "Tokens whose ratio is clipped from above."),
@@ -155,12 +165,23 @@ METRICS: dict[str, Metric] = {
     ),
     "eval/response_tokens_mean": Metric("tokens", "Mean response length."),
     "eval/truncated_share": Metric("share", "Responses cut off at the length limit."),
+    **{
+        f"eval/source/{{name}}/{name}": Metric(unit, f"As eval/{name}, of a source's problems.")
+        for name, unit in {
+            "avg_at_k": "share",
+            "pass_at_{k}": "share",
+            "failures": "count",
+            "response_tokens_mean": "tokens",
+            "truncated_share": "share",
+        }.items()
+    },
     "sft/loss": Metric("nats", "Mean negative log-likelihood of the response tokens."),
     "own/{name}": Metric("1", "Any name, of letters, digits and `_`, with `/` between."),
     **{name: metric for kind in PARTS.values() for name, metric in kind.metrics.items()},
 }
 
 _PASS_AT = re.compile(r"eval/pass_at_[1-9][0-9]{0,8}")
+_OF_SOURCE = re.compile(rf"((?:eval/)?source)/({SOURCE_NAME})/(.+)")
 _OWN = re.compile(r"own/\w{1,80}(/\w{1,80}){0,4}", re.ASCII)
 
 
@@ -170,8 +191,12 @@ def find_metric(name: str) -> Metric:
     Raises:
         KeyError: the name is not in the glossary.
     """
-    key = "eval/pass_at_{k}" if is_pass_at(name) else name
-    key = "own/{name}" if _OWN.fullmatch(name) else key
+    key = "own/{name}" if _OWN.fullmatch(name) else name
+    if of_source := _OF_SOURCE.fullmatch(name):
+        key = f"{of_source[1]}/{{name}}/{of_source[3]}"
+    group, _, last = key.rpartition("/")
+    if key.startswith("eval/") and is_pass_at(f"eval/{last}"):
+        key = f"{group}/pass_at_{{k}}"
     if key not in METRICS:
         raise KeyError(f"metric {name!r} is not in the glossary, megatron_stare.observe.metrics")
     return METRICS[key]
@@ -180,6 +205,12 @@ def find_metric(name: str) -> Metric:
 def targets_of(name: str) -> list[str]:
     """The metrics that are targets of this one."""
     return [target for target, metric in METRICS.items() if metric.target_of == name]
+
+
+def source_of(name: str) -> str | None:
+    """The source that a metric is of, if it is of one."""
+    found = _OF_SOURCE.fullmatch(name)
+    return found and found[2]
 
 
 def is_pass_at(name: str) -> bool:

@@ -24,7 +24,7 @@ from megatron_stare.observe.drawing import (
 )
 from megatron_stare.observe.entropy_law import METRICS as LAW_METRICS
 from megatron_stare.observe.entropy_law import draw_entropy_law, law_of
-from megatron_stare.observe.run_folders import Runs, pass_at_budgets, read_runs, spread
+from megatron_stare.observe.run_folders import Runs, pass_at_budgets, read_runs, sources_of, spread
 
 Draw = Callable[[Axes], None]
 """Draws a panel."""
@@ -54,6 +54,28 @@ def _of_parts() -> dict[str, Lines]:
                 panel = Panel(metric.title, name, window=metric.window)
                 panels.setdefault(name.partition("/")[0], []).append(panel)
     return {group: Lines(group, 3, tuple(found)) for group, found in panels.items()}
+
+
+_OF_SOURCES = {
+    "drawn": "prompts drawn",
+    "accuracy": "training accuracy",
+    "signal_share": "groups with a signal",
+    "response_tokens_mean": "mean length",
+    "avg_at_k": "held-out accuracy, avg@k",
+}
+"""Titles of the panels that every source has."""
+
+
+def _of_sources(runs: Runs) -> Lines:
+    """A figure of the sources that runs draw from, a row a metric."""
+    sources = sources_of(runs)
+    names = [
+        (title, source, f"{'eval/' if key == 'avg_at_k' else ''}source/{source}/{key}")
+        for key, title in _OF_SOURCES.items()
+        for source in sources
+    ]
+    panels = tuple(Panel(f"{source}: {title}", name) for title, source, name in names)
+    return Lines("Sources", min(max(len(sources), 1), 4), panels)
 
 
 FIGURES: dict[str, Lines] = {
@@ -194,7 +216,7 @@ def draw_figure(panels: Sequence[Draw], legend: Mapping[str, str], path: Path) -
 
 
 def _figures(runs: Runs) -> Iterator[tuple[str, str, Figure, tuple[str, ...]]]:
-    for name, lines in FIGURES.items():
+    for name, lines in {**FIGURES, "sources": _of_sources(runs)}.items():
         panels = [panel for panel in lines.panels if _has_data(runs, panel.metric)]
         if panels:
             metrics = tuple(panel.metric for panel in panels)

@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 
 from megatron_stare.observe.drawing import colour_legend
-from megatron_stare.observe.metrics import METRICS
+from megatron_stare.observe.metrics import find_metric
 from megatron_stare.observe.plots import Plot, write_figures
 from megatron_stare.observe.run_folders import (
     RunFolder,
@@ -106,7 +106,8 @@ def _figure(plot: Plot) -> str:
     image = base64.b64encode(plot.path.read_bytes()).decode("ascii")
     title = html.escape(plot.title)
     meaning = "".join(
-        f"<dt>{name}</dt><dd>{html.escape(METRICS[name].description)}</dd>" for name in plot.metrics
+        f"<dt>{name}</dt><dd>{html.escape(find_metric(name).description)}</dd>"
+        for name in plot.metrics
     )
     width = round(plot.width_inches * PIXELS_PER_INCH)
     return (

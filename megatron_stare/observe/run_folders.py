@@ -18,7 +18,7 @@ import numpy as np
 from megatron_stare.config.yaml_text import read_yaml
 from megatron_stare.errors import UserError
 from megatron_stare.observe.history import History, Series, number_or_nan, read_metrics
-from megatron_stare.observe.metrics import is_pass_at
+from megatron_stare.observe.metrics import is_pass_at, source_of
 
 _DUMP = re.compile(r"step_([0-9]{6,18})\.jsonl")
 _TEXTS = ("prompt", "response", "finish_reason")
@@ -112,6 +112,12 @@ def pass_at_budgets(runs: Runs) -> list[int]:
     """Every k for which a run has pass@k, ascending."""
     names = {name for group in runs.values() for run in group for name in run.history}
     return sorted(int(name.removeprefix("eval/pass_at_")) for name in filter(is_pass_at, names))
+
+
+def sources_of(runs: Runs) -> list[str]:
+    """Every source that a run has metrics of, in their order in the run."""
+    names = (name for group in runs.values() for run in group for name in run.history)
+    return list(dict.fromkeys(filter(None, map(source_of, names))))
 
 
 def num_steps(config: Mapping[str, Any]) -> int | None:

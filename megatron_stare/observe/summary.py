@@ -20,6 +20,7 @@ from megatron_stare.observe.run_folders import (
     Runs,
     pass_at_budgets,
     read_runs,
+    sources_of,
     titles,
 )
 
@@ -57,7 +58,7 @@ def print_summary(folders: Sequence[Path], console: Console) -> None:
 def summarise(runs: Runs) -> Summary:
     """Quantities that at least one run has; with several seeds, their mean and (min–max)."""
     rows = []
-    for row in _rows(pass_at_budgets(runs)):
+    for row in [*_rows(pass_at_budgets(runs)), *_rows_of_sources(sources_of(runs))]:
         cells = [_cell(row, group) for group in runs.values()]
         if set(cells) != {MISSING}:
             rows.append([row.title, *cells])
@@ -96,6 +97,27 @@ def _rows(pass_at: Sequence[int]) -> list[Row]:
         Row("Skipped updates", partial(total, "optim/skipped"), whole),
         Row("Tokens per second", partial(mean_of, "perf/tokens_per_s", ALL), whole),
         Row("Training time (minutes)", _minutes, "{:,.1f}".format),
+    ]
+
+
+def _rows_of_sources(sources: Sequence[str]) -> list[Row]:
+    percent, whole = "{:.1%}".format, "{:,.0f}".format
+    return [
+        row
+        for name in sources
+        for row in (
+            Row(f"{name}: prompts drawn", partial(total, f"source/{name}/drawn"), whole),
+            Row(
+                f"{name}: training accuracy, last 10%",
+                partial(mean_of, f"source/{name}/accuracy", LAST),
+                percent,
+            ),
+            Row(
+                f"{name}: held-out accuracy, end",
+                partial(_at, f"eval/source/{name}/avg_at_k", -1),
+                percent,
+            ),
+        )
     ]
 
 

@@ -12,6 +12,7 @@ _MOST_BOXES = 20
 _JOINT = re.compile(
     r"[\s$]*(?:,|;|,?\s*(?:\\text\s*\{\s*)?(?:and|or)\b\s*\}?)[\s$]*(?:\\?[a-zA-Z]\w*\s*=\s*)?(?:\\q?quad\s*)*"
 )
+_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _THINKS, _THOUGHT = "<think>", "</think>"
 
 
@@ -36,6 +37,15 @@ def stated_answer(text: str) -> str:
     """The marked answer, or else everything that is said, without white space around it."""
     marked = marked_answer(text)
     return _said(text) if marked is None else marked
+
+
+def tagged_answer(text: str) -> str | None:
+    """What the last `<answer>` ... `</answer>` of `text` holds; None without one.
+
+    What is thought counts only where nothing is said behind it.
+    """
+    found = _TAGGED.findall(_said(text) or text)
+    return found[-1].strip() if found else None
 
 
 def tail(text: str) -> str:

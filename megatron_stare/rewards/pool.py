@@ -43,6 +43,7 @@ class VerifierPool:
 
     Args:
         report: is told, once, what the user should know of the verifier.
+        key: that names the verifier, for messages.
     """
 
     def __init__(
@@ -52,8 +53,10 @@ class VerifierPool:
         num_workers: int,
         deadline_s: float,
         report: Callable[[str], None] = lambda _: None,
+        key: str = "reward.kind",
     ) -> None:
         self._setup = setup
+        self._key = key
         self._num_workers = num_workers
         self._deadline_s = deadline_s
         self._report = report
@@ -117,7 +120,7 @@ class VerifierPool:
     def _fail_start(self, cause: str, since: float) -> None:
         """UserError before the first worker was ready: then it is the verifier that is wrong."""
         if self.code is None:
-            raise UserError(f"reward.kind: cannot import {self._setup.function}: {cause}")
+            raise UserError(f"{self._key}: cannot import {self._setup.function}: {cause}")
         self._starts.fail(cause, since)
 
     def _give_up(self, batch: Batch) -> None:
@@ -208,7 +211,7 @@ class VerifierPool:
     def _note(self, text: str) -> None:
         if text not in self._notes and len(self._notes) < _MAX_NOTES:
             self._notes.add(text)
-            self._report(f"reward.kind: {self._setup.function} {text}")
+            self._report(f"{self._key}: {self._setup.function} {text}")
 
     def _lose_late(self, worker: Worker, batch: Batch) -> None:
         cause = f"deadline of {worker.deadline_s:g} s"

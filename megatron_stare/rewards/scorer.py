@@ -2,6 +2,8 @@
 
     value = verdict + format_reward (the format matches) + overlong penalty (0 to -overlong_factor)
 
+Each source may have a verifier of its own, with a score from which its responses are right.
+
 A sample whose verification ends otherwise gets no shaping, which would reward a crash. Where that
 is the response's doing (`Ending`), it is wrong, value 0; else it is not judged.
 """
@@ -9,12 +11,14 @@ is the response's doing (`Ending`), it is wrong, value 0; else it is not judged.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 
 from megatron_stare.algorithms.filters import overlong_penalty
 from megatron_stare.config.algorithm import VERIFIERS, RewardConfig
+from megatron_stare.config.data import DataConfig, SourceConfig
 from megatron_stare.rewards.format import FormatWatch
 from megatron_stare.rewards.pool import VerifierPool
 from megatron_stare.rewards.verdict import Verdict
@@ -25,9 +29,10 @@ from megatron_stare.types import Reward, Sample
 class Scorer:
     """Judges samples by `config`; a context manager that owns the verifier processes.
 
-    Raises UserError at once where the function of `reward.kind` cannot be used.
+    Raises UserError at once where the function of `reward.kind`, or of a source, cannot be used.
 
     Args:
+        data: where what is judged comes from, by key; its sources say what judges them.
         report: is told, once, what the user should know of the verifier.
         prefill: what prompts have begun responses with, for `reward.format_sees`.
     """
@@ -35,6 +40,7 @@ class Scorer:
     def __init__(
         self,
         config: RewardConfig,
+        data: Mapping[str, DataConfig] = MappingProxyType({}),
         *,
         max_response_tokens: int,
         report: Callable[[str], None] = lambda _: None,
@@ -42,51 +48,87 @@ class Scorer:
     ) -> None:
         self._config = config
         self._max_response_tokens = max_response_tokens
-        setup = Setup(
-            function=VERIFIERS.get(config.kind, config.kind),
-            format_pattern=config.format_pattern,
-            memory_bytes=int(config.memory_gib * 2**30),
-            import_path=tuple(sys.path),
-            prefill=prefill if config.format_sees == "prefill+response" else "",
-            isolation=config.isolation,
-        )
+        self._prefill = prefill if config.format_sees == "prefill+response" else ""
         self.format = FormatWatch(config.format_pattern, report)
-        self._pool = VerifierPool(
-            setup, num_workers=config.workers, deadline_s=config.deadline_s, report=report
+        self._report = report
+        self._sources = {name: each for one in data.values() for name, each in one.sources.items()}
+        self._pools: dict[str, VerifierPool] = {}
+        try:
+            for key, kind in _kinds(config.kind, data).items():
+                self._start_pool(kind, key)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start_pool(self, kind: str, key: str) -> None:
+        if kind in self._pools:
+            return
+        setup = Setup(
+            function=VERIFIERS.get(kind, kind),
+            format_pattern=self._config.format_pattern,
+            memory_bytes=int(self._config.memory_gib * 2**30),
+            import_path=tuple(sys.path),
+            prefill=self._prefill,
+            isolation=self._config.isolation,
         )
-        self._pool.start()
+        self._pools[kind] = VerifierPool(
+            setup,
+            num_workers=self._config.workers,
+            deadline_s=self._config.deadline_s,
+            report=self._report,
+            key=key,
+        )
+        self._pools[kind].start()
 
     @property
     def code(self) -> str:
-        """A digest of the verifier's code."""
-        assert self._pool.code is not None, "it is started"
-        return self._pool.code
+        """A digest of the verifiers' code."""
+        return " ".join(str(pool.code) for pool in self._pools.values())
 
     def score(self, samples: Sequence[Sample]) -> list[Reward]:
         """The reward of every sample, in their order."""
-        verdicts = self._pool.run([(sample.text, sample.prompt.answer) for sample in samples])
+        verdicts = self._verdicts(samples)
         judged = [verdict for verdict in verdicts if verdict.failure is None]
         num_matching = sum(verdict.matches_format for verdict in judged)
         self.format.see(num_judged=len(judged), num_matching=num_matching)
         penalties = self._overlong_penalties(samples)
         return [
-            self._reward(verdict, penalty)
-            for verdict, penalty in zip(verdicts, penalties, strict=True)
+            self._reward(verdict, penalty, self._sources.get(sample.prompt.source))
+            for sample, verdict, penalty in zip(samples, verdicts, penalties, strict=True)
         ]
 
-    def _reward(self, verdict: Verdict, penalty: float) -> Reward:
-        """`correct` is the verdict within [0, 1], so that accuracies are; `value` keeps it."""
+    def _verdicts(self, samples: Sequence[Sample]) -> list[Verdict]:
+        """One verifier after the other, each with all that are its own."""
+        kinds = [self._kind_of(sample) for sample in samples]
+        found = {}
+        for kind in dict.fromkeys(kinds):
+            own = [sample for sample, k in zip(samples, kinds, strict=True) if k == kind]
+            items = [(sample.text, sample.prompt.answer) for sample in own]
+            found[kind] = iter(self._pools[kind].run(items))
+        return [next(found[kind]) for kind in kinds]
+
+    def _kind_of(self, sample: Sample) -> str:
+        source = self._sources.get(sample.prompt.source)
+        return self._config.kind if source is None else source.verifier_or(self._config.kind)
+
+    def _reward(self, verdict: Verdict, penalty: float, source: SourceConfig | None) -> Reward:
+        """`value` keeps the verdict; `correct` is it within [0, 1], or whether it is enough."""
         if verdict.failure is not None:
             is_left_out = verdict.ending == "lost" or (
                 verdict.ending == "deadline" and self._config.on_deadline == "leave_out"
             )
             return Reward(0.0, 0.0, verdict.failure, verdict.seconds, not is_left_out)
         value = verdict.value + self._config.format_reward * verdict.matches_format + penalty
-        return Reward(value, min(max(verdict.value, 0.0), 1.0), None, verdict.seconds)
+        threshold = None if source is None else source.threshold
+        correct = min(max(verdict.value, 0.0), 1.0)
+        if threshold is not None:
+            correct = float(verdict.value >= threshold)
+        return Reward(value, correct, None, verdict.seconds)
 
     def close(self) -> None:
         """End the verifier processes."""
-        self._pool.close()
+        for pool in self._pools.values():
+            pool.close()
 
     def __enter__(self) -> Scorer:
         return self
@@ -104,3 +146,16 @@ class Scorer:
             self._config.overlong_buffer_tokens,
             self._config.overlong_factor,
         ).tolist()
+
+
+def _kinds(kind: str, data: Mapping[str, DataConfig]) -> dict[str, str]:
+    """What judges, by the keys that say so; `kind` is that of what says nothing."""
+    kinds = {}
+    for key, config in data.items():
+        for name, source in config.sources.items():
+            is_said = source.verifier is not None
+            own = f"{key}.sources.{name}.{'verifier' if is_said else 'task'}"
+            found = source.verifier_or(kind)
+            kinds["reward.kind" if found == kind else own] = found
+    is_asked = not data or any(not config.sources for config in data.values())
+    return {"reward.kind": kind, **kinds} if is_asked else kinds

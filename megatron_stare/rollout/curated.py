@@ -9,7 +9,7 @@ from typing import Any
 
 from megatron_stare.algorithms.hooks import Curriculum
 from megatron_stare.algorithms.states import from_plain, listed, to_plain
-from megatron_stare.data.prompts import PromptSet
+from megatron_stare.data.prompts import PromptSet, check_one_source
 from megatron_stare.errors import UserError
 from megatron_stare.types import Group, Prompt
 
@@ -19,13 +19,22 @@ _KEY = "algorithm.curriculum"
 class Curated:
     """Draws from a prompt set as a curriculum says; uids are `draw.NUMBER-row`.
 
+    `source` names the set among several, so that what is random in one is not what is in another.
+
     A step asks no problem twice unless it asks more than there are.
     """
 
-    def __init__(self, prompts: PromptSet, named: Mapping[str, Curriculum], *, seed: int) -> None:
+    def __init__(
+        self,
+        prompts: PromptSet,
+        named: Mapping[str, Curriculum],
+        *,
+        seed: int,
+        source: str = "",
+    ) -> None:
         ((self._name, self._curriculum),) = named.items()
         self._prompts = prompts
-        self._seed = seed
+        self._seed = f"{seed}/{source}" if source else f"{seed}"
         self._state: Any = self._curriculum.start()
         self._num_draws = 0
         self._asked: set[int] = set()
@@ -84,6 +93,7 @@ class Curated:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was saved; UserError where data or curriculum are not the same."""
+        check_one_source(state)
         if "curriculum" not in state:
             raise UserError(
                 f"{_KEY}={listed([self._name])}: the run has been trained without one, epoch after "

@@ -63,6 +63,7 @@ def _record(
     return {
         "uid": prompt.uid,
         "row": prompt.row,
+        "source": prompt.source,
         "group": group,
         "index": sample.index,
         "kept": is_kept,

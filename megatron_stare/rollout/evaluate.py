@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import nan, prod
 
 import numpy as np
 
@@ -15,13 +15,13 @@ from megatron_stare.errors import UserError
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.failures import check_verifier, count_failures
 from megatron_stare.rollout.groups import generate_groups
-from megatron_stare.rollout.statistics import length_statistics
+from megatron_stare.rollout.statistics import by_source, length_statistics
 from megatron_stare.types import Group, Prompt
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """`eval/*` metrics, and the samples they were computed from."""
+    """`eval/*` metrics, of each of several sources too, and the samples they were computed from."""
 
     metrics: dict[str, float]
     groups: list[Group]
@@ -61,13 +61,9 @@ def evaluate(
             f"the first is {answers.unanswered[0].row}"
         )
     check_verifier(answers.groups)
-    num_failures = count_failures(answers.groups)
-    metrics = {
-        "eval/avg_at_k": _average_verdict(answers.groups),
-        **_pass_rates(answers.groups, config.samples_per_prompt),
-        **length_statistics("eval", answers.groups),
-        **({"eval/failures": float(num_failures)} if num_failures else {}),
-    }
+    metrics = _metrics("eval", answers.groups, config.samples_per_prompt)
+    for name, groups in by_source(answers.groups).items():
+        metrics |= _metrics(f"eval/source/{name}", groups, config.samples_per_prompt)
     return Evaluation(metrics, answers.groups)
 
 
@@ -82,11 +78,18 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     return 1.0 - prod(1.0 - k / i for i in range(num_samples - num_correct + 1, num_samples + 1))
 
 
-def _average_verdict(groups: Sequence[Group]) -> float:
-    return float(np.mean([reward.correct for group in groups for reward in group.judged.rewards]))
+def _metrics(prefix: str, groups: Sequence[Group], num_samples: int) -> dict[str, float]:
+    verdicts = [reward.correct for group in groups for reward in group.judged.rewards]
+    num_failures = count_failures(groups)
+    return {
+        f"{prefix}/avg_at_k": float(np.mean(verdicts)) if verdicts else nan,
+        **_pass_rates(prefix, groups, num_samples),
+        **length_statistics(prefix, groups),
+        **({f"{prefix}/failures": float(num_failures)} if num_failures else {}),
+    }
 
 
-def _pass_rates(groups: Sequence[Group], num_samples: int) -> dict[str, float]:
+def _pass_rates(prefix: str, groups: Sequence[Group], num_samples: int) -> dict[str, float]:
     """pass@k for k = 1, 2, 4, ... and `num_samples`; only a full verdict, 1, counts as correct.
 
     Each is over the groups of which k samples are judged; it is left out where there are none.
@@ -97,4 +100,4 @@ def _pass_rates(groups: Sequence[Group], num_samples: int) -> dict[str, float]:
         k: [pass_at_k(len(found), sum(found), k) for found in verdicts if len(found) >= k]
         for k in [*budgets, num_samples]
     }
-    return {f"eval/pass_at_{k}": float(np.mean(found)) for k, found in rates.items() if found}
+    return {f"{prefix}/pass_at_{k}": float(np.mean(found)) for k, found in rates.items() if found}

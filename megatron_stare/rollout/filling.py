@@ -18,7 +18,7 @@ class Filling:
     filtered     generated and scored, and not for the batch
     judged       in this step, as they were before any filter
     num_tokens   response tokens that this step generated
-    num_drawn    prompts that are new in this step
+    drawn        prompts that are new in this step
     """
 
     def __init__(self, carried: Sequence[GrowingGroup | Group]) -> None:
@@ -28,7 +28,7 @@ class Filling:
         self.filtered: list[Group] = []
         self.judged: list[Group] = []
         self.num_tokens = 0
-        self.num_drawn = 0
+        self.drawn: list[Prompt] = []
         self.ledger.draw(group.prompt for group in carried)
 
     @property
@@ -44,7 +44,7 @@ class Filling:
     def draw(self, prompts: Sequence[Prompt], group_size: int) -> None:
         """Enter new prompts."""
         self.ledger.draw(prompts)
-        self.num_drawn += len(prompts)
+        self.drawn += prompts
         self.growing |= {prompt.uid: GrowingGroup(prompt, group_size) for prompt in prompts}
 
     def requests(self) -> list[Request]:

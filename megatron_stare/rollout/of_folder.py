@@ -13,12 +13,14 @@ from megatron_stare.config.algorithm import RewardConfig
 from megatron_stare.config.data import DataConfig
 from megatron_stare.config.policy import ModelConfig
 from megatron_stare.data.prompts import PromptSet
+from megatron_stare.data.sources import in_turn, open_prompt_sets
 from megatron_stare.data.tokenizer import check_vocabulary, load_tokenizer
 from megatron_stare.engines.embedded import EmbeddedEngine
 from megatron_stare.launch.topology import read_topology
 from megatron_stare.observe.console import print_line
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.stop_tokens import describe_stop_tokens, stop_token_sources
+from megatron_stare.types import Prompt
 from megatron_stare.weights.hf_config import read_hf_config
 
 
@@ -26,9 +28,14 @@ from megatron_stare.weights.hf_config import read_hf_config
 class FolderRollouts:
     """What samples come from, and who judges them."""
 
-    problems: PromptSet
+    sets: dict[str, PromptSet]
     engine: EmbeddedEngine
     scorer: Scorer
+
+    @property
+    def problems(self) -> list[Prompt]:
+        """All of them, the sources in turn."""
+        return in_turn(self.sets)
 
 
 @contextmanager
@@ -38,11 +45,15 @@ def open_folder_rollouts(
     reward: RewardConfig,
     console: Console,
     *,
+    key: str,
     seed: int,
     max_batch_sequences: int,
     max_response_tokens: int,
 ) -> Iterator[FolderRollouts]:
     """The embedded engine with a folder's weights, version 0, beside problems and verifiers.
+
+    Args:
+        key: of `data`, for messages.
 
     Raises:
         UserError: bad input.
@@ -50,9 +61,11 @@ def open_folder_rollouts(
     shape = read_hf_config(model.path)
     tokenizer = load_tokenizer(model.path)
     check_vocabulary(tokenizer, shape.vocab_size)
-    problems = PromptSet(data, tokenizer, seed=seed)
-    print_line(console, str(problems.report))
-    sources = stop_token_sources(model.path, tokenizer, turn_ends=problems.form.turn_ends)
+    sets = open_prompt_sets(data, tokenizer, key=key, seed=seed)
+    for prompts in sets.values():
+        print_line(console, str(prompts.report))
+    form = next(iter(sets.values())).form  # Of the template, which is one for all.
+    sources = stop_token_sources(model.path, tokenizer, turn_ends=form.turn_ends)
     print_line(console, describe_stop_tokens(sources, tokenizer))
     engine = EmbeddedEngine(
         model.path,
@@ -65,9 +78,10 @@ def open_folder_rollouts(
     engine.load_weights(model.path, version=0)
     scorer = Scorer(
         reward,
+        {key: data},
         max_response_tokens=max_response_tokens,
-        prefill=problems.form.prefill,
+        prefill=form.prefill,
         report=lambda text: print_line(console, text),
     )
     with scorer:
-        yield FolderRollouts(problems, engine, scorer)
+        yield FolderRollouts(sets, engine, scorer)

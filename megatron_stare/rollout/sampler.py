@@ -35,6 +35,7 @@ from megatron_stare.rollout.statistics import (
     demonstration_statistics,
     group_statistics,
     propensity_statistics,
+    source_statistics,
     staleness_statistics,
 )
 from megatron_stare.types import Group, Prompt, Sample
@@ -265,16 +266,18 @@ class Sampler:
         filling.ledger.end((group.prompt for group in groups), "completed")
         filling.ledger.end((group.prompt for group in filling.filtered), "filtered")
         filling.ledger.end((group.prompt for group in self._carried), "carried")
+        generated = filling.as_judged(groups + filling.filtered)
         metrics = {
             **{f"rollout/{ending}": float(n) for ending, n in filling.ledger.close().items()},
-            "rollout/drawn": float(filling.num_drawn),
+            "rollout/drawn": float(len(filling.drawn)),
             "rollout/rounds": float(num_rounds),
             "rollout/generated_tokens": float(filling.num_tokens),
-            **group_statistics(filling.as_judged(groups + filling.filtered)),
+            **group_statistics(generated),
             **staleness_statistics(groups, step),
             **demonstration_statistics(groups),
             **propensity_statistics(judged),
             **self._filtering.statistics(groups),
+            **source_statistics(filling.drawn, generated, groups),
         }
         return Rollout(groups, filling.filtered, metrics, seconds)
 

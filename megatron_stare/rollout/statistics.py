@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from megatron_stare.algorithms.filters import has_signal
 from megatron_stare.rewards.answers import stated_answer, tail
 from megatron_stare.rollout.failures import count_failures
-from megatron_stare.types import Group
+from megatron_stare.types import Group, Prompt
 
 
 def group_statistics(groups: Sequence[Group]) -> dict[str, float]:
@@ -86,6 +87,45 @@ def propensity_statistics(judged: Sequence[Group]) -> dict[str, float]:
         "rollout/propensity_min": float(propensities.min()),
         "reward/accuracy_of_all": float((weights * accuracies).sum() / weights.sum()),
     }
+
+
+def source_statistics(
+    drawn: Sequence[Prompt], generated: Sequence[Group], kept: Sequence[Group]
+) -> dict[str, float]:
+    """`source/NAME/*` of a step, of the sources that it has prompts of; nothing of a single one.
+
+    Args:
+        drawn: new in this step.
+        generated: before any is filtered, as `group_statistics` takes them.
+        kept: the batch.
+    """
+    counts = Counter(prompt.source for prompt in drawn if prompt.source)
+    groups_of = by_source(generated)
+    metrics = {}
+    for name in sorted({*counts, *groups_of}):
+        groups = groups_of.get(name, [])
+        metrics[f"source/{name}/drawn"] = float(counts[name])
+        metrics[f"source/{name}/completed"] = float(len(by_source(kept).get(name, [])))
+        rewards = [reward for group in groups for reward in group.judged.rewards]
+        if rewards:
+            metrics[f"source/{name}/reward"] = _mean([reward.value for reward in rewards])
+            metrics[f"source/{name}/accuracy"] = _mean([reward.correct for reward in rewards])
+        if verdicts := _verdicts(groups):
+            shares = [has_signal(each) for each in verdicts]
+            metrics[f"source/{name}/signal_share"] = _mean(shares)
+        if groups:
+            metrics[f"source/{name}/failures"] = float(count_failures(groups))
+            metrics |= length_statistics(f"source/{name}", groups)
+    return metrics
+
+
+def by_source(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    """Groups by the source of their prompts; nothing where there is a single one."""
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        if group.prompt.source:
+            found.setdefault(group.prompt.source, []).append(group)
+    return found
 
 
 def count_solved(groups: Sequence[Group]) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from megatron_stare.config.commands import TrainConfig
+from megatron_stare.data.tasks import check_task
 from megatron_stare.errors import UserError
 from megatron_stare.launch.topology import check_world_size
 from megatron_stare.model_shape import ModelShape
@@ -17,9 +18,13 @@ def check_run(config: TrainConfig, num_processes: int) -> None:
         UserError: it cannot; the message names the key or file, the value, and what was expected.
     """
     check_fit(config, read_hf_config(config.model.path), num_processes)
-    files = {"data.path": config.data.path, "rollout.replay_path": config.rollout.replay_path}
-    if config.eval.data is not None:
-        files["eval.data.path"] = config.eval.data.path
+    files = {"rollout.replay_path": config.rollout.replay_path}
+    for key, data in config.data_by_key.items():
+        for name, part in data.parts.items():
+            files[f"{key}.sources.{name}.path" if name else f"{key}.path"] = part.path
+        for name, source in data.sources.items():
+            if source.task is not None:
+                check_task(source, f"{key}.sources.{name}")
     for key, path in files.items():
         if path is not None and not path.is_file():
             raise UserError(f"{key}={path}: no such file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from megatron_stare.checkpoint.resume import check_inputs
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.data.prompts import PromptSet
+from megatron_stare.data.sources import in_turn, open_prompt_sets
+from megatron_stare.data.tasks import versions_of
 from megatron_stare.data.tokenizer import check_vocabulary, load_tokenizer, tokenizer_identity
 from megatron_stare.engines.embedded import EmbeddedEngine
 from megatron_stare.engines.engine import Engine
@@ -27,8 +30,10 @@ from megatron_stare.rollout.curated import Curated
 from megatron_stare.rollout.dump import dump_samples
 from megatron_stare.rollout.evaluate import evaluate
 from megatron_stare.rollout.lineage import code_of_parts, lineage_of
+from megatron_stare.rollout.mixture import Mixture
 from megatron_stare.rollout.sampler import (
     Cancelled,
+    Prompts,
     Rollout,
     Sampler,
     rollout_from_plain,
@@ -182,23 +187,21 @@ def open_rollout_side(config: TrainConfig, world: World) -> Iterator[RolloutSide
 def _build(config: TrainConfig, world: World) -> RolloutSide:
     tokenizer = load_tokenizer(config.model.path)
     check_vocabulary(tokenizer, world.shape.vocab_size)
-    method, seed, longest = config.algorithm, config.run.seed, config.rollout.max_response_tokens
-    prompts = PromptSet(config.data, tokenizer, seed=seed, max_demonstration_tokens=longest)
-    world.loggers.message(str(prompts.report))
-    held_out: list[Prompt] = []
-    turn_ends = prompts.form.turn_ends
-    if config.eval.data is not None:
-        problems = PromptSet(config.eval.data, tokenizer, seed=seed)
-        world.loggers.message(str(problems.report))
-        held_out = problems.all()
-        turn_ends += problems.form.turn_ends
+    method, seed = config.algorithm, config.run.seed
+    sets, problems = _open_data(config, tokenizer)
+    forms = []
+    for prompts in (*sets.values(), *problems.values()):
+        world.loggers.message(str(prompts.report))
+        forms.append(prompts.form)
+    turn_ends = tuple(end for form in forms for end in form.turn_ends)
     sources = stop_token_sources(config.model.path, tokenizer, turn_ends=turn_ends)
     world.loggers.message(describe_stop_tokens(sources, tokenizer))
     scorer = Scorer(
         config.reward,
-        max_response_tokens=longest,
+        config.data_by_key,
+        max_response_tokens=config.rollout.max_response_tokens,
         report=world.loggers.message,
-        prefill=prompts.form.prefill,
+        prefill=forms[0].prefill,
     )
     try:
         engine = _build_engine(config, tokenizer, tuple(sources), world)
@@ -207,10 +210,11 @@ def _build(config: TrainConfig, world: World) -> RolloutSide:
     except BaseException:
         scorer.close()
         raise
+    versions = versions_of(config.data, config.eval.data)
     bank = None
     generating, judging = engine, scorer
     if not isinstance(engine, ReplayEngine):
-        lineage = lineage_of(config, scorer.code)
+        lineage = lineage_of(config, " ".join([scorer.code, *versions.values()]))
         bank = Bank(config.run.dir / "bank", lineage, world.loggers.message)
         generating = BankedEngine(
             engine,
@@ -220,7 +224,7 @@ def _build(config: TrainConfig, world: World) -> RolloutSide:
             report=world.loggers.message,
         )
         judging = BankedScorer(scorer, bank)
-    drawn = Curated(prompts, method.curriculum, seed=seed) if method.curriculum else prompts
+    drawn = _drawn(sets, config)
     sampler = Sampler(
         *(drawn, generating, judging, config.rollout), seed=seed, filters=method.filters
     )
@@ -228,9 +232,40 @@ def _build(config: TrainConfig, world: World) -> RolloutSide:
         **tokenizer_identity(tokenizer),
         "stop_ids": list(sources),
         **code_of_parts(method),
+        **versions,
     }
     dumps = Outage(str(config.run.dir / "samples"), world.loggers.message)
-    return RolloutSide(config, engine, scorer, sampler, held_out, bank, inputs, dumps)
+    return RolloutSide(config, engine, scorer, sampler, in_turn(problems), bank, inputs, dumps)
+
+
+def _open_data(
+    config: TrainConfig, tokenizer: PreTrainedTokenizerBase
+) -> tuple[dict[str, PromptSet], dict[str, PromptSet]]:
+    """What is trained on, and what is held out, by source."""
+    longest = {"data": config.rollout.max_response_tokens}
+    sets = {
+        key: open_prompt_sets(
+            data,
+            tokenizer,
+            key=key,
+            seed=config.run.seed,
+            max_demonstration_tokens=longest.get(key, sys.maxsize),
+        )
+        for key, data in config.data_by_key.items()
+    }
+    return sets["data"], sets.get("eval.data", {})
+
+
+def _drawn(sets: dict[str, PromptSet], config: TrainConfig) -> Prompts:
+    """What training prompts are drawn from: a curriculum chooses within its source."""
+    curriculum, seed = config.algorithm.curriculum, config.run.seed
+    drawn: dict[str, Prompts] = {
+        name: Curated(prompts, curriculum, seed=seed, source=name) if curriculum else prompts
+        for name, prompts in sets.items()
+    }
+    if not config.data.sources:
+        return drawn[""]
+    return Mixture(drawn, {name: each.weight for name, each in config.data.sources.items()})
 
 
 def _build_engine(

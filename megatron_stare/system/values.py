@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 
-def _matching(pattern: str, expected: str) -> Callable[[str], str]:
+def matching(pattern: str, expected: str) -> Callable[[str], str]:
     """A check that all of a text is as the pattern says."""
 
     def check(text: str) -> str:
@@ -46,9 +46,9 @@ Seconds = Annotated[float, Field(ge=0.001, le=1_000_000)]
 """A time to wait: the system counts milliseconds in 31 bits, a little more than this."""
 Share = Annotated[float, Field(gt=0, le=1)]
 """Of a whole."""
-VariableName = Annotated[str, AfterValidator(_matching(r"[A-Za-z_]\w*", "a variable's name"))]
+VariableName = Annotated[str, AfterValidator(matching(r"[A-Za-z_]\w*", "a variable's name"))]
 """Of the environment."""
-Host = Annotated[str, AfterValidator(_matching(r"[\w.:%-]+", "a machine's name or address"))]
+Host = Annotated[str, AfterValidator(matching(r"[\w.:%-]+", "a machine's name or address"))]
 """Of a machine, without a port."""
 
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)

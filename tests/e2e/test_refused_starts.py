@@ -77,6 +77,8 @@ def edit_manifests(folder: Path, **changes: Any) -> None:
 class Case:
     """A start that is refused: overrides, or what `spoil` does to model and data.
 
+    PROMPTS in an override is their file.
+
     in_folders  that it is refused in; the others take it
     """
 
@@ -121,6 +123,35 @@ CASES = {
     ),
     "other data": Case("rows was 12, is 11", spoil=spoil_data, in_folders=SAVED),
     "other order of data": Case("shuffle was", ("data.shuffle=false",), in_folders=SAVED),
+    "a source that is not there": Case(
+        "no/such", ("data.path=null", "data.sources={a: {path: no/such.jsonl}}"), in_folders=SAVED
+    ),
+    "an empty source": Case(
+        r"prompts\.jsonl: the file is empty",
+        ("data.path=null", "data.sources={a: {path: PROMPTS}}"),
+        spoil=lambda f: (f / "prompts.jsonl").write_text(""),
+        in_folders=SAVED,
+    ),
+    "a source of no weight": Case(
+        r"data\.sources\.a\.weight: .*greater than 0",
+        ("data.path=null", "data.sources={a: {path: p, weight: 0}}"),
+        in_folders=SAVED,
+    ),
+    "a task that nobody knows": Case(
+        r"data\.sources\.a\.task=chain_sun: (no such task|the package .* is not installed)",
+        ("data.path=null", "data.sources={a: {task: chain_sun}}"),
+        in_folders=SAVED,
+    ),
+    "a verifier of a source that is none": Case(
+        r"eval\.data\.sources\.a\.verifier: cannot import no_such_module:judge",
+        ("eval.data={sources: {a: {path: PROMPTS, verifier: 'no_such_module:judge'}}}",),
+        in_folders=SAVED,
+    ),
+    "sources in the place of one file": Case(
+        r"data\.sources=\[a\]: .*with one set of prompts",
+        ("data.path=null", "data.sources={a: {path: PROMPTS}}"),
+        in_folders=SAVED,
+    ),
     "another network": Case(
         "rope_theta",
         spoil=lambda f: edit_json(
@@ -177,7 +208,8 @@ def workspace(tmp_path_factory) -> Path:
 def train(workspace: Path, name: str, *overrides: str) -> int:
     steps = [] if any(text.startswith("train.steps=") for text in overrides) else ["train.steps=2"]
     config = str(workspace / "train.yaml")
-    return main(["train", config, f"run.dir={workspace / name}", *steps, *overrides])
+    ours = [text.replace("PROMPTS", f"{workspace}/prompts.jsonl") for text in overrides]
+    return main(["train", config, f"run.dir={workspace / name}", *steps, *ours])
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ def pins(name: str) -> dict[str, str]:
 
 
 TRAINER, TRAINER_GPU = pins("constraints.txt"), pins("constraints-gpu.txt")
+GYM = pins("constraints-reasoning-gym.txt")
 SGLANG, SGLANG_GPU = pins("constraints-sglang.txt"), pins("constraints-sglang-gpu.txt")
 
 
@@ -32,6 +33,7 @@ def test_every_package_of_the_image_is_pinned_by_a_constraints_file():
         "constraints-sglang-gpu.txt",
         "constraints-router.txt",
         "constraints.txt",
+        "constraints-reasoning-gym.txt",
         "constraints-gpu.txt",
     ]
     for line in INSTALLS:  # The other is this package, from its sources.
@@ -42,7 +44,7 @@ def test_every_package_of_the_image_is_pinned_by_a_constraints_file():
 
 
 def test_packages_of_gpus_do_not_change_those_that_cpus_have():
-    assert not TRAINER.keys() & TRAINER_GPU.keys()
+    assert not TRAINER.keys() & (TRAINER_GPU.keys() | GYM.keys())
     for name in ("sglang", "torch", "torchvision", "transformers", "triton", "tokenizers"):
         assert SGLANG_GPU[name] == SGLANG[name], name
 
@@ -57,7 +59,7 @@ def test_pins_of_the_package_are_those_of_the_constraints():
     groups = (project["dependencies"], *project["optional-dependencies"].values())
     matches = (re.fullmatch(r"([\w.-]+?)(?:\[.*\])?==(.+)", r) for group in groups for r in group)
     exact = dict(match.groups() for match in matches if match)
-    constrained = TRAINER | TRAINER_GPU | {"sglang": SGLANG["sglang"]}
+    constrained = TRAINER | TRAINER_GPU | GYM | {"sglang": SGLANG["sglang"]}
     assert exact == {name: constrained[name] for name in exact}
     assert exact.keys() >= {"torch", "megatron-core", "transformers", "transformer-engine"}
 

@@ -29,7 +29,7 @@ def load(tmp_path):
 
 def value_of(config: Any, key: str) -> Any:
     for part in key.split("."):
-        config = getattr(config, part)
+        config = config[part] if isinstance(config, dict) else getattr(config, part)
     return config
 
 
@@ -76,7 +76,8 @@ def test_values_that_are_what_they_look_like(load, override, value):
         ("reward.format_pattern=a{99999999999}", r"format_pattern: expected a regular expression"),
         ("train.steps=1e-3", r"train\.steps: .*integer.*found '1e-3'"),
         ("lr=1e-6", r"lr: unknown key .*did you mean optim\.lr\?"),
-        ("data.path=", r"data\.path: expected a path, found null"),
+        ("data.path=", r"data: path=null with sources=\[\]: expected a path, or sources by name"),
+        ("model.path=", r"model\.path: expected a path, found null"),
         ("data.prompt_field=[a]", r"prompt_field: expected text, found \['a'\]"),
         ("optim=3", r"optim: expected a section of keys, found 3"),
         ("reward.kind=maths", r"reward\.kind: expected one of math, exact, or a function"),
@@ -197,7 +198,8 @@ def test_home_and_variables_are_replaced_in_every_path(load, monkeypatch, key):
     together = {
         "rollout.replay_path": ["rollout.engine=replay"],
         "rollout.servers.registry": ["rollout.engine=sglang"],
-        "eval.data.path": [],
+        "data.sources.NAME.path": ["data.path=null"],
+        "eval.data.sources.NAME.path": ["eval.data.path=null"],
     }.get(key, [])
     for text, path in (
         ("~/x", "/home/me/x"),

@@ -3,7 +3,14 @@ from pathlib import Path
 import pytest
 
 from megatron_stare.algorithms.table import PARTS
-from megatron_stare.observe.metrics import GROUPS, METRICS, find_metric, glossary, targets_of
+from megatron_stare.observe.metrics import (
+    GROUPS,
+    METRICS,
+    find_metric,
+    glossary,
+    source_of,
+    targets_of,
+)
 from megatron_stare.observe.plots import FIGURES
 from tests.unit.observe.synthetic import eval_metrics, train_metrics
 
@@ -28,6 +35,22 @@ def test_pass_at_any_k_is_one_entry(name):
     assert find_metric(name) is METRICS["eval/pass_at_{k}"]
 
 
+@pytest.mark.parametrize(
+    ("name", "entry", "source"),
+    [
+        ("source/gsm8k/accuracy", "source/{name}/accuracy", "gsm8k"),
+        ("source/a-b_2/drawn", "source/{name}/drawn", "a-b_2"),
+        ("eval/source/x/avg_at_k", "eval/source/{name}/avg_at_k", "x"),
+        ("eval/source/x/pass_at_16", "eval/source/{name}/pass_at_{k}", "x"),
+        ("eval/avg_at_k", "eval/avg_at_k", None),
+        ("reward/accuracy", "reward/accuracy", None),
+    ],
+)
+def test_metrics_of_any_source_are_one_entry(name, entry, source):
+    assert find_metric(name) is METRICS[entry]
+    assert source_of(name) == source
+
+
 @pytest.mark.parametrize("name", ["own/weight_mean", "own/mine/share", "own/W2"])
 def test_parts_of_ones_own_report_under_names_of_their_own(name):
     assert find_metric(name) is METRICS["own/{name}"]
@@ -44,6 +67,11 @@ def test_parts_of_ones_own_report_under_names_of_their_own(name):
         "eval/pass_at_0",
         "eval/pass_at_",
         "eval/pass_at_4x",
+        "source/x/pass_at_4",
+        "source/x/mean",
+        "source/a b/accuracy",
+        "source//accuracy",
+        "eval/source/x/pass_at_0",
         "step",
     ],
 )

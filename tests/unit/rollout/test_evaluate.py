@@ -1,5 +1,6 @@
 """avg@k and pass@k."""
 
+from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations
 from math import comb
@@ -8,6 +9,7 @@ import pytest
 
 from megatron_stare.config.commands import EvalSection
 from megatron_stare.engines.replay import ReplayEngine
+from megatron_stare.observe.metrics import find_metric
 from megatron_stare.rollout.evaluate import evaluate, pass_at_k
 from tests.models import VOCAB_SIZE
 from tests.unit.rollout.problems import TOKENIZER, make_prompt, write_jsonl
@@ -58,6 +60,27 @@ def test_metrics_of_an_engine_on_prompts(tmp_path, scorer):
     )
     assert [group.prompt.uid for group in evaluation.groups] == ["p", "q"]
     assert sum(arrived) == 6
+
+
+def test_every_source_has_metrics_of_its_own(tmp_path, scorer):
+    engine = make_engine(tmp_path, {"p": ["yes", "no"], "q": ["no"] * 2, "r": ["yes"] * 2})
+    sources = {"p": "one", "q": "other", "r": "one"}
+    prompts = [replace(make_prompt(text), source=source) for text, source in sources.items()]
+    config = EvalSection(samples_per_prompt=2, max_response_tokens=10)
+    metrics = evaluate(engine, prompts, scorer, config, seed=1).metrics
+    assert all(find_metric(name) for name in metrics)
+    found = {name: value for name, value in metrics.items() if "avg" in name or "pass" in name}
+    assert found == {
+        "eval/avg_at_k": 0.5,
+        "eval/pass_at_1": 0.5,
+        "eval/pass_at_2": pytest.approx(2 / 3),
+        "eval/source/one/avg_at_k": 0.75,
+        "eval/source/one/pass_at_1": 0.75,
+        "eval/source/one/pass_at_2": 1.0,
+        "eval/source/other/avg_at_k": 0.0,
+        "eval/source/other/pass_at_1": 0.0,
+        "eval/source/other/pass_at_2": 0.0,
+    }
 
 
 @pytest.mark.parametrize(("num_samples", "ks"), [(1, {1}), (4, {1, 2, 4}), (6, {1, 2, 4, 6})])

@@ -1,0 +1,59 @@
+"""The prompt sets of a run, by source."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from itertools import chain, zip_longest
+
+from transformers import PreTrainedTokenizerBase
+
+from megatron_stare.config.data import DataConfig
+from megatron_stare.data.prompts import PromptSet
+from megatron_stare.data.tasks import generate_problems
+from megatron_stare.types import Prompt
+
+
+def open_prompt_sets(
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    key: str,
+    seed: int,
+    max_demonstration_tokens: int = sys.maxsize,
+) -> dict[str, PromptSet]:
+    """A prompt set of each source, by name; of one file alone under an empty name.
+
+    Each source has orders of its own, so that none follows another's.
+
+    Args:
+        key: of `config`, for messages: `data` or `eval.data`.
+        seed: of the run.
+
+    Raises:
+        UserError: a file or a task is none to ask prompts of.
+    """
+    sets = {}
+    for name, part in config.parts.items():
+        source = config.sources.get(name)
+        is_task = source is not None and source.task is not None
+        sets[name] = PromptSet(
+            part,
+            tokenizer,
+            seed=_seed_of(seed, name) if name else seed,
+            max_demonstration_tokens=max_demonstration_tokens,
+            source=name,
+            table=generate_problems(source, f"{key}.sources.{name}") if is_task else None,
+        )
+    return sets
+
+
+def in_turn(sets: dict[str, PromptSet]) -> list[Prompt]:
+    """Every prompt once: the first of each source, the second of each, and so on."""
+    rows = zip_longest(*(prompts.all() for prompts in sets.values()))
+    return [prompt for prompt in chain.from_iterable(rows) if prompt is not None]
+
+
+def _seed_of(seed: int, name: str) -> int:
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1

@@ -1,0 +1,106 @@
+"""Problems of reasoning-gym's tasks: the same in every process, or one clear error."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from megatron_stare.config.data import DataConfig, SourceConfig
+from megatron_stare.data import tasks
+from megatron_stare.data.sources import open_prompt_sets
+from megatron_stare.data.tables import Table
+from megatron_stare.data.tasks import check_task, generate_problems, versions_of
+from megatron_stare.errors import UserError
+from tests.gym import needs_gym
+from tests.models import make_tokenizer
+
+SUMS = SourceConfig(task="chain_sum", size=20, params={"max_terms": 2, "min_digits": 4})
+
+
+def texts_of(table: Table) -> list[dict[str, str]]:
+    return [row.fields for row in table.rows]
+
+
+@needs_gym
+@pytest.mark.slow
+def test_a_tasks_problems_are_prompts_with_what_its_scorer_needs():
+    data = {"sources": {"sums": SUMS, "plain": SUMS.model_copy(update={"verifier": "exact"})}}
+    config = DataConfig.model_validate(data)
+    sets = open_prompt_sets(config, make_tokenizer(), key="data", seed=1)
+    assert [len(prompts) for prompts in sets.values()] == [20, 20]
+    name = str(sets["sums"].report)
+    assert name.startswith("data.sources.sums: chain_sum of reasoning-gym ")
+    assert name.endswith(": 20 of 20 rows used")
+    for scored, plain in zip(*(prompts.all() for prompts in sets.values()), strict=True):
+        assert scored.text == plain.text
+        assert (scored.source, plain.source) == ("sums", "plain")
+        problem = ast.literal_eval(scored.answer)
+        assert problem["task"] == "chain_sum"
+        assert problem["settings"]["max_terms"] == 2
+        assert problem["entry"]["question"] == scored.text
+        assert problem["entry"]["answer"] == plain.answer
+        assert str(eval(problem["entry"]["metadata"]["expression"])) == plain.answer
+
+
+@needs_gym
+@pytest.mark.slow
+def test_problems_do_not_depend_on_the_order_of_sets_in_a_process(monkeypatch):
+    """That task draws letters from a set, whose order is another in every process of Python."""
+    source, found = SourceConfig(task="isomorphic_strings", size=30), []
+    for seed in ("1", "2"):
+        monkeypatch.setenv("PYTHONHASHSEED", seed)
+        found.append(texts_of(generate_problems(source, "data.sources.a")))
+    assert found[0] == found[1]
+
+
+@needs_gym
+@pytest.mark.slow
+def test_another_seed_has_other_problems():
+    """The package makes problem i of `seed + i`: neighbouring seeds would share all but one."""
+    found = [
+        {fields["question"] for fields in texts_of(generate_problems(source, "a"))}
+        for source in (SUMS, SUMS.model_copy(update={"seed": 2}))
+    ]
+    assert len(found[0]) == len(found[1]) == 20
+    assert not found[0] & found[1]
+
+
+@needs_gym
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"task": "chain_sun"}, r"k\.task=chain_sun: no such task .*did you mean chain_sum\?"),
+        (
+            {"task": "chain_sum", "params": {"max_term": 2}},
+            r"k\.params=\{'max_term': 2\}: max_term: unknown, expected some of min_terms, max_t",
+        ),
+        (
+            {"task": "chain_sum", "params": {"min_terms": 9}},
+            r"k\.params=\{'min_terms': 9\}: chain_sum refuses them \(AssertionError: max_terms",
+        ),
+        (
+            {"task": "countdown", "params": {"min_target": 10**8, "max_target": 10**8}},
+            r"k\.params=.*countdown fails at problem 1 \(ValueError: Failed to generate",
+        ),
+    ],
+)
+def test_what_a_task_refuses_is_one_clear_error(settings, message):
+    with pytest.raises(UserError, match=message) as error:
+        check_task(SourceConfig(**settings), "k")
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_package_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(tasks, "PACKAGE", "no-such-gym")
+    with pytest.raises(UserError, match=r"k\.task=chain_sum: the package no-such-gym is not inst"):
+        generate_problems(SUMS, "k")
+
+
+@needs_gym
+def test_the_version_of_the_package_is_known_where_it_is_used():
+    of_files = DataConfig.model_validate({"sources": {"a": {"path": "a.jsonl"}}})
+    of_tasks = DataConfig.model_validate({"sources": {"a": SUMS}})
+    assert versions_of(of_files, None) == {}
+    assert versions_of(of_files, of_tasks).keys() == {"reasoning-gym"}
