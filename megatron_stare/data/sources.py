@@ -35,15 +35,16 @@ def open_prompt_sets(
     """
     sets = {}
     for name, part in config.parts.items():
-        source = config.sources.get(name)
-        is_task = source is not None and source.task is not None
+        table = None
+        if part.path is None:
+            table = generate_problems(config.sources[name], f"{key}.sources.{name}")
         sets[name] = PromptSet(
             part,
             tokenizer,
             seed=_seed_of(seed, name) if name else seed,
             max_demonstration_tokens=max_demonstration_tokens,
             source=name,
-            table=generate_problems(source, f"{key}.sources.{name}") if is_task else None,
+            table=table,
         )
     return sets
 

@@ -1,8 +1,8 @@
 """Makes the problems of a task: `python -m megatron_stare.data.task_process`.
 
 Standard input has `{"task": ..., "settings": ...}`; standard output gets a line of JSON a problem,
-`{"question", "answer", "entry"}`, or at last `{"error": ..., "of": "task" | "params"}`. What a task
-prints goes to standard error.
+`{"question", "answer", "entry"}`, the entry as a literal of Python for the task's own scorer; or at
+last `{"error": ..., "of": "task" | "params"}`. What a task prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -80,24 +80,31 @@ def _check_names(settings: dict[str, Any], kind: type) -> None:
             raise Refused("params", f"{name}: unknown, expected some of {expected}")
 
 
-def _problem(task: str, settings: dict[str, Any], entry: dict[str, Any]) -> dict[str, str]:
-    whole = {"task": task, "settings": settings, "entry": entry}
-    return {"question": entry["question"], "answer": entry["answer"], "entry": _literal(whole)}
+def _problem(task: str, settings: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+    text = repr({"task": task, "settings": settings, "entry": _plain(entry)})
+    try:
+        is_read_back = ast.literal_eval(text)["entry"] == entry
+    except ValueError:
+        is_read_back = False
+    if not is_read_back:
+        raise Refused("task", "its problems hold objects, expected numbers, texts and collections")
+    return {"question": entry["question"], "answer": entry["answer"], "entry": text}
 
 
-def _literal(value: Any) -> str:
-    """A text from which `ast.literal_eval` makes the same value."""
-    text = repr(value)
-    if ast.literal_eval(text) != value:
-        raise ValueError
-    return text
+def _plain(value: Any) -> Any:
+    """With Python's numbers in the place of numpy's."""
+    if isinstance(value, dict):
+        return {_plain(key): _plain(each) for key, each in value.items()}
+    if type(value) in (list, tuple, set, frozenset):
+        return type(value)(_plain(each) for each in value)
+    return value.item() if type(value).__module__ == "numpy" else value
 
 
 def _said(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _write(out: TextIO, message: dict[str, str]) -> None:
+def _write(out: TextIO, message: dict[str, Any]) -> None:
     out.write(json.dumps(message) + "\n")
     out.flush()
 

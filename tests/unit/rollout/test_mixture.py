@@ -203,7 +203,7 @@ def test_a_step_counts_what_it_drew_and_kept_of_each(tmp_path, scorer):
     rollout = Sampler(make_mixture(tmp_path), engine, scorer, config, seed=1).collect(1)
     metrics = {k: v for k, v in rollout.metrics.items() if k.startswith("source/")}
     assert all(find_metric(name) for name in metrics)
-    assert rollout.metrics["rollout/drawn"] == 8
+    assert rollout.metrics["rollout/drawn"] == 9
     assert metrics == {
         "source/letters/drawn": 2,
         "source/letters/completed": 0,
@@ -213,7 +213,7 @@ def test_a_step_counts_what_it_drew_and_kept_of_each(tmp_path, scorer):
         "source/letters/failures": 0,
         "source/letters/response_tokens_mean": 3,
         "source/letters/truncated_share": 0,
-        "source/digits/drawn": 6,
+        "source/digits/drawn": 7,
         "source/digits/completed": 6,
         "source/digits/reward": 0.5,
         "source/digits/accuracy": 0.5,
