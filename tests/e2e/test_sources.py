@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from megatron_stare.checkpoint.folders import steps_of
 from megatron_stare.config.data import SourceConfig
 from megatron_stare.data.tasks import generate_problems
 from tests.e2e.kills import assert_same_run, finish, start
@@ -55,10 +56,12 @@ def test_a_run_on_sources_that_is_killed_goes_on_to_the_bit(tmp_path):
     settings = (*SETTINGS, f"data.sources={sources}")
     held_out = (f"eval.data={{sources: {{words: {json.dumps(WORDS | {'seed': 1})}}}}}",)
     expected = finish(workspace, tmp_path / "whole", *settings, *held_out)
-    with start(workspace, tmp_path / "killed", *settings, *held_out) as running:
-        running.wait_for_lines(4)
+    killed = tmp_path / "killed"
+    with start(workspace, killed, *settings, *held_out) as running:
+        running.wait_for_lines(1)
+        running.wait_for(lambda: bool(steps_of(killed / "checkpoints")))
         running.kill()
-    found = finish(workspace, tmp_path / "killed", *settings, *held_out, "run.resume=must")
+    found = finish(workspace, killed, *settings, *held_out, "run.resume=must")
     assert_same_run(found, expected)
     check_metrics(metrics_of(expected), expected)
 

@@ -35,6 +35,7 @@ def test_every_sample_is_a_line(tmp_path):
     assert lines[0] == {
         **dict(zip(keys, ("kept", 0, 0, True, 1, 0.7), strict=True)),
         "row": "test:kept",
+        "source": "",
         "prompt": "kept",
         "answer": "yes",
         "response": "yes",
