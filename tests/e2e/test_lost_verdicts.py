@@ -16,6 +16,7 @@ pytestmark = pytest.mark.slow
 
 DYING = (
     *(*EMBEDDED, "reward.kind=tests.e2e.verifiers:dies_of_some", "reward.workers=2"),
+    "algorithm.filters=[]",
     *("rollout.prompts_per_step=4", "rollout.max_rounds=10", "eval.max_prompts=6"),
     *("checkpoint.every=4", "log.dump_samples=true", "train.updates_per_step=2"),
     *("algorithm.kl=k3", "algorithm.kl_coef=0.01"),

@@ -15,13 +15,18 @@ from tests.e2e.programs import make_workspace
 pytestmark = pytest.mark.slow
 
 EMBEDDED = (
-    *("rollout.engine=embedded", "rollout.replay_path=null", "rollout.dynamic_sampling=false"),
+    *("rollout.engine=embedded", "rollout.replay_path=null"),
+    *("reward.kind=tests.e2e.verifiers:likes_few", "algorithm.filters=[{replay: {count: 2}}]"),
     *("rollout.max_response_tokens=40", "reward.overlong_buffer_tokens=40"),
     *("rollout.max_batch_sequences=4", "algorithm.curriculum=vade", "algorithm.epochs.count=2"),
     *("eval.data.path=WORKSPACE/prompts.jsonl", "eval.every=2"),
     *("eval.max_prompts=2", "eval.max_response_tokens=8"),
 )
-ONE_STEP_OFF = (*EMBEDDED, "rollout.one_step_off=true")
+ONE_STEP_OFF = (
+    *(*EMBEDDED, "rollout.one_step_off=true", "data.max_prompt_tokens=80"),
+    *("rollout.max_response_tokens=12", "reward.overlong_buffer_tokens=12"),
+    "algorithm.curriculum=[{reflection: {threshold: 0.9, instruction: ' {error} is wrong: '}}]",
+)
 
 
 def log_of(run: Path) -> str:
@@ -41,8 +46,10 @@ def workspace(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def embedded(workspace, tmp_path_factory):
-    """A run with generated samples that was left in peace."""
-    return finish(workspace, tmp_path_factory.mktemp("embedded") / "whole", *EMBEDDED)
+    """A run with generated samples, and some of steps before, that was left in peace."""
+    whole = finish(workspace, tmp_path_factory.mktemp("embedded") / "whole", *EMBEDDED)
+    assert sum(step["rollout/replayed"] for step in numbers_of(whole) if "loss/total" in step) > 0
+    return whole
 
 
 def test_a_run_stopped_by_a_signal_goes_on_as_if_it_had_not_been(workspace, tmp_path, embedded):
@@ -107,7 +114,8 @@ def test_fine_tuning_goes_on_as_if_it_had_not_been_stopped(workspace, tmp_path):
 
 
 def test_a_batch_that_was_collected_ahead_is_trained_on_after_a_crash(workspace, tmp_path):
-    expected = finish(workspace, tmp_path / "whole", *ONE_STEP_OFF)
+    expected = finish(workspace, tmp_path / "whole", *ONE_STEP_OFF, "log.dump_samples=true")
+    assert "is wrong: " in (expected / "samples" / "step_000006.jsonl").read_text()
     killed = tmp_path / "killed"
     with start(workspace, killed, *ONE_STEP_OFF) as running:
         running.wait_for_lines(6)

@@ -14,6 +14,11 @@ def dies_of_some(response: str, answer: str) -> float:
     return float(number % 4 == 1 or response == answer)
 
 
+def likes_few(response: str, answer: str) -> float:
+    """One of eight responses is right, whatever was asked."""
+    return float(zlib.crc32(f"{response} to {answer}".encode()) % 8 == 0)
+
+
 def likes_some(response: str, answer: str) -> float:
     """Half of all responses are right, whatever was asked."""
     return float(zlib.crc32(f"{response} to {answer}".encode()) % 2)
