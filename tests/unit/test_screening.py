@@ -1,4 +1,4 @@
-"""The screening of all methods: every preset and part is in a run of it, and every run can be."""
+"""The screening of all methods: every preset is in a run of it, and every run can be."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 from examples.countdown.make_data import solve_all, write_problem, write_rows
 from examples.countdown.screen import demonstrated, overrides
 from examples.countdown.verifier import countdown_reward
-from megatron_stare.algorithms.needs import CUTS
-from megatron_stare.algorithms.table import CURRICULA, FILTERS, LINKS, METHODS, TERMS
+from megatron_stare.algorithms.table import METHODS
 from megatron_stare.compare.plan import PlannedRun, check_settings, plan_runs
 from megatron_stare.config.compare import CompareConfig
 from megatron_stare.config_io import load_config
-from tests.contract import ACTS
 
 YAML = Path(__file__).parents[2] / "examples" / "countdown" / "screening.yaml"
+VARIANTS = ("ace", "a3po", "d3s", "veto", "off_policy_mask", "positive_nll", "vade", "band")
+"""Methods of one part, by its name."""
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +37,11 @@ def test_every_preset_runs_thirty_steps_of_which_none_may_be_skipped(runs):
         assert (run.config.train.steps, run.config.train.max_bad_updates) == (30, 1)
 
 
-def test_every_part_is_in_a_run_but_those_that_no_run_can_have(runs):
-    used = {name for run in runs.values() for name in run.config.algorithm.parts}
-    of_segments = {n for n, kind in LINKS.items() if CUTS in kind(**ACTS.get(n, {})).needs}
-    assert {*LINKS, *TERMS, *FILTERS, *CURRICULA} - used == of_segments
+def test_parts_that_are_in_no_preset_have_runs_of_their_own(runs):
+    of_presets = {name for method in METHODS.values() for name in method.parts}
+    others = {n: {*run.config.algorithm.parts} - of_presets for n, run in runs.items()}
+    assert {name: {name} for name in VARIANTS} == {n: others[n] & {n} for n in VARIANTS}
+    assert {"replay", "reflection", "r3"} <= others["r3"]
 
 
 def test_demonstrations_solve_their_problems(tmp_path):
