@@ -1,4 +1,4 @@
-"""The command line: `megatron-stare train | sft | eval | serve | slurm | convert | plan | ...`.
+"""The command line: `megatron-stare train | sft | prefer | eval | serve | slurm | convert | ...`.
 
 Exit codes: 0 done, 1 `verify` found a difference, `compare` has a run that is unfinished or a call
 of `tools` went wrong, 2 bad input (one clear line on standard error), 75 stopped by SIGTERM or
@@ -21,10 +21,12 @@ from megatron_stare.commands.arguments import Parser, parse
 from megatron_stare.commands.compare import add_compare
 from megatron_stare.commands.config import add_config
 from megatron_stare.commands.convert import add_convert
+from megatron_stare.commands.directions import add_directions
 from megatron_stare.commands.eval import add_eval
 from megatron_stare.commands.methods import add_methods
 from megatron_stare.commands.pivots import add_pivots
 from megatron_stare.commands.plan import add_plan
+from megatron_stare.commands.prefer import add_prefer
 from megatron_stare.commands.report import add_report
 from megatron_stare.commands.serve import add_serve
 from megatron_stare.commands.sft import add_sft
@@ -38,11 +40,13 @@ from megatron_stare.system.signals import STOPPED
 _COMMANDS = (
     add_train,
     add_sft,
+    add_prefer,
     add_eval,
     add_pivots,
     add_serve,
     add_compare,
     add_slurm,
+    add_directions,
     add_convert,
     add_verify,
     add_plan,

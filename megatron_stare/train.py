@@ -6,14 +6,10 @@ one step off    collect 2 while learning 1, push 1, collect 3 while learning 2, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from megatron_stare.algorithms.batch_stats import Grouping
-from megatron_stare.algorithms.hooks import Credit, Step
-from megatron_stare.algorithms.needs import OLD
 from megatron_stare.config.commands import TrainConfig
-from megatron_stare.policy.step import UpdateResult
 from megatron_stare.rollout.sampler import Rollout
+from megatron_stare.run.learner import Learned, learn
 from megatron_stare.run.opening import open_run
 from megatron_stare.run.run import Run
 from megatron_stare.run.step_metrics import token_metrics, update_metrics
@@ -87,34 +83,6 @@ def _record(
     }
     of_samples = learned.step.by(Grouping.by_sample).mean(learned.credit.advantages)
     run.record(step, rollout, of_samples.nan_to_num().float(), metrics)
-
-
-@dataclass(frozen=True, slots=True)
-class Learned:
-    """What a step made of a batch, on this rank.
-
-    step     with the policy's scores before it, whoever computed them
-    credit   of this rank's tokens
-    """
-
-    step: Step
-    credit: Credit
-    updates: list[UpdateResult]
-
-
-def learn(run: Run, batch: RolloutBatch, number: int) -> Learned:
-    """Measure a batch, decide the credit of its tokens, and update the policy.
-
-    Every rank holds the whole batch. What is per token lives on the data-parallel rank that trains
-    on it, its share, in flat order; whatever is global is one reduction over data parallelism.
-    """
-    share = run.plan(batch)
-    step = run.observe(batch, share, number)
-    credit = run.chain.apply(step)
-    updates = run.update(batch, step, credit, share)
-    # A single on-policy update scores its tokens itself, under the weights before the update.
-    step.facts.setdefault(OLD, updates[0].scores)
-    return Learned(step, credit, updates)
 
 
 def _evaluate_if_due(run: Run, step: int) -> None:

@@ -8,7 +8,7 @@ assert_same_step(steps[0], ReferenceTrainer(policy, config, oracle).step(batch))
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,22 +19,24 @@ from torch import Tensor
 
 import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it has to be)
 from megatron_stare.algorithms.chain import Chain
+from megatron_stare.algorithms.hooks import Need
 from megatron_stare.algorithms.links.stare import Stare, most_surprising
 from megatron_stare.algorithms.needs import OLD, REFERENCE
 from megatron_stare.algorithms.stare import StareSelection
 from megatron_stare.checkpoint.lock import RunLock
 from megatron_stare.checkpoint.saver import Saver
 from megatron_stare.config.commands import TrainConfig
+from megatron_stare.config.prefer import PreferConfig
 from megatron_stare.launch.topology import Topology
 from megatron_stare.observe.console import Progress, open_console
 from megatron_stare.observe.loggers import Loggers
 from megatron_stare.policy.groups import ParallelGroups, build_groups
 from megatron_stare.policy.step import Policy
+from megatron_stare.run.learner import Learned, learn
 from megatron_stare.run.run import Run
 from megatron_stare.run.saving import Saving
-from megatron_stare.run.session import World, open_session
+from megatron_stare.run.session import Session, World, open_session
 from megatron_stare.system.signals import StopRequest
-from megatron_stare.train import Learned, learn
 from megatron_stare.types import RolloutBatch
 from megatron_stare.weights.hf_config import read_hf_config
 from tests.credit_faults import FAULTS, Faulty
@@ -130,8 +132,8 @@ def _run_job(
     ]
 
 
-def open_run(config: TrainConfig, groups: ParallelGroups) -> Run:
-    """A run without its rollout side: its batches are given."""
+def open_alone(config: TrainConfig | PreferConfig, groups: ParallelGroups) -> tuple[World, Session]:
+    """A policy with the weights of its folder, in a world that logs nothing."""
     console = open_console(quiet=True)
     topology = Topology(dist.get_rank(), dist.get_world_size(), 0, torch.device("cpu"))
     world = World(
@@ -146,19 +148,29 @@ def open_run(config: TrainConfig, groups: ParallelGroups) -> Run:
     session = open_session(
         config,
         world,
-        num_updates=config.train.steps * config.updates_per_step,
-        temperature=config.rollout.temperature,
-        max_tokens_per_micro_batch=config.train.max_tokens_per_micro_batch,
+        num_updates=config.loop.steps * config.loop.updates_per_step * config.algorithm.passes,
+        temperature=1.0 if isinstance(config, PreferConfig) else config.rollout.temperature,
+        max_tokens_per_micro_batch=config.loop.max_tokens_per_micro_batch,
     )
+    return world, session
+
+
+def scaled_weights(session: Session, needs: Container[Need[Any]]) -> dict[str, Tensor] | None:
+    """Those of a reference that is not the policy, where it is needed."""
+    if REFERENCE not in needs:
+        return None
+    return {name: STARTING_SCALE * p.detach() for name, p in session.policy.named_parameters()}
+
+
+def open_run(config: TrainConfig, groups: ParallelGroups) -> Run:
+    """A run without its rollout side: its batches are given."""
+    world, session = open_alone(config, groups)
     saver = Saver(config.run.dir, config.checkpoint, {}, world.loggers.message)
     saving = Saving(
         config.checkpoint, session, saver, StopRequest(), config.train.steps, world.lock
     )
-    starting_weights = None
-    if REFERENCE in config.needs:
-        parameters = session.policy.named_parameters()
-        starting_weights = {name: STARTING_SCALE * p.detach() for name, p in parameters}
-    return Run(config, session, Chain(config.algorithm), None, starting_weights, saving)
+    starting_weights = scaled_weights(session, config.needs)
+    return Run(config, session, Chain(config.algorithm), starting_weights, None, saving)
 
 
 def _rank_step(run: Run, learned: Learned, faults: Mapping[str, Any]) -> RankStep:

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM
 
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config.policy import OptimConfig
+from megatron_stare.config.prefer import PreferConfig
 from megatron_stare.types import RolloutBatch
 from megatron_stare.weights.fused_experts import named_as_in_files
 
@@ -50,8 +51,8 @@ def samples_of(batch: RolloutBatch) -> list[Sample]:
 class ReferencePolicy:
     """The model of a Hugging Face folder, and its optimizer."""
 
-    def __init__(self, folder: Path, config: TrainConfig) -> None:
-        self.temperature = config.rollout.temperature
+    def __init__(self, folder: Path, config: TrainConfig | PreferConfig) -> None:
+        self.temperature = config.rollout.temperature if isinstance(config, TrainConfig) else 1.0
         self.clip_grad = config.optim.clip_grad
         self.model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float64, attn_implementation="sdpa"

@@ -29,6 +29,7 @@ from megatron_stare.algorithms.links.d3s import D3s
 from megatron_stare.algorithms.links.d3s_samples import D3sSamples
 from megatron_stare.algorithms.links.dgpo_difficulty import DgpoDifficulty
 from megatron_stare.algorithms.links.dgpo_distribution import DgpoDistribution
+from megatron_stare.algorithms.links.dpo import Dpo
 from megatron_stare.algorithms.links.eapo import Eapo
 from megatron_stare.algorithms.links.entro_adv import EntroAdv
 from megatron_stare.algorithms.links.entrocraft import Entrocraft
@@ -40,6 +41,7 @@ from megatron_stare.algorithms.links.grpo_n import GrpoN
 from megatron_stare.algorithms.links.gtpo import GrpoS, Gtpo
 from megatron_stare.algorithms.links.hapo import Hapo, HapoClip, TokenMean
 from megatron_stare.algorithms.links.high_entropy import HighEntropy
+from megatron_stare.algorithms.links.ipo import Ipo
 from megatron_stare.algorithms.links.kl_cov import KlCov, KlCovPenalty
 from megatron_stare.algorithms.links.ngrpo import Ngrpo
 from megatron_stare.algorithms.links.off_policy_mask import OffPolicyMask
@@ -54,6 +56,7 @@ from megatron_stare.algorithms.links.reinforce import ReinforcePlusPlus, Reinfor
 from megatron_stare.algorithms.links.rose import Rose
 from megatron_stare.algorithms.links.segment_values import SegmentValues
 from megatron_stare.algorithms.links.self_normalized import SelfNormalized
+from megatron_stare.algorithms.links.simpo import Simpo
 from megatron_stare.algorithms.links.spo import Spo
 from megatron_stare.algorithms.links.stapo import Stapo
 from megatron_stare.algorithms.links.stare import Stare
@@ -78,6 +81,7 @@ from megatron_stare.algorithms.terms.nll import Nll
 from megatron_stare.algorithms.terms.policy_gradient import PolicyGradient
 from megatron_stare.algorithms.terms.positive_nll import PositiveNll
 from megatron_stare.algorithms.terms.sapo import Sapo
+from megatron_stare.algorithms.terms.tangent import Tangent
 from megatron_stare.algorithms.updates import Epochs
 
 LINKS: dict[str, type[Link]] = {
@@ -138,6 +142,10 @@ LINKS: dict[str, type[Link]] = {
     "spo": Spo,
     "rose": Rose,
     "turning_point": TurningPoint,
+    # Of pairs.
+    "dpo": Dpo,
+    "ipo": Ipo,
+    "simpo": Simpo,
 }
 
 TERMS: dict[str, type[Term]] = {
@@ -161,6 +169,7 @@ TERMS: dict[str, type[Term]] = {
     "ce_gppo": CeGppo,
     "hapo_clip": HapoClip,
     "dgpo": Dgpo,
+    "tangent": Tangent,
 }
 
 FILTERS: dict[str, type[Filter]] = {

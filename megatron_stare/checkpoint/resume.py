@@ -62,7 +62,8 @@ _FIXED = ("model.dtype", "run.seed", "rollout.samples_per_prompt", "data.max_pro
 """Keys that a run keeps. What data it reads is known by the digest of the rows."""
 _FIXED_INPUTS = ("tokenizer",)
 """Of what a run reads in the model's folder: what it keeps. A change of the rest is said."""
-_COMMANDS = ("train", "sft")
+_COMMANDS = ("train", "sft", "prefer")
+"""Each has a section of its name in its config."""
 _UNSAID = ("run.resume",)
 """Keys whose change says nothing."""
 
@@ -175,9 +176,9 @@ def check_config(
         if before.get(key) != now.get(key) and key not in _UNSAID
     }
     refused = {key: change for key, change in changed.items() if key in _FIXED}
-    was_sft, is_sft = ("sft" in config for config in configs)
-    if was_sft != is_sft:
-        refused["the command"] = _COMMANDS[was_sft], _COMMANDS[is_sft]
+    command_before, command = (_command_of(config) for config in configs)
+    if command_before != command:
+        refused["the command"] = command_before, command
     saved_model = checkpoint.manifest.get("model", {})
     for key, value in model.items():
         if saved_model.get(key) != value:
@@ -188,13 +189,17 @@ def check_config(
             f"{checkpoint.folder}: cannot go on from here: {found}; expected the same, or "
             "another run.dir"
         )
-    steps = now.get("sft.steps" if is_sft else "train.steps", checkpoint.step)
+    steps = now.get(f"{command}.steps", checkpoint.step)
     if steps < checkpoint.step:
         raise UserError(
-            f"{checkpoint.folder}: the run is past the end that {_COMMANDS[is_sft]}.steps={steps} "
+            f"{checkpoint.folder}: the run is past the end that {command}.steps={steps} "
             f"gives it; expected {checkpoint.step} or more, or another run.dir"
         )
     return [f"{key}: {old} -> {new}" for key, (old, new) in sorted(changed.items())]
+
+
+def _command_of(config: Mapping[str, Any]) -> str:
+    return next((name for name in _COMMANDS if name in config), _COMMANDS[0])
 
 
 def check_inputs(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -10,6 +11,7 @@ from megatron_stare.commands.arguments import number
 from megatron_stare.commands.of_config import add_of_config
 from megatron_stare.config.commands import EvalConfig, SftConfig, TrainConfig
 from megatron_stare.config.pivots import PivotsConfig
+from megatron_stare.config.prefer import PreferConfig
 from megatron_stare.config_io import load_config, to_yaml
 from megatron_stare.errors import UserError
 from megatron_stare.system.values import RankCount
@@ -17,6 +19,7 @@ from megatron_stare.system.values import RankCount
 _KINDS: dict[str, type[BaseModel]] = {
     "train": TrainConfig,
     "sft": SftConfig,
+    "prefer": PreferConfig,
     "eval": EvalConfig,
     "pivots": PivotsConfig,
 }
@@ -41,9 +44,12 @@ def _config(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check_start(config: BaseModel, num_processes: int) -> None:
-    if not isinstance(config, TrainConfig):
-        raise UserError("--processes: expected with --kind train, which starts in many")
-    from megatron_stare.run.preflight import check_run
+def _check_start(config: Any, num_processes: int) -> None:
+    if isinstance(config, EvalConfig):
+        raise UserError("--processes: --kind eval is one process, expected train, sft or prefer")
+    from megatron_stare.run.preflight import check_run, check_worked_run
 
-    check_run(config, num_processes)
+    if isinstance(config, TrainConfig):
+        check_run(config, num_processes)
+    else:
+        check_worked_run(config, num_processes)

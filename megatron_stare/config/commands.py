@@ -17,7 +17,7 @@ from megatron_stare.algorithms.hooks import Need
 from megatron_stare.algorithms.needs import CUTS, DEMONSTRATED, OLD, UNTRUNCATED
 from megatron_stare.algorithms.renamed import renamed
 from megatron_stare.config.algorithm import RewardConfig
-from megatron_stare.config.data import DataConfig, SftDataConfig
+from megatron_stare.config.data import DataConfig, SftDataConfig, WorkedDataConfig
 from megatron_stare.config.policy import ModelConfig, OptimConfig, ParallelConfig, padded_length
 from megatron_stare.config.rollout import RolloutConfig, SamplingConfig
 from megatron_stare.config.run import (
@@ -95,6 +95,11 @@ class TrainConfig(Settings):
         """What is measured of every batch before its updates."""
         # Later updates compare with the policy before the first.
         return self.algorithm.needs | ({OLD} if self.updates_per_step > 1 else set())
+
+    @property
+    def loop(self) -> TrainSection:
+        """The section of its loop."""
+        return self.train
 
     @property
     def updates_per_step(self) -> int:
@@ -218,16 +223,37 @@ class SftConfig(Settings):
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
 
+    @property
+    def loop(self) -> SftSection:
+        """The section of its loop."""
+        return self.sft
+
+    @property
+    def sets(self) -> dict[str, SftDataConfig]:
+        """The sets that it reads, by key."""
+        return {"data": self.data}
+
     @model_validator(mode="after")
     def _an_example_fits_a_micro_batch(self) -> SftConfig:
         check_apart(self.run.dir, self.model.path)
-        longest = self.data.max_tokens
-        if padded_length(longest, self.parallel.context) > self.sft.max_tokens_per_micro_batch:
-            raise ValueError(
-                f"data.max_tokens={self.parallel.explain_padded(longest)} exceeds "
-                f"sft.max_tokens_per_micro_batch={self.sft.max_tokens_per_micro_batch}"
-            )
+        budget = self.sft.max_tokens_per_micro_batch
+        check_row_fits("data.max_tokens", self.data, self.parallel, "sft", budget)
         return self
+
+
+def check_row_fits(
+    key: str, data: WorkedDataConfig, parallel: ParallelConfig, command: str, max_tokens: int
+) -> None:
+    """See that the longest prompt with a response fits into a micro-batch.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if padded_length(data.max_tokens, parallel.context) > max_tokens:
+        raise ValueError(
+            f"{key}={parallel.explain_padded(data.max_tokens)} exceeds "
+            f"{command}.max_tokens_per_micro_batch={max_tokens}"
+        )
 
 
 class EvalConfig(Settings):

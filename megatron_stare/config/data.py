@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -167,23 +168,56 @@ class DataConfig(Settings):
         return self
 
 
-class SftDataConfig(Settings):
-    """Worked examples."""
+class WorkedDataConfig(Settings):
+    """Prompts with responses that are given."""
 
     path: FilePath
-    """JSONL or Parquet file, one example per row."""
+    """JSONL or Parquet file, one prompt per row."""
     prompt_field: str = "prompt"
     """Field of the problem: a string, or a list of chat messages."""
-    response_field: str = "response"
-    """Field of the response to learn; the end-of-sequence token is appended."""
     template: str = "{prompt}"
     """Plain template with `{prompt}`; or `chat`, the tokenizer's chat template."""
     parse_special_tokens: bool = False
     """Special tokens written in a row's text are special tokens, and not text."""
     max_tokens: int = Field(default=2048, ge=2, le=1_000_000_000)
-    """Longer examples are left out, and counted."""
+    """Rows with a longer prompt and response are left out, and counted."""
+
+    @property
+    def response_fields(self) -> dict[str, str]:
+        """The fields of a row's responses, by the keys that name them."""
+        raise NotImplementedError
 
     @model_validator(mode="after")
-    def _response_is_no_prompt(self) -> SftDataConfig:
-        _check_two_fields("response_field", self.response_field, self.prompt_field)
+    def _fields_differ(self) -> WorkedDataConfig:
+        fields = {"prompt_field": self.prompt_field, **self.response_fields}
+        for (key, field), (other, same) in combinations(fields.items(), 2):
+            if field == same:
+                raise ValueError(f"{other}={same!r} is {key} too, expected two fields")
         return self
+
+
+class SftDataConfig(WorkedDataConfig):
+    """Worked examples."""
+
+    response_field: str = "response"
+    """Field of the response to learn; the end-of-sequence token is appended."""
+
+    @property
+    def response_fields(self) -> dict[str, str]:
+        """One."""
+        return {"response_field": self.response_field}
+
+
+class PairDataConfig(WorkedDataConfig):
+    """Pairs of a better and a worse response to a prompt."""
+
+    chosen_field: str = "chosen"
+    """Field of the better response: a string, or chat messages that end with it; the
+    end-of-sequence token is appended."""
+    rejected_field: str = "rejected"
+    """Field of the worse one."""
+
+    @property
+    def response_fields(self) -> dict[str, str]:
+        """The better one first."""
+        return {"chosen_field": self.chosen_field, "rejected_field": self.rejected_field}

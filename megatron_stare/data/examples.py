@@ -1,82 +1,84 @@
-"""Worked examples for supervised fine-tuning."""
+"""Prompts with given responses: worked examples to learn, and pairs to prefer."""
 
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from megatron_stare.config.data import SftDataConfig
+from megatron_stare.config.data import WorkedDataConfig
 from megatron_stare.data.cursor import EpochCursor, digest_of
 from megatron_stare.data.tables import Row, RowReport, UnusableRow, build_rows, checked_text
 from megatron_stare.data.templates import PromptTemplate, Question, with_end
-from megatron_stare.types import TokenBatch
+from megatron_stare.types import RolloutBatch, TokenBatch
+
+Worked = tuple[array[int], ...]
+"""Token ids of a prompt, and of each response to it."""
 
 
-class ExampleSet:
-    """Prompts with the response to learn, drawn epoch after epoch, each in its own seeded order.
+class WorkedSet:
+    """Prompts with given responses, drawn epoch after epoch, each in its own seeded order.
 
-    The response ends with the tokenizer's end-of-sequence token, and the loss is on its tokens
-    alone. What the template has begun it with, such as `<think>`, is in the prompt, and left out of
-    a response that has it too. Prompt and response are tokenized apart, as they are in rollouts.
+    A response ends with the tokenizer's end-of-sequence token, and the loss is on its tokens alone.
+    What the template has begun it with, such as `<think>`, is in the prompt, and left out of a
+    response that has it too. Prompt and response are tokenized apart, as they are in rollouts.
     Rows that cannot be used are in `report`, by reason and by name; UserError where none is left.
     """
 
     report: RowReport
     num_prefilled: int
-    """Rows whose response began as the template begins it, too."""
+    """Rows with a response that began as the template begins it, too."""
 
     def __init__(
-        self, config: SftDataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: int
+        self, config: WorkedDataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: int
     ) -> None:
         self.num_prefilled = 0
         template = PromptTemplate(
             config.template, tokenizer, parse_special_tokens=config.parse_special_tokens
         )
+        fields = [*config.response_fields.values()]
 
-        def example(row: Row) -> tuple[Question, str]:
+        def worked(row: Row) -> tuple[Question, list[str]]:
             question = template.question(row, config.prompt_field)
-            worked = row.text(config.response_field)
-            response = template.form.without_prefill(worked)
-            self.num_prefilled += response != worked
-            return question, checked_text(response, config.response_field)
+            given = [_response(row, field, config.prompt_field) for field in fields]
+            responses = [template.form.without_prefill(text) for text in given]
+            self.num_prefilled += responses != given
+            if len(set(responses)) < len(responses):
+                raise UnusableRow(f"fields {' and '.join(map(repr, fields))} are the same")
+            pairs = zip(responses, fields, strict=True)
+            return question, [checked_text(text, field) for text, field in pairs]
 
-        rows, self.report = build_rows(config.path, example)
+        rows, self.report = build_rows(config.path, worked)
         prompts = template.render([question for question, _ in rows])
-        responses = with_end(tokenizer, [text for _, text in rows])
-        self._examples: list[tuple[array[int], array[int]]] = []
-        for (question, _), prompt, response in zip(rows, prompts, responses, strict=True):
+        responses = iter(with_end(tokenizer, [text for _, texts in rows for text in texts]))
+        self._rows: list[Worked] = []
+        for (question, texts), prompt in zip(rows, prompts, strict=True):
+            tokens = [next(responses) for _ in texts]
             if isinstance(prompt, UnusableRow):
                 self.report.leave_out(question.name, str(prompt))
-            elif len(prompt.token_ids) + len(response) <= config.max_tokens:
-                self._examples.append((prompt.token_ids, response))
+            elif len(prompt.token_ids) + max(map(len, tokens)) <= config.max_tokens:
+                self._rows.append((prompt.token_ids, *tokens))
             else:
                 self.report.leave_out(question.name, f"over {config.max_tokens} tokens")
-        self.report.finish(len(self._examples))
+        self.report.finish(len(self._rows))
         self._cursor = EpochCursor(
-            len(self._examples),
+            len(self._rows),
             seed=seed,
             shuffle=True,
             name=str(config.path),
-            digest=digest_of((p.tobytes(), r.tobytes()) for p, r in self._examples),
+            digest=digest_of(tuple(part.tobytes() for part in row) for row in self._rows),
         )
 
     def __len__(self) -> int:
-        """Usable examples."""
-        return len(self._examples)
+        """Usable rows."""
+        return len(self._rows)
 
-    def draw(self, count: int) -> TokenBatch:
-        """The next `count` examples, going on into further epochs."""
-        examples = [self._examples[row] for _, row in self._cursor.take(count)]
-        response_lengths = torch.tensor([len(response) for _, response in examples])
-        return TokenBatch(
-            token_ids=torch.tensor([t for example in examples for part in example for t in part]),
-            prompt_lengths=torch.tensor([len(prompt) for prompt, _ in examples]),
-            response_lengths=response_lengths,
-            loss_mask=torch.ones(int(response_lengths.sum()), dtype=torch.bool),
-        )
+    def take(self, count: int) -> list[Worked]:
+        """The next `count` rows, going on into further epochs."""
+        return [self._rows[row] for _, row in self._cursor.take(count)]
 
     def state_dict(self) -> dict[str, Any]:
         """Where drawing stands, as plain values."""
@@ -85,3 +87,69 @@ class ExampleSet:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on drawing where `state` was saved; UserError where the data is not the same."""
         self._cursor.load_state_dict(state)
+
+
+class ExampleSet(WorkedSet):
+    """Worked examples for supervised fine-tuning."""
+
+    def draw(self, count: int) -> TokenBatch:
+        """The next `count` examples."""
+        return TokenBatch(*_flat(self.take(count)))
+
+
+class PairSet(WorkedSet):
+    """Pairs of a better and a worse response."""
+
+    def draw(self, count: int) -> RolloutBatch:
+        """The next `count` pairs; see `batch_of_pairs`."""
+        return batch_of_pairs(self.take(count))
+
+    def all(self) -> RolloutBatch:
+        """Every pair once, in the file's order."""
+        return batch_of_pairs(self._rows)
+
+
+def batch_of_pairs(pairs: Sequence[Worked]) -> RolloutBatch:
+    """A group of two samples for each pair: the better one with reward and verdict 1, the other 0.
+
+    No engine has sampled them, so that `rollout_logprobs` are NaN.
+    """
+    token_ids, prompt_lengths, response_lengths, loss_mask = _flat(pairs)
+    rewards = torch.tensor([1.0, 0.0]).repeat(len(pairs))
+    return RolloutBatch(
+        *(token_ids, prompt_lengths, response_lengths, loss_mask),
+        rollout_logprobs=torch.full_like(loss_mask, torch.nan, dtype=torch.float32),
+        rewards=rewards,
+        verdicts=rewards,
+        group_ids=torch.arange(len(pairs)).repeat_interleave(2),
+    )
+
+
+def _flat(rows: Sequence[Worked]) -> tuple[torch.Tensor, ...]:
+    """The fields of a `TokenBatch`, with a sample for each response."""
+    samples = [(prompt, response) for prompt, *responses in rows for response in responses]
+    response_lengths = torch.tensor([len(response) for _, response in samples])
+    return (
+        torch.tensor([token for sample in samples for part in sample for token in part]),
+        torch.tensor([len(prompt) for prompt, _ in samples]),
+        response_lengths,
+        torch.ones(int(response_lengths.sum()), dtype=torch.bool),
+    )
+
+
+def _response(row: Row, key: str, prompt_key: str) -> str:
+    """The text of a field: its own, or that of the last of chat messages, an assistant's.
+
+    Messages before it, as some sets have them, are those that the row asks.
+    """
+    value = row.get(key)
+    if not isinstance(value, list):
+        return row.text(key)
+    match value:
+        case [*before, {"role": "assistant", "content": str(text)}]:
+            asked = row.get(prompt_key)
+            asked = asked if isinstance(asked, list) else [{"role": "user", "content": asked}]
+            if before and before != asked:
+                raise UnusableRow(f"field {key!r} answers something else than {prompt_key!r} asks")
+            return checked_text(text, key)
+    raise UnusableRow(f"field {key!r} holds no messages that end with the assistant's")

@@ -98,6 +98,9 @@ def _bars(console: Console) -> RichProgress:
 
 _STEP_FIELDS = (
     ("sft/loss", "loss", "{:.4f}"),
+    ("pairs/loss", "loss", "{:.4f}"),
+    ("pairs/accuracy", "pairs", "{:6.1%}"),
+    ("pairs/margin", "margin", "{:.3f}"),
     ("reward/mean", "reward", "{:6.3f}"),
     ("reward/accuracy", "accuracy", "{:6.1%}"),
     ("entropy/mean", "entropy", "{:.3f}"),
@@ -124,7 +127,7 @@ class ConsoleLogger:
         held_out = {
             name.removeprefix("eval/").replace("_at_", "@"): f"{value:.1%}"
             for name, value in metrics.items()
-            if name.startswith("eval/") and "_at_" in name
+            if name.startswith("eval/") and ("_at_" in name or name.endswith("_accuracy"))
         }
         if held_out:
             self._print(step, {"held out": ""} | held_out)

@@ -28,12 +28,24 @@ GROUPS: dict[str, str] = {
     "perf": "Throughput.",
     "eval": "Held-out problems.",
     "sft": "Supervised fine-tuning.",
+    "pairs": "Pairs of a better and a worse response, under the policy before the update; means "
+    "over the pairs of a step. A reward is what the method reads from log-probs (docs/prefer.md).",
     "own": "What links of your own report (docs/methods.md).",
     **{
         name.partition("/")[0]: f"What `{part}` measured and decided (docs/methods.md)."
         for part, kind in PARTS.items()
         for name in kind.metrics
     },
+}
+
+PAIRS: dict[str, Metric] = {
+    "pairs/loss": Metric("1", "Loss of a pair."),
+    "pairs/accuracy": Metric("share", "Pairs whose better response has the larger reward."),
+    "pairs/margin": Metric("1", "Reward of the better response, minus that of the worse."),
+    "pairs/reward_chosen": Metric("1", "Reward of the better response."),
+    "pairs/reward_rejected": Metric("1", "Reward of the worse response."),
+    "pairs/logprob_chosen": Metric("nats", "Log-prob of the whole better response."),
+    "pairs/logprob_rejected": Metric("nats", "Log-prob of the whole worse response."),
 }
 
 METRICS: dict[str, Metric] = {
@@ -175,7 +187,12 @@ METRICS: dict[str, Metric] = {
             "truncated_share": "share",
         }.items()
     },
+    **{
+        f"eval/{name.replace('/', '_')}": Metric(metric.unit, f"Held out: {metric.description}")
+        for name, metric in PAIRS.items()
+    },
     "sft/loss": Metric("nats", "Mean negative log-likelihood of the response tokens."),
+    **PAIRS,
     "own/{name}": Metric("1", "Any name, of letters, digits and `_`, with `/` between."),
     **{name: metric for kind in PARTS.values() for name, metric in kind.metrics.items()},
 }

@@ -136,6 +136,18 @@ FIGURES: dict[str, Lines] = {
             Panel("Tokens corrected", "mismatch/corrected_share"),
         ),
     ),
+    "pairs": Lines(
+        "Pairs",
+        3,
+        (
+            Panel("Ranked right", "pairs/accuracy"),
+            Panel("Margin", "pairs/margin"),
+            Panel("Held out, ranked right", "eval/pairs_accuracy"),
+            Panel("Log-prob of the better", "pairs/logprob_chosen"),
+            Panel("Log-prob of the worse", "pairs/logprob_rejected"),
+            Panel("Held out, margin", "eval/pairs_margin"),
+        ),
+    ),
     "optimizer": Lines(
         "Loss and optimizer",
         3,

@@ -122,7 +122,7 @@ def sources_of(runs: Runs) -> list[str]:
 
 def num_steps(config: Mapping[str, Any]) -> int | None:
     """The steps a resolved config asks for; None for an evaluation."""
-    steps = (_section(config, loop).get("steps") for loop in ("train", "sft"))
+    steps = (_section(config, loop).get("steps") for loop in ("train", "sft", "prefer"))
     return next((count for count in steps if type(count) is int), None)
 
 

@@ -84,6 +84,9 @@ def _rows(pass_at: Sequence[int]) -> list[Row]:
         ),
         Row(f"SharpeRatio@{CHOSEN} of checkpoints", checkpoint_sharpe_ratio, "{:.2f}".format),
         Row("SFT loss, last 10% (nats)", partial(mean_of, "sft/loss", LAST), number),
+        Row("Pairs ranked right, last 10%", partial(mean_of, "pairs/accuracy", LAST), percent),
+        Row("Held-out pairs ranked right, start", partial(_at, "eval/pairs_accuracy", 0), percent),
+        Row("Held-out pairs ranked right, end", partial(_at, "eval/pairs_accuracy", -1), percent),
         Row(
             "Response length, last 10% (tokens)",
             partial(mean_of, "rollout/response_tokens_mean", LAST),

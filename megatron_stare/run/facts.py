@@ -10,6 +10,7 @@ import torch.distributed as dist
 from megatron_stare.algorithms.hooks import Step
 from megatron_stare.algorithms.needs import DEMONSTRATED, ROLLOUT, UNTRUNCATED
 from megatron_stare.config.commands import TrainConfig
+from megatron_stare.config.prefer import PreferConfig
 from megatron_stare.data.packing import Share
 from megatron_stare.errors import UserError
 from megatron_stare.types import RolloutBatch, TokenBatch
@@ -59,7 +60,9 @@ def has_rollout_logprobs(batch: RolloutBatch) -> bool:
     return not batch.rollout_logprobs[batch.loss_mask].isnan().any()
 
 
-def check_rollout_logprobs(has_logprobs: Callable[[], bool], config: TrainConfig) -> None:
+def check_rollout_logprobs(
+    has_logprobs: Callable[[], bool], config: TrainConfig | PreferConfig
+) -> None:
     """See that the engine gives log-probs where a link wants them; it is not asked elsewhere.
 
     Raises:

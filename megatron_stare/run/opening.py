@@ -12,6 +12,7 @@ from megatron_stare.algorithms.needs import REFERENCE
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.launch.environment import check_segments
 from megatron_stare.policy.memory import check_can_offload
+from megatron_stare.run.learner import copy_of_weights
 from megatron_stare.run.preflight import check_model
 from megatron_stare.run.rollout_side import RolloutSide, open_rollout_side
 from megatron_stare.run.run import Run
@@ -47,10 +48,7 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
         if REFERENCE in config.needs:
             # Servers on the same GPU get all of its memory, in their turns.
             device = torch.device("cpu") if config.rollout.colocated else world.topology.device
-            starting_weights = {
-                name: p.detach().to(device, copy=True)
-                for name, p in session.policy.named_parameters()
-            }
+            starting_weights = copy_of_weights(session.policy, device)
         saving = stack.enter_context(
             keep_saving(
                 config,
@@ -62,7 +60,7 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
             )
         )
         chain = Chain(config.algorithm)
-        run = Run(config, session, chain, rollout_side, starting_weights, saving)
+        run = Run(config, session, chain, starting_weights, rollout_side, saving)
         if world.resumed is not None:
             run.resume(world.resumed)
         open_folder(config, world)

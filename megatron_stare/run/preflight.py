@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from megatron_stare.config.commands import TrainConfig
+from megatron_stare.config.commands import SftConfig, TrainConfig
+from megatron_stare.config.prefer import PreferConfig
 from megatron_stare.data.tasks import check_task
 from megatron_stare.errors import UserError
 from megatron_stare.launch.topology import check_world_size
@@ -61,3 +62,28 @@ def check_model(config: TrainConfig, shape: ModelShape) -> None:
         "data.max_prompt_tokens + rollout.max_response_tokens",
         config.data.max_prompt_tokens + config.rollout.max_response_tokens,
     )
+
+
+def check_worked_run(config: SftConfig | PreferConfig, num_processes: int) -> None:
+    """See that a run on given responses in so many processes can start.
+
+    Raises:
+        UserError: it cannot; the message names the key or file, the value, and what was expected.
+    """
+    shape = read_hf_config(config.model.path)
+    shape.check_parallel(config.parallel)
+    check_world_size(num_processes, config.parallel)
+    check_rows(config, shape)
+    for key, data in config.sets.items():
+        if not data.path.is_file():
+            raise UserError(f"{key}.path={data.path}: no such file")
+
+
+def check_rows(config: SftConfig | PreferConfig, shape: ModelShape) -> None:
+    """See that the model has positions for the longest row of every set.
+
+    Raises:
+        UserError: it has fewer.
+    """
+    for key, data in config.sets.items():
+        shape.check_positions(f"{key}.max_tokens", data.max_tokens)

@@ -1,50 +1,36 @@
-"""A reinforcement run: a session, and on rank 0 the side that talks to engine and verifiers."""
+"""A reinforcement run: a learner, and on rank 0 the side that talks to engine and verifiers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
 
-from megatron_stare.algorithms.chain import Chain
-from megatron_stare.algorithms.hooks import Credit, Need, Step
-from megatron_stare.algorithms.needs import OLD, PROMPT_LOGPROBS, REFERENCE, ROLLOUT
-from megatron_stare.algorithms.objective import MethodObjective
 from megatron_stare.checkpoint.resume import Resumed
 from megatron_stare.config.commands import TrainConfig
-from megatron_stare.data.packing import Share, split_updates
 from megatron_stare.errors import UserError
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.observe.health import Health
-from megatron_stare.ops.partials import TokenScores
 from megatron_stare.policy.memory import offload, onload
-from megatron_stare.policy.step import UpdateResult
 from megatron_stare.rollout.sampler import Cancelled, Rollout
-from megatron_stare.run.facts import check_rollout_logprobs, open_step
-from megatron_stare.run.prompt_scores import score_prompts
+from megatron_stare.run.learner import Learner
 from megatron_stare.run.rollout_side import RolloutSide
 from megatron_stare.run.saving import Saving
-from megatron_stare.run.session import Session
 from megatron_stare.types import RolloutBatch
 
 
 @dataclass(slots=True)
-class Run:
-    """The parts of a reinforcement run.
+class Run(Learner[TrainConfig]):
+    """A learner whose samples are rollouts.
 
-    `rollout_side` is None off rank 0; `starting_weights` is None where no part needs them. Where
-    `has_pending`, the next rollout comes from the checkpoint that the run goes on from.
-    `evaluated_step` is that of the last evaluation, -1 before the first.
+    `rollout_side` is None off rank 0. Where `has_pending`, the next rollout comes from the
+    checkpoint that the run goes on from. `evaluated_step` is that of the last evaluation, -1 before
+    the first.
     """
 
-    config: TrainConfig
-    session: Session
-    chain: Chain
     rollout_side: RolloutSide | None
-    starting_weights: dict[str, Tensor] | None
     saving: Saving
     has_pending: bool = False
     evaluated_step: int = -1
@@ -90,60 +76,6 @@ class Run:
         """Begin with a step's batch, under the weights in the engine; `collect` waits for it."""
         if self.rollout_side is not None:
             self.rollout_side.start_collecting(step)
-
-    def plan(self, batch: RolloutBatch) -> Share:
-        """This rank's share of the batch, update by update."""
-        updates = split_updates(batch.group_ids.tolist(), self.config.train.updates_per_step)
-        return self.session.plan(batch, updates)
-
-    def observe(self, batch: RolloutBatch, share: Share, number: int) -> Step:
-        """The step view, of this number, with all that the method needs before the update."""
-        step = open_step(
-            *(batch, share, number, self.config.train.steps),
-            device=self.session.topology.device,
-            dp_group=self.session.policy.groups.dp,
-            seed=self.config.run.seed,
-        )
-        check_rollout_logprobs(lambda: step.knows(ROLLOUT), self.config)
-        for need, measure in _MEASURED.items():  # In one order on all ranks.
-            if need in self.config.needs:
-                step.facts[need] = measure(self, batch, share)
-        return step
-
-    def score(self, batch: RolloutBatch, share: Share) -> TokenScores:
-        """Log-probs and entropies of this rank's tokens under the weights before the update."""
-        with self.session.phase("prepass", len(share.index)) as advance:
-            return self.session.policy.score(batch, share.micro_batches, advance)
-
-    def score_reference(self, batch: RolloutBatch, share: Share) -> TokenScores:
-        """The same under the starting weights."""
-        assert self.starting_weights is not None
-        with self.session.policy.weights_swapped_for(self.starting_weights):
-            return self.score(batch, share)
-
-    def update(
-        self, batch: RolloutBatch, step: Step, credit: Credit, share: Share
-    ) -> list[UpdateResult]:
-        """The step's optimizer updates, in order.
-
-        The first is under the weights of the prepass, if there was one: the head goes backward
-        only.
-        """
-        method, policy = self.config.algorithm, self.session.policy
-        results: list[UpdateResult] = []
-
-        def rescore(samples: Sequence[int]) -> TokenScores:
-            micro_batches, tokens = share.of(samples, batch)
-            return policy.score(batch, micro_batches).spread(tokens, len(share.index))
-
-        with self.session.phase("update", len(share.index) * method.passes) as advance:
-            for update in method.in_turn(step, credit, rescore):
-                micro_batches, tokens = share.of(update.samples, batch)
-                objective = MethodObjective.of(method, step, update).at(tokens)
-                known = None if results else objective.step.facts.get(OLD)
-                result = policy.update(batch, micro_batches, objective, advance, known=known)
-                results.append(self.session.check(result, self.config.train.max_bad_updates))
-        return results
 
     def push_weights(self, version: int) -> None:
         """Stream the policy's weights, under their Hugging Face names, into the engine.
@@ -245,14 +177,6 @@ class Run:
         if self.config.log.dump_samples:
             assert self.rollout_side is not None
             self.rollout_side.dump(step, rollout, advantages.tolist())
-
-
-_MEASURED: dict[Need[Any], Callable[[Run, RolloutBatch, Share], Any]] = {
-    OLD: Run.score,
-    REFERENCE: Run.score_reference,
-    PROMPT_LOGPROBS: lambda run, batch, share: score_prompts(run.session, batch),
-}
-"""How what costs a pass is measured."""
 
 
 def _raise(problem: UserError | None) -> None:

@@ -1,4 +1,4 @@
-"""A run that can be stopped at any step and goes on from there: what `train` and `sft` share."""
+"""A run that can be stopped at any step and goes on from there: of all commands that train."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from megatron_stare.checkpoint.lock import RunLock
 from megatron_stare.checkpoint.resume import Resumed, network_of
 from megatron_stare.checkpoint.run_folder import CONFIG, remove_leavings
 from megatron_stare.checkpoint.saver import Saver
-from megatron_stare.config.commands import SftConfig, TrainConfig
 from megatron_stare.config.run import CheckpointConfig
 from megatron_stare.config_io import to_yaml
 from megatron_stare.errors import Stopped, UserError
@@ -24,7 +23,7 @@ from megatron_stare.launch.rank_zero import common_error, from_rank_zero
 from megatron_stare.observe.history import CUT_FILE_NAME, has_metrics
 from megatron_stare.observe.loggers import LogPosition
 from megatron_stare.policy.checkpoint import load_policy
-from megatron_stare.run.session import Session, World
+from megatron_stare.run.session import LoopConfig, Session, World
 from megatron_stare.system.output import make_folder, writing
 from megatron_stare.system.signals import StopRequest
 
@@ -114,7 +113,7 @@ class Saving:
 
 @contextmanager
 def keep_saving(
-    config: TrainConfig | SftConfig,
+    config: LoopConfig,
     world: World,
     session: Session,
     stop: StopRequest,
@@ -155,7 +154,7 @@ def keep_saving(
         saver.close()
 
 
-def open_folder(config: TrainConfig | SftConfig, world: World) -> None:
+def open_folder(config: LoopConfig, world: World) -> None:
     """Here a run begins to write: every check of its start has passed. Collective.
 
     It holds the folder from here to the end of `open_world`. Nothing before this touches it, so
@@ -167,7 +166,7 @@ def open_folder(config: TrainConfig | SftConfig, world: World) -> None:
     from_rank_zero(lambda: _open_folder(config, world))
 
 
-def _open_folder(config: TrainConfig | SftConfig, world: World) -> None:
+def _open_folder(config: LoopConfig, world: World) -> None:
     folder, position = config.run.dir, _log_position(world.resumed)
     made = make_folder(folder, "run.dir")
     try:

@@ -1,4 +1,4 @@
-"""A policy in its world, with its loggers: what `train` and `sft` share."""
+"""A policy in its world, with its loggers: of all commands that train."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from megatron_stare.checkpoint.resume import Resumed, network_of, resume
 from megatron_stare.checkpoint.run_folder import HF, check_run_folder
 from megatron_stare.config.commands import SftConfig, TrainConfig
 from megatron_stare.config.policy import sample_multiple
+from megatron_stare.config.prefer import PreferConfig
 from megatron_stare.data.packing import Share, plan_share
 from megatron_stare.errors import UserError
 from megatron_stare.launch.rank_zero import common_error, from_rank_zero
@@ -40,6 +41,9 @@ from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.load import open_hf_weights
 from megatron_stare.weights.save import save_hf_folder
 
+LoopConfig = TrainConfig | SftConfig | PreferConfig
+"""Of the commands that train."""
+
 
 @dataclass(frozen=True, slots=True)
 class World:
@@ -62,7 +66,7 @@ class World:
 class Session:
     """The parts of a run that hold no opinion on what is learned."""
 
-    config: TrainConfig | SftConfig
+    config: LoopConfig
     topology: Topology
     policy: Policy
     loggers: Loggers
@@ -237,7 +241,7 @@ class Session:
 
 
 @contextmanager
-def open_world(config: TrainConfig | SftConfig) -> Iterator[World]:
+def open_world(config: LoopConfig) -> Iterator[World]:
     """Check the config against the model and the world, and join it; leave it at the end.
 
     The run's folder is read, and not touched: see `open_folder`.
@@ -270,7 +274,7 @@ def open_world(config: TrainConfig | SftConfig) -> Iterator[World]:
 
 
 def open_session(
-    config: TrainConfig | SftConfig,
+    config: LoopConfig,
     world: World,
     *,
     num_updates: int,

@@ -10,6 +10,7 @@ from examples.countdown.figure import write_figure
 from examples.countdown.make_data import make_data as make_countdown
 from examples.countdown.measure import markdown_table, measure_runs
 from examples.countdown.warmup import check_warmup
+from examples.preferences.make_data import make_data as make_preferences
 from megatron_stare.errors import UserError
 from tests.e2e.programs import REPO, metrics_of, succeed
 
@@ -41,6 +42,24 @@ def test_tiny_addition_trains_from_its_configs(tmp_path):
         *(f"eval.data.path={data}/heldout.jsonl", "eval.max_prompts=4"),
     )
     assert math.isfinite(metrics_of(tmp_path / "run")[-1]["entropy/mean"])
+
+
+def test_preferences_are_learned_from_its_configs(tmp_path):
+    data = tmp_path / "data"
+    make_preferences(data, seed=1)
+    configs = REPO / "examples"
+    succeed(
+        *("sft", configs / "tiny_addition/sft.yaml", f"run.dir={tmp_path}/sft", "sft.steps=1"),
+        *(f"model.path={data}/model", f"data.path={data}/sft.jsonl", "sft.examples_per_step=8"),
+    )
+    succeed(
+        *("prefer", configs / "preferences/prefer.yaml", f"run.dir={tmp_path}/run"),
+        *(f"model.path={tmp_path}/sft/hf/final", f"data.path={data}/pairs.jsonl"),
+        *(f"eval.data.path={data}/heldout.jsonl", "prefer.steps=2", "prefer.pairs_per_step=4"),
+    )
+    before, *_, after = metrics_of(tmp_path / "run")
+    assert before["eval/pairs_loss"] == pytest.approx(math.log(2))
+    assert after["eval/pairs_loss"] < before["eval/pairs_loss"]
 
 
 def test_countdown_trains_from_its_configs_and_is_measured(tmp_path):

@@ -3,10 +3,18 @@
 from megatron_stare.algorithms.presets.baselines import BASELINES
 from megatron_stare.algorithms.presets.entropy import ENTROPY
 from megatron_stare.algorithms.presets.groups import GROUPS
+from megatron_stare.algorithms.presets.preferences import PREFERENCES
 from megatron_stare.algorithms.presets.preset import Preset
 from megatron_stare.algorithms.presets.surrogates import SURROGATES
 from megatron_stare.algorithms.presets.tokens import TOKENS
 
-METHODS: dict[str, Preset] = {**BASELINES, **TOKENS, **ENTROPY, **SURROGATES, **GROUPS}
+METHODS: dict[str, Preset] = {
+    **BASELINES,
+    **TOKENS,
+    **ENTROPY,
+    **SURROGATES,
+    **GROUPS,
+    **PREFERENCES,
+}
 
 __all__ = ["METHODS", "Preset"]

@@ -46,6 +46,7 @@ def test_changes_are_listed_with_both_values():
         (changed(rollout__samples_per_prompt=16), NETWORK, "samples_per_prompt was 8, is 16"),
         (changed(model__dtype="bfloat16"), NETWORK, "model.dtype was float32, is bfloat16"),
         ({"model": CONFIG["model"], "sft": {}}, NETWORK, "the command was train, is sft"),
+        ({"model": CONFIG["model"], "prefer": {}}, NETWORK, "the command was train, is prefer"),
         (CONFIG, NETWORK | {"num_layers": 5}, "model: num_layers was 4, is 5"),
         (CONFIG, NETWORK | {"rope_scaling": None}, "model: rope_scaling was .*factor.*, is None"),
     ],
@@ -55,7 +56,7 @@ def test_what_a_run_cannot_go_on_with_is_refused(config, network, said):
         check_config(CHECKPOINT, config, network)
 
 
-@pytest.mark.parametrize(("command", "steps"), [("train", 2), ("sft", 1)])
+@pytest.mark.parametrize(("command", "steps"), [("train", 2), ("sft", 1), ("prefer", 1)])
 def test_steps_that_are_done_cannot_be_taken_back(command, steps):
     before = {"model": CONFIG["model"], command: {"steps": 9}}
     checkpoint = Checkpoint(Path("run"), {"step": 3, "config": before, "model": NETWORK})

@@ -7,6 +7,7 @@ import yaml
 
 from megatron_stare.config.commands import EvalConfig, SftConfig, TrainConfig
 from megatron_stare.config.pivots import PivotsConfig
+from megatron_stare.config.prefer import PreferConfig
 from megatron_stare.config_io import describe, load_config, to_yaml
 from megatron_stare.errors import UserError
 
@@ -90,6 +91,7 @@ def test_a_mistake_names_key_value_and_expectation(config_file, override, messag
     [
         (TrainConfig, "train", r"cannot hold one sample .*= 2048 \(2052 padded for .*context=3\)"),
         (SftConfig, "sft", r"data\.max_tokens=2048 \(2052 padded for .*context=3\) exceeds sft"),
+        (PreferConfig, "prefer", r"data\.max_tokens=2048 \(2052 padded .*\) exceeds prefer"),
     ],
 )
 def test_a_budget_holds_the_longest_sample_as_context_parallelism_pads_it(
@@ -100,6 +102,24 @@ def test_a_budget_holds_the_longest_sample_as_context_parallelism_pads_it(
     load_config(kind, path, [f"{key}=2052", "parallel.context=3"])
     with pytest.raises(UserError, match=message):
         load_config(kind, path, [f"{key}=2051", "parallel.context=3"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["algorithm.method=grpo"], r"algorithm: method='grpo': .*compare pairs, expected one"),
+        (["eval.every=5"], r"eval\.every=5 without eval\.data"),
+        (["eval.data.path=e", "eval.data.max_tokens=9000"], r"eval\.data\.max_tokens=9000 exceeds"),
+        (["data.rejected_field=chosen"], r"rejected_field='chosen' is chosen_field too"),
+        (["algorithm.simpo.beta=-1"], r"algorithm\.simpo\.beta"),
+        (["train.steps=1"], r"train: unknown key"),
+    ],
+)
+def test_what_pairs_cannot_be_learned_with_is_refused(config_file, overrides, message):
+    path = config_file(SMALLEST)
+    assert load_config(PreferConfig, path).algorithm.method == "dpo"
+    with pytest.raises(UserError, match=message):
+        load_config(PreferConfig, path, overrides)
 
 
 @pytest.mark.parametrize("cut", ["rollout.top_p=0.9", "rollout.top_k=50"])
@@ -134,7 +154,7 @@ def test_a_missing_file_is_named(tmp_path):
         load_config(TrainConfig, tmp_path / "absent.yaml")
 
 
-@pytest.mark.parametrize("kind", [TrainConfig, SftConfig, EvalConfig, PivotsConfig])
+@pytest.mark.parametrize("kind", [TrainConfig, SftConfig, PreferConfig, EvalConfig, PivotsConfig])
 def test_every_key_is_documented(kind):
     rows = list(describe(kind))
     assert len({key for key, *_ in rows}) == len(rows)

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from megatron_stare.config.commands import EvalConfig, SftConfig, TrainConfig
 from megatron_stare.config.pivots import PivotsConfig
+from megatron_stare.config.prefer import PreferConfig
 from megatron_stare.config_io import load_config
 from megatron_stare.errors import UserError
 from tests.extremes import extremes, numbers
@@ -44,7 +45,7 @@ def check(kind: type[BaseModel], path: Any, override: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("kind", [TrainConfig, SftConfig, EvalConfig, PivotsConfig])
+@pytest.mark.parametrize("kind", [TrainConfig, SftConfig, PreferConfig, EvalConfig, PivotsConfig])
 def test_every_extreme_is_taken_or_refused_in_one_line(tmp_path, kind):
     path = tmp_path / "run.yaml"
     texts = {
@@ -56,6 +57,7 @@ def test_every_extreme_is_taken_or_refused_in_one_line(tmp_path, kind):
     sections = {
         TrainConfig: ["data", "eval", "algorithm"],
         SftConfig: ["data"],
+        PreferConfig: ["data", "eval", "algorithm"],
         EvalConfig: ["eval"],
         PivotsConfig: ["data", "pivots"],
     }[kind]

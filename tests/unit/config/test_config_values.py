@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from megatron_stare.config.commands import EvalConfig, SftConfig, TrainConfig
 from megatron_stare.config.pivots import PivotsConfig
+from megatron_stare.config.prefer import PreferConfig
 from megatron_stare.config_io import bounds_of, describe, load_config, to_yaml
 from megatron_stare.errors import UserError
 from megatron_stare.plan.hardware import Assumptions
@@ -140,7 +141,7 @@ def numbers_of(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, s
             yield prefix + name, set(bounds_of(field.annotation, field.metadata))
 
 
-@pytest.mark.parametrize("kind", [TrainConfig, SftConfig, EvalConfig, PivotsConfig])
+@pytest.mark.parametrize("kind", [TrainConfig, SftConfig, PreferConfig, EvalConfig, PivotsConfig])
 def test_every_number_has_bounds(kind):
     keys = list(numbers_of(kind))
     assert len(keys) > 10

@@ -48,6 +48,7 @@ def test_runs_without_a_common_step_have_no_spread(tmp_path):
 
 def test_the_length_of_a_run_is_that_of_its_loop():
     assert num_steps({"train": {"steps": 7}}) == num_steps({"sft": {"steps": 7}}) == 7
+    assert num_steps({"prefer": {"steps": 7}}) == 7
     assert num_steps({"eval": {}}) is None
 
 

@@ -1,0 +1,25 @@
+"""`megatron-stare prefer`: learning from pairs of a better and a worse response."""
+
+from __future__ import annotations
+
+import argparse
+
+from megatron_stare.commands.of_config import add_of_config
+from megatron_stare.config.prefer import PreferConfig
+from megatron_stare.config_io import load_config
+from megatron_stare.system.output_stream import give_up_unwritten_output
+
+
+def add_prefer(commands: argparse._SubParsersAction) -> None:
+    """`prefer CONFIG [section.key=value ...]`."""
+    summary = "learning from pairs of a better and a worse response"
+    add_of_config(commands, "prefer", _prefer, summary, PreferConfig)
+
+
+def _prefer(arguments: argparse.Namespace) -> int:
+    config = load_config(PreferConfig, arguments.config, arguments.overrides)
+    from megatron_stare.prefer import prefer
+
+    prefer(config)
+    give_up_unwritten_output()
+    return 0

@@ -1,0 +1,135 @@
+"""A method at work on a policy, wherever its samples are from: what `train` and `prefer` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megatron_stare.algorithms.chain import Chain
+from megatron_stare.algorithms.hooks import Credit, Need, Step
+from megatron_stare.algorithms.needs import OLD, PROMPT_LOGPROBS, REFERENCE, ROLLOUT
+from megatron_stare.algorithms.objective import MethodObjective
+from megatron_stare.config.commands import TrainConfig
+from megatron_stare.config.prefer import PreferConfig
+from megatron_stare.data.packing import Share, split_updates
+from megatron_stare.ops.partials import TokenScores
+from megatron_stare.policy.step import Policy, UpdateResult
+from megatron_stare.run.facts import check_rollout_logprobs, open_step
+from megatron_stare.run.prompt_scores import score_prompts
+from megatron_stare.run.session import Session
+from megatron_stare.types import RolloutBatch
+
+
+@dataclass(slots=True)
+class Learner[C: TrainConfig | PreferConfig]:
+    """A method at work on the policy of a session.
+
+    `starting_weights` is None where no part needs them.
+    """
+
+    config: C
+    session: Session
+    chain: Chain
+    starting_weights: dict[str, Tensor] | None
+
+    def plan(self, batch: RolloutBatch) -> Share:
+        """This rank's share of the batch, update by update."""
+        updates = split_updates(batch.group_ids.tolist(), self.config.loop.updates_per_step)
+        return self.session.plan(batch, updates)
+
+    def observe(self, batch: RolloutBatch, share: Share, number: int) -> Step:
+        """The step view, of this number, with all that the method needs before the update."""
+        step = open_step(
+            *(batch, share, number, self.config.loop.steps),
+            device=self.session.topology.device,
+            dp_group=self.session.policy.groups.dp,
+            seed=self.config.run.seed,
+        )
+        check_rollout_logprobs(lambda: step.knows(ROLLOUT), self.config)
+        for need, measure in _MEASURED.items():  # In one order on all ranks.
+            if need in self.config.needs:
+                step.facts[need] = measure(self, batch, share)
+        return step
+
+    def score(self, batch: RolloutBatch, share: Share) -> TokenScores:
+        """Log-probs and entropies of this rank's tokens under the weights before the update."""
+        with self.session.phase("prepass", len(share.index)) as advance:
+            return self.session.policy.score(batch, share.micro_batches, advance)
+
+    def score_reference(self, batch: RolloutBatch, share: Share) -> TokenScores:
+        """The same under the starting weights."""
+        assert self.starting_weights is not None
+        with self.session.policy.weights_swapped_for(self.starting_weights):
+            return self.score(batch, share)
+
+    def update(
+        self, batch: RolloutBatch, step: Step, credit: Credit, share: Share
+    ) -> list[UpdateResult]:
+        """The step's optimizer updates, in order.
+
+        The first is under the weights of the prepass, if there was one: the head goes backward
+        only.
+        """
+        method, policy = self.config.algorithm, self.session.policy
+        results: list[UpdateResult] = []
+
+        def rescore(samples: Sequence[int]) -> TokenScores:
+            micro_batches, tokens = share.of(samples, batch)
+            return policy.score(batch, micro_batches).spread(tokens, len(share.index))
+
+        with self.session.phase("update", len(share.index) * method.passes) as advance:
+            for update in method.in_turn(step, credit, rescore):
+                micro_batches, tokens = share.of(update.samples, batch)
+                objective = MethodObjective.of(method, step, update).at(tokens)
+                known = None if results else objective.step.facts.get(OLD)
+                result = policy.update(batch, micro_batches, objective, advance, known=known)
+                results.append(self.session.check(result, self.config.loop.max_bad_updates))
+        return results
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What a step made of a batch, on this rank.
+
+    step     with the policy's scores before it, whoever computed them
+    credit   of this rank's tokens
+    """
+
+    step: Step
+    credit: Credit
+    updates: list[UpdateResult]
+
+
+def learn(learner: Learner[Any], batch: RolloutBatch, number: int) -> Learned:
+    """Measure a batch, decide the credit of its tokens, and update the policy.
+
+    Every rank holds the whole batch. What is per token lives on the data-parallel rank that trains
+    on it, its share, in flat order; whatever is global is one reduction over data parallelism.
+    """
+    share = learner.plan(batch)
+    step = learner.observe(batch, share, number)
+    credit = learner.chain.apply(step)
+    updates = learner.update(batch, step, credit, share)
+    # A single on-policy update scores its tokens itself, under the weights before the update.
+    step.facts.setdefault(OLD, updates[0].scores)
+    return Learned(step, credit, updates)
+
+
+def copy_of_weights(policy: Policy, device: torch.device) -> dict[str, Tensor]:
+    """This rank's parameters as they are now, for `Policy.weights_swapped_for`."""
+    return {
+        name: parameter.detach().to(device, copy=True)
+        for name, parameter in policy.named_parameters()
+    }
+
+
+_MEASURED: dict[Need[Any], Callable[[Learner[Any], RolloutBatch, Share], Any]] = {
+    OLD: Learner.score,
+    REFERENCE: Learner.score_reference,
+    PROMPT_LOGPROBS: lambda learner, batch, share: score_prompts(learner.session, batch),
+}
+"""How what costs a pass is measured."""
