@@ -1,8 +1,8 @@
 """A notebook without a process: the code that brings a new cell to where earlier ones left off.
 
 The earlier cells of a sample are run again in front of the new one, silently. They do again what
-they did, since a run begins with the same seeds; so a notebook is a list of texts: it is saved with
-a sample, outlives any process, and survives a cell that runs into a limit.
+they did, since a run begins with the same seeds; so a notebook is a list of texts: it comes back
+with the calls of a sample, outlives any process, and survives a cell that runs into a limit.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class FunctionTool:
 
 class _Session:
     def __init__(self, tool: FunctionTool, log: Sequence[Arguments]) -> None:
-        self.log = tuple(log)
+        self._log = list(log)
         self._tool = tool
         self._function = None if tool.is_class else tool.target
 
@@ -70,7 +70,7 @@ class _Session:
             return ToolResult(str(error), ok=False)
         outcome = self._tool.threads.run(lambda: self._ready()(**checked), deadline_s)
         if self._tool.is_class and not isinstance(outcome, _Failed):
-            self.log += (dict(arguments),)
+            self._log.append(dict(arguments))
         return _as_result(outcome, time.monotonic() - start)
 
     def close(self) -> None:
@@ -80,7 +80,7 @@ class _Session:
         """The function, of an object that stands where the log ends."""
         if self._function is None:
             function = self._tool.target().call
-            for arguments in self.log:
+            for arguments in self._log:
                 try:
                     function(**self._tool.signature.check(arguments))
                 except OSError:

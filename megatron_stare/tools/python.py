@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -82,31 +83,46 @@ class PythonTool:
 
 class _Session:
     def __init__(self, tool: PythonTool, runner: _Runner, log: Sequence[Arguments]) -> None:
-        self.log = tuple(log)
         self._tool, self._runner = tool, runner
+        self._cells: list[str] = []
+        self._untried = [*log] if tool.config.stateful else []
 
     def call(self, arguments: Arguments, deadline_s: float) -> ToolResult:
         start = time.monotonic()
         try:
-            code = _encodable(self._tool.signature.check(arguments)["code"])
-            run = self._runner.run(self._script(code), deadline_s)
+            self._catch_up(deadline_s)
+            run = self._run(arguments, deadline_s)
         except ValueError as error:
             return ToolResult(str(error), ok=False)
         except SandboxFailure as error:
             seconds = time.monotonic() - start
             return ToolResult("the sandbox is out of order", False, str(error), seconds)
-        if self._tool.config.stateful and run.ending in ("done", "raised"):
-            self.log += ({"code": code},)
         text = run.output + _explanation(run, self._tool.config.limits, deadline_s)
         return ToolResult(text, run.ending == "done", None, time.monotonic() - start)
 
     def close(self) -> None:
         pass
 
-    def _script(self, code: str) -> str:
+    def _catch_up(self, deadline_s: float) -> None:
+        """Learn which calls before this session are cells: those that ran into no limit."""
+        while self._untried:
+            with contextlib.suppress(ValueError):
+                self._run(self._untried[0], deadline_s)
+            del self._untried[0]
+
+    def _run(self, arguments: Arguments, deadline_s: float) -> Run:
+        """Run the code of a call; a cell stays, unless a limit has ended it.
+
+        Raises:
+            ValueError: it has none.
+        """
+        code = _encodable(self._tool.signature.check(arguments)["code"])
         if not self._tool.config.stateful:
-            return code
-        return script_of([arguments["code"] for arguments in self.log], code)
+            return self._runner.run(code, deadline_s)
+        run = self._runner.run(script_of(self._cells, code), deadline_s)
+        if run.ending in ("done", "raised"):
+            self._cells.append(code)
+        return run
 
 
 def _encodable(code: str) -> str:

@@ -3,8 +3,7 @@
     tool.start()                              ready, or a UserError: once, before the first sample
     session = tool.session()                  for one sample; calls of it come one after the other
     session.call({"code": "print(1)"}, 20.0)  -> ToolResult("1\\n", ok=True)
-    session.log                               plain values: tool.session(log) stands where this did
-    session.close()
+    session.close()                           tool.session(calls before) stands where it stood
     tool.close()
 
 Sessions of one tool may be used at the same time, each from one thread.
@@ -41,11 +40,6 @@ class ToolResult:
 class Session(Protocol):
     """What one sample has of a tool."""
 
-    @property
-    def log(self) -> Sequence[Arguments]:
-        """Calls that a later session has to begin with to stand where this one does."""
-        ...
-
     def call(self, arguments: Arguments, deadline_s: float) -> ToolResult:
         """Answer within `deadline_s` and a little; nothing that a model sends raises."""
         ...
@@ -73,7 +67,7 @@ class Tool(Protocol):
         ...
 
     def session(self, log: Sequence[Arguments] = ()) -> Session:
-        """For one sample, which may have made calls before."""
+        """For one sample, which has called this tool with such arguments before, right or wrong."""
         ...
 
     def close(self) -> None:

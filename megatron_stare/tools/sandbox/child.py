@@ -46,8 +46,6 @@ def _prepare() -> None:
     for name in _SEEDED:
         if name in sys.modules:
             vars(sys.modules[name])["seed"](0)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "megatron_stare"]:
-        del sys.modules[name]
 
 
 def _run(code: str) -> int:

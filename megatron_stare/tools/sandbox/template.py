@@ -73,6 +73,8 @@ class _Template:
         for name in (*setup.packages, *seeded_modules(setup.packages)):
             importlib.import_module(name)
         importlib.invalidate_caches()  # Of folders that a run may not list.
+        for name in [name for name in sys.modules if name.partition(".")[0] == "megatron_stare"]:
+            del sys.modules[name]
         gc.collect()
         gc.freeze()  # A collection in a child would copy what it shares with all others.
         os.chdir(setup.folder)

@@ -85,12 +85,12 @@ def test_exit_ends_a_cell_alone(tool):
     assert told(tool.session(), "x = 1\nexit()", "x") == ["", "1\n"]
 
 
-def test_a_session_begins_where_another_stood(tool):
-    before = tool.session()
-    told(before, "x = 1", "x += 1")
+def test_a_session_begins_where_calls_before_it_left_off(tool):
+    """Those that ran into a limit, or were none, left nothing."""
+    log = [{"code": "x = 1"}, {"code": "x = 9\nimport os; os.abort()"}, {}, {"code": "x += 1"}]
+    session = tool.session(log)
 
-    assert list(before.log) == [{"code": "x = 1"}, {"code": "x += 1"}]
-    assert told(tool.session(before.log), "x") == ["2\n"]
+    assert told(session, "x", "x += 1", "x") == ["2\n", "", "3\n"]
 
 
 def test_a_syntax_error_is_told(tool):
