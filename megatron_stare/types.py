@@ -12,9 +12,10 @@ sample order. A token's position in that global order is its *token id for ranki
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import compress
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,7 +23,19 @@ from torch import Tensor
 LARGEST_REWARD = 1e18
 """Either sign: float32 holds its square."""
 
-FinishReason = Literal["stop", "length", "aborted"]
+FinishReason = Literal["stop", "length", "turns", "seconds", "void", "failed", "aborted"]
+"""How a sample ended.
+
+stop     the model ended it: with its end of sequence, or with an answer
+length   at the limit of tokens
+turns    at the limit of turns or calls, with a call that is not made
+seconds  at the limit of an episode's time
+void     with a turn of neither call nor answer, for which nothing of it is learned from
+failed   a tool failed for a reason that is not the model's: it is not judged
+aborted  it has not ended: it was stopped, and may go on
+"""
+TurnKind = Literal["model", "observation", "notice"]
+TakenAs = Literal["", "call", "answer", "invalid", "void", "cut"]
 Origin = Literal["policy", "demonstration", "replay"]
 
 
@@ -49,16 +62,45 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """A stretch of a response, tokens `start` to `end`: of the model, or put in by somebody else.
+
+    kind       an observation is what tools said, with what a template writes around it; a notice
+               tells the model what was wrong with its turn
+    text       without special tokens
+    taken_as   what a turn of the model was: calls of tools, invalid ones, an answer, neither
+               (`void`), or cut at a limit
+    num_calls, num_invalid  of a turn of the model: calls that are made, and that cannot be
+    num_ok     of an observation: calls that did what they were to do
+    seconds    of an observation: what its tools took
+    failure    of tools, which is not the model's; such an observation has no tokens
+    """
+
+    start: int
+    end: int
+    kind: TurnKind
+    text: str = ""
+    taken_as: TakenAs = ""
+    num_calls: int = 0
+    num_invalid: int = 0
+    num_ok: int = 0
+    seconds: float = 0.0
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One response of an engine to a prompt.
 
     `token_ids`, `logprobs`, `loss_mask` and `weight_versions` have one entry per response token.
     `logprobs` (nats) are the engine's own, of the sampled token under the sampling temperature and
     the weights of that version. `loss_mask` is False on tokens the policy did not choose (tool
-    output). The end-of-sequence token, when sampled, is part of the response. A sample that is
-    `aborted` was stopped before its end, perhaps before its first token. One whose origin is a
-    demonstration was written by no policy: its log-probs are NaN, and it stands where samples of
-    the policy would have, whose version it has. A replay is a sample of an earlier step, as it was.
+    output): there log-probs and versions mean nothing. The end-of-sequence token, when sampled, is
+    part of the response. A sample that is `aborted` was stopped before its end, perhaps before its
+    first token. `turns` are one after another, the whole response; without any, all of it is one
+    turn of the model. One whose origin is a demonstration was written by no policy: its log-probs
+    are NaN, and it stands where samples of the policy would have, whose version it has. A replay is
+    a sample of an earlier step, as it was.
     """
 
     prompt: Prompt
@@ -71,6 +113,42 @@ class Sample:
     weight_versions: tuple[int, ...]
     seconds: float
     origin: Origin = "policy"
+    turns: tuple[Turn, ...] = ()
+
+    @property
+    def num_chosen(self) -> int:
+        """Tokens that the policy chose."""
+        return sum(self.loss_mask)
+
+    @property
+    def versions(self) -> set[int]:
+        """Of the weights that its tokens were chosen under."""
+        return set(compress(self.weight_versions, self.loss_mask))
+
+    @property
+    def final_text(self) -> str:
+        """What is judged: the model's last turn, and nothing that was put in."""
+        own = [turn.text for turn in self.turns if turn.kind == "model"]
+        return own[-1] if own else self.text
+
+    @property
+    def turn_numbers(self) -> list[int]:
+        """Of each token, how many turns of the model have ended before it."""
+        numbers = [0] * len(self.token_ids)
+        for number, turn in enumerate(turn for turn in self.turns if turn.kind == "model"):
+            numbers[turn.start :] = [number] * (len(numbers) - turn.start)
+        return numbers
+
+
+def turns_to_plain(turns: Sequence[Turn]) -> dict[str, Any]:
+    """What a sample's record has more than that of a single turn: nothing, or `turns`."""
+    return {"turns": [asdict(turn) for turn in turns]} if turns else {}
+
+
+def turns_from_plain(record: Mapping[str, Any]) -> dict[str, tuple[Turn, ...]]:
+    """A sample's turns, as the field that they are, from a record that may have none."""
+    turns: Iterable[dict[str, Any]] = record.get("turns", ())
+    return {"turns": tuple(Turn(**turn) for turn in turns)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +252,8 @@ class RolloutBatch(TokenBatch):
     group_ids         int64   [B]    samples of one prompt share an id
     demonstrated      bool    [B]    written by no policy; None where nothing is
     truncated         bool    [B]    cut off at the length limit; None where nothing is
+    turns             int64   [R]    number of the model's turn, from 0; what answers it has its
+                                     number; None where every sample is a single one
     """
 
     rollout_logprobs: Tensor
@@ -182,11 +262,17 @@ class RolloutBatch(TokenBatch):
     group_ids: Tensor
     demonstrated: Tensor | None = None
     truncated: Tensor | None = None
+    turns: Tensor | None = None
 
     @property
     def is_truncated(self) -> Tensor:
         """Whether a sample was cut off at the length limit, bool `[B]`."""
         return torch.zeros(len(self)).bool() if self.truncated is None else self.truncated
+
+    @property
+    def turn_numbers(self) -> Tensor:
+        """Of each token, int64 `[R]`."""
+        return torch.zeros_like(self.sample_ids) if self.turns is None else self.turns
 
     @property
     def is_right(self) -> Tensor:
@@ -214,7 +300,10 @@ class RolloutBatch(TokenBatch):
             ),
             prompt_lengths=torch.tensor([len(s.prompt.token_ids) for s in samples]),
             response_lengths=torch.tensor([len(s.token_ids) for s in samples]),
-            loss_mask=torch.tensor([m for s in samples for m in s.loss_mask], dtype=torch.bool),
+            loss_mask=torch.tensor(
+                [m and s.finish_reason != "void" for s in samples for m in s.loss_mask],
+                dtype=torch.bool,
+            ),
             rollout_logprobs=torch.tensor(
                 [lp for s in samples for lp in s.logprobs], dtype=torch.float32
             ),
@@ -227,4 +316,7 @@ class RolloutBatch(TokenBatch):
             group_ids=torch.tensor([i for i, group in enumerate(groups) for _ in group.samples]),
             demonstrated=demonstrated if demonstrated.any() else None,
             truncated=truncated if truncated.any() else None,
+            turns=torch.tensor([number for s in samples for number in s.turn_numbers])
+            if any(s.turns for s in samples)
+            else None,
         )

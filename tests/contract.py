@@ -156,6 +156,7 @@ class Batch:
             group_ids=rollouts.group_ids[ids],
             demonstrated=self.demonstrated[ids],
             truncated=rollouts.is_truncated[ids],
+            turns=rollouts.turn_numbers[index],
         )
         return Batch(batch, *(part[index] for part in self.per_token))
 
@@ -185,6 +186,8 @@ class Batch:
             group_ids=old.group_ids,
             demonstrated=old.demonstrated,
             truncated=old.truncated,
+            # What is put in has the number of the turn before it.
+            turns=old.turn_numbers.repeat_interleave(more + 1),
         )
         # Under the mask the policy is not asked: its scores are 0.
         return Batch(batch, *(spread(part, 0.0) for part in self.per_token)), where
@@ -222,12 +225,18 @@ def random_batch(seed: int, num_groups: int = 5, size: int = 4) -> Batch:
         group_ids=group_ids,
         demonstrated=torch.arange(len(lengths)) == 5,
         truncated=torch.arange(len(lengths)) % 5 > 0,
+        turns=_turns(lengths),
     )
     entropies = torch.rand(n, generator=generator)
     return Batch(
         rollouts,
         *(part.masked_fill(~mask, 0.0) for part in (logprobs, entropies, logprobs + noise[1])),
     )
+
+
+def _turns(lengths: Tensor) -> Tensor:
+    """Turns of 7 tokens."""
+    return torch.cat([torch.arange(int(length)) // 7 for length in lengths])
 
 
 def _token_ids(group_ids: Tensor, lengths: Tensor) -> Tensor:

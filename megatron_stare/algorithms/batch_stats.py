@@ -54,6 +54,21 @@ class Grouping:
         return cls(torch.arange(len(batch)), batch.response_lengths)
 
     @classmethod
+    def by_turn(cls, batch: RolloutBatch) -> Grouping:
+        """A key for each turn of each sample."""
+        turns, lengths = torch.stack([batch.sample_ids, batch.turn_numbers]).unique_consecutive(
+            dim=1, return_counts=True
+        )
+        return cls(torch.arange(turns.shape[1]), lengths)
+
+    @classmethod
+    def by_turn_number(cls, batch: RolloutBatch) -> Grouping:
+        """A key for the first turn of all samples, for the second, and so on."""
+        turns = cls.by_turn(batch)
+        ends = turns.lengths.cumsum(0) - 1
+        return cls(batch.turn_numbers[ends].unique(return_inverse=True)[1], turns.lengths)
+
+    @classmethod
     def by_group(cls, batch: RolloutBatch) -> Grouping:
         """A key for each group, in ascending order of their ids."""
         return cls(batch.group_ids.unique(return_inverse=True)[1], batch.response_lengths)

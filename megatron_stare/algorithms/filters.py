@@ -61,7 +61,7 @@ class FallBack(Filter):
         if num_right > self.gate or not prompt.demonstration_ids:
             return group
         length = len(prompt.demonstration_ids)
-        version = max(max(sample.weight_versions, default=0) for sample in group.samples)
+        version = max(max(sample.versions, default=0) for sample in group.samples)
         demonstration = Sample(
             prompt,
             index=0,

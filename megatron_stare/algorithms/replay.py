@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from megatron_stare.algorithms.hooks import Filter
 from megatron_stare.system.values import Count
-from megatron_stare.types import Group, Reward, Sample
+from megatron_stare.types import Group, Reward, Sample, turns_from_plain, turns_to_plain
 
 Past = Mapping[str, Any]
 """A sample without its prompt, and its reward, as plain values."""
@@ -53,7 +53,12 @@ class Replay(Filter[Memory]):
         others = [each for each in past if each["reward"]["correct"] not in verdicts]
         size = len(group.samples)
         samples = [
-            Sample(group.prompt, size + i, **each["sample"], origin="replay")
+            Sample(
+                group.prompt,
+                size + i,
+                **{**each["sample"], **turns_from_plain(each["sample"])},
+                origin="replay",
+            )
             for i, each in enumerate(others)
         ]
         rewards = [Reward(**each["reward"]) for each in others]
@@ -78,10 +83,11 @@ class Replay(Filter[Memory]):
 
 
 def _past(group: Group) -> list[Past]:
-    names = {field.name for field in fields(Sample)} - {"prompt", "index", "origin"}
+    names = {field.name for field in fields(Sample)} - {"prompt", "index", "origin", "turns"}
     return [
         {
-            "sample": {name: getattr(sample, name) for name in sorted(names)},
+            "sample": {name: getattr(sample, name) for name in sorted(names)}
+            | turns_to_plain(sample.turns),
             "reward": {field.name: getattr(reward, field.name) for field in fields(Reward)},
         }
         for sample, reward in zip(group.samples, group.rewards, strict=True)

@@ -1,15 +1,16 @@
-"""Batched decoding of a transformers model: prefill each prompt once, then a token a step for all.
+"""Batched decoding of a transformers model: prefill what is shared once, then a token a step.
 
-Legend: P prompts, N sequences (one prompt may have several), n <= N sequences still running, L
-length of the longest prompt, S length so far of the padded sequences. Prompts are padded on the
-left, so that the running sequences all end in the same column.
+Legend: P prefixes, N sequences (one prefix may have several), n <= N sequences still running, L
+length of the longest prefix, M of the longest rest, S length so far of the padded sequences, V
+vocabulary. Prefixes and rests are padded on the left, so that the running sequences all end in the
+same column.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,62 +26,91 @@ ATTENTION = "grouped_query_decode"
 
 
 @dataclass(frozen=True, slots=True)
+class ToDecode:
+    """A sequence to be continued.
+
+    prefix      place of its prefix among those shared
+    rest        tokens that it has behind the prefix
+    max_tokens  at most so many new ones, at least 1
+    stop_ids    tokens that end it; they are part of it
+    """
+
+    prefix: int
+    rest: Sequence[int]
+    max_tokens: int
+    stop_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Decoded:
-    """A finished sequence: its new tokens, their log-probs, and whether a stop token ended it."""
+    """A sequence that has ended, by its place: its new tokens, and their log-probs."""
 
     sequence: int
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
-    is_stopped: bool
+    finish_reason: Literal["stop", "length", "aborted"]
 
 
 @torch.inference_mode()
 def decode(
     model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    prompt_of: Sequence[int],
+    prefixes: Sequence[Sequence[int]],
+    sequences: Sequence[ToDecode],
     uniforms: Tensor,
     sampling: SamplingConfig,
-    stop_ids: Sequence[int],
+    is_interrupted: Callable[[], bool] = lambda: False,
 ) -> Iterator[Decoded]:
-    """Continue prompts by up to `sampling.max_response_tokens` tokens each; yield as they finish.
+    """Continue sequences; yield them as they end, and as they stand where decoding is interrupted.
 
     Args:
         model: a causal language model with attention implementation `ATTENTION`.
-        prompts: token ids of P prompts.
-        prompt_of: the prompt of each of the N sequences.
-        uniforms: float64 `[N, max_response_tokens]` in [0, 1), on the model's device: the
-            randomness of each token.
-        stop_ids: tokens that end a sequence; they are part of it.
+        prefixes: token ids of P prefixes.
+        uniforms: float64 `[N, most new tokens]` in [0, 1), on the model's device: the randomness of
+            each token.
     """
     device = uniforms.device
     cache = KvCache()
-    logits, padding = _prefill(model, prompts, cache, device)
-    prompt_rows = torch.tensor(prompt_of, device=device)
-    cache.expand(prompt_rows)
-    logits, padding = logits[prompt_rows], padding[prompt_rows]
+    logits, hidden = _prefill(model, prefixes, cache, device)
+    rows = torch.tensor([sequence.prefix for sequence in sequences], device=device)
+    cache.expand(rows)
+    logits, hidden = logits[rows], hidden[rows]
+    if any(sequence.rest for sequence in sequences):
+        rests = [sequence.rest for sequence in sequences]
+        logits, hidden = _append(model, rests, cache, logits, hidden)
 
-    stop_tokens = torch.tensor(stop_ids, device=device)
-    running = torch.arange(len(prompt_of), device=device)
+    limits = torch.tensor([sequence.max_tokens for sequence in sequences], device=device)
+    stops, stops_of = _stop_table(sequences, logits)
+    running = torch.arange(len(sequences), device=device)
     token_ids = torch.empty(uniforms.shape, dtype=torch.int64, device=device)
     logprobs = torch.empty(uniforms.shape, dtype=torch.float32, device=device)
-    for step in range(sampling.max_response_tokens):
+    for step in range(uniforms.shape[1]):
         tokens, token_logprobs = draw_tokens(logits, uniforms[running, step], sampling)
         token_ids[running, step] = tokens
         logprobs[running, step] = token_logprobs
-        stopped = torch.isin(tokens, stop_tokens)
-        if stopped.any():
-            done = running[stopped]
-            yield from _finished(done, token_ids, logprobs, step + 1, is_stopped=True)
-            stay = _compact(cache, stopped)
-            running, tokens, padding = running[stay], tokens[stay], padding[stay]
+        stopped = stops[stops_of[running], tokens]
+        ended = stopped | (limits[running] == step + 1)
+        if ended.any():
+            drawn = (token_ids, logprobs, step + 1)
+            yield from _finished(running[stopped], *drawn, "stop")
+            yield from _finished(running[ended & ~stopped], *drawn, "length")
+            stay = _compact(cache, ended)
+            running, tokens, hidden = running[stay], tokens[stay], hidden[stay]
         if len(running) == 0:
             return
-        if step + 1 < sampling.max_response_tokens:
-            logits = _next_logits(model, tokens, cache, padding)
-    yield from _finished(
-        running, token_ids, logprobs, sampling.max_response_tokens, is_stopped=False
-    )
+        if is_interrupted():
+            yield from _finished(running, token_ids, logprobs, step + 1, "aborted")
+            return
+        logits = _next_logits(model, tokens, cache, hidden)
+
+
+def _stop_table(sequences: Sequence[ToDecode], logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Which tokens end a sequence, bool `[kinds, V]`, and the kind of each sequence, `[N]`."""
+    kinds = list(dict.fromkeys(sequence.stop_ids for sequence in sequences))
+    table = torch.zeros(len(kinds), logits.shape[-1], dtype=torch.bool, device=logits.device)
+    for row, stop_ids in zip(table, kinds, strict=True):
+        row[torch.tensor(stop_ids, dtype=torch.int64, device=logits.device)] = True
+    place = {kind: place for place, kind in enumerate(kinds)}
+    return table, torch.tensor([place[s.stop_ids] for s in sequences], device=logits.device)
 
 
 def grouped_query_attention(
@@ -115,65 +145,101 @@ def register_attention() -> None:
 
 
 def _prefill(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], cache: KvCache, device: torch.device
+    model: PreTrainedModel, prefixes: Sequence[Sequence[int]], cache: KvCache, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Fill the cache; logits `[P, V]` after each prompt, and the prompts' padding, int64 `[P]`."""
-    length = max(len(prompt) for prompt in prompts)
-    padding = torch.tensor([length - len(prompt) for prompt in prompts])
-    token_ids = torch.zeros(len(prompts), length, dtype=torch.int64)
-    for row, prompt in enumerate(prompts):
-        token_ids[row, length - len(prompt) :] = torch.tensor(prompt)
-    token_ids, padding = token_ids.to(device), padding.to(device)
-
-    column = torch.arange(length, device=device)
-    is_token = column >= padding[:, None]
-    visible = (column <= column[:, None]) & is_token[:, None]
+    """Fill the cache; logits `[P, V]` after each prefix, and what is padding, bool `[P, L]`."""
+    token_ids, hidden = _padded(prefixes, device)
+    column = torch.arange(token_ids.shape[1], device=device)
+    visible = (column <= column[:, None]) & ~hidden[:, None]
     # A padding column sees itself: attending to nothing would leave NaNs in the cache.
-    visible = visible | torch.eye(length, dtype=torch.bool, device=device)
+    visible = visible | torch.eye(len(column), dtype=torch.bool, device=device)
     output = model(
         input_ids=token_ids,
         attention_mask=visible[:, None],
-        position_ids=(column - padding[:, None]).clamp(min=0),
+        position_ids=(column - hidden.sum(1, keepdim=True)).clamp(min=0),
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
     )
-    return output.logits[:, 0], padding
+    return output.logits[:, 0], hidden
 
 
-def _next_logits(model: PreTrainedModel, tokens: Tensor, cache: KvCache, padding: Tensor) -> Tensor:
+def _append(
+    model: PreTrainedModel,
+    rests: Sequence[Sequence[int]],
+    cache: KvCache,
+    logits: Tensor,
+    hidden: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Append to each of N sequences what it has behind its prefix, perhaps nothing.
+
+    Returns logits `[N, V]` after them, and what is padding, bool `[N, L + M]`.
+    """
+    token_ids, more_hidden = _padded(rests, logits.device)
+    length, num_new = hidden.shape[1], token_ids.shape[1]
+    hidden = torch.cat([hidden, more_hidden], dim=1)
+    column = torch.arange(length + num_new, device=logits.device)
+    new = column[length:]
+    output = model(
+        input_ids=token_ids,
+        attention_mask=((column <= new[:, None]) & ~hidden[:, None])[:, None],
+        position_ids=((~hidden).cumsum(1)[:, length:] - 1).clamp(min=0),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    has_rest = ~more_hidden[:, -1:]
+    return torch.where(has_rest, output.logits[:, 0], logits), hidden
+
+
+def _padded(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids int64 `[rows, longest]`, and which are padding, on the left."""
+    length = max(len(sequence) for sequence in sequences)
+    token_ids = torch.zeros(len(sequences), length, dtype=torch.int64)
+    hidden = torch.ones(len(sequences), length, dtype=torch.bool)
+    for row, sequence in enumerate(sequences):
+        start = length - len(sequence)
+        token_ids[row, start:] = torch.tensor(sequence, dtype=torch.int64)
+        hidden[row, start:] = False
+    return token_ids.to(device), hidden.to(device)
+
+
+def _next_logits(model: PreTrainedModel, tokens: Tensor, cache: KvCache, hidden: Tensor) -> Tensor:
     """Append a token `[n]` to every running sequence; logits `[n, V]` of the one after."""
     position = cache.get_seq_length()
-    column = torch.arange(position + 1, device=tokens.device)
     mask = torch.zeros(len(tokens), position + 1, dtype=model.dtype, device=tokens.device)
-    mask.masked_fill_(column < padding[:, None], -torch.inf)
+    mask[:, : hidden.shape[1]].masked_fill_(hidden, -torch.inf)
     output = model(
         input_ids=tokens[:, None],
         attention_mask=mask[:, None, None],
-        position_ids=(position - padding)[:, None],
+        position_ids=position - hidden.sum(1, keepdim=True),
         past_key_values=cache,
         use_cache=True,
     )
     return output.logits[:, 0]
 
 
-def _compact(cache: KvCache, stopped: Tensor) -> Tensor:
-    """Take stopped rows out of the cache; returns which old row each remaining one was, `[n]`.
+def _compact(cache: KvCache, ended: Tensor) -> Tensor:
+    """Take ended rows out of the cache; returns which old row each remaining one was, `[n]`.
 
     Only rows behind the new end move, so that no more rows are copied than leave.
     """
-    num_rows = int((~stopped).sum())
-    holes = stopped[:num_rows].nonzero()[:, 0]
-    movers = num_rows + (~stopped[num_rows:]).nonzero()[:, 0]
+    num_rows = int((~ended).sum())
+    holes = ended[:num_rows].nonzero()[:, 0]
+    movers = num_rows + (~ended[num_rows:]).nonzero()[:, 0]
     cache.compact(holes, movers, num_rows)
-    stay = torch.arange(num_rows, device=stopped.device)
+    stay = torch.arange(num_rows, device=ended.device)
     stay[holes] = movers
     return stay
 
 
 def _finished(
-    sequences: Tensor, token_ids: Tensor, logprobs: Tensor, length: int, *, is_stopped: bool
+    sequences: Tensor,
+    token_ids: Tensor,
+    logprobs: Tensor,
+    length: int,
+    finish_reason: Literal["stop", "length", "aborted"],
 ) -> Iterator[Decoded]:
     rows = (sequences, token_ids[sequences, :length], logprobs[sequences, :length])
     for sequence, tokens, token_logprobs in zip(*(row.tolist() for row in rows), strict=True):
-        yield Decoded(sequence, tuple(tokens), tuple(token_logprobs), is_stopped)
+        yield Decoded(sequence, tuple(tokens), tuple(token_logprobs), finish_reason)

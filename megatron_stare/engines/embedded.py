@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from megatron_stare.config.rollout import SamplingConfig
-from megatron_stare.engines.decoding import ATTENTION, Decoded, decode, register_attention
-from megatron_stare.engines.engine import Request
+from megatron_stare.engines.decoding import ATTENTION, ToDecode, decode, register_attention
+from megatron_stare.engines.engine import NO_MORE, More, Request
 from megatron_stare.engines.randomness import token_uniforms
 from megatron_stare.errors import UserError
 from megatron_stare.types import Sample
@@ -54,22 +54,28 @@ class EmbeddedEngine:
         self.weight_version = -1
 
     def generate(
-        self, requests: Sequence[Request], sampling: SamplingConfig, *, seed: int
+        self,
+        requests: Sequence[Request],
+        sampling: SamplingConfig,
+        *,
+        seed: int,
+        more: More = NO_MORE,
     ) -> Generator[Sample, None, None]:
         """See `Engine`. Log-probs are those `draw_tokens` gives: with top_p or top_k truncated.
 
-        Samples are begun here, never continued.
+        Further requests are taken together, when all before are answered and no other can come.
 
         Raises:
             UserError: a token has no distribution, because of the weights.
         """
         self._is_interrupted = False
         try:
-            for batch in self._batches(requests):
-                for sample in self._generate_batch(batch, sampling, seed):
-                    if self._is_interrupted:
-                        return
-                    yield sample
+            known = [*requests, *more.take("all")]
+            while known and not self._is_interrupted:
+                for batch in self.batches(known):
+                    if not self._is_interrupted:
+                        yield from self._generate_batch(batch, sampling, seed)
+                known = more.take("all")
         except FloatingPointError as error:
             raise UserError(
                 f"the policy of step {self.weight_version} cannot generate: {error}; expected "
@@ -87,7 +93,7 @@ class EmbeddedEngine:
         """
         return [
             request
-            for batch in self._batches(requests)
+            for batch in self.batches(requests)
             if any(request.key not in there for request in batch)
             for request in batch
         ]
@@ -136,8 +142,8 @@ class EmbeddedEngine:
     def close(self) -> None:
         """Nothing outlives the object."""
 
-    def _batches(self, requests: Sequence[Request]) -> list[list[Request]]:
-        # Prompts of like length together: less padding.
+    def batches(self, requests: Sequence[Request]) -> list[list[Request]]:
+        """Requests that decode together: of like length, for there to be less padding."""
         ordered = sorted(requests, key=lambda request: len(request.prompt.token_ids))
         size = self._max_batch_sequences
         return [ordered[start : start + size] for start in range(0, len(ordered), size)]
@@ -146,39 +152,61 @@ class EmbeddedEngine:
         self, requests: Sequence[Request], sampling: SamplingConfig, seed: int
     ) -> Generator[Sample, None, None]:
         start = time.perf_counter()
-        prompts = list({request.prompt.uid: request.prompt for request in requests}.values())
-        row_of = {prompt.uid: row for row, prompt in enumerate(prompts)}
-        uniforms = np.stack(
-            [
-                token_uniforms(
-                    seed, request.prompt.uid, request.index, sampling.max_response_tokens
-                )
-                for request in requests
-            ]
-        )
+        shared = _shared_prefixes(requests)
+        place_of = {uid: place for place, uid in enumerate(shared)}
+        sequences = [
+            ToDecode(
+                prefix=place_of[request.prompt.uid],
+                rest=_whole(request)[len(shared[request.prompt.uid]) :],
+                max_tokens=request.room(sampling),
+                stop_ids=self._stop_ids if request.stop_ids is None else request.stop_ids,
+            )
+            for request in requests
+        ]
         for decoded in decode(
             self._model,
-            [prompt.token_ids for prompt in prompts],
-            [row_of[request.prompt.uid] for request in requests],
-            torch.from_numpy(uniforms).to(self._device),
+            list(shared.values()),
+            sequences,
+            self._uniforms(requests, max(one.max_tokens for one in sequences), seed),
             sampling,
-            self._stop_ids,
+            lambda: self._is_interrupted,
         ):
-            seconds = time.perf_counter() - start
-            yield self._sample(requests[decoded.sequence], decoded, seconds)
+            yield requests[decoded.sequence].answered(
+                decoded.token_ids,
+                decoded.logprobs,
+                decoded.finish_reason,
+                version=self.weight_version,
+                seconds=time.perf_counter() - start,
+                tokenizer=self._tokenizer,
+            )
 
-    def _sample(self, request: Request, decoded: Decoded, seconds: float) -> Sample:
-        return Sample(
-            prompt=request.prompt,
-            index=request.index,
-            text=str(self._tokenizer.decode(list(decoded.token_ids), skip_special_tokens=True)),
-            token_ids=decoded.token_ids,
-            logprobs=decoded.logprobs,
-            loss_mask=(True,) * len(decoded.token_ids),
-            finish_reason="stop" if decoded.is_stopped else "length",
-            weight_versions=(self.weight_version,) * len(decoded.token_ids),
-            seconds=seconds,
-        )
+    def _uniforms(self, requests: Sequence[Request], num_tokens: int, seed: int) -> Tensor:
+        """A token's depends on its place in the response: what goes on draws what it would have."""
+        rows = []
+        for request in requests:
+            begun = len(request.behind_prompt)
+            row = token_uniforms(seed, request.prompt.uid, request.index, begun + num_tokens)
+            rows.append(row[begun:])
+        return torch.from_numpy(np.stack(rows)).to(self._device)
+
+
+def _whole(request: Request) -> tuple[int, ...]:
+    return request.prompt.token_ids + request.behind_prompt
+
+
+def _shared_prefixes(requests: Sequence[Request]) -> dict[str, Sequence[int]]:
+    """What all of a prompt's requests begin with, by its uid: the prompt, and perhaps more."""
+    of_prompt: dict[str, list[tuple[int, ...]]] = {}
+    for request in requests:
+        of_prompt.setdefault(request.prompt.uid, []).append(_whole(request))
+    return {uid: wholes[0][: _num_shared(wholes)] for uid, wholes in of_prompt.items()}
+
+
+def _num_shared(sequences: Sequence[tuple[int, ...]]) -> int:
+    """Tokens with which all begin: those of the least and of the greatest tell."""
+    pairs = zip(min(sequences), max(sequences), strict=False)
+    first = next((place for place, (a, b) in enumerate(pairs) if a != b), None)
+    return len(min(sequences)) if first is None else first
 
 
 def _build_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:

@@ -1,29 +1,111 @@
-"""What a rollout engine promises: requests in, samples out as they finish, weights in between."""
+"""What a rollout engine promises: requests in, samples out as they finish, weights in between.
+
+An engine continues tokens: a prompt, or a prompt with what a sample has behind it. What a sample
+is besides (turns, tools) is not its affair: it gives back what it was given, and its own tokens
+behind it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.config.rollout import SamplingConfig
-from megatron_stare.types import Prompt, Sample
+from megatron_stare.types import FinishReason, Prompt, Sample
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A sample that an engine is asked for; to be continued where `begun` is its first part."""
+    """A sample that an engine is asked for; to be continued where `begun` is its first part.
+
+    max_tokens  new ones, at most; None for what the sampling's limit leaves
+    stop_ids    tokens at which this one ends; None for the engine's own
+    """
 
     prompt: Prompt
     index: int
     begun: Sample | None = None
+    max_tokens: int | None = None
+    stop_ids: tuple[int, ...] | None = None
 
     @property
     def key(self) -> tuple[str, int]:
         """What its sample is known by in its step: the prompt's uid, and the index."""
         return self.prompt.uid, self.index
+
+    @property
+    def sample(self) -> Sample:
+        """What is there, perhaps nothing yet."""
+        nothing = Sample(self.prompt, self.index, "", (), (), (), "aborted", (), 0.0)
+        return nothing if self.begun is None else self.begun
+
+    @property
+    def behind_prompt(self) -> tuple[int, ...]:
+        """Tokens that are there."""
+        return () if self.begun is None else self.begun.token_ids
+
+    def room(self, sampling: SamplingConfig) -> int:
+        """New tokens that it may have."""
+        left = sampling.max_response_tokens - len(self.behind_prompt)
+        return left if self.max_tokens is None else min(left, self.max_tokens)
+
+    def answered(
+        self,
+        token_ids: tuple[int, ...],
+        logprobs: tuple[float, ...],
+        finish_reason: FinishReason,
+        *,
+        version: int,
+        seconds: float,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> Sample:
+        """The sample, with new tokens behind what was begun."""
+        before = self.sample
+        whole = before.token_ids + token_ids
+        return replace(
+            before,
+            text=str(tokenizer.decode(list(whole), skip_special_tokens=True)),
+            token_ids=whole,
+            logprobs=before.logprobs + logprobs,
+            loss_mask=before.loss_mask + (True,) * len(token_ids),
+            finish_reason=finish_reason,
+            weight_versions=before.weight_versions + (version,) * len(token_ids),
+            seconds=before.seconds + seconds,
+        )
+
+
+class More(Protocol):
+    """Requests that become known only while others are answered: of what the answers lead to."""
+
+    def take(self, wait: Literal["no", "any", "all"]) -> list[Request]:
+        """Those that are known now and were not taken.
+
+        Args:
+            wait: for one, where any can come; or until no other can come without an answer.
+        """
+        ...
+
+    def when_known(self, tell: Callable[[], None]) -> None:
+        """Have somebody told, from any thread, whenever there may be one to take."""
+        ...
+
+
+class NoMore:
+    """All requests are known."""
+
+    def take(self, wait: Literal["no", "any", "all"]) -> list[Request]:
+        """None."""
+        return []
+
+    def when_known(self, tell: Callable[[], None]) -> None:
+        """Never."""
+
+
+NO_MORE: More = NoMore()
 
 
 class Engine(Protocol):
@@ -72,4 +154,23 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release processes, connections and memory."""
+        ...
+
+
+class ContinuingEngine(Engine, Protocol):
+    """One that takes further requests while it generates."""
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        sampling: SamplingConfig,
+        *,
+        seed: int,
+        more: More = NO_MORE,
+    ) -> Generator[Sample, None, None]:
+        """See `Engine`. It ends when there are no more requests, and all are answered."""
+        ...
+
+    def batches(self, requests: Sequence[Request]) -> list[list[Request]]:
+        """Requests that have to be played together, for a sample to come to the bit again."""
         ...

@@ -1,4 +1,4 @@
-"""Keys and values of sequences that decode in step, one token each at a time.
+"""Keys and values of sequences that decode in step, as many tokens each at a time.
 
 transformers' own caches either copy everything at every token or attend over the whole length
 limit, and let no row leave without copying all others.
@@ -15,7 +15,7 @@ class KvCache:
     """One row per sequence, all of one length. What a transformers model needs of a `Cache`.
 
     The first forward pass fills it with prompts, `expand` gives each sequence its row, every
-    further pass appends one token to each row, and `compact` takes rows out.
+    further pass appends as many tokens to each row, and `compact` takes rows out.
     """
 
     def __init__(self) -> None:
@@ -53,11 +53,12 @@ class _Layer:
         self.keys, self.values = keys, values
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        if self.length == self.keys.shape[2]:
-            self.keys, self.values = _with_room(self.keys), _with_room(self.values)
-        self.keys[:, :, self.length] = keys[:, :, 0]
-        self.values[:, :, self.length] = values[:, :, 0]
-        self.length += 1
+        end = self.length + keys.shape[2]
+        if end > self.keys.shape[2]:
+            self.keys, self.values = _with_room(self.keys, end), _with_room(self.values, end)
+        self.keys[:, :, self.length : end] = keys
+        self.values[:, :, self.length : end] = values
+        self.length = end
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
     def compact(self, holes: Tensor, movers: Tensor, num_rows: int) -> None:
@@ -66,9 +67,9 @@ class _Layer:
         self.keys, self.values = self.keys[:num_rows], self.values[:num_rows]
 
 
-def _with_room(block: Tensor) -> Tensor:
-    """A copy with room for half as many tokens again."""
+def _with_room(block: Tensor, needed: int) -> Tensor:
+    """A copy with room for the tokens that are needed, and half as many again."""
     rows, heads, length, head_dim = block.shape
-    grown = block.new_empty(rows, heads, length + length // 2 + 32, head_dim)
+    grown = block.new_empty(rows, heads, needed + needed // 2 + 32, head_dim)
     grown[:, :, :length] = block
     return grown

@@ -18,6 +18,10 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.data.tokenizer import eos_token_id
 from megatron_stare.errors import UserError
+from megatron_stare.types import Turn
+
+Ended = Literal["stop", "length", "turns", "seconds", "void", "failed"]
+"""A `FinishReason` of what has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +32,9 @@ class Recording:
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     loss_mask: tuple[bool, ...]
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Ended
     seconds: float
+    turns: tuple[Turn, ...]
 
 
 class _Line(BaseModel):
@@ -45,7 +50,9 @@ class _Line(BaseModel):
     """In nats; unknown where null."""
     loss_mask: tuple[bool, ...] | None = None
     """By default the policy chose every token."""
-    finish_reason: Literal["stop", "length"] = "stop"
+    finish_reason: Ended = "stop"
+    turns: tuple[Turn, ...] = ()
+    """By default all of it is one turn of the policy."""
     seconds: Annotated[float, Field(allow_inf_nan=False)] = 0.0
 
 
@@ -106,6 +113,7 @@ def _recording(line: _Line, tokenizer: PreTrainedTokenizerBase) -> Recording:
         loss_mask=line.loss_mask if line.loss_mask is not None else (True,) * len(token_ids),
         finish_reason=line.finish_reason,
         seconds=line.seconds,
+        turns=line.turns,
     )
 
 
@@ -125,3 +133,13 @@ def _check(recording: Recording, vocab_size: int, place: str) -> None:
             raise UserError(
                 f"{place}: {len(values)} {name} for {len(token_ids)} tokens, expected one a token"
             )
+    _check_turns(recording.turns, len(token_ids), place)
+
+
+def _check_turns(turns: tuple[Turn, ...], num_tokens: int, place: str) -> None:
+    bounds = [0, *(turn.end for turn in turns)]
+    if turns and (bounds != sorted(bounds) or bounds[-1] != num_tokens):
+        raise UserError(f"{place}: turns end at {bounds[1:]}, expected them to cover {num_tokens}")
+    for turn, start in zip(turns, bounds, strict=False):
+        if turn.start != start:
+            raise UserError(f"{place}: a turn starts at {turn.start}, expected {start}")

@@ -115,4 +115,5 @@ class ReplayEngine:
             finish_reason=recording.finish_reason,
             weight_versions=(self.weight_version,) * len(recording.token_ids),
             seconds=recording.seconds,
+            turns=recording.turns,
         )

@@ -21,6 +21,9 @@ GROUPS: dict[str, str] = {
     "reward": "Verdicts on the samples of the step.",
     "rollout": "Generation: where the prompts of the step went, and how long responses are.",
     "source": "Prompts of each source, where there are several (docs/sources.md).",
+    "turns": "Episodes with tools: turns of the model, and how episodes ended, of every generated "
+    "sample. The endings add up to the samples.",
+    "tools": "Calls of tools in them.",
     "loss": "The objective, over the loss tokens of the global batch.",
     "mismatch": "How far the trainer's log-probs are from those the engine sampled with.",
     "optim": "The optimizer.",
@@ -52,6 +55,9 @@ METRICS: dict[str, Metric] = {
     "entropy/mean": Metric("nats", "Mean token entropy of the policy."),
     "entropy/surprisal_mean": Metric(
         "nats", "Mean surprisal of the response tokens, a Monte-Carlo estimate of the entropy."
+    ),
+    "entropy/turn_{n}": Metric(
+        "nats", "Mean entropy of the model's first turn, its second, ...; of episodes with tools."
     ),
     "quadrant/pos_high_share": Metric("share", "Positive advantage, high surprisal."),
     "quadrant/pos_low_share": Metric("share", "Positive advantage, low surprisal."),
@@ -123,6 +129,23 @@ METRICS: dict[str, Metric] = {
     "source/{name}/failures": Metric("count", "As reward/failures, of its samples."),
     "source/{name}/response_tokens_mean": Metric("tokens", "Mean length of its responses."),
     "source/{name}/truncated_share": Metric("share", "Its responses cut at the length limit."),
+    "turns/mean": Metric("count", "Turns of the model in an episode."),
+    "turns/void_share": Metric("share", "Turns of the model with neither an answer nor a call."),
+    "turns/put_in_share": Metric(
+        "share", "Response tokens that the policy did not choose: what tools said, and templates."
+    ),
+    "turns/ended_stop": Metric("count", "Samples that ended with an answer."),
+    "turns/ended_length": Metric("count", "At a limit of tokens."),
+    "turns/ended_turns": Metric("count", "At the limit of turns or calls, with another call."),
+    "turns/ended_seconds": Metric("count", "At the limit of time."),
+    "turns/ended_void": Metric("count", "With a void turn, and are not learned from."),
+    "turns/ended_failed": Metric(
+        "count", "Left out: a tool failed for a reason that is not the model's, again and again."
+    ),
+    "tools/calls_mean": Metric("count", "Calls that a sample made."),
+    "tools/used_share": Metric("share", "Samples that made a call."),
+    "tools/invalid_share": Metric("share", "Of the calls that were written, those of no use."),
+    "tools/ok_share": Metric("share", "Of the calls that were made, those that went well."),
     "loss/total": Metric("1", "The minimised loss."),
     "loss/clip_low_share": Metric("share", "Tokens whose ratio is clipped from below."),
     "loss/clip_high_share": Metric("share", "Tokens whose ratio is clipped from above."),
@@ -151,6 +174,9 @@ METRICS: dict[str, Metric] = {
     "optim/lr": Metric("1", "Learning rate of the update."),
     "optim/skipped": Metric("count", "Updates skipped because loss or gradient was not finite."),
     "time/generate_s": Metric("seconds", "Generation and verification."),
+    "time/tools_s": Metric(
+        "seconds", "A sample's wait for its tools, mean; within time/generate_s."
+    ),
     "time/prepass_s": Metric("seconds", "Log-probs and entropies of the policy before the update."),
     "time/update_s": Metric("seconds", "Forward, backward and optimizer."),
     "time/sync_s": Metric("seconds", "New weights to the engine, before the step."),
@@ -199,6 +225,7 @@ METRICS: dict[str, Metric] = {
 
 _PASS_AT = re.compile(r"eval/pass_at_[1-9][0-9]{0,8}")
 _OF_SOURCE = re.compile(rf"((?:eval/)?source)/({SOURCE_NAME})/(.+)")
+_TURN = re.compile(r"entropy/turn_[1-9][0-9]{0,8}")
 _OWN = re.compile(r"own/\w{1,80}(/\w{1,80}){0,4}", re.ASCII)
 
 
@@ -209,6 +236,7 @@ def find_metric(name: str) -> Metric:
         KeyError: the name is not in the glossary.
     """
     key = "own/{name}" if _OWN.fullmatch(name) else name
+    key = "entropy/turn_{n}" if _TURN.fullmatch(name) else key
     if of_source := _OF_SOURCE.fullmatch(name):
         key = f"{of_source[1]}/{{name}}/{of_source[3]}"
     group, _, last = key.rpartition("/")

@@ -142,7 +142,11 @@ def _sample(sample: ShownSample) -> str:
     return (
         f'<article class="{verdict}"><p>{_escaped(facts)}</p>'
         f'<pre class="prompt">{_text(sample.prompt)}</pre>'
-        f"<pre>{_text(sample.response)}</pre></article>"
+        + "".join(
+            f'<pre class="{_escaped(kind)}">{_text(text)}</pre>'
+            for kind, text in sample.turns or [("model", sample.response)]
+        )
+        + "</article>"
     )
 
 
@@ -193,6 +197,7 @@ _PAGE = Template("""<!doctype html>
   pre { margin: 4px 0; font: 12.5px/1.45 ui-monospace, monospace; white-space: pre-wrap;
         overflow-wrap: anywhere; max-height: 22em; overflow-y: auto; }
   pre.prompt { color: #6b727d; }
+  pre.observation, pre.notice { color: #6b727d; background: #f5f6f8; padding: 4px 8px; }
 </style>
 <main>
 <h1>$title</h1>

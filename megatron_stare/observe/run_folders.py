@@ -28,13 +28,17 @@ BAND = 0.25
 
 
 class ShownSample(NamedTuple):
-    """What the report shows of a dumped sample; numbers are NaN where they are unknown."""
+    """What the report shows of a dumped sample; numbers are NaN where they are unknown.
+
+    turns  kind and text of each; of a single one there are none
+    """
 
     prompt: str
     response: str
     finish_reason: str
     reward: float
     correct: float
+    turns: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +190,11 @@ def _shown(line: bytes, place: str) -> ShownSample:
         sample = json.loads(line)
         texts = [sample[field] for field in _TEXTS]
         numbers = [sample[field] for field in _NUMBERS]
+        turns = tuple((str(t["kind"]), str(t["text"])) for t in sample.get("turns", ()))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         wanted = ", ".join(_TEXTS + _NUMBERS)
         raise UserError(f"{place}: expected {wanted} ({error!r:.200})") from None
     for field, text in zip(_TEXTS, texts, strict=True):
         if not isinstance(text, str):
             raise UserError(f"{place}: {field}: expected a text, found {text!r:.80}")
-    return ShownSample(*texts, *(number_or_nan(value) for value in numbers))
+    return ShownSample(*texts, *(number_or_nan(value) for value in numbers), turns=turns)

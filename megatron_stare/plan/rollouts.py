@@ -120,9 +120,9 @@ class SimulatedEngine:
         versions = (self.weight_version,) * grains
         if begun is not None:
             versions = begun.weight_versions + versions
-        tokens = (0,) * len(versions)
+        tokens, mask = (0,) * len(versions), (True,) * len(versions)
         return Sample(
-            request.prompt, request.index, "", tokens, (), (), reason, versions, self.seconds
+            request.prompt, request.index, "", tokens, (), mask, reason, versions, self.seconds
         )
 
 

@@ -86,7 +86,16 @@ class Scorer:
         return " ".join(str(pool.code) for pool in self._pools.values())
 
     def score(self, samples: Sequence[Sample]) -> list[Reward]:
-        """The reward of every sample, in their order."""
+        """The reward of every sample, in their order; none is judged whose tools have failed."""
+        rewards = iter(self._judge([s for s in samples if s.finish_reason != "failed"]))
+        return [
+            Reward(0.0, 0.0, f"tools: {_failure_of(sample)}", 0.0, is_judged=False)
+            if sample.finish_reason == "failed"
+            else next(rewards)
+            for sample in samples
+        ]
+
+    def _judge(self, samples: Sequence[Sample]) -> list[Reward]:
         verdicts = self._verdicts(samples)
         judged = [verdict for verdict in verdicts if verdict.failure is None]
         num_matching = sum(verdict.matches_format for verdict in judged)
@@ -103,7 +112,7 @@ class Scorer:
         found = {}
         for kind in dict.fromkeys(kinds):
             own = [sample for sample, k in zip(samples, kinds, strict=True) if k == kind]
-            items = [(sample.text, sample.prompt.answer) for sample in own]
+            items = [(sample.final_text, sample.prompt.answer) for sample in own]
             found[kind] = iter(self._pools[kind].run(items))
         return [next(found[kind]) for kind in kinds]
 
@@ -139,7 +148,7 @@ class Scorer:
     def _overlong_penalties(self, samples: Sequence[Sample]) -> list[float]:
         if self._config.overlong_buffer_tokens == 0:
             return [0.0] * len(samples)
-        lengths = torch.tensor([len(sample.token_ids) for sample in samples])
+        lengths = torch.tensor([sample.num_chosen for sample in samples])
         return overlong_penalty(
             lengths,
             self._max_response_tokens,
@@ -159,3 +168,7 @@ def _kinds(kind: str, data: Mapping[str, DataConfig]) -> dict[str, str]:
             kinds["reward.kind" if found == kind else own] = found
     is_asked = not data or any(not config.sources for config in data.values())
     return {"reward.kind": kind, **kinds} if is_asked else kinds
+
+
+def _failure_of(sample: Sample) -> str | None:
+    return next((turn.failure for turn in reversed(sample.turns) if turn.failure), None)

@@ -15,13 +15,14 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from megatron_stare.system.records import RecordFile
-from megatron_stare.types import Prompt, Reward, Sample
+from megatron_stare.types import Prompt, Reward, Sample, turns_from_plain, turns_to_plain
 
 Key = tuple[str, int]
 """Of a sample in a step: its prompt's uid, and its index."""
@@ -48,9 +49,9 @@ class Banked:
     fields: dict[str, Any]
 
     @property
-    def weight_versions(self) -> tuple[int, ...]:
+    def versions(self) -> set[int]:
         """See `Sample`."""
-        return self.fields["weight_versions"]
+        return set(compress(self.fields["weight_versions"], self.fields["loss_mask"]))
 
     def sample(self, prompt: Prompt) -> Sample:
         """The sample, of the prompt that it is asked for."""
@@ -158,8 +159,9 @@ class Bank:
             rewards = {(uid, index): Reward(**reward) for uid, index, reward in fields["rewards"]}
             self._rewards |= rewards
             return
-        if fields.keys() != _HEAD:
+        if fields.keys() - {"turns"} != _HEAD:
             raise ValueError("no sample")
+        fields |= turns_from_plain(fields)
         key = (fields.pop("uid"), fields["index"])
         sample = Banked(fields | _read_arrays(arrays, fields.pop("num_tokens")))
         self.forget_sample(key)
@@ -181,6 +183,7 @@ def _sample_record(sample: Sample) -> tuple[dict[str, Any], bytes]:
         "finish_reason": sample.finish_reason,
         "seconds": sample.seconds,
         "num_tokens": len(sample.token_ids),
+        **turns_to_plain(sample.turns),
     }
     return head, b"".join(np.array(getattr(sample, name), d).tobytes() for name, d in _ARRAYS)
 

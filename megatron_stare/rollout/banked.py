@@ -110,8 +110,7 @@ class BankedEngine:
 
     def _is_usable(self, sample: Banked) -> bool:
         oldest = self._bank.step - 1 - self._max_staleness
-        versions = sample.weight_versions
-        return all(oldest <= version <= self.weight_version for version in set(versions))
+        return all(oldest <= version <= self.weight_version for version in sample.versions)
 
 
 class BankedScorer:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_stare.system.folders import replacing_file
-from megatron_stare.types import Group, Reward, Sample
+from megatron_stare.types import Group, Reward, Sample, turns_to_plain
 
 
 def dump_samples(
@@ -85,4 +85,5 @@ def _record(
         "token_ids": sample.token_ids,
         "logprobs": [None if math.isnan(value) else value for value in sample.logprobs],
         "loss_mask": sample.loss_mask,
+        **turns_to_plain(sample.turns),
     }

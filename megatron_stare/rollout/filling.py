@@ -61,7 +61,7 @@ class Filling:
         group = self.growing[sample.prompt.uid]
         begun = group.samples.get(sample.index)
         group.take(sample)
-        self.num_tokens += len(sample.token_ids) - (0 if begun is None else len(begun.token_ids))
+        self.num_tokens += sample.num_chosen - (0 if begun is None else begun.num_chosen)
 
     def take_whole(self) -> list[GrowingGroup]:
         """Remove the whole groups from those that grow, in the order they were drawn."""

@@ -40,8 +40,7 @@ class GrowingGroup:
     @property
     def oldest_version(self) -> int | None:
         """Of the weights that any of its tokens was sampled under; None without tokens."""
-        versions = (min(s.weight_versions) for s in self.samples.values() if s.weight_versions)
-        return min(versions, default=None)
+        return min(set().union(*(s.versions for s in self.samples.values())), default=None)
 
     def requests(self) -> list[Request]:
         """What it takes to make it whole."""

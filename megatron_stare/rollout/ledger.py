@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Literal, get_args
 
-from megatron_stare.types import Prompt
+from megatron_stare.types import FinishReason, Prompt, Sample
 
 Ending = Literal["completed", "filtered", "failed", "aborted", "carried"]
 """completed: its group is in the batch; filtered: its group was dropped; failed: the engine did not
@@ -55,3 +55,13 @@ class Ledger:
             raise RuntimeError(f"{len(lost)} prompts have no ending: {', '.join(lost[:5])}")
         counts = Counter(self._endings.values())
         return {ending: counts[ending] for ending in get_args(Ending)}
+
+
+def endings_of(samples: Iterable[Sample]) -> dict[FinishReason, int]:
+    """Samples by how they ended; RuntimeError naming one that has not."""
+    counts: Counter[FinishReason] = Counter()
+    for sample in samples:
+        if sample.finish_reason == "aborted":
+            raise RuntimeError(f"sample {sample.index} of prompt {sample.prompt.uid} has no ending")
+        counts[sample.finish_reason] += 1
+    return {reason: counts[reason] for reason in get_args(FinishReason) if reason != "aborted"}

@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from megatron_stare.rollout.groups import GrowingGroup
-from megatron_stare.types import Group, Prompt, Reward, Sample
+from megatron_stare.types import Group, Prompt, Reward, Sample, turns_from_plain, turns_to_plain
 
 
 def group_to_plain(group: Group | GrowingGroup) -> dict[str, Any]:
@@ -20,13 +20,16 @@ def group_to_plain(group: Group | GrowingGroup) -> dict[str, Any]:
     plain_samples = [_plain(sample) for sample in samples]
     for sample in plain_samples:
         del sample["prompt"]
+        sample |= turns_to_plain(sample.pop("turns"))
     return {"prompt": _plain(group.prompt), "samples": plain_samples, **whole}
 
 
 def group_from_plain(plain: dict[str, Any]) -> Group | GrowingGroup:
     """The group that `group_to_plain` was given."""
     prompt = Prompt(**plain["prompt"])
-    samples = [Sample(prompt=prompt, **sample) for sample in plain["samples"]]
+    samples = [
+        Sample(prompt=prompt, **sample | turns_from_plain(sample)) for sample in plain["samples"]
+    ]
     if "size" in plain:
         return GrowingGroup(prompt, plain["size"], {sample.index: sample for sample in samples})
     return Group(prompt, tuple(samples), tuple(Reward(**reward) for reward in plain["rewards"]))

@@ -38,6 +38,7 @@ from megatron_stare.rollout.statistics import (
     source_statistics,
     staleness_statistics,
 )
+from megatron_stare.rollout.turn_statistics import turn_statistics
 from megatron_stare.types import Group, Prompt, Sample
 
 
@@ -273,6 +274,7 @@ class Sampler:
             "rollout/rounds": float(num_rounds),
             "rollout/generated_tokens": float(filling.num_tokens),
             **group_statistics(generated),
+            **turn_statistics([sample for group in generated for sample in group.samples]),
             **staleness_statistics(groups, step),
             **demonstration_statistics(groups),
             **propensity_statistics(judged),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import compress
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def group_statistics(groups: Sequence[Group]) -> dict[str, float]:
         "reward/solve_none": num_none / len(comparable),
         "reward/signal_share": _mean([has_signal(verdicts) for verdicts in _verdicts(groups)]),
         "reward/distinct_answers": _mean([_num_answers(group) for group in groups]),
-        "reward/tail_share": _mean([bool(tail(s.text)) for g in groups for s in g.samples]),
+        "reward/tail_share": _mean([bool(tail(s.final_text)) for g in groups for s in g.samples]),
         "reward/failures": float(count_failures(groups)),
         "rollout/response_tokens_p95": float(np.percentile(_lengths(groups), 95)),
         **length_statistics("rollout", groups),
@@ -50,9 +51,8 @@ def staleness_statistics(groups: Sequence[Group], step: int) -> dict[str, float]
 
     0 where a token was sampled under the weights that the step starts from.
     """
-    versions = np.concatenate(
-        [sample.weight_versions for group in groups for sample in group.judged.samples]
-    )
+    samples = [sample for group in groups for sample in group.judged.samples]
+    versions = np.array([v for s in samples for v in compress(s.weight_versions, s.loss_mask)])
     staleness = step - 1 - versions
     return {
         "rollout/staleness_mean": float(staleness.mean()),
@@ -144,11 +144,11 @@ def _verdicts(groups: Sequence[Group]) -> list[list[float]]:
 
 
 def _num_answers(group: Group) -> int:
-    return len({stated_answer(sample.text) for sample in group.samples})
+    return len({stated_answer(sample.final_text) for sample in group.samples})
 
 
 def _lengths(groups: Sequence[Group]) -> list[int]:
-    return [len(sample.token_ids) for group in groups for sample in group.samples]
+    return [sample.num_chosen for group in groups for sample in group.samples]
 
 
 def _mean(values: Sequence[float]) -> float:

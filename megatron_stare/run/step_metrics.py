@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from megatron_stare.algorithms.batch_stats import Grouping
 from megatron_stare.algorithms.hooks import Step
 from megatron_stare.algorithms.losses import importance_ratios
 from megatron_stare.algorithms.needs import OLD, ROLLOUT
@@ -18,6 +19,7 @@ def token_metrics(step: Step) -> dict[str, float]:
     return {
         "entropy/mean": float(stats.mean(scores.entropies)),
         "entropy/surprisal_mean": float(stats.mean(-scores.logprobs)),
+        **_entropy_by_turn(step),
         **_mismatch_metrics(step),
     }
 
@@ -43,6 +45,14 @@ def update_metrics(results: Sequence[UpdateResult]) -> dict[str, float]:
         "optim/lr": results[-1].lr,
         "optim/skipped": float(sum(result.skipped for result in results)),
     }
+
+
+def _entropy_by_turn(step: Step) -> dict[str, float]:
+    """Of the model's first turn, its second, and so on; nothing where all samples are single."""
+    if step.rollouts.turns is None:
+        return {}
+    means = step.by(Grouping.by_turn_number).mean(step[OLD].entropies)
+    return {f"entropy/turn_{number}": mean for number, mean in enumerate(means.tolist(), start=1)}
 
 
 def _mismatch_metrics(step: Step) -> dict[str, float]:

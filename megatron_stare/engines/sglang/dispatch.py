@@ -4,6 +4,7 @@
        ^                                      |
        +---- fewer than max_attempts ---------+--> given up
 
+A sample that goes on runs where it ran last, whose cache has what it begins with, if there is room.
 A server that fails a request gets no more until it is seen to generate under the right weights.
 Everything here runs in one event loop, and goes on whether or not somebody waits for an answer.
 """
@@ -75,9 +76,9 @@ class _Ask:
 class Dispatcher:
     """The requests of one call, on servers of a pool that have weights `version`.
 
-    `start` sends them, `next` gives the answers one by one, `interrupt` has what is running come as
-    it stands, `cancel` stops everything. Requests that are given up never come. `report` is told of
-    servers that fail and of requests that are given up.
+    `start` sends them, `add` further ones, `next` gives the answers one by one, `interrupt` has
+    what is running come as it stands, `cancel` stops everything. Requests that are given up never
+    come. `report` is told of servers that fail and of requests that are given up.
     """
 
     def __init__(
@@ -95,6 +96,8 @@ class Dispatcher:
         self._config = config
         self._report = report
         self._asks: dict[asyncio.Task[None], _Ask] = {}
+        self._holders: dict[tuple[str, int], Server] = {}
+        """Where each sample ran last: under these weights, its prefix is in that server's cache."""
         self._chores: set[asyncio.Task[None]] = set()
         """Tasks that look after servers."""
         self._watching: asyncio.Task[None] | None = None
@@ -112,8 +115,23 @@ class Dispatcher:
         self._watching = self._begin(self._watch.run())
         self._go_on()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way, and every answer was given."""
+        return not (self._asks or self._chores or self._waiting) and self._arrived.empty()
+
+    async def add(self, attempts: Iterable[Attempt]) -> None:
+        """Send more, unless interrupted."""
+        if not self._is_interrupted:
+            self._waiting.extend(attempts)
+        self._go_on()
+
+    async def wake(self) -> None:
+        """Have `next` give None, whatever is under way."""
+        self._arrived.put_nowait(None)
+
     async def next(self) -> Answered | None:
-        """The next answer, in the order they arrive; None after the last.
+        """The next answer, in the order they arrive; None after the last, and when woken.
 
         Raises:
             UserError: a server refuses a request, no server is left, or nothing has come for
@@ -166,18 +184,25 @@ class Dispatcher:
 
     def _send(self) -> None:
         num_asks = Counter(ask.server for ask in self._asks.values())
-        while self._waiting and (server := self._least_busy(num_asks)) is not None:
+        while self._waiting and (server := self._best(self._waiting[0], num_asks)) is not None:
             num_asks[server] += 1
             attempt = self._waiting.popleft()
             request = attempt.request
+            self._holders[request.key] = server
             # Never twice, also beside what a server has not yet dropped.
             request_id = f"{request.prompt.uid}:{request.index}:{uuid4().hex}"
             ask = _Ask(attempt, server, request_id, asyncio.get_running_loop().time())
             self._asks[self._begin(self._ask(ask))] = ask
 
-    def _least_busy(self, num_asks: Counter[Server]) -> Server | None:
+    def _best(self, attempt: Attempt, num_asks: Counter[Server]) -> Server | None:
+        """The server that holds what the sample begins with; else the least busy one."""
         free = [t for t in self._pool.targets if num_asks[t] < t.max_requests]
-        return min(free, key=lambda server: num_asks[server], default=None)
+        holder = self._holders.get(attempt.request.key)
+        return (
+            holder
+            if holder in free
+            else min(free, key=lambda server: num_asks[server], default=None)
+        )
 
     def _begin(self, action: Awaitable[None]) -> asyncio.Task[None]:
         async def act() -> None:
@@ -242,6 +267,7 @@ class Dispatcher:
     def _take_back(self, attempt: Attempt, *, counts: bool = True) -> None:
         """Have a failed request wait again, before the others."""
         again = replace(attempt, number=attempt.number + counts)
+        self._holders.pop(attempt.request.key, None)
         if self._is_interrupted:
             return
         if again.number < self._config.max_attempts:

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.config.rollout import SamplingConfig, ServersConfig
-from megatron_stare.engines.engine import Request
+from megatron_stare.engines.engine import NO_MORE, More, Request
 from megatron_stare.engines.randomness import derive_seed
 from megatron_stare.engines.sglang.client import sampling_parameters
 from megatron_stare.engines.sglang.dispatch import Answered, Attempt, Dispatcher
@@ -78,11 +78,17 @@ class SGLangEngine:
             raise
 
     def generate(
-        self, requests: Sequence[Request], sampling: SamplingConfig, *, seed: int
+        self,
+        requests: Sequence[Request],
+        sampling: SamplingConfig,
+        *,
+        seed: int,
+        more: More = NO_MORE,
     ) -> Generator[Sample, None, None]:
         """See `Engine`. Log-probs are of the whole distribution at the temperature.
 
-        A sample is a function of its seed on servers with deterministic inference only.
+        A sample is a function of its seed on servers with deterministic inference only. Further
+        requests are sent as soon as they are known.
 
         Raises:
             UserError: a prompt has a token outside the vocabulary, a server refuses a request, no
@@ -98,12 +104,26 @@ class SGLangEngine:
         )
         self._event_loop.run(dispatcher.start())
         self._dispatcher = dispatcher
+        more.when_known(lambda: self._event_loop.run(dispatcher.wake()))
         try:
-            while (answered := self._event_loop.run(dispatcher.next())) is not None:
-                yield self._sample(answered)
+            while True:
+                answered = self._event_loop.run(dispatcher.next())
+                if answered is not None:
+                    yield self._sample(answered)
+                is_idle = answered is None and dispatcher.is_idle
+                known = more.take("any" if is_idle else "no")
+                if known:
+                    attempts = [self._attempt(request, sampling, seed) for request in known]
+                    self._event_loop.run(dispatcher.add(attempts))
+                elif is_idle:
+                    return
         finally:
             self._dispatcher = None
             self._event_loop.run(dispatcher.cancel())
+
+    def batches(self, requests: Sequence[Request]) -> list[list[Request]]:
+        """All of them: what runs beside a sample does not matter to it."""
+        return [list(requests)]
 
     def interrupt(self) -> None:
         """See `Engine`: what was sent to a server comes, with the tokens it has."""
@@ -147,15 +167,14 @@ class SGLangEngine:
         self._event_loop.close()
 
     def _attempt(self, request: Request, sampling: SamplingConfig, seed: int) -> Attempt:
-        prompt, begun = request.prompt, request.begun
-        token_ids = () if begun is None else begun.token_ids
+        prompt = request.prompt
         return Attempt(
             request,
-            prompt.token_ids + token_ids,
+            prompt.token_ids + request.behind_prompt,
             sampling_parameters(
                 sampling,
-                self._stop_ids,
-                max_new_tokens=sampling.max_response_tokens - len(token_ids),
+                self._stop_ids if request.stop_ids is None else request.stop_ids,
+                max_new_tokens=request.room(sampling),
                 seed=derive_seed(seed, prompt.uid, request.index),
             ),
         )
@@ -171,20 +190,12 @@ class SGLangEngine:
                 )
 
     def _sample(self, answered: Answered) -> Sample:
-        request, generation = answered.request, answered.generation
-        token_ids, logprobs = generation.token_ids, generation.logprobs
-        versions, seconds = (self.weight_version,) * len(token_ids), answered.seconds
-        if (begun := request.begun) is not None:
-            token_ids, logprobs = begun.token_ids + token_ids, begun.logprobs + logprobs
-            versions, seconds = begun.weight_versions + versions, begun.seconds + seconds
-        return Sample(
-            prompt=request.prompt,
-            index=request.index,
-            text=str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True)),
-            token_ids=token_ids,
-            logprobs=logprobs,
-            loss_mask=(True,) * len(token_ids),
-            finish_reason=generation.finish_reason,
-            weight_versions=versions,
-            seconds=seconds,
+        generation = answered.generation
+        return answered.request.answered(
+            generation.token_ids,
+            generation.logprobs,
+            generation.finish_reason,
+            version=self.weight_version,
+            seconds=answered.seconds,
+            tokenizer=self._tokenizer,
         )

@@ -1,11 +1,14 @@
 """The embedded engine on tiny models: right log-probs, reproducible samples, strict weights."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.engines.embedded import EmbeddedEngine
+from megatron_stare.engines.engine import Request
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.stop_tokens import stop_token_ids
 from tests.models import EOS_ID, VOCAB_SIZE, hf_tensors, make_hf_folder
@@ -169,6 +172,102 @@ def test_the_engine_leaves_torch_as_it_found_it(folder):
     for _ in make_engine(folder).generate(requests_of(PROMPTS, 1), SAMPLING, seed=1):
         assert not torch.is_inference_mode_enabled(), "a consumer must be able to train"
     torch.testing.assert_close(torch.rand(4), expected)
+
+
+def begun_at(sample, length: int) -> Request:
+    """What is asked of a sample that was stopped there; its last tokens are somebody else's."""
+    tokens = slice(0, length)
+    mask = tuple(place < length - 2 for place in range(length))
+    fields = {name: getattr(sample, name)[tokens] for name in ("token_ids", "logprobs")}
+    versions = sample.weight_versions[tokens]
+    begun = replace(
+        sample, **fields, loss_mask=mask, weight_versions=versions, finish_reason="aborted"
+    )
+    return Request(sample.prompt, sample.index, begun)
+
+
+def test_what_goes_on_draws_the_tokens_that_it_would_have(engine, samples):
+    """From any place, be it in the middle of a batch in which others have just begun."""
+    long = [sample for sample in samples.values() if len(sample.token_ids) > 6]
+    requests = [begun_at(s, 3 + place % 4) for place, s in enumerate(long)]
+    requests += [Request(s.prompt, s.index) for s in samples.values() if s not in long]
+    found = {(s.prompt.uid, s.index): s for s in engine.generate(requests, SAMPLING, seed=1)}
+    assert len(long) > 10
+    assert token_ids(found) == token_ids(samples)
+    for request in requests:
+        sample, expected = found[request.key], samples[request.key]
+        torch.testing.assert_close(
+            torch.tensor(sample.logprobs), torch.tensor(expected.logprobs), rtol=0, atol=1e-5
+        )
+        assert (sample.text, sample.finish_reason) == (expected.text, expected.finish_reason)
+        if request.begun is not None:
+            before = request.begun.loss_mask
+            assert sample.loss_mask == before + (True,) * (len(sample.token_ids) - len(before))
+
+
+def test_siblings_that_have_gone_the_same_way_share_it(engine, samples):
+    """And one of them stands where all of them do: it has nothing behind what is shared."""
+    way = samples[PROMPTS[0].uid, 0]
+    siblings = [replace(way, index=index) for index in range(9, 13)]
+    requests = [begun_at(s, length) for s, length in zip(siblings, (5, 4, 5, 6), strict=True)]
+    alone = [next(engine.generate([request], SAMPLING, seed=1)) for request in requests]
+    together = {s.index: s for s in engine.generate(requests, SAMPLING, seed=1)}
+    assert [together[sample.index].token_ids for sample in alone] == [s.token_ids for s in alone]
+
+
+def test_each_request_may_have_limits_and_ends_of_its_own(engine, samples):
+    (key, first), (other, second) = list(samples.items())[:2]
+    stop = first.token_ids[4]
+    place = first.token_ids.index(stop)
+    limited = Request(second.prompt, second.index, max_tokens=3)
+    ended = Request(first.prompt, first.index, stop_ids=(stop,))
+    found = {s.index: s for s in engine.generate([limited, ended], SAMPLING, seed=1)}
+    assert found[other[1]].token_ids == second.token_ids[:3]
+    assert found[other[1]].finish_reason == "length"
+    assert found[key[1]].token_ids == first.token_ids[: place + 1]
+    assert found[key[1]].finish_reason == "stop"
+
+
+def test_what_is_stopped_comes_as_it_stands_and_goes_on_from_there(engine, samples):
+    stopped = []
+    for sample in engine.generate(requests_of(PROMPTS, 8), SAMPLING, seed=1):
+        stopped.append(sample)
+        engine.interrupt()
+    running = [sample for sample in stopped if sample.finish_reason == "aborted"]
+    assert len(stopped) == 32
+    assert running
+    assert all(sample.token_ids for sample in running)
+    requests = [Request(sample.prompt, sample.index, sample) for sample in running]
+    rest = list(engine.generate(requests, SAMPLING, seed=1))
+    whole = [sample for sample in stopped if sample.finish_reason != "aborted"] + rest
+    assert token_ids({(s.prompt.uid, s.index): s for s in whole}) == token_ids(samples)
+
+
+class Follow:
+    """Asks once more for each sample that ended at its limit."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Request] = []
+
+    def take(self, wait: str) -> list[Request]:
+        waiting, self.waiting = self.waiting, []
+        return waiting
+
+    def when_known(self, tell) -> None:
+        pass
+
+
+def test_answers_may_lead_to_further_requests(engine, samples):
+    follow, found = Follow(), {}
+    first = [Request(s.prompt, s.index, max_tokens=4) for s in samples.values()]
+    for sample in engine.generate(first, SAMPLING, seed=1, more=follow):
+        is_cut = sample.finish_reason == "length" and len(sample.token_ids) < 40
+        if is_cut:
+            aborted = replace(sample, finish_reason="aborted")
+            follow.waiting.append(Request(sample.prompt, sample.index, aborted, max_tokens=20))
+        else:
+            found[sample.prompt.uid, sample.index] = sample
+    assert token_ids(found) == token_ids(samples)
 
 
 def test_ids_of_the_vocabulary_only(samples):

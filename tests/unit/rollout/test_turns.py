@@ -1,0 +1,150 @@
+"""Turns of a response: kept wherever samples are, and what is put in counts for nothing."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from megatron_stare.config.rollout import SamplingConfig
+from megatron_stare.engines.replay import ReplayEngine
+from megatron_stare.errors import UserError
+from megatron_stare.rollout.bank import Bank
+from megatron_stare.rollout.dump import dump_samples
+from megatron_stare.rollout.groups import GrowingGroup
+from megatron_stare.rollout.plain import group_from_plain, group_to_plain
+from megatron_stare.rollout.statistics import group_statistics, staleness_statistics
+from megatron_stare.types import Group, Reward, RolloutBatch, Sample, Turn
+from tests.models import VOCAB_SIZE
+from tests.requests_of import requests_of
+from tests.unit.rollout.problems import TOKENIZER, make_prompt, make_sample, write_jsonl
+
+PROMPT = make_prompt("6 * 7 = ")
+TURNS = (
+    Turn(0, 4, "model", "call", "call", num_calls=1),
+    Turn(4, 7, "observation", "42.", num_ok=1, seconds=0.5),
+    Turn(7, 12, "model", "is 42", "answer"),
+)
+
+
+def episode(index: int = 0, **fields) -> Sample:
+    settings = {
+        "token_ids": tuple(TOKENIZER.encode("call42.is 42")),
+        "loss_mask": (True,) * 4 + (False,) * 3 + (True,) * 5,
+        "weight_versions": (2,) * 4 + (-1,) * 3 + (3,) * 5,
+        "turns": TURNS,
+    }
+    return make_sample(PROMPT, index, "call42.is 42", **(settings | fields))
+
+
+def group_of(*samples: Sample) -> Group:
+    return Group(samples[0].prompt, samples, (Reward(1.0, 1.0, None, 0.0),) * len(samples))
+
+
+def test_what_is_judged_is_the_models_last_turn():
+    assert episode().final_text == "is 42"
+    assert make_sample(PROMPT, 0, "42").final_text == "42"
+
+
+def test_a_batch_numbers_the_turns_of_its_tokens():
+    batch = RolloutBatch.from_groups([group_of(episode(), make_sample(PROMPT, 1, "no"))])
+    assert batch.turn_numbers.tolist() == [0] * 7 + [1] * 5 + [0] * 3
+    assert batch.loss_mask.tolist() == [True] * 4 + [False] * 3 + [True] * 8
+    assert RolloutBatch.from_groups([group_of(make_sample(PROMPT, 0, "no"))]).turns is None
+
+
+def test_nothing_is_learned_from_a_sample_that_ended_void():
+    void = episode(1, finish_reason="void")
+    batch = RolloutBatch.from_groups([group_of(episode(), void)])
+    assert batch.num_loss_tokens.tolist() == [9, 0]
+    assert batch.rewards.tolist() == [1, 1]
+
+
+def test_dumps_keep_turns_and_are_replayed_with_them(tmp_path):
+    path = tmp_path / "samples" / "step_000001.jsonl"
+    plain = make_sample(PROMPT, 1, "no")
+    dump_samples(path, [group_of(episode(finish_reason="turns"), plain)], [0.0, 0.0])
+    first, second = map(json.loads, path.read_text().splitlines())
+    assert first["turns"][1] == {
+        "start": 4,
+        "end": 7,
+        "kind": "observation",
+        "text": "42.",
+        "taken_as": "",
+        "num_calls": 0,
+        "num_invalid": 0,
+        "num_ok": 1,
+        "seconds": 0.5,
+        "failure": None,
+    }
+    assert "turns" not in second
+    engine = ReplayEngine(path, TOKENIZER, vocab_size=VOCAB_SIZE)
+    found = list(engine.generate(requests_of([PROMPT], 2), SamplingConfig(), seed=0))
+    assert [(sample.turns, sample.finish_reason) for sample in found] == [
+        (TURNS, "turns"),
+        ((), "stop"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("turns", "message"),
+    [
+        (
+            [{"start": 0, "end": 2, "kind": "model"}],
+            r"turns end at \[2\], expected them to cover 3",
+        ),
+        (
+            [{"start": 0, "end": 1, "kind": "model"}, {"start": 2, "end": 3, "kind": "model"}],
+            "a turn starts at 2, expected 1",
+        ),
+        ([{"start": 0, "end": 3, "kind": "user"}], "turns.0.kind"),
+    ],
+)
+def test_recorded_turns_have_to_be_the_response(tmp_path, turns, message):
+    row = {"prompt": "a", "response": "no", "turns": turns}
+    path = write_jsonl(tmp_path / "recorded.jsonl", [row])
+    with pytest.raises(UserError, match=rf"recorded\.jsonl:1: .*{message}"):
+        ReplayEngine(path, TOKENIZER, vocab_size=VOCAB_SIZE)
+
+
+def test_checkpoints_keep_turns_and_those_without_any_are_read():
+    group = group_of(episode(), make_sample(PROMPT, 1, "no"))
+    plain = json.loads(json.dumps(group_to_plain(group)))
+    assert "turns" not in plain["samples"][1]
+    found = group_from_plain(plain)
+    assert [sample.turns for sample in found.samples] == [TURNS, ()]
+
+
+def test_the_bank_keeps_turns(tmp_path):
+    bank = Bank(tmp_path, "ours", report=pytest.fail)
+    (tmp_path).mkdir(exist_ok=True)
+    bank.begin(1, {})
+    for sample in (episode(), make_sample(PROMPT, 1, "no")):
+        bank.add_sample(sample)
+    bank.close()
+    again = Bank(tmp_path, "ours", report=pytest.fail)
+    again.begin(1, {})
+    found = [banked.sample(PROMPT) for banked in again.samples.values()]
+    again.close()
+    assert [(sample.turns, sample.versions) for sample in found] == [(TURNS, {2, 3}), ((), {3})]
+
+
+@pytest.mark.parametrize("version", [-1, 0, 99])
+def test_whatever_version_is_put_under_the_mask_changes_nothing(version):
+    """Nor does its length: a response is as long as what the policy chose."""
+    sample = episode(weight_versions=(2,) * 4 + (version,) * 3 + (3,) * 5)
+    longer = replace(
+        sample,
+        token_ids=(*sample.token_ids, 65, 65),
+        logprobs=(*sample.logprobs, 0.0, 0.0),
+        loss_mask=(*sample.loss_mask, False, False),
+        weight_versions=(*sample.weight_versions, version, version),
+        turns=(*TURNS, Turn(12, 14, "notice", "AA")),
+    )
+    chosen = make_sample(
+        PROMPT, 0, "is 42", token_ids=(1,) * 9, weight_versions=(2,) * 4 + (3,) * 5
+    )
+    for found in (sample, longer):
+        assert GrowingGroup(PROMPT, 1, {0: found}).oldest_version == 2
+        groups, expected = [group_of(found)], [group_of(chosen)]
+        assert staleness_statistics(groups, 4) == staleness_statistics(expected, 4)
+        assert group_statistics(groups) == group_statistics(expected)
