@@ -33,11 +33,13 @@ def evaluate_folder(config: EvalConfig) -> dict[str, float]:
             seed=config.run.seed,
             max_batch_sequences=config.eval.max_batch_sequences,
             max_response_tokens=config.eval.max_response_tokens,
+            workflow=config.workflow,
+            tools=config.tools,
         ) as rollouts,
         progress.phase("evaluate") as advance,
     ):
         evaluation = evaluate(
-            rollouts.engine,
+            rollouts.player,
             rollouts.problems,
             rollouts.scorer,
             config.eval,

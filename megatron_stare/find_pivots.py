@@ -12,6 +12,8 @@ from typing import Any
 
 from megatron_stare.config.data import DataConfig
 from megatron_stare.config.pivots import PivotsConfig
+from megatron_stare.config.tools import ToolsConfig
+from megatron_stare.config.workflow import WorkflowConfig
 from megatron_stare.data.states import states_of, write_states
 from megatron_stare.data.tables import build_rows
 from megatron_stare.data.tokenizer import load_tokenizer
@@ -52,6 +54,8 @@ def find_pivots(config: PivotsConfig) -> dict[str, int]:
             seed=config.run.seed,
             max_batch_sequences=section.max_batch_sequences,
             max_response_tokens=section.max_response_tokens,
+            workflow=WorkflowConfig(),  # Its continuations are single turns.
+            tools=ToolsConfig(),
         ) as rollouts:
             # Of like length together: less padding.
             states = sorted(rollouts.problems, key=lambda prompt: len(prompt.token_ids))

@@ -28,6 +28,8 @@ from megatron_stare.config.run import (
     check_apart,
 )
 from megatron_stare.config.slurm import SlurmConfig
+from megatron_stare.config.tools import ToolsConfig
+from megatron_stare.config.workflow import WorkflowConfig, check_workflow
 from megatron_stare.system.settings import Settings
 from megatron_stare.system.values import BatchCount, Count, CountOrZero
 
@@ -70,6 +72,8 @@ class TrainConfig(Settings):
     parallel: ParallelConfig = ParallelConfig()
     data: DataConfig
     rollout: RolloutConfig = RolloutConfig()
+    workflow: WorkflowConfig = WorkflowConfig()
+    tools: ToolsConfig = ToolsConfig()
     reward: RewardConfig = RewardConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     optim: OptimConfig = OptimConfig()
@@ -157,6 +161,7 @@ class TrainConfig(Settings):
     @model_validator(mode="after")
     def _fields_fit_together(self) -> TrainConfig:
         check_apart(self.run.dir, self.model.path)
+        check_workflow(self.workflow, self.tools, [d for d in (self.data, self.eval.data) if d])
         rollout, updates = self.rollout, self.train.updates_per_step
         if self.eval.every and self.eval.data is None:
             raise ValueError(
@@ -262,5 +267,12 @@ class EvalConfig(Settings):
     run: RunConfig = RunConfig()
     model: ModelConfig
     reward: RewardConfig = RewardConfig()
+    workflow: WorkflowConfig = WorkflowConfig()
+    tools: ToolsConfig = ToolsConfig()
     eval: EvalSection
     log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _tools_can_be_called(self) -> EvalConfig:
+        check_workflow(self.workflow, self.tools, [self.eval.data] if self.eval.data else [])
+        return self

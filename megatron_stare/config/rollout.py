@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from megatron_stare.config.workflow import TurnsConfig
 from megatron_stare.system.settings import Settings
 from megatron_stare.system.values import (
     BatchCount,
@@ -35,6 +36,8 @@ class SamplingConfig(Settings):
     """Keep the k likeliest tokens; 0 keeps all."""
     max_response_tokens: Count = 1024
     """Length limit of a response."""
+    turns: TurnsConfig = TurnsConfig()
+    """Further limits, where a response has several turns (`workflow.format`)."""
 
 
 def _with_program_expanded(command: tuple[str, ...]) -> tuple[str, ...]:

@@ -67,6 +67,7 @@ class PromptSet:
         max_demonstration_tokens: int = sys.maxsize,
         source: str = "",
         table: Table | None = None,
+        tools: Sequence[dict[str, Any]] = (),
     ) -> None:
         self._prefix = f"{source}:" if source else ""
         self._source = source
@@ -76,6 +77,7 @@ class PromptSet:
             tokenizer,
             system_prompt=config.system_prompt,
             parse_special_tokens=config.parse_special_tokens,
+            tools=tools,
         )
         self.form = template.form
 

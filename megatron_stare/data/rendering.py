@@ -43,9 +43,14 @@ class Chat:
 
 
 def render_chats(
-    tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat]
+    tokenizer: PreTrainedTokenizerBase,
+    chats: Sequence[Chat],
+    tools: Sequence[dict[str, Any]] = (),
 ) -> list[str | UnusableRow]:
     """The text of each conversation by the tokenizer's chat template, or why it has none.
+
+    Args:
+        tools: schemas of what may be called, for the template to write.
 
     Raises:
         UserError: the template is malformed, or takes more computing time or memory than any
@@ -55,7 +60,7 @@ def render_chats(
         return []
     fork = multiprocessing.get_context("fork")
     receiver, sender = fork.Pipe(duplex=False)
-    process = fork.Process(target=_render_all, args=(sender, tokenizer, chats), daemon=True)
+    process = fork.Process(target=_render_all, args=(sender, tokenizer, chats, tools), daemon=True)
     with stop_signals.kept_from_children():
         process.start()
     sender.close()
@@ -89,7 +94,10 @@ def _how_it_ended(process: Any) -> str:
 
 
 def _render_all(
-    sender: Connection, tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat]
+    sender: Connection,
+    tokenizer: PreTrainedTokenizerBase,
+    chats: Sequence[Chat],
+    tools: Sequence[dict[str, Any]],
 ) -> None:
     """In the process: send (text, reason, problem) of each, of which one is given."""
     stop_signals.ignore()
@@ -100,15 +108,18 @@ def _render_all(
     for chat in chats:
         left, _ = signal.getitimer(signal.ITIMER_PROF)
         signal.setitimer(signal.ITIMER_PROF, left + _SECONDS_A_CHAT)
-        sender.send(_render(tokenizer, chat))
+        sender.send(_render(tokenizer, chat, tools))
 
 
 def _render(
-    tokenizer: PreTrainedTokenizerBase, chat: Chat
+    tokenizer: PreTrainedTokenizerBase, chat: Chat, tools: Sequence[dict[str, Any]]
 ) -> tuple[str | None, str | None, str | None]:
     try:
         text = tokenizer.apply_chat_template(
-            chat.messages, tokenize=False, add_generation_prompt=chat.is_asked
+            chat.messages,
+            tools=list(tools) or None,
+            tokenize=False,
+            add_generation_prompt=chat.is_asked,
         )
     except MemoryError:
         return None, None, f"takes more than {_MEMORY_BYTES / 2**30:g} GiB of memory"

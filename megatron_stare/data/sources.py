@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Sequence
 from itertools import chain, zip_longest
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -21,6 +23,7 @@ def open_prompt_sets(
     key: str,
     seed: int,
     max_demonstration_tokens: int = sys.maxsize,
+    tools: Sequence[dict[str, Any]] = (),
 ) -> dict[str, PromptSet]:
     """A prompt set of each source, by name; of one file alone under an empty name.
 
@@ -29,6 +32,7 @@ def open_prompt_sets(
     Args:
         key: of `config`, for messages: `data` or `eval.data`.
         seed: of the run.
+        tools: schemas for the chat template to write.
 
     Raises:
         UserError: a file or a task is none to ask prompts of.
@@ -45,6 +49,7 @@ def open_prompt_sets(
             max_demonstration_tokens=max_demonstration_tokens,
             source=name,
             table=table,
+            tools=tools,
         )
     return sets
 

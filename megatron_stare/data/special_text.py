@@ -25,9 +25,14 @@ _BEGIN = "\ufdd0"
 
 
 class SpecialText:
-    """The special tokens of a tokenizer, told apart from texts that look like them."""
+    """The special tokens of a tokenizer, told apart from texts that look like them.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    Args:
+        of_any_kind: tokens that were added to the vocabulary and are not special, too, such as the
+            `<tool_call>` of some families.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, of_any_kind: bool = False) -> None:
         self._tokenizer = tokenizer
         # Not to be guessed: a text could else hold the marks themselves.
         key = secrets.randbelow(10**12)
@@ -36,7 +41,8 @@ class SpecialText:
         self._texts: list[str] = []
         if isinstance(tokenizer, PreTrainedTokenizerFast):
             added = tokenizer.added_tokens_decoder.values()
-            self._texts = [token.content for token in added if token.special and token.content]
+            wanted = (token for token in added if token.special or of_any_kind)
+            self._texts = [token.content for token in wanted if token.content]
         self._number = {text: number for number, text in enumerate(self._texts)}
         longest_first = sorted(map(re.escape, self._texts), key=len, reverse=True)
         self._any = re.compile("|".join(longest_first) or r"(?!)")

@@ -46,7 +46,8 @@ class PromptTemplate:
 
     A plain prompt gets the special tokens its tokenizer adds (a BOS, in some families); a chat
     template writes them itself. Special tokens that stand in a row's text are text, but for what an
-    assistant has said there, unless `parse_special_tokens`.
+    assistant has said there, unless `parse_special_tokens`. `tools` are schemas for the chat
+    template to write.
 
         template = PromptTemplate("chat", tokenizer)
         question = template.question(row, "prompt")
@@ -66,6 +67,7 @@ class PromptTemplate:
         *,
         system_prompt: str | None = None,
         parse_special_tokens: bool = False,
+        tools: Sequence[dict[str, Any]] = (),
     ) -> None:
         if template == CHAT and tokenizer.chat_template is None:
             raise UserError(
@@ -75,6 +77,7 @@ class PromptTemplate:
         self._template = template
         self._tokenizer = tokenizer
         self._system_prompt = system_prompt
+        self._tools = tools
         self._special = None if parse_special_tokens else SpecialText(tokenizer)
         self.form = form_of_chat(tokenizer) if template == CHAT else form_of_plain(template)
 
@@ -104,7 +107,9 @@ class PromptTemplate:
         """
         if self._template == CHAT:
             texts = render_chats(
-                self._tokenizer, [Chat(q.name, self._with_system(q.content)) for q in questions]
+                self._tokenizer,
+                [Chat(q.name, self._with_system(q.content)) for q in questions],
+                self._tools,
             )
         else:
             texts = [self._template.replace("{prompt}", str(q.content)) for q in questions]

@@ -5,14 +5,19 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from megatron_stare import __version__
 from megatron_stare.algorithms.method import Method
 from megatron_stare.config.commands import TrainConfig
+from megatron_stare.config.tools import ToolsConfig
 
-_SECTIONS = {"model", "data", "rollout", "reward", "algorithm", "optim", "train"}
+_SECTIONS = {
+    *("model", "data", "rollout", "workflow", "tools", "reward", "algorithm", "optim", "train"),
+}
 _NO_MATTER = {"servers", "max_rounds"}
 """Keys of `rollout` that change no sample."""
 
@@ -26,8 +31,8 @@ def lineage_of(config: TrainConfig, verifier_code: str) -> str:
     settings = config.model_dump(mode="json", include=_SECTIONS)
     for key in _NO_MATTER:
         del settings["rollout"][key]
-    code = verifier_code, code_of_parts(config.algorithm)
-    return fingerprint(config.model.path, config.run.seed, settings, *code)
+    own = code_of_parts(config.algorithm) | code_of_tools(config.tools)
+    return fingerprint(config.model.path, config.run.seed, settings, verifier_code, own)
 
 
 def fingerprint(model: Path, *parts: Any) -> str:
@@ -41,7 +46,13 @@ def code_of_parts(method: Method) -> dict[str, str]:
     return {f"code of {name}": _digest(_source(kind)) for name, kind in own.items()}
 
 
-def _source(kind: type) -> bytes:
+def code_of_tools(config: ToolsConfig) -> dict[str, str]:
+    """Digests of the files in which a user's own tools are written, by tool; they are imported."""
+    modules = {name: name.partition(":")[0] for name in config.names if ":" in name}
+    return {f"code of {name}": _digest(_source(sys.modules[m])) for name, m in modules.items()}
+
+
+def _source(kind: type | ModuleType) -> bytes:
     try:
         return Path(inspect.getfile(kind)).read_bytes()
     except (OSError, TypeError):  # Not from a file.

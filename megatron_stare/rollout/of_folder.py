@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -12,24 +12,30 @@ from rich.console import Console
 from megatron_stare.config.algorithm import RewardConfig
 from megatron_stare.config.data import DataConfig
 from megatron_stare.config.policy import ModelConfig
+from megatron_stare.config.tools import ToolsConfig
+from megatron_stare.config.workflow import WorkflowConfig
 from megatron_stare.data.prompts import PromptSet
 from megatron_stare.data.sources import in_turn, open_prompt_sets
 from megatron_stare.data.tokenizer import check_vocabulary, load_tokenizer
 from megatron_stare.engines.embedded import EmbeddedEngine
+from megatron_stare.engines.engine import Engine
 from megatron_stare.launch.topology import read_topology
 from megatron_stare.observe.console import print_line
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.stop_tokens import describe_stop_tokens, stop_token_sources
+from megatron_stare.rollout.workflow.opening import open_tools, prompt_tools, tool_use
+from megatron_stare.rollout.workflow.playing import PlayingEngine
 from megatron_stare.types import Prompt
 from megatron_stare.weights.hf_config import read_hf_config
 
 
 @dataclass(frozen=True, slots=True)
 class FolderRollouts:
-    """What samples come from, and who judges them."""
+    """What samples come from, and who judges them; `player` is the engine, or plays turns on it."""
 
     sets: dict[str, PromptSet]
     engine: EmbeddedEngine
+    player: Engine
     scorer: Scorer
 
     @property
@@ -49,6 +55,8 @@ def open_folder_rollouts(
     seed: int,
     max_batch_sequences: int,
     max_response_tokens: int,
+    workflow: WorkflowConfig,
+    tools: ToolsConfig,
 ) -> Iterator[FolderRollouts]:
     """The embedded engine with a folder's weights, version 0, beside problems and verifiers.
 
@@ -61,27 +69,32 @@ def open_folder_rollouts(
     shape = read_hf_config(model.path)
     tokenizer = load_tokenizer(model.path)
     check_vocabulary(tokenizer, shape.vocab_size)
-    sets = open_prompt_sets(data, tokenizer, key=key, seed=seed)
-    for prompts in sets.values():
-        print_line(console, str(prompts.report))
-    form = next(iter(sets.values())).form  # Of the template, which is one for all.
-    sources = stop_token_sources(model.path, tokenizer, turn_ends=form.turn_ends)
-    print_line(console, describe_stop_tokens(sources, tokenizer))
-    engine = EmbeddedEngine(
-        model.path,
-        tokenizer,
-        device=read_topology().device,
-        dtype=getattr(torch, model.dtype),
-        max_batch_sequences=max_batch_sequences,
-        stop_ids=sources,
-    )
-    engine.load_weights(model.path, version=0)
-    scorer = Scorer(
-        reward,
-        {key: data},
-        max_response_tokens=max_response_tokens,
-        prefill=form.prefill,
-        report=lambda text: print_line(console, text),
-    )
-    with scorer:
-        yield FolderRollouts(sets, engine, scorer)
+    toolbox = open_tools(tools, workflow, lambda text: print_line(console, text))
+    with closing(toolbox):
+        schemas = prompt_tools(workflow, toolbox)
+        sets = open_prompt_sets(data, tokenizer, key=key, seed=seed, tools=schemas)
+        for prompts in sets.values():
+            print_line(console, str(prompts.report))
+        form = next(iter(sets.values())).form  # Of the template, which is one for all.
+        sources = stop_token_sources(model.path, tokenizer, turn_ends=form.turn_ends)
+        print_line(console, describe_stop_tokens(sources, tokenizer))
+        played = tool_use(workflow, toolbox, tokenizer, tuple(sources))
+        engine = EmbeddedEngine(
+            model.path,
+            tokenizer,
+            device=read_topology().device,
+            dtype=getattr(torch, model.dtype),
+            max_batch_sequences=max_batch_sequences,
+            stop_ids=sources,
+        )
+        engine.load_weights(model.path, version=0)
+        player = engine if played is None else PlayingEngine(engine, played, toolbox)
+        scorer = Scorer(
+            reward,
+            {key: data},
+            max_response_tokens=max_response_tokens,
+            prefill=form.prefill,
+            report=lambda text: print_line(console, text),
+        )
+        with scorer:
+            yield FolderRollouts(sets, engine, player, scorer)

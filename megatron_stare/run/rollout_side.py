@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.checkpoint.resume import check_inputs
@@ -29,7 +28,7 @@ from megatron_stare.rollout.banked import BankedEngine, BankedScorer, missing
 from megatron_stare.rollout.curated import Curated
 from megatron_stare.rollout.dump import dump_samples
 from megatron_stare.rollout.evaluate import evaluate
-from megatron_stare.rollout.lineage import code_of_parts, lineage_of
+from megatron_stare.rollout.lineage import code_of_parts, code_of_tools, lineage_of
 from megatron_stare.rollout.mixture import Mixture
 from megatron_stare.rollout.sampler import (
     Cancelled,
@@ -40,6 +39,10 @@ from megatron_stare.rollout.sampler import (
     rollout_to_plain,
 )
 from megatron_stare.rollout.stop_tokens import describe_stop_tokens, stop_token_sources
+from megatron_stare.rollout.workflow.opening import open_tools, prompt_tools, tool_use
+from megatron_stare.rollout.workflow.playing import PlayingEngine
+from megatron_stare.rollout.workflow.toolbox import Toolbox
+from megatron_stare.run.engine import build_engine
 from megatron_stare.run.facts import check_rollout_logprobs
 from megatron_stare.run.session import World
 from megatron_stare.system.background import Background
@@ -56,6 +59,9 @@ class RolloutSide:
 
     config: TrainConfig
     engine: Engine
+    player: Engine
+    """The engine, or what plays episodes on it."""
+    toolbox: Toolbox
     scorer: Scorer
     sampler: Sampler
     held_out: list[Prompt]
@@ -141,7 +147,7 @@ class RolloutSide:
     def evaluate(self, on_progress: Advance) -> dict[str, float]:
         """Held-out metrics of the weights in the engine."""
         return evaluate(
-            self.engine,
+            self.player,
             self.held_out,
             self.scorer,
             self.config.eval,
@@ -162,6 +168,7 @@ class RolloutSide:
         """Stop the engine and the verifiers, and what they work on."""
         self.background.stop(self.sampler.cancel)
         self.engine.close()
+        self.toolbox.close()
         self.scorer.close()
         if self.bank is not None:
             self.bank.close()
@@ -187,8 +194,20 @@ def open_rollout_side(config: TrainConfig, world: World) -> Iterator[RolloutSide
 def _build(config: TrainConfig, world: World) -> RolloutSide:
     tokenizer = load_tokenizer(config.model.path)
     check_vocabulary(tokenizer, world.shape.vocab_size)
+    toolbox = open_tools(config.tools, config.workflow, world.loggers.message)
+    try:
+        return _build_with(toolbox, tokenizer, config, world)
+    except BaseException:
+        toolbox.close()
+        raise
+
+
+def _build_with(
+    toolbox: Toolbox, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, world: World
+) -> RolloutSide:
     method, seed = config.algorithm, config.run.seed
-    sets, problems = _open_data(config, tokenizer)
+    tools = prompt_tools(config.workflow, toolbox)
+    sets, problems = _open_data(config, tokenizer, tools)
     forms = []
     for prompts in (*sets.values(), *problems.values()):
         world.loggers.message(str(prompts.report))
@@ -196,6 +215,7 @@ def _build(config: TrainConfig, world: World) -> RolloutSide:
     turn_ends = tuple(end for form in forms for end in form.turn_ends)
     sources = stop_token_sources(config.model.path, tokenizer, turn_ends=turn_ends)
     world.loggers.message(describe_stop_tokens(sources, tokenizer))
+    workflow = tool_use(config.workflow, toolbox, tokenizer, tuple(sources))
     scorer = Scorer(
         config.reward,
         config.data_by_key,
@@ -204,25 +224,21 @@ def _build(config: TrainConfig, world: World) -> RolloutSide:
         prefill=forms[0].prefill,
     )
     try:
-        engine = _build_engine(config, tokenizer, tuple(sources), world)
+        engine = build_engine(config, tokenizer, tuple(sources), world)
         if isinstance(engine, ReplayEngine):
             check_rollout_logprobs(engine.has_logprobs, config)
     except BaseException:
         scorer.close()
         raise
     versions = versions_of(config.data, config.eval.data)
-    bank = None
-    generating, judging = engine, scorer
+    player: Engine = engine
+    if workflow is not None and not isinstance(engine, ReplayEngine):  # It has whole episodes.
+        player = PlayingEngine(engine, workflow, toolbox)
+    bank, generating, judging = None, player, scorer
     if not isinstance(engine, ReplayEngine):
         lineage = lineage_of(config, " ".join([scorer.code, *versions.values()]))
         bank = Bank(config.run.dir / "bank", lineage, world.loggers.message)
-        generating = BankedEngine(
-            engine,
-            bank,
-            max_staleness=config.rollout.max_staleness if config.rollout.is_off_policy else 0,
-            remaining=engine.remaining if isinstance(engine, EmbeddedEngine) else missing,
-            report=world.loggers.message,
-        )
+        generating = _banked(player, bank, engine, config, world)
         judging = BankedScorer(scorer, bank)
     drawn = _drawn(sets, config)
     sampler = Sampler(
@@ -232,14 +248,32 @@ def _build(config: TrainConfig, world: World) -> RolloutSide:
         **tokenizer_identity(tokenizer),
         "stop_ids": list(sources),
         **code_of_parts(method),
+        **code_of_tools(config.tools),
         **versions,
     }
     dumps = Outage(str(config.run.dir / "samples"), world.loggers.message)
-    return RolloutSide(config, engine, scorer, sampler, in_turn(problems), bank, inputs, dumps)
+    parts = scorer, sampler, in_turn(problems), bank, inputs, dumps
+    return RolloutSide(config, engine, player, toolbox, *parts)
+
+
+def _banked(
+    player: Engine,
+    bank: Bank,
+    engine: EmbeddedEngine | SGLangEngine,
+    config: TrainConfig,
+    world: World,
+) -> BankedEngine:
+    return BankedEngine(
+        player,
+        bank,
+        max_staleness=config.rollout.max_staleness if config.rollout.is_off_policy else 0,
+        remaining=engine.remaining if isinstance(engine, EmbeddedEngine) else missing,
+        report=world.loggers.message,
+    )
 
 
 def _open_data(
-    config: TrainConfig, tokenizer: PreTrainedTokenizerBase
+    config: TrainConfig, tokenizer: PreTrainedTokenizerBase, tools: Sequence[dict[str, Any]]
 ) -> tuple[dict[str, PromptSet], dict[str, PromptSet]]:
     """What is trained on, and what is held out, by source."""
     longest = {"data": config.rollout.max_response_tokens}
@@ -250,6 +284,7 @@ def _open_data(
             key=key,
             seed=config.run.seed,
             max_demonstration_tokens=longest.get(key, sys.maxsize),
+            tools=tools,
         )
         for key, data in config.data_by_key.items()
     }
@@ -266,36 +301,3 @@ def _drawn(sets: dict[str, PromptSet], config: TrainConfig) -> Prompts:
     if not config.data.sources:
         return drawn[""]
     return Mixture(drawn, {name: each.weight for name, each in config.data.sources.items()})
-
-
-def _build_engine(
-    config: TrainConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    stop_ids: Sequence[int],
-    world: World,
-) -> Engine:
-    if config.rollout.replay_path is not None:
-        return ReplayEngine(
-            config.rollout.replay_path, tokenizer, vocab_size=world.shape.vocab_size
-        )
-    if config.rollout.engine == "sglang":
-        engine = SGLangEngine(
-            config.rollout.servers,
-            config.model.path,
-            tokenizer,
-            weights_dir=config.rollout.servers.weights_dir or config.run.dir / "sync",
-            log_dir=config.run.dir,
-            report=world.loggers.message,
-            stop_ids=stop_ids,
-        )
-        if config.rollout.colocated:
-            engine.give_up_memory()
-        return engine
-    return EmbeddedEngine(
-        config.model.path,
-        tokenizer,
-        device=world.topology.device,
-        dtype=getattr(torch, config.model.dtype),
-        max_batch_sequences=config.rollout.max_batch_sequences,
-        stop_ids=stop_ids,
-    )

@@ -1,0 +1,79 @@
+"""How a policy and its tools take turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from megatron_stare.config.algorithm import Pattern
+from megatron_stare.config.data import DataConfig
+from megatron_stare.config.tools import ToolsConfig
+from megatron_stare.system.settings import Settings
+from megatron_stare.system.values import Count, Seconds
+
+
+class TurnsConfig(Settings):
+    """Limits of an episode with tools; `max_response_tokens` is that of all its turns together."""
+
+    max_turns: Count = 8
+    """Turns of the model; in the last one it has no tools."""
+    max_calls: Count = 32
+    """Calls of tools; when they are made, the turn after them is the last."""
+    max_turn_tokens: Count | None = None
+    """Tokens of a turn of the model, which ends the episode there; None is no limit of its own."""
+    max_observation_tokens: int = Field(default=512, ge=16, le=1_000_000_000)
+    """Of what one call gives; of more, the middle is left out."""
+    max_seconds: Seconds | None = None
+    """Seconds of generation and of tools after which no further turn begins."""
+
+
+class WorkflowConfig(Settings):
+    """Turns of a policy that calls `tools.names`."""
+
+    format: Literal["hermes", "fenced_python", "code_tag"] | None = None
+    """How calls are written: `hermes` is JSON in <tool_call>, by the chat template; the other two
+    are code in the middle of a response, in a fence or in <code>, for one tool that takes `code`.
+    None plays single turns."""
+    max_parallel_calls: Count = 8
+    """Calls of one turn; the model is told that those beyond were not made."""
+    answer_pattern: Pattern | None = None
+    r"""Regular expression that is found in every answer, such as \\boxed: a turn with neither an
+    answer nor a call is void. None takes every turn without a call for an answer."""
+    void: Literal["mask", "penalise", "notice"] = "mask"
+    """Of a void turn: it ends the sample, of which nothing is learned though its reward counts
+    (`mask`), or which is judged like any answer (`penalise`); or the model is told (`notice`)."""
+    max_attempts: Count = 3
+    """Tries of a call that fails for a reason that is not the model's; then the sample is left
+    out."""
+
+    @model_validator(mode="after")
+    def _void_turns_can_be_told(self) -> WorkflowConfig:
+        if self.void == "notice" and self.format not in ("hermes", None):
+            raise ValueError(
+                f"void='notice' with format={self.format!r}: nothing can follow the end of a "
+                "response, expected 'mask' or 'penalise', or format 'hermes'"
+            )
+        return self
+
+
+def check_workflow(
+    workflow: WorkflowConfig, tools: ToolsConfig, data: Sequence[DataConfig]
+) -> None:
+    """See that tools and the way to call them are there together, and that prompts can tell of it.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if (workflow.format is None) != (not tools.names):
+        raise ValueError(
+            f"workflow.format={workflow.format} with tools.names=[{', '.join(tools.names)}]: tools "
+            "are called in a format, expected both, or neither"
+        )
+    for one in data:
+        if workflow.format == "hermes" and one.template != "chat":
+            raise ValueError(
+                f"workflow.format='hermes' with data.template={one.template!r}: the chat template "
+                "tells of tools, expected 'chat'"
+            )

@@ -1,0 +1,1 @@
+"""Episodes: how a model and its tools take turns on any engine."""

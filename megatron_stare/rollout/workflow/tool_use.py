@@ -1,0 +1,227 @@
+"""The workflow of a model that calls tools, turn by turn, until it answers or meets a limit.
+
+A turn is a call, an answer, an invalid call (the model is told), or void: neither. The last turn
+that the limits allow has no tools: a call that is written there ends the episode.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from transformers import PreTrainedTokenizerBase
+
+from megatron_stare.config.rollout import SamplingConfig
+from megatron_stare.config.workflow import WorkflowConfig
+from megatron_stare.rollout.workflow.formats import Format
+from megatron_stare.rollout.workflow.workflow import Ask, Call, Calls
+from megatron_stare.tools.tool import ToolResult
+from megatron_stare.types import FinishReason, Sample, TakenAs, Turn
+
+NO_VERSION = -1
+"""Of the weights that chose a token that no policy chose."""
+LEFT_OUT = "\n...(truncated)...\n"
+VOID = "This is neither a call of a tool nor an answer. Call a tool, or give the answer."
+
+
+class ToolUse:
+    """Plays with tools of these names, whose calls are written in a format.
+
+    Args:
+        stop_ids: tokens that end a turn of the model.
+    """
+
+    def __init__(
+        self,
+        config: WorkflowConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        written: Format,
+        tools: Sequence[str],
+        stop_ids: tuple[int, ...],
+    ) -> None:
+        self._config = config
+        self._tokenizer = tokenizer
+        self._format = written
+        self._tools = tools
+        self._stop_ids = stop_ids
+        self._answer = re.compile(config.answer_pattern or "")
+
+    def next(self, episode: Sample, sampling: SamplingConfig) -> Ask | Calls | None:
+        """See `Workflow`."""
+        if episode.finish_reason != "aborted":
+            return None
+        turns, size = episode.turns, len(episode.token_ids)
+        if turns and turns[-1].taken_as in ("call", "invalid") and turns[-1].end == size:
+            before = [
+                call
+                for place, turn in enumerate(turns[:-1])
+                if turn.num_calls and turn.kind == "model"
+                for call in self._calls(episode, place, sampling)
+                if not call.problem
+            ]
+            return Calls(self._calls(episode, len(turns) - 1, sampling), before)
+        can_call = not _is_last_turn(turns, sampling)
+        stop_ids = self._stop_ids + (self._format.call_stops if can_call else ())
+        return Ask(_room(episode, sampling), stop_ids)
+
+    def completed(self, episode: Sample, sampling: SamplingConfig) -> Sample:
+        """See `Workflow`."""
+        if episode.finish_reason == "aborted":
+            return episode
+        if episode.finish_reason == "length":
+            return self._with_turn(episode, "cut", "length")
+        is_last = _is_last_turn(episode.turns, sampling)
+        tokens = episode.token_ids[_end(episode.turns) :]
+        reading = self._format.read(tokens, can_call=not is_last)
+        if reading.goes_on and _room(episode, sampling) > 0:
+            return replace(episode, finish_reason="aborted")
+        if reading.goes_on:
+            return self._with_turn(episode, "cut", "length")
+        if not reading.calls:
+            return self._answered(episode, is_last, sampling)
+        known = [self._known(call) for call in reading.calls]
+        num_valid = sum(not call.problem for call in known)
+        return self._with_turn(
+            episode,
+            "call" if num_valid else "invalid",
+            "turns" if is_last else "aborted",
+            num_calls=0 if is_last else min(num_valid, self._max_calls(episode.turns, sampling)),
+            num_invalid=len(known) - num_valid,
+        )
+
+    def observed(
+        self, episode: Sample, results: Sequence[ToolResult], sampling: SamplingConfig
+    ) -> Sample:
+        """See `Workflow`. A turn without a call that could be made gets a notice."""
+        seconds = math.fsum(result.seconds for result in results)
+        episode = replace(episode, seconds=episode.seconds + seconds)
+        size, called = len(episode.token_ids), episode.turns[-1]
+        turn = Turn(size, size, "observation" if called.num_calls else "notice", seconds=seconds)
+        failures = [result.failure for result in results if result.failure is not None]
+        if failures:
+            turns = (*episode.turns, replace(turn, failure=failures[0]))
+            return replace(episode, turns=turns, finish_reason="failed")
+        texts = [
+            self._cut(result.text, sampling.turns.max_observation_tokens) for result in results
+        ]
+        ids = self._format.reply(texts, last_token=episode.token_ids[-1])
+        num_ok = sum(result.ok for result in results)
+        return self._put_in(
+            episode, ids, replace(turn, text="\n".join(texts), num_ok=num_ok), sampling
+        )
+
+    def _answered(self, episode: Sample, is_last: bool, sampling: SamplingConfig) -> Sample:
+        """A turn without calls."""
+        if self._answer.search(self._decode(episode.token_ids[_end(episode.turns) :])):
+            return self._with_turn(episode, "answer", "stop")
+        if self._config.void == "mask":
+            return self._with_turn(episode, "void", "void")
+        if self._config.void == "penalise":
+            return self._with_turn(episode, "void", "stop")
+        if is_last:
+            return self._with_turn(episode, "void", "turns")
+        ids = self._format.notice(VOID, last_token=episode.token_ids[-1])
+        turn = Turn(len(episode.token_ids), len(episode.token_ids), "notice", VOID)
+        return self._put_in(self._with_turn(episode, "void", "aborted"), ids, turn, sampling)
+
+    def _calls(self, episode: Sample, place: int, sampling: SamplingConfig) -> list[Call]:
+        """Those of a turn, as they were read; those beyond the limits are not to be made."""
+        turn = episode.turns[place]
+        tokens = episode.token_ids[turn.start : turn.end]
+        limit = self._max_calls(episode.turns[:place], sampling)
+        calls: list[Call] = []
+        for call in self._format.read(tokens, can_call=True).calls:
+            known = self._known(call)
+            num_made = sum(not call.problem for call in calls)
+            if not known.problem and num_made == limit:
+                known = replace(known, problem=f"not called: {limit} calls were made before it")
+            calls.append(known)
+        return calls
+
+    def _known(self, call: Call) -> Call:
+        if call.problem or call.name in self._tools:
+            return call
+        names = ", ".join(self._tools)
+        return replace(
+            call, problem=f"there is no tool {call.name[:80]!r}, expected one of {names}"
+        )
+
+    def _max_calls(self, before: Sequence[Turn], sampling: SamplingConfig) -> int:
+        """Of a turn behind others."""
+        return min(self._config.max_parallel_calls, sampling.turns.max_calls - _num_calls(before))
+
+    def _with_turn(
+        self,
+        episode: Sample,
+        taken_as: TakenAs,
+        finish_reason: FinishReason,
+        *,
+        num_calls: int = 0,
+        num_invalid: int = 0,
+    ) -> Sample:
+        """With what the model wrote since the last turn as one of its own."""
+        start, size = _end(episode.turns), len(episode.token_ids)
+        text = self._decode(episode.token_ids[start:])
+        turn = Turn(start, size, "model", text, taken_as, num_calls, num_invalid)
+        return replace(episode, turns=(*episode.turns, turn), finish_reason=finish_reason)
+
+    def _put_in(
+        self, episode: Sample, ids: tuple[int, ...], turn: Turn, sampling: SamplingConfig
+    ) -> Sample:
+        """With tokens that the model did not choose; it has ended where there is no room for them.
+
+        Half of what a template writes is never put in.
+        """
+        size = len(episode.token_ids) + len(ids)
+        if size >= sampling.max_response_tokens:
+            return replace(episode, finish_reason="length")
+        limit = sampling.turns.max_seconds
+        is_late = limit is not None and episode.seconds > limit
+        token_ids = episode.token_ids + ids
+        return replace(
+            episode,
+            text=self._decode(token_ids),
+            token_ids=token_ids,
+            logprobs=episode.logprobs + (math.nan,) * len(ids),
+            loss_mask=episode.loss_mask + (False,) * len(ids),
+            weight_versions=episode.weight_versions + (NO_VERSION,) * len(ids),
+            turns=(*episode.turns, replace(turn, end=size)),
+            finish_reason="seconds" if is_late else "aborted",
+        )
+
+    def _cut(self, text: str, limit: int) -> str:
+        """A text of so many tokens at most, but for what says that its middle is left out."""
+        ids = self._tokenizer.encode(text, add_special_tokens=False)
+        if len(ids) <= limit:
+            return text
+        head, tail = ids[: limit // 2], ids[len(ids) - limit // 2 :]
+        return f"{self._decode(head)}{LEFT_OUT}{self._decode(tail)}"
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+
+def _end(turns: Sequence[Turn]) -> int:
+    """Where the next turn begins."""
+    return turns[-1].end if turns else 0
+
+
+def _num_calls(turns: Sequence[Turn]) -> int:
+    return sum(turn.num_calls for turn in turns)
+
+
+def _is_last_turn(before: Sequence[Turn], sampling: SamplingConfig) -> bool:
+    """Whether a turn behind others has no tools."""
+    num_turns = sum(turn.kind == "model" for turn in before) + 1
+    limits = sampling.turns
+    return num_turns >= limits.max_turns or _num_calls(before) >= limits.max_calls
+
+
+def _room(episode: Sample, sampling: SamplingConfig) -> int:
+    """Tokens that the turn that is being written may still have."""
+    room = sampling.max_response_tokens
+    if (limit := sampling.turns.max_turn_tokens) is not None:
+        room = min(room, _end(episode.turns) + limit)
+    return room - len(episode.token_ids)
