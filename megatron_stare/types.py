@@ -12,13 +12,20 @@ sample order. A token's position in that global order is its *token id for ranki
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import compress
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from megatron_stare.turns import TakenAs as TakenAs
+from megatron_stare.turns import Turn as Turn
+from megatron_stare.turns import TurnKind as TurnKind
+from megatron_stare.turns import turns_from_plain as turns_from_plain
+from megatron_stare.turns import turns_to_plain as turns_to_plain
 
 LARGEST_REWARD = 1e18
 """Either sign: float32 holds its square."""
@@ -34,9 +41,7 @@ void     with a turn of neither call nor answer, for which nothing of it is lear
 failed   a tool failed for a reason that is not the model's: it is not judged
 aborted  it has not ended: it was stopped, and may go on
 """
-TurnKind = Literal["model", "observation", "notice"]
-TakenAs = Literal["", "call", "answer", "invalid", "void", "cut"]
-Origin = Literal["policy", "demonstration", "replay"]
+Origin = Literal["policy", "demonstration", "guide", "replay"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,33 +67,6 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """A stretch of a response, tokens `start` to `end`: of the model, or put in by somebody else.
-
-    kind       an observation is what tools said, with what a template writes around it; a notice
-               tells the model what was wrong with its turn
-    text       without special tokens
-    taken_as   what a turn of the model was: calls of tools, invalid ones, an answer, neither
-               (`void`), or cut at a limit
-    num_calls, num_invalid  of a turn of the model: calls that are made, and that cannot be
-    num_ok     of an observation: calls that did what they were to do
-    seconds    of an observation: what its tools took
-    failure    of tools, which is not the model's; such an observation has no tokens
-    """
-
-    start: int
-    end: int
-    kind: TurnKind
-    text: str = ""
-    taken_as: TakenAs = ""
-    num_calls: int = 0
-    num_invalid: int = 0
-    num_ok: int = 0
-    seconds: float = 0.0
-    failure: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Sample:
     """One response of an engine to a prompt.
 
@@ -98,9 +76,11 @@ class Sample:
     output): there log-probs and versions mean nothing. The end-of-sequence token, when sampled, is
     part of the response. A sample that is `aborted` was stopped before its end, perhaps before its
     first token. `turns` are one after another, the whole response; without any, all of it is one
-    turn of the model. One whose origin is a demonstration was written by no policy: its log-probs
-    are NaN, and it stands where samples of the policy would have, whose version it has. A replay is
-    a sample of an earlier step, as it was.
+    turn of the model. One whose origin is a demonstration, or a guide, was written by no policy:
+    its log-probs are NaN, and it stands where samples of the policy would have, whose version it
+    has. A guide is one that is learned from as from a right sample. A replay is a sample of an
+    earlier step, as it was. `temperatures` are those that tokens were drawn at: none where all were
+    drawn at that of the sampling, and NaN where one was.
     """
 
     prompt: Prompt
@@ -114,6 +94,12 @@ class Sample:
     seconds: float
     origin: Origin = "policy"
     turns: tuple[Turn, ...] = ()
+    temperatures: tuple[float, ...] = ()
+
+    @property
+    def temperature_of_tokens(self) -> tuple[float, ...]:
+        """Of each token; NaN where it was drawn at that of the sampling, or not drawn."""
+        return self.temperatures + (math.nan,) * (len(self.token_ids) - len(self.temperatures))
 
     @property
     def num_chosen(self) -> int:
@@ -138,17 +124,6 @@ class Sample:
         for number, turn in enumerate(turn for turn in self.turns if turn.kind == "model"):
             numbers[turn.start :] = [number] * (len(numbers) - turn.start)
         return numbers
-
-
-def turns_to_plain(turns: Sequence[Turn]) -> dict[str, Any]:
-    """What a sample's record has more than that of a single turn: nothing, or `turns`."""
-    return {"turns": [asdict(turn) for turn in turns]} if turns else {}
-
-
-def turns_from_plain(record: Mapping[str, Any]) -> dict[str, tuple[Turn, ...]]:
-    """A sample's turns, as the field that they are, from a record that may have none."""
-    turns: Iterable[dict[str, Any]] = record.get("turns", ())
-    return {"turns": tuple(Turn(**turn) for turn in turns)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +229,9 @@ class RolloutBatch(TokenBatch):
     truncated         bool    [B]    cut off at the length limit; None where nothing is
     turns             int64   [R]    number of the model's turn, from 0; what answers it has its
                                      number; None where every sample is a single one
+    guiding           bool    [B]    of these, those that are guides; None where none is
+    temperatures      float32 [R]    that each token was drawn at; NaN where it was that of the
+                                     sampling, and None where all were
     """
 
     rollout_logprobs: Tensor
@@ -263,6 +241,8 @@ class RolloutBatch(TokenBatch):
     demonstrated: Tensor | None = None
     truncated: Tensor | None = None
     turns: Tensor | None = None
+    guiding: Tensor | None = None
+    temperatures: Tensor | None = None
 
     @property
     def is_truncated(self) -> Tensor:
@@ -286,13 +266,26 @@ class RolloutBatch(TokenBatch):
             return self
         return replace(self, loss_mask=self.loss_mask & ~self.demonstrated[self.sample_ids])
 
+    @property
+    def tokens_of_demonstrations(self) -> tuple[Tensor, Tensor]:
+        """Which counted tokens are of demonstrations, and which of guides, bool `[R]` each."""
+        nothing = torch.zeros(len(self), dtype=torch.bool)
+        guiding = nothing if self.guiding is None else self.guiding
+        others = nothing if self.demonstrated is None else self.demonstrated & ~guiding
+        return self.loss_mask & others[self.sample_ids], self.loss_mask & guiding[self.sample_ids]
+
     @classmethod
     def from_groups(cls, groups: Sequence[Group]) -> RolloutBatch:
         """Flatten groups, in their order, into one batch of the samples that are judged."""
         groups = [group.judged for group in groups]
         samples = [sample for group in groups for sample in group.samples]
-        demonstrated = torch.tensor([sample.origin == "demonstration" for sample in samples])
+        written = [sample.origin in ("demonstration", "guide") for sample in samples]
+        demonstrated = torch.tensor(written)
         truncated = torch.tensor([sample.finish_reason == "length" for sample in samples])
+        guiding = torch.tensor([sample.origin == "guide" for sample in samples])
+        temperatures = torch.tensor(
+            [t for s in samples for t in s.temperature_of_tokens], dtype=torch.float32
+        )
         return cls(
             token_ids=torch.tensor(
                 [t for s in samples for t in (*s.prompt.token_ids, *s.token_ids)],
@@ -319,4 +312,6 @@ class RolloutBatch(TokenBatch):
             turns=torch.tensor([number for s in samples for number in s.turn_numbers])
             if any(s.turns for s in samples)
             else None,
+            guiding=guiding if guiding.any() else None,
+            temperatures=None if temperatures.isnan().all() else temperatures,
         )

@@ -12,18 +12,21 @@ from torch import Tensor
 
 from megatron_stare.algorithms.chain import Chain
 from megatron_stare.algorithms.config import AlgorithmConfig
-from megatron_stare.algorithms.hooks import Credit, Step
+from megatron_stare.algorithms.hooks import Credit, HeadNeed, Step
 from megatron_stare.algorithms.links.group_baselines import SampleAdvantages
 from megatron_stare.algorithms.needs import (
     CUTS,
     DEMONSTRATED,
+    GUIDED,
     OLD,
     PROMPT_LOGPROBS,
     REFERENCE,
     ROLLOUT,
     UNTRUNCATED,
     Cuts,
+    HiddenRanks,
     PromptLogprobs,
+    RankDynamics,
 )
 from megatron_stare.algorithms.table import LINKS, TERMS
 from megatron_stare.algorithms.terms.clipped import Clipped
@@ -48,6 +51,8 @@ ACTS: dict[str, dict[str, Any]] = {
     "r3": {"alpha": 1.5, "eps": 0.01, "share": 0.1, "most": 0.5},
     "replay": {"count": 1},
     "reflection": {"threshold": 0.5, "instruction": " {error} is wrong."},
+    "lp_reg": {"share": 0.9, "kappa": 1e-3},
+    "verl": {"stride": 3, "longest": 20},
     "d3s_samples": {"group_first": 0.5, "group_last": 1, "batch_first": 0.5, "batch_last": 1},
 }
 """Settings under which a part does something to the batches below, where its defaults do not, or
@@ -59,15 +64,22 @@ BEFORE: dict[str, list[Any]] = {
 }
 """What stands before a link that acts on what others have made; else advantages alone."""
 
+HEAD_NEEDS = {
+    need
+    for name, kind in LINKS.items()
+    for need in kind(**ACTS.get(name, {})).needs
+    if isinstance(need, HeadNeed)
+}
+"""What links ask of the head, with these settings."""
 MARKS = frozenset().union(*(link.marks for link in LINKS.values()))
 """All that links leave for terms."""
 
-OF_REWARDS = {"v05"}
+OF_REWARDS = {"v05", "verl"}
 """Links that look at the batch, but at nothing that is not whole on every rank."""
 REMEMBER = {"adaptive_entropy", "epo"}
 """Links whose statistic decides of later steps, or by the side of a bound that it is on."""
-OBSERVE = {"quadrants"}
-"""Links that report, and change nothing."""
+OBSERVE = {"quadrants", "verl"}
+"""Links that report, and change nothing, or nothing in a first step."""
 
 
 def links_with(name: str) -> list[Any]:
@@ -114,12 +126,26 @@ class Batch:
             UNTRUNCATED: engine,
             DEMONSTRATED: self.rollouts.loss_mask[index]
             & self.demonstrated[self.rollouts.sample_ids[index]],
+            GUIDED: self.rollouts.loss_mask[index] & (self.rollouts.sample_ids[index] == 6),
             **dict.fromkeys(MARKS, 2 * self.entropies[index] - 1),
             PROMPT_LOGPROBS: PromptLogprobs(
                 [-torch.arange(1.0, 2 + group) / 5 for group in self.rollouts.group_ids.tolist()]
             ),
             CUTS: self.cuts,
+            **{need: self.of_head(need, index) for need in HEAD_NEEDS},
         }
+
+    def of_head(self, need: HeadNeed[Any], index: Tensor) -> Any:
+        """What the head says of the tokens that stand there, whatever the need's settings."""
+        if isinstance(need, HiddenRanks):
+            return RankDynamics(self.ranks)
+        return self.logprobs[index] / 2
+
+    @property
+    def ranks(self) -> Tensor:
+        """Of the hidden states of each sample, `[B, 3]`: by its length and its reward."""
+        lengths, rewards = self.rollouts.num_loss_tokens.float(), self.rollouts.rewards
+        return torch.stack([lengths, rewards + lengths / 20, rewards - lengths / 10], dim=1)
 
     @property
     def cuts(self) -> Cuts:
@@ -267,6 +293,9 @@ def decide(
 ) -> Decided:
     """One step of a chain on a rank's samples, late links too."""
     step = batch.step(number, samples, group)
+    for need in chain.method.needs:
+        if isinstance(need, HeadNeed):
+            step.facts[need] = batch.of_head(need, step.index)
     credit = chain.apply(step)
     for link in chain.method.late:
         credit = link.apply(credit, step, None)

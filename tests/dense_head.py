@@ -57,3 +57,21 @@ def assert_near_in_norm(actual: Tensor, expected: Tensor, tolerance: float) -> N
     """|actual - expected| <= tolerance * |expected|, as vectors."""
     error = (actual.double() - expected).norm() / expected.norm()
     assert error <= tolerance, f"relative error {error:.3g}"
+
+
+def dense_min_p(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    kappa: float,
+    vocab_size: int,
+    temperature: float | Tensor,
+) -> Tensor:
+    """ln p of each target among tokens with p >= kappa max p, float64; -1e4 of the others."""
+    scale = torch.as_tensor(temperature).double().expand(len(hidden))[:, None]
+    logits = (hidden.double() @ weight[:vocab_size].double().t()) / scale
+    probs = logits.softmax(-1)
+    kept = probs.where(probs >= kappa * probs.amax(-1, keepdim=True), 0.0)
+    shares = (kept / kept.sum(-1, keepdim=True)).gather(1, targets[:, None])[:, 0]
+    return shares.log().where(shares > 0, -1e4)

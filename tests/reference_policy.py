@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -36,15 +37,19 @@ class Sample:
     token_ids: Tensor
     prompt_length: int
     response: slice
+    temperatures: Tensor | None = None
+    """Of its response tokens; None and NaN are the run's."""
 
 
 def samples_of(batch: RolloutBatch) -> list[Sample]:
     """In the batch's order."""
     tokens = batch.token_ids.split((batch.prompt_lengths + batch.response_lengths).tolist())
     starts = [0, *batch.response_lengths.cumsum(0).tolist()]
+    spans = [slice(*span) for span in pairwise(starts)]
+    own = batch.temperatures
     return [
-        Sample(i, tokens[i], int(batch.prompt_lengths[i]), slice(starts[i], starts[i + 1]))
-        for i in range(len(tokens))
+        Sample(i, tokens[i], int(batch.prompt_lengths[i]), span, None if own is None else own[span])
+        for i, span in enumerate(spans)
     ]
 
 
@@ -67,10 +72,38 @@ class ReferencePolicy:
 
     def score(self, sample: Sample) -> tuple[Tensor, Tensor]:
         """Log-prob and entropy of each response token."""
+        everything = self._logprobs(sample)
+        return _chosen(everything, sample), -(everything.exp() * everything).sum(-1)
+
+    def _logprobs(self, sample: Sample) -> Tensor:
+        """Of all tokens, at each response token's place."""
         logits = self.model(sample.token_ids.unsqueeze(0)).logits[0, sample.prompt_length - 1 : -1]
-        everything = (logits / self.temperature).log_softmax(-1)
-        chosen = sample.token_ids[sample.prompt_length :].unsqueeze(1)
-        return everything.gather(1, chosen).squeeze(1), -(everything.exp() * everything).sum(-1)
+        temperatures = torch.full((len(logits),), self.temperature, dtype=torch.float64)
+        if sample.temperatures is not None:
+            temperatures = sample.temperatures.double().nan_to_num(self.temperature)
+        return (logits / temperatures[:, None]).log_softmax(-1)
+
+    def min_p(self, sample: Sample, kappa: float) -> Tensor:
+        """Log-prob of each response token among those of p >= kappa max p; -1e4 of others."""
+        everything = self._logprobs(sample)
+        probs = everything.exp()
+        kept = probs * (probs >= kappa * probs.max(-1, keepdim=True).values)
+        shares = kept / kept.sum(-1, keepdim=True)
+        return _chosen(torch.where(kept > 0, shares.log(), -1e4), sample)
+
+    def rank_dynamics(self, sample: Sample, counted: Tensor, stride: int, longest: int) -> Tensor:
+        """Effective rank of the states that counted response tokens are drawn from, `[3]`.
+
+        With the means of its first and second differences, by singular values of the states.
+        """
+        hidden = self.model.model(sample.token_ids.unsqueeze(0)).last_hidden_state[0]
+        states = hidden[sample.prompt_length - 1 : -1][counted][-longest:]
+        ends = range(stride, len(states), stride)
+        ranks = [_effective_rank(states[: t + 1]) for t in ends]
+        first = [ranks[j] - sum(ranks[:j]) / j for j in range(1, len(ranks))]
+        second = [b - a for a, b in pairwise(first)]
+        means = [sum(part) / len(part) if part else 0.0 for part in (first, second)]
+        return torch.tensor([_effective_rank(states), *means], dtype=torch.float64)
 
     @contextmanager
     def scaled(self, factor: float) -> Iterator[None]:
@@ -100,6 +133,18 @@ class ReferencePolicy:
     def weights(self) -> dict[str, Tensor]:
         """By Hugging Face name."""
         return named_as_in_files({n: p.detach().clone() for n, p in self.parameters.items()})
+
+
+def _chosen(everything: Tensor, sample: Sample) -> Tensor:
+    return everything.gather(1, sample.token_ids[sample.prompt_length :, None])[:, 0]
+
+
+def _effective_rank(states: Tensor) -> float:
+    if len(states) < 2:
+        return 0.0
+    values = torch.linalg.svdvals(states - states.mean(0))
+    shares = values / (values.sum() + 1e-8)
+    return math.exp(-float((shares * (shares + 1e-8).log()).sum()))
 
 
 class _AdamW:

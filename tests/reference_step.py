@@ -24,12 +24,16 @@ from torch import Tensor
 from megatron_stare.algorithms.hooks import Need
 from megatron_stare.algorithms.needs import (
     DEMONSTRATED,
+    GUIDED,
     OLD,
     PROMPT_LOGPROBS,
     REFERENCE,
     ROLLOUT,
     UNTRUNCATED,
+    HiddenRanks,
+    MinPLogprobs,
     PromptLogprobs,
+    RankDynamics,
 )
 from megatron_stare.algorithms.updates import Epochs
 from megatron_stare.config.commands import TrainConfig
@@ -187,7 +191,20 @@ class ReferenceTrainer:
                 scores[REFERENCE] = self._scores(batch)
         if PROMPT_LOGPROBS in needs:
             scores[PROMPT_LOGPROBS] = PromptLogprobs([self._prompt(s) for s in samples_of(batch)])
+        for need in needs:
+            if isinstance(need, MinPLogprobs):
+                parts = [self.policy.min_p(sample, need.kappa) for sample in samples_of(batch)]
+                scores[need] = torch.cat(parts) * batch.loss_mask
+            if isinstance(need, HiddenRanks):
+                scores[need] = RankDynamics(self._ranks(batch, need))
         return scores
+
+    def _ranks(self, batch: RolloutBatch, need: HiddenRanks) -> Tensor:
+        rows = [
+            self.policy.rank_dynamics(s, batch.loss_mask[s.response], need.stride, need.longest)
+            for s in samples_of(batch)
+        ]
+        return torch.stack(rows)
 
     def _prompt(self, sample: Sample) -> Tensor:
         """Log-probs of a prompt's tokens but the first."""
@@ -237,8 +254,9 @@ class ReferenceTrainer:
 def _given(batch: RolloutBatch) -> Facts:
     """What comes with a batch."""
     engine = batch.rollout_logprobs.double()
-    demonstrated = batch.loss_mask & ~batch.judged.loss_mask
-    return {ROLLOUT: engine, UNTRUNCATED: engine, DEMONSTRATED: demonstrated}
+    demonstrated, guided = batch.tokens_of_demonstrations
+    given = {ROLLOUT: engine, UNTRUNCATED: engine}
+    return {**given, DEMONSTRATED: demonstrated, GUIDED: guided}
 
 
 def _by_scores(

@@ -21,7 +21,7 @@ from megatron_stare.algorithms.hooks import (
     Updates,
 )
 from megatron_stare.algorithms.method import Method
-from megatron_stare.algorithms.needs import OLD
+from megatron_stare.algorithms.needs import OLD, head_products
 from megatron_stare.algorithms.table import METHODS, PARTS
 
 STATUSES = ("checked against authors' code", "paper", "derived")
@@ -64,6 +64,12 @@ class Entry:
     def passes(self) -> int | None:
         """Forward passes of a whole batch before its updates."""
         return None if self.needs is None else sum(need.passes for need in self.needs)
+
+    @property
+    def cost(self) -> str:
+        """Those, and further products of the LM head in one of them."""
+        products = head_products(self.needs or ())
+        return f"{self.passes}{f' + {products} of the head' if products else ''}"
 
 
 def entries() -> Iterator[Entry]:

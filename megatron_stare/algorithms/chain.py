@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from megatron_stare.algorithms.drawing import Drawing, drawing_of
 from megatron_stare.algorithms.hooks import Credit, Step
 from megatron_stare.algorithms.method import Method
 from megatron_stare.algorithms.states import from_plain, to_plain
@@ -29,6 +30,12 @@ class Chain:
             self.states[name] = link.advance(self.states[name], step)
             credit = link.apply(credit, step, self.states[name])
         return credit
+
+    @property
+    def drawing(self) -> Drawing:
+        """How the next samples are drawn."""
+        links = self.method.links.items()
+        return drawing_of([link.drawing(self.states[name]) for name, link in links])
 
     def report(self, credit: Credit, step: Step) -> dict[str, float]:
         """What the links log of a step that is done."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
-from megatron_stare.algorithms.hooks import Filter
-from megatron_stare.algorithms.needs import DEMONSTRATED
+from megatron_stare.algorithms.hooks import Filter, Need
+from megatron_stare.algorithms.needs import DEMONSTRATED, GUIDED
 from megatron_stare.system.values import CountOrZero
 from megatron_stare.types import Group, Reward, Sample
 
@@ -42,23 +43,29 @@ class NotAllRight(Filter):
 class FallBack(Filter):
     """The prompt's demonstration, alone, in the place of a group with at most `gate` right samples.
 
-    A group whose prompt has none stays as it is. The authors' second gate, up to which their code
-    learns from one demonstration by policy gradient, is not here.
+    With more of them, but at most `guide_gate`, it is a guide: `guide_gradient` learns from it by
+    policy gradient, in the place of `demonstration_nll`. A group whose prompt has none stays as it
+    is. The authors' scripts open no second gate; their code's own default is 2.
 
     Source: HPT, arXiv 2509.04419
     Status: checked against authors' code
     """
 
-    needs = frozenset({DEMONSTRATED})
-
     gate: CountOrZero = 0
-    """Most right samples of a group that is replaced."""
+    """Most right samples of a group that a demonstration replaces."""
+    guide_gate: CountOrZero = 0
+    """Most right samples of one that a guide replaces; none is unless this is more."""
+
+    @property
+    def needs(self) -> frozenset[Need[Any]]:
+        """What it makes, so that a term has to learn from it."""
+        return frozenset({DEMONSTRATED, *([GUIDED] if self.guide_gate > self.gate else [])})
 
     def filter(self, group: Group) -> Group | None:
         """The group as it is, or one of its demonstration."""
         prompt = group.prompt
         num_right = sum(reward.correct == 1 for reward in group.judged.rewards)
-        if num_right > self.gate or not prompt.demonstration_ids:
+        if num_right > max(self.gate, self.guide_gate) or not prompt.demonstration_ids:
             return group
         length = len(prompt.demonstration_ids)
         version = max(max(sample.versions, default=0) for sample in group.samples)
@@ -72,7 +79,7 @@ class FallBack(Filter):
             finish_reason="stop",
             weight_versions=(version,) * length,
             seconds=0.0,
-            origin="demonstration",
+            origin="guide" if num_right > self.gate else "demonstration",
         )
         return Group(prompt, (demonstration,), (Reward(1.0, 1.0, None, 0.0),))
 

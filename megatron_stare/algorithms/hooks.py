@@ -32,14 +32,15 @@ from torch import Tensor
 
 from megatron_stare.algorithms.aggregation import Aggregation
 from megatron_stare.algorithms.credit import Credit
+from megatron_stare.algorithms.drawing import Drawing
 from megatron_stare.algorithms.metric import Metric
-from megatron_stare.algorithms.step import Mark, Need, Step
+from megatron_stare.algorithms.step import HeadNeed, Mark, Need, Step
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.system.settings import Settings
 from megatron_stare.types import Group
 
-__all__ = ["Component", "Credit", "Curriculum", "Filter", "Link", "Live", "Mark", "Metric", "Need"]
-__all__ += ["Step", "Term", "Update", "Updates"]
+__all__ = ["Component", "Credit", "Curriculum", "Filter", "HeadNeed", "Link", "Live", "Mark"]
+__all__ += ["Drawing", "Metric", "Need", "Step", "Term", "Update", "Updates"]
 
 
 class Component(Settings):
@@ -54,11 +55,12 @@ class Component(Settings):
 class Link[S](Component):
     """Maps credit to credit. `S` is its state: a frozen dataclass of plain values, or None.
 
-    A link whose scope is "sample" looks at single samples only, and has no state: where it reads
-    scores of the policy, it may run in the micro-batch that computes them, and may not change what
-    is counted.
+    A link whose scope is "sample" looks at single samples only, without a state: where it reads
+    scores of the policy, it may run in the micro-batch that computes them, and then not change
+    what is counted.
     """
 
+    makes_advantages: ClassVar[bool] = False  # Of what has none.
     scope: ClassVar[Literal["sample", "batch"]] = "batch"
     marks: ClassVar[frozenset[Mark]] = frozenset()
     """What `apply` leaves on the step's tokens, for terms that need it."""
@@ -74,6 +76,10 @@ class Link[S](Component):
     def apply(self, credit: Credit, step: Step, state: S) -> Credit:
         """The credit after this link."""
         return credit
+
+    def drawing(self, state: S) -> Drawing:
+        """How samples are drawn after this state's step, if this link says it."""
+        return Drawing()
 
     def report(self, credit: Credit, step: Step, state: S) -> Mapping[str, float]:
         """What it logs when the step is done; `OLD` is known then.

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from megatron_stare.algorithms.aggregation import Aggregation
+from megatron_stare.algorithms.drawing import Drawing, drawing_of
 from megatron_stare.algorithms.hooks import (
     Component,
     Credit,
@@ -109,6 +110,11 @@ class Method(Settings):
         """The optimizer updates of a step."""
         (updates,) = self.updates.values()
         return updates.updates(step, credit, rescore)
+
+    @property
+    def first_drawing(self) -> Drawing:
+        """How the first samples are drawn, and so what else is asked of engine and sampler."""
+        return drawing_of([link.drawing(link.start()) for link in self.links.values()])
 
     @property
     def differentiates_entropy(self) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor
 
-from megatron_stare.algorithms.hooks import Need
+from megatron_stare.algorithms.hooks import HeadNeed, Need
 from megatron_stare.ops.partials import TokenScores
 
 
@@ -28,6 +28,49 @@ class PromptLogprobs:
 
 
 @dataclass(frozen=True, slots=True)
+class RankDynamics:
+    """How many directions the hidden states of each sample take; whole on every rank.
+
+    of_samples  float32 `[B, 3]`, on the CPU: the effective rank, and the means of its first and
+                second differences as the response grows
+    """
+
+    of_samples: Tensor
+
+    def at(self, tokens: slice | Tensor) -> Self:
+        """The same: it is not of this rank's tokens."""
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenRanks(HeadNeed[RankDynamics]):
+    """Of the states after the last norm that tokens were drawn from, `ops.effective_rank`.
+
+    stride   tokens from one difference to the next
+    longest  of a sample, its last so many tokens
+    """
+
+    name: str = "effective ranks of hidden states"
+    rows: int = 3
+    products: int = 0
+    stride: int = 40
+    longest: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class MinPLogprobs(HeadNeed[Tensor]):
+    """Log-probs before the step without tokens less likely than kappa times the likeliest, `[r]`.
+
+    The others are renormalised; a token that is left out has `ops.min_p.REMOVED`.
+    """
+
+    name: str = "log-probs without unlikely tokens"
+    rows: int = 1
+    products: int = 1
+    kappa: float = 0.02
+
+
+@dataclass(frozen=True, slots=True)
 class Cuts:
     """Where segments of the batch's responses begin; whole on every rank, `[R]`, on the CPU.
 
@@ -43,6 +86,11 @@ class Cuts:
         return self
 
 
+def head_products(needs: Iterable[Need[Any]]) -> int:
+    """Products of hidden states and the head's weight that needs take beside those of passes."""
+    return sum(need.products for need in needs if isinstance(need, HeadNeed))
+
+
 OLD: Need[TokenScores] = Need("scores of the policy before the step", passes=1)
 """Log-probs and entropies under the weights before the step's first update."""
 REFERENCE: Need[TokenScores] = Need("scores of the reference policy", passes=1)
@@ -52,6 +100,9 @@ ROLLOUT: Need[Tensor] = Need("log-probs of the engine", passes=0)
 DEMONSTRATED: Need[Tensor] = Need("which tokens are of demonstrations", passes=0)
 """Bool `[r]`: tokens that the policy is to learn from, and has not chosen; under the loss mask of
 the step, so that no link, no statistic and no other term counts them."""
+GUIDED: Need[Tensor] = Need("which tokens are of guides", passes=0)
+"""Bool `[r]`: tokens of demonstrations that stand for right samples of another policy; under the
+loss mask of the step, too, and not among those of `DEMONSTRATED`."""
 UNTRUNCATED: Need[Tensor] = Need("log-probs of the engine under untruncated sampling", passes=0)
 """The same, where their mean estimates an entropy: neither top-p nor top-k has renormalised it."""
 PROMPT_LOGPROBS: Need[PromptLogprobs] = Need("log-probs of the prompts alone", passes=0)

@@ -72,7 +72,8 @@ class MethodObjective:
             counted = terms[0].counted(credit, step)
             kind = terms[0].aggregation or method.aggregation
             coefficients = token_coefficients(kind, counted, step, update.samples)
-            return Mean([(term, term.prepare(step)) for term in terms], counted, coefficients)
+            prepared = [(term, _prepared(term, step)) for term in terms]
+            return Mean(prepared, counted, coefficients)
 
         own = [term for term in method.loss_terms if term.has_own_mean]
         shared = [term for term in method.loss_terms if not term.has_own_mean]
@@ -127,3 +128,8 @@ class MethodObjective:
         sample_ids = self.step.sample_ids
         live = Live(scores.logprobs, scores.entropies, old.logprobs, sample_ids, credit)
         return [mean.losses(live) for mean in self.means]
+
+
+def _prepared(term: Term[Any], step: Step) -> Any:
+    """Once a step: it is the same in each of its updates."""
+    return step.once(("prepared", id(term)), lambda: term.prepare(step))

@@ -11,9 +11,11 @@ A sample is a mapping; what no part needs may be missing:
     rollout_logprobs       of the engine
     reference_logprobs     of the reference policy; `reference_entropies`
     verdict                1 or 0 of the sample, or in between; by default whether reward > 0
-    demonstrated           1 or 0 of the sample: written by no policy
+    demonstrated, guide    1 or 0 of the sample: written by no policy, and perhaps a guide
     truncated              1 or 0 of the sample: cut off at the length limit
     prompt                 what it answers, any hashable, by default its group
+    min_p_logprobs         before the step without unlikely tokens, -1e4 of such a one
+    hidden_ranks           of the sample: effective rank, means of its first and second differences
     prompt_logprobs        of the prompt's tokens but the first
     cut_values, cut_nodes  at tokens that begin a segment, else None: what the response is worth
                            before that token, and the token's node in the tree of its group
@@ -29,7 +31,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -41,13 +43,17 @@ from megatron_stare.algorithms.hooks import Component, Credit, Need, Step, Updat
 from megatron_stare.algorithms.needs import (
     CUTS,
     DEMONSTRATED,
+    GUIDED,
     OLD,
     PROMPT_LOGPROBS,
     REFERENCE,
     ROLLOUT,
     UNTRUNCATED,
     Cuts,
+    HiddenRanks,
+    MinPLogprobs,
     PromptLogprobs,
+    RankDynamics,
 )
 from megatron_stare.algorithms.objective import MethodObjective
 from megatron_stare.ops.partials import TokenScores
@@ -60,7 +66,7 @@ Links = str | Sequence[str | Mapping[str, Any]] | Mapping[str, Any]
 
 _PER_TOKEN = (
     *("mask", "logprobs", "entropies", "rollout_logprobs", "reference_logprobs"),
-    *("current_logprobs", "current_entropies", "cut_values", "cut_nodes"),
+    *("current_logprobs", "current_entropies", "cut_values", "cut_nodes", "min_p_logprobs"),
 )
 
 
@@ -103,7 +109,7 @@ def run_links(
         ValueError: no such link, wrong settings, no samples, or lists differ in length.
     """
     method = _method(links)
-    view = _step(samples, step, progress)
+    view = _step(samples, step, progress, method.needs)
     _check_needs(method.links, view)
     chain = Chain(method)
     if states is not None:
@@ -182,13 +188,12 @@ def _method(given: Links) -> AlgorithmConfig:
     return AlgorithmConfig.model_validate(section)
 
 
-def _step(samples: Samples, number: int, progress: float) -> Step:
+def _step(samples: Samples, number: int, progress: float, needs: Iterable[Need[Any]] = ()) -> Step:
     given = _batch(samples)
     batch = given.judged
-    index = torch.arange(len(batch.loss_mask))
-    everyone = [list(range(len(samples)))]
+    index, everyone = torch.arange(len(batch.loss_mask)), [range(len(samples))]
     step = Step(number, progress, batch, index, batch.sample_ids, batch.loss_mask, everyone)
-    step.facts[DEMONSTRATED] = given.loss_mask & ~batch.loss_mask
+    step.facts[DEMONSTRATED], step.facts[GUIDED] = given.tokens_of_demonstrations
     nothing = torch.zeros(len(index), dtype=torch.float64)
     for need in (OLD, REFERENCE):
         name = _NAMES[need]
@@ -206,7 +211,17 @@ def _step(samples: Samples, number: int, progress: float) -> Step:
         values = torch.full_like(nothing, math.nan) if values is None else values
         nodes = torch.full_like(nothing, math.nan) if nodes is None else nodes
         step.facts[CUTS] = Cuts(values, nodes.nan_to_num(nan=-1.0).long())
+    for need in needs:
+        if (fact := _of_head(need, samples)) is not None:
+            step.facts[need] = fact
     return step
+
+
+def _of_head(need: Need[Any], samples: Samples) -> Any:
+    """What the samples say of it, whatever its settings; None if it is another, or they do not."""
+    if isinstance(need, HiddenRanks) and all("hidden_ranks" in sample for sample in samples):
+        return RankDynamics(torch.tensor([s["hidden_ranks"] for s in samples], dtype=torch.float64))
+    return _column(samples, "min_p_logprobs") if isinstance(need, MinPLogprobs) else None
 
 
 def _batch(samples: Samples) -> RolloutBatch:
@@ -217,7 +232,6 @@ def _batch(samples: Samples) -> RolloutBatch:
     masked = [{"mask": [1.0] * _length(sample)} | dict(sample) for sample in samples]
     mask, rollouts = _column(masked, "mask"), _column(samples, "rollout_logprobs")
     assert mask is not None
-    nothing = torch.zeros(len(mask), dtype=torch.float64)
     groups = [sample.get("group", place) for place, sample in enumerate(samples)]
     numbers: dict[Hashable, int] = {}
     prompts = [sample.get("prompt", group) for sample, group in zip(samples, groups, strict=True)]
@@ -231,10 +245,11 @@ def _batch(samples: Samples) -> RolloutBatch:
         prompt_lengths=torch.ones_like(lengths),
         response_lengths=lengths,
         loss_mask=mask > 0,
-        rollout_logprobs=nothing if rollouts is None else rollouts,
+        rollout_logprobs=torch.zeros(len(mask)).double() if rollouts is None else rollouts,
         rewards=torch.tensor([float(s.get("reward", 0.0)) for s in samples], dtype=torch.float64),
         verdicts=torch.tensor(verdicts, dtype=torch.float64),
-        demonstrated=torch.tensor([bool(s.get("demonstrated", False)) for s in samples]),
+        demonstrated=torch.tensor([bool(s.get("demonstrated", s.get("guide"))) for s in samples]),
+        guiding=torch.tensor([bool(s.get("guide")) for s in samples]),
         truncated=torch.tensor([bool(s.get("truncated", False)) for s in samples]),
         group_ids=torch.tensor([numbers.setdefault(group, len(numbers)) for group in groups]),
     )
@@ -245,13 +260,15 @@ def _token_of(prompt: Hashable) -> int:
     return int.from_bytes(hashlib.sha256(repr(prompt).encode()).digest()[:7])
 
 
-_NAMES: dict[Need[Any], str] = {
+_NAMES: dict[Need[Any] | type[Need[Any]], str] = {
     OLD: "logprobs",
     REFERENCE: "reference_logprobs",
     ROLLOUT: "rollout_logprobs",
     UNTRUNCATED: "rollout_logprobs",
     PROMPT_LOGPROBS: "prompt_logprobs",
     CUTS: "cut_values or cut_nodes",
+    MinPLogprobs: "min_p_logprobs",
+    HiddenRanks: "hidden_ranks",
 }
 """Where each need is met."""
 
@@ -260,7 +277,7 @@ def _check_needs(parts: Mapping[str, Component], step: Step) -> None:
     for name, part in parts.items():
         for need in part.needs:
             if not step.knows(need):
-                given = _NAMES.get(need, "them")
+                given = _NAMES.get(need, _NAMES.get(type(need), "them"))
                 raise KeyError(f"{name} reads {need.name}: not every sample has {given}")
 
 

@@ -32,6 +32,21 @@ class Need[T]:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadNeed[T](Need[T]):
+    """What the LM head says in the pass that scores the policy before the step.
+
+    A part that needs one needs `OLD`, too. Those that differ in their settings are others.
+
+    rows      numbers of each token
+    products  further products of hidden states and the head's weight that it takes
+    """
+
+    passes: int = 0
+    rows: int = 1
+    products: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Mark(Need[Tensor]):
     """A number that a link leaves on each token for terms, `[r]`: `step.facts[MARK] = ...`."""
 

@@ -21,7 +21,7 @@ from megatron_stare.algorithms.hooks import Component, Curriculum, Filter, Link,
 from megatron_stare.algorithms.links.a3po import A3po
 from megatron_stare.algorithms.links.a_grae import AGrae
 from megatron_stare.algorithms.links.ace import Ace
-from megatron_stare.algorithms.links.adaptive_entropy import AdaptiveEntropy, MarkedEntropy
+from megatron_stare.algorithms.links.adaptive_entropy import AdaptiveEntropy
 from megatron_stare.algorithms.links.adora import Adora
 from megatron_stare.algorithms.links.canon import Canon
 from megatron_stare.algorithms.links.clip_cov import ClipCov
@@ -34,15 +34,17 @@ from megatron_stare.algorithms.links.eapo import Eapo
 from megatron_stare.algorithms.links.entro_adv import EntroAdv
 from megatron_stare.algorithms.links.entrocraft import Entrocraft
 from megatron_stare.algorithms.links.entropy_clip import EntropyClip
-from megatron_stare.algorithms.links.epo import Epo, SmoothedEntropy
+from megatron_stare.algorithms.links.epo import Epo
 from megatron_stare.algorithms.links.gpg import Gpg
 from megatron_stare.algorithms.links.group_baselines import DrGrpo, Grpo, Rloo
 from megatron_stare.algorithms.links.grpo_n import GrpoN
 from megatron_stare.algorithms.links.gtpo import GrpoS, Gtpo
-from megatron_stare.algorithms.links.hapo import Hapo, HapoClip, TokenMean
+from megatron_stare.algorithms.links.hapo import Hapo
+from megatron_stare.algorithms.links.hapo_baseline import TokenMean
 from megatron_stare.algorithms.links.high_entropy import HighEntropy
 from megatron_stare.algorithms.links.ipo import Ipo
-from megatron_stare.algorithms.links.kl_cov import KlCov, KlCovPenalty
+from megatron_stare.algorithms.links.kl_cov import KlCov
+from megatron_stare.algorithms.links.lp_reg import LpReg
 from megatron_stare.algorithms.links.ngrpo import Ngrpo
 from megatron_stare.algorithms.links.off_policy_mask import OffPolicyMask
 from megatron_stare.algorithms.links.opo import Opo
@@ -64,6 +66,7 @@ from megatron_stare.algorithms.links.steer import Steer
 from megatron_stare.algorithms.links.turning_point import TurningPoint
 from megatron_stare.algorithms.links.unlikeliness import Unlikeliness
 from megatron_stare.algorithms.links.v05 import V05
+from megatron_stare.algorithms.links.verl import Verl
 from megatron_stare.algorithms.links.veto import Veto
 from megatron_stare.algorithms.presets import METHODS
 from megatron_stare.algorithms.replay import Replay
@@ -76,11 +79,17 @@ from megatron_stare.algorithms.terms.dgpo import Dgpo
 from megatron_stare.algorithms.terms.entropy import Entropy
 from megatron_stare.algorithms.terms.gmpo import Gmpo
 from megatron_stare.algorithms.terms.gspo import Gspo, GspoToken
+from megatron_stare.algorithms.terms.guide_gradient import GuideGradient
+from megatron_stare.algorithms.terms.hapo_clip import HapoClip
 from megatron_stare.algorithms.terms.kl import Kl
+from megatron_stare.algorithms.terms.kl_cov_penalty import KlCovPenalty
+from megatron_stare.algorithms.terms.lp_reg_clip import LpRegClip
+from megatron_stare.algorithms.terms.marked_entropy import MarkedEntropy
 from megatron_stare.algorithms.terms.nll import Nll
 from megatron_stare.algorithms.terms.policy_gradient import PolicyGradient
 from megatron_stare.algorithms.terms.positive_nll import PositiveNll
 from megatron_stare.algorithms.terms.sapo import Sapo
+from megatron_stare.algorithms.terms.smoothed_entropy import SmoothedEntropy
 from megatron_stare.algorithms.terms.tangent import Tangent
 from megatron_stare.algorithms.updates import Epochs
 
@@ -111,6 +120,7 @@ LINKS: dict[str, type[Link]] = {
     "gtpo": Gtpo,
     "grpo_s": GrpoS,
     "ace": Ace,
+    "verl": Verl,
     "canon": Canon,
     "stare": Stare,
     "tis": Tis,
@@ -134,6 +144,7 @@ LINKS: dict[str, type[Link]] = {
     "entrocraft": Entrocraft,
     "entropy_clip": EntropyClip,
     "hapo": Hapo,
+    "lp_reg": LpReg,
     # For a term.
     "adaptive_entropy": AdaptiveEntropy,
     "epo": Epo,
@@ -156,6 +167,7 @@ TERMS: dict[str, type[Term]] = {
     "nll": Nll,
     "kl_cov_penalty": KlCovPenalty,
     "demonstration_nll": DemonstrationNll,
+    "guide_gradient": GuideGradient,
     "marked_entropy": MarkedEntropy,
     "smoothed_entropy": SmoothedEntropy,
     "positive_nll": PositiveNll,
@@ -168,6 +180,7 @@ TERMS: dict[str, type[Term]] = {
     "aspo": Aspo,
     "ce_gppo": CeGppo,
     "hapo_clip": HapoClip,
+    "lp_reg_clip": LpRegClip,
     "dgpo": Dgpo,
     "tangent": Tangent,
 }

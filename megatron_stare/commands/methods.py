@@ -62,7 +62,7 @@ def table() -> str:
         lines += ["", title]
         for entry in known:
             if entry.kind == kind:
-                costs = f"{entry.source}; passes: {entry.passes}; needs {_needs(entry)}"
+                costs = f"{entry.source}; passes: {entry.cost}; needs {_needs(entry)}"
                 lines += [f"  {entry.name:{width}}  {entry.summary}", f"  {'':{width}}  {costs}"]
     return "\n".join(lines[1:])
 
@@ -100,7 +100,7 @@ def _facts(entry: Entry) -> Iterator[tuple[str, str]]:
     if entry.status:
         yield "status", entry.status
     yield "needs", _needs(entry)
-    passes = "as its settings say" if entry.passes is None else str(entry.passes)
+    passes = "as its settings say" if entry.passes is None else entry.cost
     if entry.may_wait:
         passes += ", and none at a chain's end in steps of one update"
     yield "passes", passes
@@ -135,7 +135,7 @@ def _overview(of_kind: list[Entry]) -> Iterator[str]:
     yield "| name | what it is | needs | passes |"
     yield "|---|---|---|---|"
     for entry in of_kind:
-        yield f"| `{entry.name}` | {_cell(entry.summary)} | {_needs(entry)} | {entry.passes} |"
+        yield f"| `{entry.name}` | {_cell(entry.summary)} | {_needs(entry)} | {entry.cost} |"
 
 
 def _section(entry: Entry) -> str:

@@ -14,8 +14,9 @@ from pydantic import model_validator
 
 from megatron_stare.algorithms.config import AlgorithmConfig
 from megatron_stare.algorithms.hooks import Need
-from megatron_stare.algorithms.needs import CUTS, DEMONSTRATED, OLD, UNTRUNCATED
+from megatron_stare.algorithms.needs import CUTS, DEMONSTRATED, GUIDED, OLD, UNTRUNCATED
 from megatron_stare.algorithms.renamed import renamed
+from megatron_stare.algorithms.table import LINKS
 from megatron_stare.config.algorithm import RewardConfig
 from megatron_stare.config.data import DataConfig, SftDataConfig, WorkedDataConfig
 from megatron_stare.config.policy import ModelConfig, OptimConfig, ParallelConfig, padded_length
@@ -117,9 +118,40 @@ class TrainConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _makes_advantages(self) -> TrainConfig:
+        links = self.algorithm.links
+        kinds = [type(link) for link in links.values()]
+        # Only of those of the table is it known.
+        if not any(kind.makes_advantages or kind not in LINKS.values() for kind in kinds):
+            raise ValueError(
+                f"algorithm.links=[{', '.join(links)}]: none of them makes advantages, so that "
+                "every one is 0 and nothing is learned; expected a baseline before them, that of "
+                "another method's links (`megatron-stare methods`)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _groups_may_grow(self) -> TrainConfig:
+        rollout, budget = self.rollout, self.algorithm.first_drawing.budget
+        if budget is not None and rollout.oversampling > 1:
+            raise ValueError(
+                "the method draws samples of a prompt one after another, with "
+                f"rollout.oversampling={rollout.oversampling:g}: expected 1, as no group is to be "
+                "stopped while others grow"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _demonstrations_are_there(self) -> TrainConfig:
         parts = self.algorithm.parts.items()
-        for name in [name for name, part in parts if DEMONSTRATED in part.needs]:
+        learned = frozenset().union(*(term.needs for term in self.algorithm.loss_terms))
+        for name, part in self.algorithm.filters.items():
+            if GUIDED in part.needs - learned:
+                raise ValueError(
+                    f"algorithm.{name} puts guides in the place of groups, and no term learns from "
+                    "them: expected guide_gradient among algorithm.terms"
+                )
+        for name in [name for name, part in parts if part.needs & {DEMONSTRATED, GUIDED}]:
             if not any(part.demonstration_field for part in self.data.parts.values()):
                 raise ValueError(
                     f"algorithm.{name} has nothing to fall back to with "

@@ -20,7 +20,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.engines.kv_cache import KvCache
-from megatron_stare.engines.next_token import draw_tokens
+from megatron_stare.engines.next_token import Drawn, draw_tokens
+from megatron_stare.ops.entropy_temperature import EntropyTemperature
 
 ATTENTION = "grouped_query_decode"
 
@@ -43,11 +44,15 @@ class ToDecode:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A sequence that has ended, by its place: its new tokens, and their log-probs."""
+    """A sequence that has ended, by its place: its new tokens.
+
+    The log-prob and the temperature of each token are with it.
+    """
 
     sequence: int
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
+    temperatures: tuple[float, ...]
     finish_reason: Literal["stop", "length", "aborted"]
 
 
@@ -59,6 +64,7 @@ def decode(
     uniforms: Tensor,
     sampling: SamplingConfig,
     is_interrupted: Callable[[], bool] = lambda: False,
+    rule: EntropyTemperature | None = None,
 ) -> Iterator[Decoded]:
     """Continue sequences; yield them as they end, and as they stand where decoding is interrupted.
 
@@ -67,6 +73,7 @@ def decode(
         prefixes: token ids of P prefixes.
         uniforms: float64 `[N, most new tokens]` in [0, 1), on the model's device: the randomness of
             each token.
+        rule: moves the temperature of each token.
     """
     device = uniforms.device
     cache = KvCache()
@@ -83,22 +90,23 @@ def decode(
     running = torch.arange(len(sequences), device=device)
     token_ids = torch.empty(uniforms.shape, dtype=torch.int64, device=device)
     logprobs = torch.empty(uniforms.shape, dtype=torch.float32, device=device)
+    kept = Drawn(token_ids, logprobs, torch.empty_like(logprobs))
     for step in range(uniforms.shape[1]):
-        tokens, token_logprobs = draw_tokens(logits, uniforms[running, step], sampling)
-        token_ids[running, step] = tokens
-        logprobs[running, step] = token_logprobs
+        drawn = draw_tokens(logits, uniforms[running, step], sampling, rule)
+        for column, new in zip(kept, drawn, strict=True):
+            column[running, step] = new
+        tokens = drawn.tokens
         stopped = stops[stops_of[running], tokens]
         ended = stopped | (limits[running] == step + 1)
         if ended.any():
-            drawn = (token_ids, logprobs, step + 1)
-            yield from _finished(running[stopped], *drawn, "stop")
-            yield from _finished(running[ended & ~stopped], *drawn, "length")
+            yield from _finished(running[stopped], kept, step + 1, "stop")
+            yield from _finished(running[ended & ~stopped], kept, step + 1, "length")
             stay = _compact(cache, ended)
             running, tokens, hidden = running[stay], tokens[stay], hidden[stay]
         if len(running) == 0:
             return
         if is_interrupted():
-            yield from _finished(running, token_ids, logprobs, step + 1, "aborted")
+            yield from _finished(running, kept, step + 1, "aborted")
             return
         logits = _next_logits(model, tokens, cache, hidden)
 
@@ -234,12 +242,9 @@ def _compact(cache: KvCache, ended: Tensor) -> Tensor:
 
 
 def _finished(
-    sequences: Tensor,
-    token_ids: Tensor,
-    logprobs: Tensor,
-    length: int,
-    finish_reason: Literal["stop", "length", "aborted"],
+    sequences: Tensor, kept: Drawn, length: int, finish_reason: Literal["stop", "length", "aborted"]
 ) -> Iterator[Decoded]:
-    rows = (sequences, token_ids[sequences, :length], logprobs[sequences, :length])
-    for sequence, tokens, token_logprobs in zip(*(row.tolist() for row in rows), strict=True):
-        yield Decoded(sequence, tuple(tokens), tuple(token_logprobs), finish_reason)
+    rows = (column[sequences, :length].tolist() for column in kept)
+    for sequence, *parts in zip(sequences.tolist(), *rows, strict=True):
+        token_ids, logprobs, temperatures = (tuple(part) for part in parts)
+        yield Decoded(sequence, token_ids, logprobs, temperatures, finish_reason)

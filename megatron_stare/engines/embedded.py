@@ -170,6 +170,7 @@ class EmbeddedEngine:
             self._uniforms(requests, max(one.max_tokens for one in sequences), seed),
             sampling,
             lambda: self._is_interrupted,
+            requests[0].rule,
         ):
             yield requests[decoded.sequence].answered(
                 decoded.token_ids,
@@ -178,6 +179,7 @@ class EmbeddedEngine:
                 version=self.weight_version,
                 seconds=time.perf_counter() - start,
                 tokenizer=self._tokenizer,
+                temperatures=() if requests[0].rule is None else decoded.temperatures,
             )
 
     def _uniforms(self, requests: Sequence[Request], num_tokens: int, seed: int) -> Tensor:

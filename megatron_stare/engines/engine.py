@@ -7,6 +7,7 @@ behind it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
@@ -15,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.config.rollout import SamplingConfig
+from megatron_stare.ops.entropy_temperature import EntropyTemperature
 from megatron_stare.types import FinishReason, Prompt, Sample
 
 
@@ -24,6 +26,7 @@ class Request:
 
     max_tokens  new ones, at most; None for what the sampling's limit leaves
     stop_ids    tokens at which this one ends; None for the engine's own
+    rule        moves the temperature of each of its tokens, which then has it
     """
 
     prompt: Prompt
@@ -31,6 +34,7 @@ class Request:
     begun: Sample | None = None
     max_tokens: int | None = None
     stop_ids: tuple[int, ...] | None = None
+    rule: EntropyTemperature | None = None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -62,10 +66,14 @@ class Request:
         version: int,
         seconds: float,
         tokenizer: PreTrainedTokenizerBase,
+        temperatures: tuple[float, ...] = (),
     ) -> Sample:
         """The sample, with new tokens behind what was begun."""
         before = self.sample
         whole = before.token_ids + token_ids
+        if before.temperatures or temperatures:  # Parts may be from before the first rule.
+            new = temperatures or (math.nan,) * len(token_ids)
+            temperatures = before.temperature_of_tokens + new
         return replace(
             before,
             text=str(tokenizer.decode(list(whole), skip_special_tokens=True)),
@@ -75,6 +83,7 @@ class Request:
             finish_reason=finish_reason,
             weight_versions=before.weight_versions + (version,) * len(token_ids),
             seconds=before.seconds + seconds,
+            temperatures=temperatures,
         )
 
 

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from megatron_stare.config.rollout import SamplingConfig
+from megatron_stare.ops.entropy_temperature import EntropyTemperature
+
+
+class Drawn(NamedTuple):
+    """Tokens int64 `[n]`, their log-probs in nats and the temperatures of each, float32 `[n]`."""
+
+    tokens: Tensor
+    logprobs: Tensor
+    temperatures: Tensor
 
 
 def draw_tokens(
-    logits: Tensor, uniforms: Tensor, sampling: SamplingConfig
-) -> tuple[Tensor, Tensor]:
+    logits: Tensor,
+    uniforms: Tensor,
+    sampling: SamplingConfig,
+    rule: EntropyTemperature | None = None,
+) -> Drawn:
     """Draw a token per row and say how likely it was.
 
     Args:
@@ -18,15 +32,20 @@ def draw_tokens(
         uniforms: float64 `[n]` in [0, 1); row i's token is a function of `logits[i]` and
             `uniforms[i]` alone.
         sampling: temperature first, then top_k, then top_p on what top_k left.
+        rule: moves the temperature of each token.
 
     Returns:
-        Tokens int64 `[n]`, and their log-probs float32 `[n]`, in nats, under the distribution they
-        were drawn from: with top_k or top_p the truncated one, renormalised.
+        Log-probs are under the distribution that tokens were drawn from: with top_k or top_p the
+        truncated one, renormalised.
 
     Raises:
         FloatingPointError: a row has no distribution: a logit is NaN, or +inf.
     """
     logprobs = torch.log_softmax(logits.float() / sampling.temperature, dim=-1)
+    temperatures = logprobs.new_full((len(logprobs),), sampling.temperature)
+    if rule is not None:
+        temperatures = temperatures * rule.factors(logprobs)
+        logprobs = torch.log_softmax(logits.float() / temperatures[:, None], dim=-1)
     if sampling.top_k or sampling.top_p < 1:
         logprobs = torch.log_softmax(_truncate(logprobs, sampling.top_k, sampling.top_p), dim=-1)
     # float64, so that rounding over a large vocabulary neither moves a boundary nor ends below 1.
@@ -35,7 +54,7 @@ def draw_tokens(
         raise FloatingPointError("a logit is not finite")
     thresholds = uniforms[:, None] * cumulative[:, -1:]
     tokens = torch.searchsorted(cumulative, thresholds, right=True)
-    return tokens[:, 0], logprobs.gather(-1, tokens)[:, 0]
+    return Drawn(tokens[:, 0], logprobs.gather(-1, tokens)[:, 0], temperatures)
 
 
 def _truncate(logprobs: Tensor, top_k: int, top_p: float) -> Tensor:

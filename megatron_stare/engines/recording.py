@@ -8,7 +8,7 @@ The least a line of the file must hold is
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -26,12 +26,16 @@ Ended = Literal["stop", "length", "turns", "seconds", "void", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A recorded response; the sequences have one entry per token, as in `Sample`."""
+    """A recorded response; the sequences have one entry per token, as in `Sample`.
+
+    `temperatures` has none where no token had one of its own.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     loss_mask: tuple[bool, ...]
+    temperatures: tuple[float, ...]
     finish_reason: Ended
     seconds: float
     turns: tuple[Turn, ...]
@@ -50,6 +54,8 @@ class _Line(BaseModel):
     """In nats; unknown where null."""
     loss_mask: tuple[bool, ...] | None = None
     """By default the policy chose every token."""
+    temperatures: tuple[Annotated[float, Field(gt=0, le=1e6)] | None, ...] | None = None
+    """By default that of the sampling, as where null."""
     finish_reason: Ended = "stop"
     turns: tuple[Turn, ...] = ()
     """By default all of it is one turn of the policy."""
@@ -109,12 +115,17 @@ def _recording(line: _Line, tokenizer: PreTrainedTokenizerBase) -> Recording:
     return Recording(
         text=line.response,
         token_ids=token_ids,
-        logprobs=tuple(math.nan if value is None else value for value in logprobs),
+        logprobs=_known(logprobs),
         loss_mask=line.loss_mask if line.loss_mask is not None else (True,) * len(token_ids),
+        temperatures=_known(line.temperatures or ()),
         finish_reason=line.finish_reason,
         seconds=line.seconds,
         turns=line.turns,
     )
+
+
+def _known(values: Sequence[float | None]) -> tuple[float, ...]:
+    return tuple(math.nan if value is None else value for value in values)
 
 
 def _check(recording: Recording, vocab_size: int, place: str) -> None:
@@ -128,7 +139,12 @@ def _check(recording: Recording, vocab_size: int, place: str) -> None:
         )
     if math.inf in recording.logprobs or -math.inf in recording.logprobs:
         raise UserError(f"{place}: logprobs hold an infinite one, expected finite ones or null")
-    for name, values in (("logprobs", recording.logprobs), ("loss_mask", recording.loss_mask)):
+    temperatures = recording.temperatures or (1.0,) * len(token_ids)
+    for name, values in (
+        ("logprobs", recording.logprobs),
+        ("loss_mask", recording.loss_mask),
+        ("temperatures", temperatures),
+    ):
         if len(values) != len(token_ids):
             raise UserError(
                 f"{place}: {len(values)} {name} for {len(token_ids)} tokens, expected one a token"

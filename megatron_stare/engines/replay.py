@@ -24,7 +24,7 @@ class ReplayEngine:
 
     Under one weight version a recorded sample is served once: a prompt asked again when its samples
     are used up is not answered. Samples carry the engine's version, as if just generated;
-    temperature, top_p, top_k and seed change nothing.
+    temperature, its rule, top_p, top_k and seed change nothing.
 
     Raises UserError at once where the file is not one of recorded samples (`read_recordings`).
     """
@@ -116,4 +116,5 @@ class ReplayEngine:
             weight_versions=(self.weight_version,) * len(recording.token_ids),
             seconds=recording.seconds,
             turns=recording.turns,
+            temperatures=recording.temperatures,
         )

@@ -111,6 +111,9 @@ METRICS: dict[str, Metric] = {
     "rollout/demonstrations": Metric(
         "count", "Groups in whose place a demonstration is learned from; of data that has them."
     ),
+    "rollout/guides": Metric(
+        "count", "Groups in whose place a demonstration is a guide; of data that has them."
+    ),
     "rollout/replayed": Metric(
         "count", "Samples of earlier steps in the batch; of methods that replay."
     ),

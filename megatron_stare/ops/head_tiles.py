@@ -114,6 +114,17 @@ def head_gradients(
         yield rows, d_hidden
 
 
+def head_logits(hidden: Tensor, columns: Tensor, tile: Tile) -> Iterator[tuple[slice, Tensor]]:
+    """The logits hidden @ columns.T tile by tile, float32 `[c, v]`: their rows, and themselves.
+
+    They may be overwritten.
+    """
+    for rows in blocks(len(hidden), tile.rows):
+        hidden_rows = _operand(hidden[rows])
+        for span in blocks(len(columns), tile.columns):
+            yield rows, _matmul(hidden_rows, _operand(columns[span]).t())
+
+
 def _operand(values: Tensor) -> Tensor:
     """On CPU in float32, here once for all products of a tile; on GPUs as it is."""
     return values if values.is_cuda else values.float()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from megatron_stare.algorithms.needs import OLD
+from megatron_stare.algorithms.needs import OLD, head_products
 from megatron_stare.config.policy import padded_length
 from megatron_stare.data.packing import MicroBatches, SampleCost, plan_micro_batches
 from megatron_stare.plan.activations import RankSizes
@@ -94,8 +94,11 @@ def training_time(
     plans = parts * epochs
     clock = _Clock(job, cost, lengths, batch.responses)
     passes = num_forward_passes(job)
-    prepass = sum(max(clock.forward(rank) for rank in plan) for plan in parts)
+    products = head_products(config.needs)
+    prepass = passes * sum(max(clock.forward(rank) for rank in plan) for plan in parts)
+    prepass += products * sum(max(clock.head(rank) for rank in plan) for plan in parts)
     flops = (3 * epochs + passes) * sum(costs)
+    flops += products * cost.per_loss_token * sum(batch.responses)
     update = busy = 0.0
     for number, plan in enumerate(plans):
         has_scores = OLD in config.needs and number == 0
@@ -106,7 +109,7 @@ def training_time(
             flops -= cost.per_loss_token * sum(batch.responses[i] for i in updates[number])
     counts = [len(plan[0]) for plan in parts]
     return TrainingTime(
-        prepass=passes * prepass,
+        prepass=prepass,
         update=update,
         exchange=len(plans) * _exchange_seconds(job, held),
         optimizer=len(plans)
@@ -146,6 +149,11 @@ class _Clock:
         """A pass without gradients."""
         stages, _ = self._both(rank, has_scores=False)
         return self._interleaved(pipeline_seconds(stages), stages)
+
+    def head(self, rank: MicroBatches) -> float:
+        """One product of hidden states and the head's weight."""
+        tokens = sum(self._responses[i] for micro_batch in rank for i in micro_batch)
+        return self._cost.per_loss_token * tokens / self._flops_s
 
     def forward_and_backward(self, rank: MicroBatches, has_scores: bool) -> float:
         """A pass with gradients; with scores from before, the head does not go forward."""

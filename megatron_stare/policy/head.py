@@ -7,7 +7,8 @@ op.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,9 +16,11 @@ from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from megatron_stare.algorithms.hooks import HeadNeed
 from megatron_stare.ops.logprob_entropy import linear_token_scores
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.policy.context import gather_scores
+from megatron_stare.policy.head_measures import HeadView, measure
 from megatron_stare.policy.model import PolicyConfig
 from megatron_stare.policy.packed import PackedMicroBatch
 
@@ -27,17 +30,22 @@ class HeadInputs:
     """What the head needs beside hidden states: the `output_processor_context`.
 
     micro_batch  where log-probs are wanted
-    temperature  divides the logits
+    temperature  divides the logits: of all tokens, or of each response token, float32
+                 `[num_tokens]`
     cp_group     ranks that share the micro-batch's tokens
     known        what the head has said of the micro-batch's response tokens under these weights
     differentiates_entropy   whether entropies carry a gradient, as log-probs do
+    measures     what else is asked of the head
+    measured     what it has said, `[rows, num_tokens]` each: filled by the head
     """
 
     micro_batch: PackedMicroBatch
-    temperature: float
+    temperature: float | Tensor
     cp_group: ProcessGroup
     known: TokenScores | None = None
     differentiates_entropy: bool = False
+    measures: Sequence[HeadNeed[Any]] = ()
+    measured: list[Tensor] = field(default_factory=list)
 
 
 def logprob_entropy_head(
@@ -64,20 +72,27 @@ def logprob_entropy_head(
         hidden_states = gather_from_sequence_parallel_region(
             hidden_states, tensor_parallel_output_grad=False, group=output_layer.tp_group
         )
-    micro_batch, known = context.micro_batch, context.known
+    micro_batch, known, temperature = context.micro_batch, context.known, context.temperature
+    places, num_tokens = micro_batch.places, micro_batch.num_tokens
     weight = output_layer.weight if output_weight is None else output_weight
+    hidden = hidden_states.squeeze(1).index_select(0, micro_batch.rows)
+    if isinstance(temperature, Tensor):
+        temperature = temperature[places]
     held = linear_token_scores(
-        hidden_states.squeeze(1).index_select(0, micro_batch.rows),
+        hidden,
         weight,
         micro_batch.targets,
-        temperature=context.temperature,
+        temperature=temperature,
         vocab_size=config.vocab_size,
         group=output_layer.tp_group,
         differentiable_entropy=context.differentiates_entropy,
         # Megatron's data parallelism attaches it; without, autograd carries the gradient. Its flag
         # `grad_added_to_main_grad` stays unset: a tied embedding's own gradient is yet to be added.
         main_grad=getattr(weight, "main_grad", None),
-        known=None if known is None else known.at(micro_batch.places),
+        known=None if known is None else known.at(places),
     )
-    places, num_tokens = micro_batch.places, micro_batch.num_tokens
+    view = HeadView(
+        hidden.detach(), weight, held, temperature, config, output_layer.tp_group, context.cp_group
+    )
+    context.measured.extend(measure(need, view, micro_batch) for need in context.measures)
     return TokenScores(*gather_scores(torch.stack(held), places, num_tokens, context.cp_group))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from megatron_stare.ops.partials import TokenScores
 class MicroBatchOutput:
     """What is kept of a micro-batch when it is done."""
 
-    scores: Tensor  # [4, r_micro_batch], those of `TokenScores`
+    scores: Tensor  # [4 + k, r_micro_batch], those of `TokenScores` and what else was measured
     sums: Tensor  # [1 + stats], float64: loss, then the objective's statistics
 
 
@@ -42,19 +43,22 @@ class Objective(Protocol):
 
 
 def loss_of(
-    objective: Objective | None, tokens: slice, output: TokenScores
+    objective: Objective | None,
+    tokens: slice,
+    measured: Sequence[Tensor],
+    output: TokenScores,
 ) -> tuple[Tensor, Tensor, MicroBatchOutput]:
     """What Megatron's schedule asks of a loss: (loss, num_tokens, anything to keep).
 
     `num_tokens` would divide the gradient; the objective has its own denominators, and
     `sum_gradients` ignores the count.
     """
-    detached = torch.stack(output).detach()
+    detached = torch.cat([torch.stack(output).detach(), *measured])
     uncounted = torch.zeros((), dtype=torch.int, device=detached.device)
     if objective is None:
         return output.logprobs.sum(), uncounted, MicroBatchOutput(detached, detached.new_zeros(1))
     # What the head gives no gradient, an objective must not seem to have one by.
     entropies = output.entropies if objective.differentiates_entropy else detached[1]
-    loss, stats = objective(TokenScores(output.logprobs, entropies, *detached[2:]), tokens)
+    loss, stats = objective(TokenScores(output.logprobs, entropies, *detached[2:4]), tokens)
     sums = torch.cat([loss.detach().reshape(1), stats]).double()
     return loss, uncounted, MicroBatchOutput(detached, sums)

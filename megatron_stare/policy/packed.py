@@ -71,6 +71,7 @@ class PackedMicroBatch:
     places      int64 [n]  where they stand among the micro-batch's response tokens
     num_tokens             response tokens of the micro-batch, over all context-parallel ranks,
                            sample after sample, counted or not
+    response_lengths       of each sample; they sum to num_tokens
     """
 
     input_ids: Tensor
@@ -80,6 +81,7 @@ class PackedMicroBatch:
     targets: Tensor
     places: Tensor
     num_tokens: int
+    response_lengths: tuple[int, ...]
 
 
 def pack(
@@ -132,4 +134,5 @@ def pack(
         targets=input_ids[predicted[places]],
         places=places,
         num_tokens=len(predicted),
+        response_lengths=tuple(len(part) for part in response[1:]),
     )

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,6 +23,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
+from megatron_stare.algorithms.hooks import HeadNeed
 from megatron_stare.data.packing import MicroBatches
 from megatron_stare.model_shape import ModelShape
 from megatron_stare.ops.partials import TokenScores
@@ -30,7 +32,7 @@ from megatron_stare.policy.head import HeadInputs, logprob_entropy_head
 from megatron_stare.policy.micro_batch_loss import MicroBatchOutput, Objective, loss_of
 from megatron_stare.policy.model import named_parameters
 from megatron_stare.policy.packed import PackedMicroBatch, pack
-from megatron_stare.types import TokenBatch
+from megatron_stare.types import RolloutBatch, TokenBatch
 from megatron_stare.weights.export import export_hf_tensors
 from megatron_stare.weights.finite import first_spoiled
 
@@ -72,7 +74,8 @@ class Policy:
         scheduler: steps once per update.
         shape: the whole network.
         groups: the process groups of this rank.
-        temperature: divides the logits wherever log-probs are computed.
+        temperature: divides the logits wherever log-probs are computed, but of tokens that were
+            drawn at one of their own.
     """
 
     def __init__(
@@ -100,9 +103,21 @@ class Policy:
         self, batch: TokenBatch, micro_batches: MicroBatches, progress: Progress = _silent
     ) -> TokenScores:
         """Scores of this rank's response tokens, `[r]`; on every pipeline stage."""
+        return self.measure(batch, micro_batches, (), progress)[0]
+
+    def measure(
+        self,
+        batch: TokenBatch,
+        micro_batches: MicroBatches,
+        needs: Sequence[HeadNeed[Any]],
+        progress: Progress = _silent,
+    ) -> tuple[TokenScores, list[Tensor]]:
+        """Scores, and what else the head is asked, in one pass: float32 `[rows, r]` each."""
         with torch.no_grad():
-            outputs = self._run(batch, micro_batches, progress)
-        return self._scores_on_every_stage(outputs, _num_tokens(batch, micro_batches))
+            outputs = self._run(batch, micro_batches, progress, measures=needs)
+        num_tokens = _num_tokens(batch, micro_batches)
+        scores, rest = self._on_every_stage(outputs, num_tokens, sum(need.rows for need in needs))
+        return scores, list(rest.split([need.rows for need in needs]))
 
     def update(
         self,
@@ -138,7 +153,7 @@ class Policy:
             lr=self.optimizer.param_groups[0]["lr"],
             skipped=not is_finite,
             sums=dict(zip(objective.stat_names, sums, strict=True)),
-            scores=self._scores_on_every_stage(outputs, _num_tokens(batch, micro_batches)),
+            scores=self._on_every_stage(outputs, _num_tokens(batch, micro_batches))[0],
         )
 
     def hf_tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -202,35 +217,38 @@ class Policy:
         progress: Progress,
         objective: Objective | None = None,
         known: TokenScores | None = None,
+        measures: Sequence[HeadNeed[Any]] = (),
     ) -> list[MicroBatchOutput]:
         """One pass of Megatron's schedule; outputs exist on the last pipeline stage only."""
         # What the schedule needs to be complete: micro-batches without samples, on every rank.
         idle = -len(micro_batches) % self.groups.schedule_multiple
-        inputs = self._pack(batch, [*micro_batches, *[()] * idle])
+        micro_batches = [*micro_batches, *[()] * idle]
+        inputs = self._pack(batch, micro_batches)
+        temperatures = self._temperatures(batch, micro_batches)
         starts = [0, *accumulate(packed.num_tokens for packed in inputs)]
         tokens = [slice(*span) for span in pairwise(starts)]
+        given = [*zip(inputs, tokens, temperatures, strict=True)]
         with_entropy = objective is not None and objective.differentiates_entropy
 
         def forward_step(iterator: Iterator, model: torch.nn.Module):
-            packed, span = next(iterator)
+            packed, span, temperature = next(iterator)
             said = None if known is None else known.at(span)
+            asked = HeadInputs(packed, temperature, self.groups.cp, said, with_entropy, measures)
             output = model(
                 input_ids=packed.input_ids,
                 position_ids=packed.position_ids,
                 attention_mask=None,
                 packed_seq_params=packed.packed_seq_params,
                 output_processor=logprob_entropy_head,
-                output_processor_context=HeadInputs(
-                    packed, self.temperature, self.groups.cp, said, with_entropy
-                ),
+                output_processor_context=asked,
             )
             if model is self.model[-1]:
                 progress(packed.num_tokens)
-            return output, partial(loss_of, objective, span)
+            return output, partial(loss_of, objective, span, asked.measured)
 
         return get_forward_backward_func()(
             forward_step_func=forward_step,
-            data_iterator=[iter(zip(inputs, tokens, strict=True)) for _ in self.model],
+            data_iterator=[iter(given) for _ in self.model],
             model=[*self.model],
             num_microbatches=len(inputs),
             seq_length=max(packed.input_ids.numel() for packed in inputs),
@@ -255,14 +273,30 @@ class Policy:
             for samples in micro_batches
         ]
 
-    def _scores_on_every_stage(
-        self, outputs: Sequence[MicroBatchOutput], num_tokens: int
-    ) -> TokenScores:
-        stacked = torch.empty(len(TokenScores._fields), num_tokens, device=self.device)
+    def _temperatures(
+        self, batch: TokenBatch, micro_batches: MicroBatches
+    ) -> Sequence[float | Tensor]:
+        """Of the response tokens of each micro-batch: those which they were drawn at."""
+        own = batch.temperatures if isinstance(batch, RolloutBatch) else None
+        if own is None:
+            return [self.temperature] * len(micro_batches)
+        of_samples = own.nan_to_num(self.temperature).split(batch.response_lengths.tolist())
+        nothing = own.new_empty(0)
+        return [
+            torch.cat([nothing, *(of_samples[i] for i in samples)]).to(self.device)
+            for samples in micro_batches
+        ]
+
+    def _on_every_stage(
+        self, outputs: Sequence[MicroBatchOutput], num_tokens: int, num_more: int = 0
+    ) -> tuple[TokenScores, Tensor]:
+        """The scores, and the rows that were measured beside them."""
+        num_scores = len(TokenScores._fields)
+        stacked = torch.empty(num_scores + num_more, num_tokens, device=self.device)
         if outputs:
             torch.cat([output.scores for output in outputs], dim=1, out=stacked)
         self._broadcast_from_last_stage(stacked)
-        return TokenScores(*stacked)
+        return TokenScores(*stacked[:num_scores]), stacked[num_scores:]
 
     def _sum_over_ranks(self, sums: Sequence[Tensor], objective: Objective) -> list[float]:
         """The loss and the statistics, summed over micro-batches and data-parallel ranks."""

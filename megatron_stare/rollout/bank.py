@@ -27,7 +27,7 @@ from megatron_stare.types import Prompt, Reward, Sample, turns_from_plain, turns
 Key = tuple[str, int]
 """Of a sample in a step: its prompt's uid, and its index."""
 
-_HEAD = {"uid", "index", "text", "finish_reason", "seconds", "num_tokens"}
+_HEAD = {"uid", "index", "text", "finish_reason", "seconds", "num_tokens", "temperatures"}
 _NAME = re.compile(r"step_([0-9]{6,18})\.bank")
 _ARRAYS = (
     ("token_ids", np.dtype("<i8")),
@@ -163,6 +163,7 @@ class Bank:
             raise ValueError("no sample")
         fields |= turns_from_plain(fields)
         key = (fields.pop("uid"), fields["index"])
+        fields["temperatures"] = tuple(fields["temperatures"])
         sample = Banked(fields | _read_arrays(arrays, fields.pop("num_tokens")))
         self.forget_sample(key)
         self.samples[key] = sample
@@ -183,6 +184,7 @@ def _sample_record(sample: Sample) -> tuple[dict[str, Any], bytes]:
         "finish_reason": sample.finish_reason,
         "seconds": sample.seconds,
         "num_tokens": len(sample.token_ids),
+        "temperatures": sample.temperatures,
         **turns_to_plain(sample.turns),
     }
     return head, b"".join(np.array(getattr(sample, name), d).tobytes() for name, d in _ARRAYS)

@@ -83,7 +83,12 @@ def _record(
         "seconds": sample.seconds,
         "reward_seconds": reward.seconds,
         "token_ids": sample.token_ids,
-        "logprobs": [None if math.isnan(value) else value for value in sample.logprobs],
+        "logprobs": _known(sample.logprobs),
         "loss_mask": sample.loss_mask,
         **turns_to_plain(sample.turns),
+        **({"temperatures": _known(sample.temperatures)} if sample.temperatures else {}),
     }
+
+
+def _known(values: Sequence[float]) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in values]

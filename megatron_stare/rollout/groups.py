@@ -8,6 +8,7 @@ from typing import Protocol
 
 from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.engines.engine import Engine, Request
+from megatron_stare.ops.entropy_temperature import EntropyTemperature
 from megatron_stare.types import Group, Prompt, Reward, Sample
 
 
@@ -21,11 +22,31 @@ class Judge(Protocol):
 
 @dataclass(slots=True)
 class GrowingGroup:
-    """A prompt and its samples so far, by index, of the `size` it is to have."""
+    """A prompt and its samples so far, by index, of the `size` it is to have.
+
+    Those that are judged have their rewards in `rewards`.
+    """
 
     prompt: Prompt
     size: int
     samples: dict[int, Sample] = field(default_factory=dict)
+    rewards: dict[int, Reward] = field(default_factory=dict)
+
+    @classmethod
+    def beyond(cls, group: Group) -> GrowingGroup:
+        """A judged group that is to have one sample more."""
+        size = len(group.samples)
+        return cls(
+            group.prompt,
+            size + 1,
+            dict(enumerate(group.samples)),
+            dict(enumerate(group.rewards)),
+        )
+
+    def as_judged(self) -> Group:
+        """Its judged samples alone."""
+        samples = tuple(self.samples[index] for index in self.rewards)
+        return Group(self.prompt, samples, tuple(self.rewards.values()))
 
     @property
     def is_whole(self) -> bool:
@@ -42,11 +63,11 @@ class GrowingGroup:
         """Of the weights that any of its tokens was sampled under; None without tokens."""
         return min(set().union(*(s.versions for s in self.samples.values())), default=None)
 
-    def requests(self) -> list[Request]:
-        """What it takes to make it whole."""
+    def requests(self, rule: EntropyTemperature | None = None) -> list[Request]:
+        """What it takes to make it whole; `rule` moves the temperature of tokens."""
         begun = {index: self.samples.get(index) for index in range(self.size)}
         return [
-            Request(self.prompt, index, sample)
+            Request(self.prompt, index, sample, rule=rule)
             for index, sample in begun.items()
             if sample is None or sample.finish_reason == "aborted"
         ]
@@ -102,10 +123,10 @@ def generate_groups(
 
 
 def score_groups(scorer: Judge, whole: Sequence[GrowingGroup]) -> list[Group]:
-    """Groups with their rewards; all samples are judged together."""
-    samples = [tuple(group.samples[index] for index in range(group.size)) for group in whole]
-    rewards = iter(scorer.score([sample for siblings in samples for sample in siblings]))
-    return [
-        Group(group.prompt, siblings, tuple(next(rewards) for _ in siblings))
-        for group, siblings in zip(whole, samples, strict=True)
-    ]
+    """Groups with their rewards; all samples that have none are judged together."""
+    new = [[i for i in range(group.size) if i not in group.rewards] for group in whole]
+    pairs = list(zip(whole, new, strict=True))
+    rewards = iter(scorer.score([group.samples[i] for group, indices in pairs for i in indices]))
+    for group, indices in pairs:
+        group.rewards |= {i: next(rewards) for i in indices}
+    return [group.as_judged() for group in whole]

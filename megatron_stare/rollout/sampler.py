@@ -19,19 +19,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
+from megatron_stare.algorithms.drawing import Drawing
 from megatron_stare.algorithms.filters import Mixed
 from megatron_stare.algorithms.hooks import Filter
 from megatron_stare.config.rollout import RolloutConfig
 from megatron_stare.engines.engine import Engine
 from megatron_stare.engines.randomness import derive_seed
 from megatron_stare.errors import UserError
-from megatron_stare.rollout.failures import check_verifier, failures_of
-from megatron_stare.rollout.filling import Filling
+from megatron_stare.rollout.failures import check_verifier
+from megatron_stare.rollout.filling import Filling, why_not_full
 from megatron_stare.rollout.filtering import Filtering
 from megatron_stare.rollout.groups import GrowingGroup, Judge, score_groups
 from megatron_stare.rollout.plain import group_from_plain, group_to_plain
 from megatron_stare.rollout.statistics import (
-    count_solved,
     demonstration_statistics,
     group_statistics,
     propensity_statistics,
@@ -127,16 +127,23 @@ class Sampler:
         self._config = config
         self._seed = seed
         self._filtering = Filtering(filters if config.dynamic_sampling else {})
+        self._drawing = Drawing()
         self._is_cancelled = False
         self._is_collecting = False
         self._carried: list[GrowingGroup | Group] = []
         """From the step before, in the order they were drawn."""
 
-    def collect(self, step: int, on_progress: Callable[[int], None] = lambda _: None) -> Rollout:
+    def collect(
+        self,
+        step: int,
+        on_progress: Callable[[int], None] = lambda _: None,
+        drawing: Drawing | None = None,
+    ) -> Rollout:
         """Generate until `prompts_per_step` groups are kept, the first drawn of those there are.
 
         Args:
             on_progress: called with the number of samples finished since the call before.
+            drawing: how its samples are drawn.
 
         Raises:
             UserError: the batch is not full after `max_rounds` rounds, or a round shows that the
@@ -144,6 +151,7 @@ class Sampler:
             Cancelled: `cancel` was called; everything is as before the call.
         """
         before = self.state_dict()
+        self._drawing = drawing or Drawing()
         self._is_collecting = True
         try:
             return self._collect(step, on_progress)
@@ -171,15 +179,16 @@ class Sampler:
 
     def _collect(self, step: int, on_progress: Callable[[int], None]) -> Rollout:
         start = time.perf_counter()
+        first = self._drawing.first_of(self._group_size)
         filling = Filling(self._carried)
         for round_number in range(1, self._config.max_rounds + 1):
-            filling.draw(self._prompts.draw(self._num_to_draw(filling)), self._group_size)
+            filling.draw(self._prompts.draw(self._num_to_draw(filling)), first)
             seed = derive_seed(self._seed, step, round_number)
             self._play_round(filling, step, seed, on_progress)
             check_verifier(filling.kept + filling.filtered)
             if len(filling.kept) >= self._size:
                 return self._finish(filling, step, round_number, time.perf_counter() - start)
-        raise UserError(f"step {step}: {self._why_not_full(filling)}")
+        raise UserError(f"step {step}: {why_not_full(filling, self._config)}")
 
     def cancel(self) -> None:
         """Have `collect`, in another thread, stop as soon as it can, or at once when called."""
@@ -212,7 +221,8 @@ class Sampler:
         is_interrupted = False
         if self._is_cancelled:
             raise Cancelled
-        for sample in self._engine.generate(filling.requests(), self._config, seed=seed):
+        requests = filling.requests(self._drawing.rule)
+        for sample in self._engine.generate(requests, self._config, seed=seed):
             filling.take(sample)
             if sample.finish_reason != "aborted":
                 on_progress(1)
@@ -224,6 +234,23 @@ class Sampler:
         self._judge(filling)
         if not (is_interrupted and self._config.partial_rollouts):
             filling.give_up_growing(is_interrupted)
+        while filling.wanting:
+            self._draw_one_more(filling, seed, on_progress)
+
+    def _draw_one_more(
+        self, filling: Filling, seed: int, on_progress: Callable[[int], None]
+    ) -> None:
+        """Each group that the budget wants more of gets a sample more, or is done without one."""
+        filling.grow_wanting()
+        requests = filling.requests(self._drawing.rule)
+        for sample in self._engine.generate(requests, self._config, seed=seed):
+            filling.take(sample)
+            on_progress(1)
+        if self._is_cancelled:
+            raise Cancelled
+        for group in filling.take_unanswered():
+            self._settle(filling, group)
+        self._judge(filling)
 
     def _may_end(self, filling: Filling, sample: Sample, step: int) -> bool:
         """Whether to stop what runs: the batch is full, or cannot become so in this round."""
@@ -247,12 +274,18 @@ class Sampler:
 
     def _judge(self, filling: Filling) -> None:
         for group in score_groups(self._scorer, filling.take_whole()):
-            filling.judged.append(group)
-            kept = self._filtering.keep(group) if group.can_be_compared else None
-            if kept is None:
-                filling.filtered.append(group)
+            if self._drawing.goes_on(group, self._group_size):
+                filling.wanting.append(group)
             else:
-                filling.kept.append(kept)
+                self._settle(filling, group)
+
+    def _settle(self, filling: Filling, group: Group) -> None:
+        filling.judged.append(group)
+        kept = self._filtering.keep(group) if group.can_be_compared else None
+        if kept is None:
+            filling.filtered.append(group)
+        else:
+            filling.kept.append(kept)
 
     def _finish(self, filling: Filling, step: int, num_rounds: int, seconds: float) -> Rollout:
         groups, surplus = filling.split_kept(self._size)
@@ -282,23 +315,6 @@ class Sampler:
             **source_statistics(filling.drawn, generated, groups),
         }
         return Rollout(groups, filling.filtered, metrics, seconds)
-
-    def _why_not_full(self, filling: Filling) -> str:
-        config, num_drawn = self._config, len(filling.ledger)
-        generated = filling.kept + filling.filtered
-        num_all, num_none = count_solved(generated)
-        num_unjudged = sum(not group.can_be_compared for group in generated)
-        unjudged = f"{num_unjudged} have too few that are judged, " if num_unjudged else ""
-        failures = failures_of(generated)
-        return (
-            f"{len(filling.kept)} of rollout.prompts_per_step={config.prompts_per_step} groups "
-            f"after rollout.max_rounds={config.max_rounds} rounds; of {num_drawn} prompts, "
-            f"{num_none} have no correct sample, {num_all} only correct ones, "
-            f"{unjudged}{num_drawn - len(generated)} were not answered: problems nearer to what "
-            "the policy can do, more rollout.samples_per_prompt, or rollout.dynamic_sampling=false "
-            "let more groups through, and a smaller rollout.prompts_per_step needs fewer"
-            + (f"; {failures}" if failures else "")
-        )
 
 
 def num_to_generate(size: int, num_kept: int, num_judged: int) -> int:

@@ -65,7 +65,10 @@ def demonstration_statistics(groups: Sequence[Group]) -> dict[str, float]:
     if not any(group.prompt.demonstration_ids for group in groups):
         return {}
     origins = [sample.origin for group in groups for sample in group.samples]
-    return {"rollout/demonstrations": float(origins.count("demonstration"))}
+    return {
+        "rollout/demonstrations": float(origins.count("demonstration")),
+        "rollout/guides": float(origins.count("guide")),
+    }
 
 
 def propensity_statistics(judged: Sequence[Group]) -> dict[str, float]:

@@ -41,6 +41,7 @@ def build_engine(
             log_dir=config.run.dir,
             report=world.loggers.message,
             stop_ids=stop_ids,
+            moves_temperature=config.algorithm.first_drawing.rule is not None,
         )
         if config.rollout.colocated:
             engine.give_up_memory()

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_stare.algorithms.hooks import Step
-from megatron_stare.algorithms.needs import DEMONSTRATED, ROLLOUT, UNTRUNCATED
+from megatron_stare.algorithms.needs import DEMONSTRATED, GUIDED, ROLLOUT, UNTRUNCATED
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config.prefer import PreferConfig
 from megatron_stare.data.packing import Share
@@ -46,11 +46,12 @@ def open_step(
         group=dp_group,
         seed=seed,
     )
-    if isinstance(judged, RolloutBatch):
-        demonstrated = batch.loss_mask & ~judged.loss_mask
-        step.facts[DEMONSTRATED] = demonstrated[share.index].to(device)
-        if has_rollout_logprobs(judged):
-            step.facts[ROLLOUT] = judged.rollout_logprobs[share.index].to(device)
+    if isinstance(batch, RolloutBatch):
+        tokens = batch.tokens_of_demonstrations
+        for need, which in zip((DEMONSTRATED, GUIDED), tokens, strict=True):
+            step.facts[need] = which[share.index].to(device)
+        if has_rollout_logprobs(batch.judged):
+            step.facts[ROLLOUT] = batch.rollout_logprobs[share.index].to(device)
             step.facts[UNTRUNCATED] = step.facts[ROLLOUT]
     return step
 

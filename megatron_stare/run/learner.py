@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from megatron_stare.algorithms.chain import Chain
-from megatron_stare.algorithms.hooks import Credit, Need, Step
+from megatron_stare.algorithms.hooks import Credit, HeadNeed, Need, Step
 from megatron_stare.algorithms.needs import OLD, PROMPT_LOGPROBS, REFERENCE, ROLLOUT
 from megatron_stare.algorithms.objective import MethodObjective
 from megatron_stare.config.commands import TrainConfig
@@ -19,6 +19,7 @@ from megatron_stare.data.packing import Share, split_updates
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.policy.step import Policy, UpdateResult
 from megatron_stare.run.facts import check_rollout_logprobs, open_step
+from megatron_stare.run.head_facts import fact_of
 from megatron_stare.run.prompt_scores import score_prompts
 from megatron_stare.run.session import Session
 from megatron_stare.types import RolloutBatch
@@ -52,19 +53,37 @@ class Learner[C: TrainConfig | PreferConfig]:
         check_rollout_logprobs(lambda: step.knows(ROLLOUT), self.config)
         for need, measure in _MEASURED.items():  # In one order on all ranks.
             if need in self.config.needs:
-                step.facts[need] = measure(self, batch, share)
+                step.facts.update(measure(self, batch, share))
         return step
 
-    def score(self, batch: RolloutBatch, share: Share) -> TokenScores:
-        """Log-probs and entropies of this rank's tokens under the weights before the update."""
-        with self.session.phase("prepass", len(share.index)) as advance:
-            return self.session.policy.score(batch, share.micro_batches, advance)
+    def score(self, batch: RolloutBatch, share: Share) -> dict[Need[Any], Any]:
+        """Log-probs and entropies of this rank's tokens under the weights before the update.
 
-    def score_reference(self, batch: RolloutBatch, share: Share) -> TokenScores:
-        """The same under the starting weights."""
+        With what else the method asks of the head.
+        """
+        asked = [need for need in self.config.needs if isinstance(need, HeadNeed)]
+        asked.sort(key=str)  # A set has another order on each rank.
+        policy = self.session.policy
+        with self.session.phase("prepass", len(share.index)) as advance:
+            scores, rows = policy.measure(batch, share.micro_batches, asked, advance)
+        facts: dict[Need[Any], Any] = {OLD: scores}
+        for need, part in zip(asked, rows, strict=True):
+            facts[need] = fact_of(need, part, batch, share, policy.groups.dp)
+        return facts
+
+    def score_reference(self, batch: RolloutBatch, share: Share) -> dict[Need[Any], Any]:
+        """Those under the starting weights."""
         assert self.starting_weights is not None
-        with self.session.policy.weights_swapped_for(self.starting_weights):
-            return self.score(batch, share)
+        policy = self.session.policy
+        with (
+            policy.weights_swapped_for(self.starting_weights),
+            self.session.phase("prepass", len(share.index)) as advance,
+        ):
+            return {REFERENCE: policy.score(batch, share.micro_batches, advance)}
+
+    def score_prompts(self, batch: RolloutBatch, share: Share) -> dict[Need[Any], Any]:
+        """Log-probs of the prompts alone."""
+        return {PROMPT_LOGPROBS: score_prompts(self.session, batch)}
 
     def update(
         self, batch: RolloutBatch, step: Step, credit: Credit, share: Share
@@ -127,9 +146,10 @@ def copy_of_weights(policy: Policy, device: torch.device) -> dict[str, Tensor]:
     }
 
 
-_MEASURED: dict[Need[Any], Callable[[Learner[Any], RolloutBatch, Share], Any]] = {
+_Facts = dict[Need[Any], Any]
+_MEASURED: dict[Need[Any], Callable[[Learner[Any], RolloutBatch, Share], _Facts]] = {
     OLD: Learner.score,
     REFERENCE: Learner.score_reference,
-    PROMPT_LOGPROBS: lambda learner, batch, share: score_prompts(learner.session, batch),
+    PROMPT_LOGPROBS: Learner.score_prompts,
 }
 """How what costs a pass is measured."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from megatron_stare.algorithms.drawing import Drawing
 from megatron_stare.checkpoint.resume import check_inputs
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.data.prompts import PromptSet
@@ -75,38 +76,45 @@ class RolloutSide:
     pending: Rollout | None = None
     """Collected before a checkpoint, and not trained on there."""
 
-    def start_collecting(self, step: int) -> None:
+    def start_collecting(self, step: int, drawing: Drawing) -> None:
         """Begin with the groups of a step, in another thread; `collect` then waits for them."""
-        self.background.start(lambda: self._generate(step))
+        self.background.start(lambda: self._generate(step, drawing))
 
-    def collect(self, step: int, on_progress: Advance) -> Rollout:
+    def collect(self, step: int, drawing: Drawing, on_progress: Advance) -> Rollout:
         """The groups of a step, generated and judged; then the trainer may have the memory.
+
+        `drawing` says how samples are drawn that are not there yet.
 
         Raises:
             Cancelled: as asked for; the sampler stands where it stood before the step.
         """
         try:
-            rollout = self._take_rollout(step, on_progress)
+            rollout = self._take_rollout(step, drawing, on_progress)
         except Cancelled:
             self._give_up_memory()
             raise
         self._give_up_memory()
         return rollout
 
-    def _take_rollout(self, step: int, on_progress: Advance) -> Rollout:
+    def _take_rollout(self, step: int, drawing: Drawing, on_progress: Advance) -> Rollout:
         if self.pending is not None:
             rollout, self.pending = self.pending, None
             return rollout
         if self.background.is_used:
             return self.background.result()
-        return self._generate(step, on_progress)
+        return self._generate(step, drawing, on_progress)
 
-    def _generate(self, step: int, on_progress: Advance = lambda _: None) -> Rollout:
+    def _generate(
+        self,
+        step: int,
+        drawing: Drawing,
+        on_progress: Advance = lambda _: None,
+    ) -> Rollout:
         if self.bank is not None:
             self.bank.begin(step, self.sampler.state_dict()["prompts"])
             if self.config.checkpoint.every == 0:
                 self.forget_samples(through=step - 1)
-        rollout = self.sampler.collect(step, on_progress)
+        rollout = self.sampler.collect(step, on_progress, drawing)
         self.scorer.format.end_step(is_last=step == self.config.train.steps)
         return rollout
 

@@ -53,7 +53,7 @@ class Run(Learner[TrainConfig]):
             nonlocal rollout
             assert self.rollout_side is not None
             try:
-                rollout = self.rollout_side.collect(step, advance)
+                rollout = self.rollout_side.collect(step, self.chain.drawing, advance)
             except Cancelled:
                 return None
             return RolloutBatch.from_groups(rollout.groups)
@@ -75,7 +75,7 @@ class Run(Learner[TrainConfig]):
     def start_collecting(self, step: int) -> None:
         """Begin with a step's batch, under the weights in the engine; `collect` waits for it."""
         if self.rollout_side is not None:
-            self.rollout_side.start_collecting(step)
+            self.rollout_side.start_collecting(step, self.chain.drawing)
 
     def push_weights(self, version: int) -> None:
         """Stream the policy's weights, under their Hugging Face names, into the engine.

@@ -10,10 +10,12 @@ from megatron_stare.ops.logprob_entropy import (
     linear_token_scores,
     logprob_entropy,
 )
+from megatron_stare.ops.min_p import min_p_logprobs
 from tests.dense_head import (
     assert_near,
     assert_near_in_norm,
     dense_logprob_entropy,
+    dense_min_p,
     random_head,
 )
 from tests.worlds import recorded_collectives, run_world
@@ -51,6 +53,18 @@ def equals_the_dense_reference(rank: int, form: str) -> None:
         expected = dense_logprob_entropy(*case, **options)
         for got, want in zip(run_shard(case, form, **options), expected, strict=True):
             assert_near(got, want, 2e-5)
+
+
+def unlikely_tokens_are_against_the_likeliest_of_all_ranks() -> None:
+    for vocab_size, temperature in ((48, torch.linspace(0.5, 2.0, 23)), (33, 0.7)):
+        hidden, weight, targets, _ = random_head(23, 16, 48, vocab_size)
+        group = dist.group.WORLD
+        shard = weight.chunk(group.size())[group.rank()]
+        options = {"vocab_size": vocab_size, "temperature": temperature}
+        scores = linear_token_scores(hidden, shard, targets, group=group, **options)
+        found = min_p_logprobs(hidden, shard, scores, kappa=0.3, group=group, **options)
+        expected = dense_min_p(hidden, weight, targets, kappa=0.3, **options)
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-5)
 
 
 def all_targets_on_one_rank(rank: int, form: str) -> None:
@@ -120,6 +134,7 @@ def every_case(rank: int) -> list[tuple[Tensor, Tensor, Tensor]]:
         all_targets_on_one_rank(rank, form)
         shards_far_apart(rank, form)
         no_tokens(rank, form)
+    unlikely_tokens_are_against_the_likeliest_of_all_ranks()
     bfloat16_inputs(rank, "linear")
     entropy_gradient(rank)
     case = random_head(23, 16, 48)

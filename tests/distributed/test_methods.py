@@ -23,8 +23,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from megatron_stare.algorithms.needs import CUTS, DEMONSTRATED, PROMPT_LOGPROBS, REFERENCE
+from megatron_stare.algorithms.needs import CUTS, DEMONSTRATED, GUIDED
 from megatron_stare.algorithms.table import LINKS, METHODS, TERMS
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.types import RolloutBatch
@@ -101,9 +102,12 @@ def jobs(tmp_path_factory) -> dict[str, Job]:
     found = {}
     for name, section in sections().items():
         job = Job(folder, {**settings, "algorithm": section}, [batch])
-        if DEMONSTRATED in job.config(Layout()).needs:
+        if needs := job.config(Layout()).needs & {DEMONSTRATED, GUIDED}:
             worked = torch.arange(len(batch)) == WORKED
-            job = job._replace(batches=[replace(batch, demonstrated=worked)])
+            marked = {"demonstrated": worked, "guiding": worked if GUIDED in needs else None}
+            job = job._replace(batches=[replace(batch, **marked)])
+        if job.config(Layout()).algorithm.first_drawing.rule is not None:
+            job = job._replace(batches=[replace(batch, temperatures=temperatures_of(batch))])
         if "r3" in job.config(Layout()).algorithm.links:
             job = job._replace(batches=[_cut_off(batch)])
         found[name] = job
@@ -114,6 +118,13 @@ def _cut_off(batch: RolloutBatch) -> RolloutBatch:
     """The same with samples that were too long, of which one group has no other."""
     verdicts = batch.verdicts.masked_fill(batch.group_ids == CUT_OFF, 0.0)
     return replace(batch, verdicts=verdicts, truncated=batch.response_lengths > 0)
+
+
+def temperatures_of(batch: RolloutBatch) -> Tensor:
+    """That tokens were drawn at by a rule, but for those of the first sample."""
+    generator = torch.Generator().manual_seed(SEED)
+    own = 0.9 + 0.2 * torch.rand(len(batch.loss_mask), generator=generator)
+    return own.masked_fill(batch.sample_ids == 0, torch.nan)
 
 
 def _sharpen(folder: Path) -> None:
@@ -127,13 +138,16 @@ def _sharpen(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def expected(jobs) -> dict[str, StepOutcome]:
     first = next(iter(jobs.values()))
-    (batch,), config = first.batches, first.config(Layout())
+    config = first.config(Layout())
     policy = ReferencePolicy(first.folder, config)
     # All start from the same weights: one policy is loaded, and its scores are measured once.
     start = ReferenceTrainer(policy, config, PartsInFloat64(config))
-    scores = start.measure(batch, [REFERENCE, PROMPT_LOGPROBS])
+    needs = frozenset().union(*(job.config(Layout()).needs for job in jobs.values()))
+    plain = start.measure(first.batches[0], needs)
     return {
-        name: _trainer(policy, job.config(Layout())).step(job.batches[0], scores)
+        name: _trainer(policy, job.config(Layout())).step(
+            job.batches[0], plain if job.batches[0].temperatures is None else None
+        )
         for name, job in jobs.items()
     }
 

@@ -49,7 +49,10 @@ UNWANTED = {
 """Defaults that the servers apply to every parameter that a request leaves out."""
 
 
-EXTRA = ("--max-total-tokens", "16384", "--preferred-sampling-params", json.dumps(UNWANTED))
+EXTRA = (
+    *("--max-total-tokens", "16384", "--preferred-sampling-params", json.dumps(UNWANTED)),
+    "--enable-custom-logit-processor",
+)
 """For SGLang's launcher."""
 
 

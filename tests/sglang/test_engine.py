@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -17,6 +18,7 @@ from megatron_stare.data.tokenizer import load_tokenizer
 from megatron_stare.engines.sglang.client import sampling_parameters
 from megatron_stare.engines.sglang.engine import SGLangEngine
 from megatron_stare.errors import UserError
+from megatron_stare.ops.entropy_temperature import EntropyTemperature
 from megatron_stare.rollout.stop_tokens import stop_token_ids
 from megatron_stare.types import Prompt
 from tests.models import EOS_ID, VOCAB_SIZE, hf_tensors
@@ -39,7 +41,7 @@ FEATURES = {
 
 
 @contextmanager
-def open_engine(servers, folder, tmp_path, urls=None, **config):
+def open_engine(servers, folder, tmp_path, urls=None, moves_temperature=False, **config):
     if "registry" not in config:
         config["urls"] = tuple(urls or servers.urls)
     messages: list[str] = []
@@ -52,6 +54,7 @@ def open_engine(servers, folder, tmp_path, urls=None, **config):
         log_dir=tmp_path / "logs",
         report=messages.append,
         stop_ids=stop_token_ids(folder, tokenizer),
+        moves_temperature=moves_temperature,
     )
     try:
         yield engine, messages
@@ -73,6 +76,30 @@ def test_tokens_and_logprobs_are_those_of_the_new_weights(servers, trained, tmp_
         assert sample.weight_versions == (7,) * len(sample.token_ids)
         assert sample.seconds > 0
     assert_logprobs_of(trained, samples, temperature=0.8)
+
+
+def test_tokens_have_the_temperatures_that_the_servers_drew_them_at(servers, trained, tmp_path):
+    """By the rule, of logits that are recomputed here; log-probs are at these temperatures."""
+    rule = EntropyTemperature(pivot=1.5, above=0.3, below=0.3, tau=0.4)
+    sampling = SamplingConfig(temperature=0.8, max_response_tokens=24)
+    requests = [replace(request, rule=rule) for request in requests_of(PROMPTS, 4)]
+    with open_engine(servers, trained, tmp_path, moves_temperature=True) as (engine, messages):
+        engine.update_weights(hf_tensors(trained).items(), 7)
+        samples = list(engine.generate(requests, sampling, seed=0))
+        plain = list(engine.generate(requests_of(PROMPTS[:1], 1), sampling, seed=0))
+    assert messages == []
+    assert len(samples) == 24
+    assert plain[0].temperatures == ()
+    network = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.float32)
+    found = []
+    for sample in samples:
+        own = torch.tensor(sample.temperatures)
+        base = transformers_distributions(network, sample, 0.8)
+        torch.testing.assert_close(own, 0.8 * rule.factors(base), atol=2e-3, rtol=0)
+        expected = transformers_logprobs(network, sample, own[:, None])
+        torch.testing.assert_close(torch.tensor(sample.logprobs), expected, atol=1e-4, rtol=0)
+        found += sample.temperatures
+    assert max(found) - min(found) > 0.1
 
 
 def test_truncated_sampling_keeps_the_logprobs_of_the_whole_distribution(
@@ -219,11 +246,16 @@ def assert_logprobs_of(folder, samples, temperature=1.0):
 
 
 def transformers_logprobs(network, sample, temperature):
+    logprobs = transformers_distributions(network, sample, temperature)
+    return logprobs.gather(-1, torch.tensor(sample.token_ids)[:, None])[:, 0]
+
+
+def transformers_distributions(network, sample, temperature):
+    """Of all tokens, where each of the sample was drawn."""
     start = len(sample.prompt.token_ids)
     ids = torch.tensor([[*sample.prompt.token_ids, *sample.token_ids]])
     with torch.no_grad():
-        logprobs = (network(ids).logits[0, start - 1 : -1] / temperature).log_softmax(-1)
-    return logprobs.gather(-1, ids[0, start:, None])[:, 0]
+        return (network(ids).logits[0, start - 1 : -1] / temperature).log_softmax(-1)
 
 
 def transformers_ranks(network, sample):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from pydantic import model_validator
-from torch import Tensor
 
-from megatron_stare.algorithms.hooks import Credit, Link, Live, Mark, Metric, Step, Term
+from megatron_stare.algorithms.hooks import Credit, Link, Mark, Metric, Step
 from megatron_stare.algorithms.needs import OLD
 from megatron_stare.system.values import PositiveWeight, Weight
 
@@ -82,24 +81,3 @@ class AdaptiveEntropy(Link[Bonus]):
     def report(self, credit: Credit, step: Step, state: Bonus) -> Mapping[str, float]:
         """Where the coefficient stands."""
         return {"adaptive_entropy/coefficient": state.coef}
-
-
-class MarkedEntropy(Term[Tensor]):
-    """-coef * H, with the coefficient that `adaptive_entropy` has left.
-
-    H is the entropy of the policy that learns, in nats, with its gradient.
-
-    Source: Skywork-OR1, arXiv 2505.22312
-    Status: checked against authors' code
-    """
-
-    needs = frozenset({COEFFICIENT})
-    differentiates_entropy = True
-
-    def prepare(self, step: Step) -> Tensor:
-        """The coefficient of each token."""
-        return step[COEFFICIENT]
-
-    def loss(self, live: Live, fields: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
-        """The bonus of each token, as a loss."""
-        return -fields * live.entropies, ()

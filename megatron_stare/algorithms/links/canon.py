@@ -25,6 +25,8 @@ class Canon(Link[None]):
     Status: checked against authors' code
     """
 
+    makes_advantages = True
+
     metric: Literal["entropy", "length"] = "entropy"
     """What halves are made by: the policy's mean entropy, or how many tokens it chose."""
     mu: float | None = Field(default=1.0, ge=0, le=1)

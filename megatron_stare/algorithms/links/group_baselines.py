@@ -14,6 +14,7 @@ from megatron_stare.types import RolloutBatch
 class SampleAdvantages(Link[None]):
     """Makes advantages of samples from what every rank knows of the whole batch, as of rewards."""
 
+    makes_advantages = True
     scope = "sample"
 
     def of_samples(self, batch: RolloutBatch) -> Tensor:

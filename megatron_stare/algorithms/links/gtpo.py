@@ -19,6 +19,8 @@ Sum = Callable[[Tensor], Tensor]
 class _Shaped(Link[None]):
     needs = frozenset({OLD})
 
+    makes_advantages = True
+
     alpha1: PositiveWeight = 1.0
     """What the reward counts for."""
     alpha2: PositiveWeight = 0.1

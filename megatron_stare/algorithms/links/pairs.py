@@ -52,6 +52,7 @@ class Pairs(Link[None]):
     advantage; `tangent` is the term that learns from the two.
     """
 
+    makes_advantages = True
     needs = frozenset({OLD})
     marks = frozenset({PAIR_LOSS})
     is_mean: ClassVar[bool] = False

@@ -16,14 +16,16 @@ from megatron_stare.system.values import Share, Weight
 class ProGrpo(Link[None]):
     """A + alpha (c(prompt) - c(sample)), c = exp(mean log-prob of the least likely tokens).
 
-    It stands behind a baseline. Nothing changes in groups whose rewards sum to 0, nor, if so set,
-    in those whose rewards are all alike. A prompt's first token has no log-prob. Shares are rounded
+    The paper's advantage re-weighting mechanism (ARM), which makes GRPO ProGRPO. It stands behind a
+    baseline. Nothing changes in groups whose rewards sum to 0, nor, if so set, in those whose
+    rewards are all alike. A prompt's first token has no log-prob. Shares are rounded
     up, which the paper leaves open, as is how the prompt's tokens are chosen.
 
     Source: ProGRPO, arXiv 2602.05281
     Status: paper
     """
 
+    makes_advantages = True
     scope = "sample"
     needs = frozenset({OLD, PROMPT_LOGPROBS})
 

@@ -29,6 +29,7 @@ class R3(Link[None]):
     Status: paper
     """
 
+    makes_advantages = True
     needs = frozenset({OLD})
     metrics: ClassVar[Mapping[str, Metric]] = {
         "reward/ranked": Metric("count", "Truncated samples that are worth what entropy says."),

@@ -16,6 +16,8 @@ class ReinforcePlusPlus(Link[None]):
     Status: checked against authors' code
     """
 
+    makes_advantages = True
+
     gamma: Share = 1.0
     """Discount of the reward, per token."""
 
@@ -36,6 +38,8 @@ class ReinforcePlusPlusBaseline(Link[None]):
     Source: REINFORCE++, arXiv 2501.03262
     Status: checked against authors' code
     """
+
+    makes_advantages = True
 
     def apply(self, credit: Credit, step: Step, state: None) -> Credit:
         """The deviation of every token's sample, whitened."""

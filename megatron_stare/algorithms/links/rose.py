@@ -20,6 +20,7 @@ class Rose(Link[None]):
     Status: checked against authors' code
     """
 
+    makes_advantages = True
     scope = "sample"
     needs = frozenset({CUTS})
 

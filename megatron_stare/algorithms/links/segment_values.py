@@ -22,6 +22,7 @@ class SegmentValues(Link[None]):
     Status: paper
     """
 
+    makes_advantages = True
     scope = "sample"
     needs = frozenset({CUTS})
 

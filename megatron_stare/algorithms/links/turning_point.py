@@ -23,6 +23,7 @@ class TurningPoint(Link[None]):
     Status: checked against authors' code
     """
 
+    makes_advantages = True
     scope = "sample"
     needs = frozenset({CUTS})
 

@@ -17,6 +17,7 @@ class Unlikeliness(Link[None]):
     Status: checked against authors' code
     """
 
+    makes_advantages = True
     needs = frozenset({OLD})
 
     beta: Share = 0.25

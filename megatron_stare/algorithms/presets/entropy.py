@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from megatron_stare.algorithms.links.adaptive_entropy import AdaptiveEntropy, MarkedEntropy
-from megatron_stare.algorithms.links.epo import Epo, SmoothedEntropy
+from megatron_stare.algorithms.links.adaptive_entropy import AdaptiveEntropy
+from megatron_stare.algorithms.links.epo import Epo
 from megatron_stare.algorithms.links.group_baselines import Grpo
-from megatron_stare.algorithms.links.hapo import Hapo, HapoClip, TokenMean
+from megatron_stare.algorithms.links.hapo import Hapo
+from megatron_stare.algorithms.links.hapo_baseline import TokenMean
 from megatron_stare.algorithms.presets.preset import Preset
 from megatron_stare.algorithms.terms.entropy import Entropy
+from megatron_stare.algorithms.terms.hapo_clip import HapoClip
+from megatron_stare.algorithms.terms.marked_entropy import MarkedEntropy
+from megatron_stare.algorithms.terms.smoothed_entropy import SmoothedEntropy
 
 ENTROPY: dict[str, Preset] = {
     "entro_reg": Preset(
@@ -42,8 +46,8 @@ ENTROPY: dict[str, Preset] = {
     "hapo": Preset(
         about="""Advantages, clip ranges and a neutral zone by where entropy stands in the batch.
 
-        The heterogeneous HAPO; `eapo` is the hindsight-aware one. Its sampler's temperature by
-        token is left out.
+        The heterogeneous HAPO; `eapo` is the hindsight-aware one. Tokens are drawn, and learned
+        from, at temperatures of their own; SGLang servers need --enable-custom-logit-processor.
 
         Source: HAPO (heterogeneous), arXiv 2509.16591
         Status: checked against authors' code

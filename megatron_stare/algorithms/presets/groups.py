@@ -28,12 +28,13 @@ GROUPS: dict[str, Preset] = {
     "v05": Preset(
         about="""Rewards against a baseline between their mean and what the prompt's past tells.
 
-        The paper draws 4 samples a prompt, and more while that pays.
+        A prompt gets 4 samples, and more while that pays, up to rollout.samples_per_prompt, which
+        is 16 in the paper.
 
         Source: V_0.5, arXiv 2603.10848
         Status: paper
         """,
-        links={"v05": V05()},
+        links={"v05": V05(first=4)},
         policy={"clip": Clip(high=0.2)},
         filters={},
     ),

@@ -9,12 +9,16 @@ from megatron_stare.algorithms.links.entro_adv import EntroAdv
 from megatron_stare.algorithms.links.group_baselines import Grpo
 from megatron_stare.algorithms.links.gtpo import GrpoS, Gtpo
 from megatron_stare.algorithms.links.high_entropy import HighEntropy
-from megatron_stare.algorithms.links.kl_cov import KlCov, KlCovPenalty
+from megatron_stare.algorithms.links.kl_cov import KlCov
+from megatron_stare.algorithms.links.lp_reg import LpReg
 from megatron_stare.algorithms.links.stapo import Stapo
 from megatron_stare.algorithms.links.stare import Stare
 from megatron_stare.algorithms.links.steer import Steer
+from megatron_stare.algorithms.links.verl import Verl
 from megatron_stare.algorithms.presets.preset import Preset
 from megatron_stare.algorithms.terms.clip import Clip
+from megatron_stare.algorithms.terms.kl_cov_penalty import KlCovPenalty
+from megatron_stare.algorithms.terms.lp_reg_clip import LpRegClip
 
 TOKENS: dict[str, Preset] = {
     "entro_adv": Preset(
@@ -103,6 +107,25 @@ TOKENS: dict[str, Preset] = {
         Status: paper
         """,
         links={"grpo": Grpo(), "stapo": Stapo()},
+    ),
+    "lp_reg": Preset(
+        about="""GRPO that spares the likelier of the rare tokens of bad samples.
+
+        Of 14B models; of 32B ones lp_reg.share is 0.005.
+
+        Source: Lp-Reg, arXiv 2510.03222
+        Status: checked against authors' code
+        """,
+        links={"grpo": Grpo(), "lp_reg": LpReg()},
+        policy={"lp_reg_clip": LpRegClip()},
+    ),
+    "verl": Preset(
+        about="""GRPO whose advantages gain where hidden states take more directions than before.
+
+        Source: VERL, arXiv 2509.23808
+        Status: checked against authors' code
+        """,
+        links={"grpo": Grpo(), "verl": Verl()},
     ),
     "eapo": Preset(
         about="""GRPO whose advantages are larger where the policy hesitated.

@@ -14,7 +14,9 @@ from typing import Any, Literal
 import httpx
 
 from megatron_stare.config.rollout import SamplingConfig
+from megatron_stare.engines.sglang import tempering
 from megatron_stare.errors import UserError
+from megatron_stare.ops.entropy_temperature import EntropyTemperature
 
 _CONNECT_TIMEOUT_S = 10.0
 _REFUSED_KEY = (401, 403)
@@ -36,11 +38,15 @@ class GivenUpError(ServerFailure):
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A response: `logprobs` in nats, one a token; NaN where the server's was not finite."""
+    """A response: `logprobs` in nats, one a token; NaN where the server's was not finite.
+
+    `temperatures` are empty where they were that of the request.
+    """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: Literal["stop", "length", "aborted"]
+    temperatures: tuple[float, ...] = ()
 
 
 class Server:
@@ -97,6 +103,7 @@ class Server:
             "top_logprobs_num": 0,
             "return_text_in_logprobs": False,
             "stream": False,
+            **tempering.request_fields(parameters),
         }
         answer = await self._ask(body, deadline_s)
         self._was_heard()
@@ -197,7 +204,12 @@ class Server:
 
 
 def sampling_parameters(
-    sampling: SamplingConfig, stop_ids: Sequence[int], *, max_new_tokens: int, seed: int
+    sampling: SamplingConfig,
+    stop_ids: Sequence[int],
+    *,
+    max_new_tokens: int,
+    seed: int,
+    rule: EntropyTemperature | None = None,
 ) -> dict[str, Any]:
     """Every parameter that shapes the distribution or the length, so that no server's default does.
 
@@ -224,6 +236,7 @@ def sampling_parameters(
         "n": 1,
         "beam_width": None,
         "sampling_seed": seed,
+        **({} if rule is None else tempering.parameters_of(rule, sampling.temperature)),
     }
 
 
@@ -247,6 +260,7 @@ def _parse_generation(answer: Any, parameters: Mapping[str, Any], version: int) 
         token_ids=token_ids,
         logprobs=tuple(math.nan if value is None else float(value) for value, *_ in logprobs),
         finish_reason=_finish_reason(meta["finish_reason"], token_ids, parameters),
+        temperatures=tempering.temperatures_of(meta, parameters, len(token_ids)),
     )
 
 

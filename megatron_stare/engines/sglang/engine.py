@@ -29,10 +29,11 @@ class SGLangEngine:
     A server gets requests from the `update_weights` that it took part in, and none after it failed
     one, until it is seen to generate under the same weights. Samples that no server answers never
     come. `report` is told of servers that fail, come back, or differ in their weights. Responses
-    end at `stop_ids` (`rollout/stop_tokens.py`).
+    end at `stop_ids` (`rollout/stop_tokens.py`). Requests may have a rule where it
+    `moves_temperature`.
 
-    Raises UserError where the servers do not answer, or serve another kind of model or a model with
-    another tokenizer.
+    Raises UserError where the servers do not answer, serve another kind of model or a model with
+    another tokenizer, or do not take such rules.
     """
 
     weight_version: int
@@ -47,6 +48,7 @@ class SGLangEngine:
         log_dir: Path,
         report: Callable[[str], None],
         stop_ids: Iterable[int],
+        moves_temperature: bool = False,
     ) -> None:
         self._config = config
         self._tokenizer = tokenizer
@@ -59,6 +61,7 @@ class SGLangEngine:
             tokenizer=tokenizer,
             log_dir=log_dir,
             report=report,
+            moves_temperature=moves_temperature,
         )
         self._memory = SharedMemory(deadline_s=config.health_deadline_s)
         self._event_loop = EventLoop()
@@ -176,6 +179,7 @@ class SGLangEngine:
                 self._stop_ids if request.stop_ids is None else request.stop_ids,
                 max_new_tokens=request.room(sampling),
                 seed=derive_seed(seed, prompt.uid, request.index),
+                rule=request.rule,
             ),
         )
 
@@ -198,4 +202,5 @@ class SGLangEngine:
             version=self.weight_version,
             seconds=answered.seconds,
             tokenizer=self._tokenizer,
+            temperatures=generation.temperatures,
         )

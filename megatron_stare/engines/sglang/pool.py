@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.config.rollout import ServersConfig
+from megatron_stare.engines.sglang import tempering
 from megatron_stare.engines.sglang.client import GoneError, Server, ServerFailure
 from megatron_stare.engines.sglang.registry import registered_urls
 from megatron_stare.engines.sglang.restart import Restarts
@@ -39,7 +40,7 @@ class ServerPool:
     """Servers by URL. `report` is told of those that are left out, and why.
 
     With a registration folder, servers may come and go between syncs. `log_dir` takes what restart
-    commands print.
+    commands print. Where a rule `moves_temperature`, servers have to take it.
 
     Raises UserError where the environment lacks the API key.
     """
@@ -52,8 +53,10 @@ class ServerPool:
         tokenizer: PreTrainedTokenizerBase,
         log_dir: Path,
         report: Callable[[str], None],
+        moves_temperature: bool = False,
     ) -> None:
         self._config = config
+        self._moves_temperature = moves_temperature
         self._model_type = model_type
         self._tokenizer = tokenizer
         self.report = report
@@ -258,6 +261,11 @@ class ServerPool:
                     f"{server.url}: was started with {size}={info[size]}, expected 1: start "
                     "several servers, and split each by --tp-size alone"
                 )
+        if self._moves_temperature and not info["enable_custom_logit_processor"]:
+            raise UserError(
+                f"{server.url}: was started without {tempering.OPTION}, expected it: a link of the "
+                "method moves the temperature of each token, and the servers have to run its rule"
+            )
         self._routing.check_defaults(server, info)
         await check_tokenizer(server, info, self._tokenizer, deadline_s=deadline_s)
         return Kind(info["dtype"], info["device"], info["tp_size"])

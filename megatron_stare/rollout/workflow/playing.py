@@ -106,6 +106,7 @@ class _Episodes:
         self._sampling = sampling
         self._hands = hands
         self._place = {request.key: place for place, request in enumerate(requests)}
+        self._rules = {request.key: request.rule for request in requests}
         self._under_way: dict[Key, Sample] = {}
         self._known: list[Request] = []
         self._ended: list[Sample] = []
@@ -171,9 +172,8 @@ class _Episodes:
             self._ended.append(self._under_way.pop(key))
             self._hands.let_go(key)
         elif isinstance(step, Ask):
-            self._known.append(
-                Request(episode.prompt, episode.index, episode, step.max_tokens, step.stop_ids)
-            )
+            asked = (episode.prompt, episode.index, episode, step.max_tokens, step.stop_ids)
+            self._known.append(Request(*asked, self._rules[key]))
         elif not self._is_interrupted:
             self._call(key, step)
 

@@ -14,9 +14,10 @@ import torch
 
 import megatron_stare.algorithms as algorithms
 from megatron_stare.algorithms.chain import Chain
+from megatron_stare.algorithms.config import AlgorithmConfig
 from megatron_stare.algorithms.needs import OLD
 from megatron_stare.algorithms.table import LINKS, PARTS
-from tests.contract import ACTS, Decided, chain_with, decide, random_batch
+from tests.contract import ACTS, Decided, chain_with, decide, links_with, random_batch
 
 every_link = pytest.mark.parametrize("name", LINKS)
 EVERYONE = list(range(20))
@@ -39,6 +40,17 @@ def test_it_acts(name):
         for found, was in zip(decided.credit, before.credit, strict=True)
     )
     assert changed or decided.report or any(mark.any() for mark in decided.marks.values())
+
+
+@every_link
+def test_it_makes_advantages_of_none_if_it_says_so(name):
+    """A run whose chain makes none is refused."""
+    method, batch = (
+        AlgorithmConfig.model_validate({"links": [links_with(name)[-1]]}),
+        random_batch(0),
+    )
+    made = any(decide(Chain(method), batch, n, EVERYONE).credit.advantages.any() for n in (1, 2))
+    assert made == LINKS[name].makes_advantages
 
 
 @every_link

@@ -13,7 +13,7 @@ from megatron_stare.algorithms.filters import (
     has_signal,
     overlong_penalty,
 )
-from megatron_stare.types import Group, Prompt, Reward, Sample
+from megatron_stare.types import Group, Prompt, Reward, RolloutBatch, Sample
 from tests.unit.algorithms.golden import assert_golden, method_example
 
 
@@ -85,6 +85,32 @@ def falls_back(num_right: int, size: int, gate: int) -> bool:
     assert (kept.rewards[0].value, kept.rewards[0].correct) == (1, 1)
     assert sample.weight_versions == (0, 0, 0)
     return True
+
+
+@pytest.mark.parametrize(
+    ("num_right", "origin"),
+    [(0, "demonstration"), (1, "demonstration"), (2, "guide"), (3, "guide"), (4, "policy")],
+)
+def test_between_its_gates_a_demonstration_is_a_guide(num_right, origin):
+    group = group_of(*[1.0] * num_right, *[0.0] * (8 - num_right))
+    worked = replace(group.prompt, demonstration="!!", demonstration_ids=(3, 4, 2))
+    kept = FallBack(gate=1, guide_gate=3).filter(replace(group, prompt=worked))
+    assert kept is not None
+    assert {sample.origin for sample in kept.samples} == {origin}
+
+
+def test_a_guide_s_tokens_are_neither_samples_nor_other_demonstrations():
+    group = group_of(1.0, 0.0)
+    worked = replace(group.prompt, demonstration="!!", demonstration_ids=(3, 4, 2))
+    guide = FallBack(guide_gate=1).filter(replace(group, prompt=worked))
+    shown = FallBack(gate=1).filter(replace(group, prompt=worked))
+    assert guide is not None
+    assert shown is not None
+    batch = RolloutBatch.from_groups([guide, group, shown])
+    demonstrated, guided = batch.tokens_of_demonstrations
+    assert guided.tolist() == [True] * 3 + [False] * 5
+    assert demonstrated.tolist() == [False] * 5 + [True] * 3
+    assert batch.judged.loss_mask.tolist() == [False] * 3 + [True] * 2 + [False] * 3
 
 
 def test_a_group_whose_prompt_has_no_demonstration_stays_as_it_is():

@@ -208,7 +208,11 @@ def test_every_method_runs_by_its_name_and_prefers_right_samples(method):
         {"reward": i % 2, "group": "one", "logprobs": [-1.0 - i] * len(row), "entropies": row}
         for i, row in enumerate(entropies)
     ]
-    samples = [{**sample, "reference_logprobs": sample["logprobs"]} for sample in samples]
+    further = {"hidden_ranks": [3.0, 0.1, 0.0]}
+    names = ("reference_logprobs", "min_p_logprobs")
+    samples = [
+        {**sample, **dict.fromkeys(names, sample["logprobs"]), **further} for sample in samples
+    ]
     credit, _ = run_links(method, samples)
     wrong, right, *others = map(sum, run_loss(method, samples, credit).gradients)
     assert all(map(math.isfinite, (wrong, right, *others)))

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from megatron_stare.algorithms.chain import first_credit
 from megatron_stare.algorithms.hooks import Live, Step, Term, Update
-from megatron_stare.algorithms.links.kl_cov import KlCovPenalty
 from megatron_stare.algorithms.method import Method
 from megatron_stare.algorithms.needs import OLD, REFERENCE
 from megatron_stare.algorithms.objective import MethodObjective
 from megatron_stare.algorithms.table import TERMS
+from megatron_stare.algorithms.terms.kl_cov_penalty import KlCovPenalty
 from megatron_stare.ops.partials import TokenScores
 from tests.contract import Batch, random_batch
 

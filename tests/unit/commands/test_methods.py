@@ -37,7 +37,7 @@ def test_the_whole_table_is_listed(capsys):
     for entry in ENTRIES:
         assert f"  {entry.name} " in listed
         assert entry.summary in listed
-        assert f"{entry.source}; passes: {entry.passes}" in listed
+        assert f"{entry.source}; passes: {entry.cost}" in listed
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,14 @@ def test_a_config_cannot_be_changed_after_it_was_checked(config_file):
             "algorithm.terms=[kl_cov_penalty]",
             "algorithm: kl_cov_penalty reads the marks of kl_cov: expected that among links",
         ),
+        (
+            "algorithm.links=[stare]",
+            r"algorithm\.links=\[stare\]: none of them makes advantages.* expected a baseline",
+        ),
+        (
+            "algorithm.filters=[{fall_back: {guide_gate: 2}}]",
+            r"algorithm\.fall_back puts guides .* expected guide_gradient among algorithm\.terms",
+        ),
         ("parallel.sequence=true", r"parallel\.sequence=true needs parallel\.tensor > 1"),
         ("parallel.virtual_pipeline=2", r"virtual_pipeline=2 needs parallel\.pipeline > 1"),
         ("train.max_tokens_per_micro_batch=100", r"=100 cannot hold one sample .*= 2048"),
@@ -120,6 +128,18 @@ def test_what_pairs_cannot_be_learned_with_is_refused(config_file, overrides, me
     assert load_config(PreferConfig, path).algorithm.method == "dpo"
     with pytest.raises(UserError, match=message):
         load_config(PreferConfig, path, overrides)
+
+
+def test_samples_of_a_prompt_come_one_after_another_where_no_group_is_stopped(config_file):
+    path = config_file(SMALLEST)
+    load_config(TrainConfig, path, ["algorithm.method=v05"])
+    with pytest.raises(UserError, match=r"rollout\.oversampling=1\.5: expected 1"):
+        load_config(TrainConfig, path, ["algorithm.method=v05", "rollout.oversampling=1.5"])
+    load_config(
+        TrainConfig,
+        path,
+        ["algorithm.method=v05", "algorithm.v05.first=0", "rollout.oversampling=1.5"],
+    )
 
 
 @pytest.mark.parametrize("cut", ["rollout.top_p=0.9", "rollout.top_k=50"])

@@ -10,6 +10,7 @@ from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.engines.embedded import EmbeddedEngine
 from megatron_stare.engines.engine import Request
 from megatron_stare.errors import UserError
+from megatron_stare.ops.entropy_temperature import EntropyTemperature
 from megatron_stare.rollout.stop_tokens import stop_token_ids
 from tests.models import EOS_ID, VOCAB_SIZE, hf_tensors, make_hf_folder
 from tests.requests_of import requests_of
@@ -71,6 +72,27 @@ def test_logprobs_equal_a_teacher_forced_forward_pass(tmp_path, family, tied):
         expected = torch.log_softmax(logits / 1.3, dim=-1)
         expected = expected.gather(-1, torch.tensor(sample.token_ids)[:, None])[:, 0]
         torch.testing.assert_close(torch.tensor(sample.logprobs), expected, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_tokens_have_the_temperatures_they_were_drawn_at(folder, engine):
+    """Which are those of the rule, and give their log-probs in a forward pass."""
+    rule = EntropyTemperature(pivot=1.6, above=0.2, below=0.2, tau=0.4)
+    requests = [replace(request, rule=rule) for request in requests_of(PROMPTS, 4)]
+    sampling = SAMPLING.model_copy(update={"temperature": 0.8})
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    found = []
+    for sample in engine.generate(requests, sampling, seed=1):
+        ids = torch.tensor([[*sample.prompt.token_ids, *sample.token_ids]])
+        logits = model(ids).logits[0, len(sample.prompt.token_ids) - 1 : -1]
+        expected = 0.8 * rule.factors(torch.log_softmax(logits / 0.8, dim=-1))
+        own = torch.tensor(sample.temperatures)
+        torch.testing.assert_close(own, expected, rtol=1e-4, atol=0)
+        logprobs = torch.log_softmax(logits / own[:, None], dim=-1)
+        logprobs = logprobs.gather(-1, torch.tensor(sample.token_ids)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(sample.logprobs), logprobs, rtol=0, atol=1e-5)
+        found += sample.temperatures
+    assert max(found) - min(found) > 0.1
 
 
 def test_the_likeliest_tokens_are_those_of_transformers_generate(folder, engine):

@@ -55,8 +55,9 @@ def test_every_sample_is_a_line(tmp_path):
 
 def test_a_dump_can_be_replayed(tmp_path):
     prompt = make_prompt("a prompt\nin lines,\u2028«quotes» and 数")
+    drawn_at = (0.95, 1 / 3, 1.0, 1.05)
     samples = (
-        make_sample(prompt, 0, "✓", logprobs=(-0.1, -1 / 3, -2e-9, -12.0)),
+        make_sample(prompt, 0, "✓", logprobs=(-0.1, -1 / 3, -2e-9, -12.0), temperatures=drawn_at),
         make_sample(
             prompt,
             1,
