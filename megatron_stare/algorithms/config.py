@@ -205,8 +205,9 @@ def own_part(name: str, base: type[Component]) -> type[Component]:
         sys.path.append(here)
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:
-        raise ValueError(f"{name} cannot be had ({type(error).__name__}: {error})") from None
+    except (Exception, SystemExit) as error:  # A script without a guard exits.
+        said = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{name[:80]} cannot be had ({said[:200]})") from None
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ValueError(f"{name}: expected a class that extends {base.__name__}")
     return found

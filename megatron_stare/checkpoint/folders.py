@@ -28,6 +28,7 @@ from megatron_stare.checkpoint.manifest import MANIFEST, read_manifest, write_ma
 from megatron_stare.errors import UserError
 from megatron_stare.system.durable_file import FileRecord
 from megatron_stare.system.folders import UNFINISHED, flush, remove, replacing_file
+from megatron_stare.system.reading import read_whole
 
 CHECKPOINTS = "checkpoints"
 LATEST, RUN_STATE = "latest", "run_state.pt"
@@ -149,9 +150,7 @@ def _open(folder: Path) -> Checkpoint:
     """ValueError where the manifest is missing, damaged or malformed."""
     path = folder / MANIFEST
     try:
-        if path.exists() and not path.is_file():  # Of a pipe, reading would never end.
-            raise ValueError("is no file")
-        checkpoint = Checkpoint(folder, read_manifest(path.read_bytes()))
+        checkpoint = Checkpoint(folder, read_manifest(read_whole(path)))
         checkpoint.files  # noqa: B018  (That they are records is seen here.)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read ({error})") from None

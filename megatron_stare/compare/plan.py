@@ -16,6 +16,7 @@ from megatron_stare.errors import UserError
 from megatron_stare.observe.history import has_metrics, read_metrics
 from megatron_stare.run.preflight import check_run
 from megatron_stare.system.nested import dotted
+from megatron_stare.system.reading import read_whole
 
 _MAY_DIFFER = ("slurm.", "log.", "checkpoint.", "reward.workers")
 """Keys that do not change what a run comes to."""
@@ -158,7 +159,7 @@ def _check_same_settings(run: PlannedRun) -> None:
     if not path.exists():
         return
     try:
-        found = dict(dotted(read_yaml(path.read_text(encoding="utf-8"))))
+        found = dict(dotted(read_yaml(read_whole(path).decode())))
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: cannot read the config of the run ({error})") from None
     expected = _settings(run.config)

@@ -12,13 +12,16 @@ from pydantic import Field, model_validator
 
 from megatron_stare.system.nested import dotted
 from megatron_stare.system.settings import Settings
-from megatron_stare.system.values import Count, FilePath
+from megatron_stare.system.values import FilePath
 
 _NAME = re.compile(r"\w[\w.-]{0,79}", re.ASCII)
 _OWN = ("run.dir", "run.seed", "run.resume")
 """Keys of a run that the comparison sets."""
 
+_MOST_RUNS = 10_000
+
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Jobs = Annotated[int, Field(ge=1, le=4096)]
 
 
 class CompareConfig(Settings):
@@ -40,7 +43,7 @@ class CompareConfig(Settings):
     seed: `model.path: runs/sft-seed{seed}/hf/final`."""
     baseline: str | None = None
     """The method or variant that the others are compared with; None is the first."""
-    jobs: Count | None = None
+    jobs: Jobs | None = None
     """Runs at a time on this machine; None is one a core, or one a GPU."""
 
     @property
@@ -84,6 +87,11 @@ class CompareConfig(Settings):
         for seed in self.seeds:
             if self.seeds.count(seed) > 1:
                 raise ValueError(f"seeds={list(self.seeds)}: {seed} stands twice")
+        if len(names) * len(self.seeds) > _MOST_RUNS:
+            raise ValueError(
+                f"{len(names)} methods and variants over {len(self.seeds)} seeds: expected at most "
+                f"{_MOST_RUNS:,} runs"
+            )
         if self.baseline is not None and self.baseline not in names:
             raise ValueError(f"baseline={self.baseline!r}: expected one of {', '.join(names)}")
         return self
@@ -91,9 +99,14 @@ class CompareConfig(Settings):
     @model_validator(mode="after")
     def _leaves_a_runs_own_keys_alone(self) -> CompareConfig:
         for place, settings in {"settings": self.settings, **self.variants}.items():
-            for key, _ in dotted(settings):
+            keys = [key for key, _ in dotted(settings)]
+            for key in keys:
                 if key in _OWN:
                     raise ValueError(f"{place}: {key} is set by the comparison, found there too")
+                if keys.count(key) > 1:
+                    raise ValueError(f"{place}: {key} stands twice, dotted and in its section")
+                if "=" in key:
+                    raise ValueError(f"{place}: {key!r:.80}: expected a key, found a = in it")
         return self
 
 

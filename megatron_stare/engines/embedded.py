@@ -22,6 +22,7 @@ from megatron_stare.weights.fused_experts import named_as_in_files
 from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.load import open_hf_weights
 from megatron_stare.weights.names import model_entries
+from megatron_stare.weights.refusals import refusals_named
 
 
 class EmbeddedEngine:
@@ -213,12 +214,11 @@ def _num_shared(sequences: Sequence[tuple[int, ...]]) -> int:
 
 def _build_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     register_attention()
-    try:
+    with refusals_named(folder / "config.json"):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # Whatever its checks raise.
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{folder}/config.json: refused by transformers: {reason}") from error
-    # Initialisation, which is overwritten, must not advance the random state of the trainer.
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=ATTENTION)
+        # Initialisation, which is overwritten, must not advance the random state of the trainer.
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation=ATTENTION
+            )
     return model.eval()

@@ -19,6 +19,7 @@ import numpy as np
 
 from megatron_stare.errors import UserError
 from megatron_stare.system.appended import AppendedFile
+from megatron_stare.system.reading import read_whole
 
 FILE_NAME = "metrics.jsonl"
 CUT_FILE_NAME = "metrics.cut.jsonl"
@@ -100,7 +101,7 @@ def read_metrics(run_dir: Path) -> History:
     """
     path = run_dir / FILE_NAME
     try:
-        lines = path.read_bytes().splitlines(keepends=True)
+        lines = read_whole(path).splitlines(keepends=True)
     except OSError as error:
         raise UserError(f"{path}: cannot read the metrics of the run ({error.strerror})") from None
     columns: dict[str, dict[int, float]] = {}

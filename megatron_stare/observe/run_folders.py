@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from megatron_stare.config.yaml_text import read_yaml
 from megatron_stare.errors import UserError
 from megatron_stare.observe.history import History, Series, number_or_nan, read_metrics
 from megatron_stare.observe.metrics import is_pass_at, source_of
+from megatron_stare.system.reading import read_whole
 
 _DUMP = re.compile(r"step_([0-9]{6,18})\.jsonl")
 _TEXTS = ("prompt", "response", "finish_reason")
@@ -90,7 +92,7 @@ def read_runs(folders: Sequence[Path]) -> Runs:
     """
     by_label: dict[str, list[RunFolder]] = {}
     names: dict[str, Path] = {}
-    for folder in (folder.resolve() for folder in folders):
+    for folder in (Path(os.path.realpath(folder)) for folder in folders):
         if folder.name in names:
             raise UserError(f"{folder}: has the name of {names[folder.name]}; rename one of them")
         names[folder.name] = folder
@@ -163,7 +165,7 @@ def _values_at(series: Series, steps: Sequence[int]) -> np.ndarray:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = read_yaml(path.read_text(encoding="utf-8"))
+        config = read_yaml(read_whole(path).decode())
     except OSError as error:
         raise UserError(f"{path}: cannot read the config of the run ({error.strerror})") from None
     except (ValueError, RecursionError) as error:

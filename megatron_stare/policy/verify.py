@@ -19,6 +19,7 @@ from megatron_stare.launch.topology import init_process_group, read_topology
 from megatron_stare.observe.console import Progress, open_console, print_line
 from megatron_stare.system.json_file import read_json
 from megatron_stare.weights.compare import Difference, ModelFolder, compare_tensors, open_model
+from megatron_stare.weights.refusals import refusals_named
 
 SHOWN = 5
 RANDOM_SEQUENCES, RANDOM_TOKENS = 4, 64
@@ -123,9 +124,10 @@ def _logprobs(folder: Path, model: ModelFolder, sequences: Sequence[Tensor]) -> 
 def _transformers_logprobs(folder: Path, sequences: Sequence[Tensor]) -> list[Tensor]:
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
-    )
+    with refusals_named(folder):
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+        )
     logprobs = []
     for tokens in sequences:
         everything = model(tokens.unsqueeze(0)).logits[0, :-1].log_softmax(-1)

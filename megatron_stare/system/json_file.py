@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_stare.errors import UserError
+from megatron_stare.system.reading import read_whole
 
 
 def read_json(path: Path, expected: str) -> Any:
@@ -19,7 +20,7 @@ def read_json(path: Path, expected: str) -> Any:
         UserError: it is not there, cannot be read, or is not JSON.
     """
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_whole(path))
     except FileNotFoundError:
         problem = "no such file"
     except OSError as error:

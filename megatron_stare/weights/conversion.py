@@ -10,6 +10,7 @@ which it can go back.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -143,7 +144,7 @@ def run_conversion(
 
 
 def _check_apart(source: Path, destination: Path) -> None:
-    one, other = source.resolve(), destination.resolve()
+    one, other = (Path(os.path.realpath(path)) for path in (source, destination))
     if one.is_relative_to(other) or other.is_relative_to(one):
         raise UserError(f"{destination}: holds the source, or is in it; expected another path")
 

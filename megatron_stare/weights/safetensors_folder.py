@@ -90,6 +90,8 @@ def _read_index(path: Path) -> dict[str, set[str]]:
 
 
 def _open_file(path: Path) -> dict[str, LazyTensor]:
+    if not path.is_file():  # Of a pipe, opening would never end.
+        raise UserError(f"{path}: is no file, expected weights")
     try:
         handle = safe_open(path, framework="pt")
         names = handle.keys()

@@ -102,6 +102,7 @@ def test_the_resolved_config_says_the_same_again(load, tmp_path):
             r"own_parts:Mine cannot be had \(AttributeError: module .*'Mine'",
         ),
         (chain("tests.unit.algorithms.broken_parts:Mine"), r"\(RuntimeError: no such device\)"),
+        (chain(f"{'x' * 5000}:Mine"), r"x{80} cannot be had \(ModuleNotFoundError: .{1,200}\)"),
         (chain(":Mine"), r":Mine cannot be had \(ValueError"),
         (chain(f"{MODULE}:"), r"own_parts: cannot be had"),
         (chain(f"{MODULE}:NotAPart"), r"NotAPart: expected a class that extends Link"),

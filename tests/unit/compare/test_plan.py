@@ -56,6 +56,16 @@ def test_settings_are_of_every_run_and_variants_add_to_them(folder):
         ({"settings": {"run": {"seed": 3}}}, r"settings: run.seed is set by the comparison"),
         ({"variants": {"a": {"run.dir": "x"}}}, r"a: run.dir is set by the comparison"),
         ({"jobs": 0}, r"jobs: .*greater than or equal to 1"),
+        ({"jobs": 10**9}, r"jobs: .*less than or equal to 4096"),
+        (
+            {"seeds": list(range(5001))},
+            r"2 methods .* over 5001 seeds: expected at most 10,000 runs",
+        ),
+        (
+            {"settings": {"optim": {"lr": 1e-3}, "optim.lr": 1e-4}},
+            r"settings: optim.lr stands twice, dotted and in its section",
+        ),
+        ({"settings": {"optim.lr=1": 2}}, r"settings: 'optim.lr=1': expected a key, found a ="),
         ({"method": ["grpo"]}, r"method: unknown key .*did you mean methods"),
     ],
 )

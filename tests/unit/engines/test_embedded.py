@@ -12,7 +12,7 @@ from megatron_stare.engines.engine import Request
 from megatron_stare.errors import UserError
 from megatron_stare.ops.entropy_temperature import EntropyTemperature
 from megatron_stare.rollout.stop_tokens import stop_token_ids
-from tests.models import EOS_ID, VOCAB_SIZE, hf_tensors, make_hf_folder
+from tests.models import EOS_ID, VOCAB_SIZE, edit_json, hf_tensors, make_hf_folder
 from tests.requests_of import requests_of
 from tests.unit.rollout.problems import TOKENIZER, make_prompt
 
@@ -185,6 +185,14 @@ def test_a_folder_without_weights_is_a_user_error(folder, tmp_path):
     engine = make_engine(folder)
     with pytest.raises(UserError, match="no weights"):
         engine.load_weights(tmp_path, version=1)
+
+
+@pytest.mark.parametrize("change", [{"pad_token_id": 10**6}, {"attention_dropout": "much"}])
+def test_a_config_that_transformers_cannot_build_is_a_user_error(folder, tmp_path, change):
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    edit_json(tmp_path / "config.json", **change)
+    with pytest.raises(UserError, match=r"config\.json: refused by transformers: \w"):
+        make_engine(tmp_path)
 
 
 def test_the_engine_leaves_torch_as_it_found_it(folder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import random
 import shutil
 import warnings
@@ -110,6 +111,18 @@ def test_a_folder_in_the_place_of_a_file_is_named_or_no_file(run, file):
     said = report(run)
     assert (said is None) == (file == SAMPLES)
     assert said is None or file in said
+
+
+@pytest.mark.parametrize("file", ["metrics.jsonl", "config.yaml"])
+def test_a_pipe_in_the_place_of_a_file_is_named(run, file):
+    (run / file).unlink()
+    os.mkfifo(run / file)
+    assert f"{file}: cannot read" in (report(run) or "")
+
+
+def test_a_link_to_itself_in_the_place_of_a_run_is_named(tmp_path):
+    (tmp_path / "run").symlink_to("run")
+    assert "run/metrics.jsonl: cannot read" in (report(tmp_path / "run") or "")
 
 
 @pytest.mark.parametrize(

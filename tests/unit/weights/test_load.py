@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -125,6 +126,15 @@ def test_truncated_shard(broken, keep):
     file = file_of(broken, "model.norm.weight")
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(UserError, match=f"{file}: not a whole safetensors file"):
+        load(broken)
+
+
+@pytest.mark.parametrize("name", ["config.json", INDEX, "a shard"])
+def test_a_pipe_in_the_place_of_a_file(broken, name):
+    path = file_of(broken, "model.norm.weight") if name == "a shard" else broken / name
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=rf"{path.name}: .*no file"):
         load(broken)
 
 
