@@ -1,4 +1,4 @@
-"""A run on several sources: shares, metrics and a report of each; killed, it goes on to the bit."""
+"""A run on several sources: shares and metrics of each; killed, it goes on to the bit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from megatron_stare.checkpoint.folders import steps_of
 from megatron_stare.config.data import SourceConfig
 from megatron_stare.data.tasks import generate_problems
 from tests.e2e.kills import assert_same_run, finish, start
-from tests.e2e.programs import make_workspace, metrics_of, succeed, write_jsonl
+from tests.e2e.programs import make_workspace, metrics_of, write_jsonl
 from tests.gym import needs_gym
 
 pytestmark = [needs_gym, pytest.mark.slow]
@@ -39,9 +39,9 @@ def sources_of(workspace: Path) -> dict[str, Any]:
     ]
     for row in words:
         right = row.fields["answer"]
-        for response in (right, right[:1], f"<answer>{right}</answer>", "?") * 2:
+        for response in (right, right[:1], f"<answer>{right}</answer>", "?"):
             records.append({"prompt": row.fields["question"], "response": response})
-    write_jsonl(workspace / "replay.jsonl", records)
+    write_jsonl(workspace / "replay.jsonl", records * 2)  # Some are for the evaluation.
     sources = {
         "easy": {"path": str(workspace / "easy.jsonl")},
         "hard": {"path": str(workspace / "hard.jsonl")},
@@ -54,14 +54,15 @@ def test_a_run_on_sources_that_is_killed_goes_on_to_the_bit(tmp_path):
     workspace = make_workspace(tmp_path / "workspace", num_hidden_layers=1)
     sources = yaml.safe_dump(sources_of(workspace), default_flow_style=True, width=10**6).strip()
     settings = (*SETTINGS, f"data.sources={sources}")
-    held_out = (f"eval.data={{sources: {{words: {json.dumps(WORDS | {'seed': 1})}}}}}",)
-    expected = finish(workspace, tmp_path / "whole", *settings, *held_out)
+    easy = {"easy": {"path": str(workspace / "easy.jsonl")}}
+    settings = (*settings, f"eval.data={{sources: {json.dumps(easy)}}}")
+    expected = finish(workspace, tmp_path / "whole", *settings)
     killed = tmp_path / "killed"
-    with start(workspace, killed, *settings, *held_out) as running:
+    with start(workspace, killed, *settings) as running:
         running.wait_for_lines(1)
         running.wait_for(lambda: bool(steps_of(killed / "checkpoints")))
         running.kill()
-    found = finish(workspace, killed, *settings, *held_out, "run.resume=must")
+    found = finish(workspace, killed, *settings, "run.resume=must")
     assert_same_run(found, expected)
     check_metrics(metrics_of(expected), expected)
 
@@ -77,11 +78,6 @@ def check_metrics(steps: list[dict[str, float]], run: Path) -> None:
     assert [seen[f"source/{name}/signal_share"] for name in WEIGHTS] == [1.0, 0.0, 1.0]
     assert 0.5 < seen["source/words/reward"] < 0.7, "partial credit"
     assert seen["source/hard/completed"] == 0
-    assert seen["eval/source/words/avg_at_k"] == seen["eval/avg_at_k"]
+    assert seen["eval/source/easy/avg_at_k"] == seen["eval/avg_at_k"]
     dumped = map(json.loads, (run / "samples/step_000001.jsonl").read_text().splitlines())
     assert {sample["source"] for sample in dumped} == {*WEIGHTS}
-    succeed("report", run, "--out", run / "report")
-    page = (run / "report/report.html").read_text()
-    assert (run / "report/sources.png").exists()
-    assert "hard: prompts drawn" in page
-    assert "words: held-out accuracy, end" in page

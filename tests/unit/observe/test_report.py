@@ -8,6 +8,7 @@ from megatron_stare.errors import UserError
 from megatron_stare.observe.plots import FIGURES, comparison_figure
 from megatron_stare.observe.report import MAX_CHARACTERS, config_differences, write_report
 from megatron_stare.observe.run_folders import read_runs
+from megatron_stare.observe.summary import summarise
 from tests.unit.observe.synthetic import write_metrics, write_run, write_samples
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -116,6 +117,27 @@ def test_a_supervised_run_is_reported_by_what_it_has(tmp_path):
     text = Page(page.read_text()).text
     assert "Samples" not in text
     assert "Config differences" not in text
+
+
+def test_sources_have_a_figure_and_rows_of_their_own(tmp_path):
+    steps = {
+        step: {
+            "source/sums/drawn": 3.0,
+            "source/words/drawn": 1.0,
+            "source/sums/accuracy": 0.5,
+            "eval/source/words/avg_at_k": 0.25 * step,
+        }
+        for step in (1, 2, 3)
+    }
+    run = write_metrics(tmp_path / "mixed", steps)
+    page = write_report([run], tmp_path / "report").read_text()
+    assert (tmp_path / "report/sources.png").read_bytes().startswith(b"\x89PNG")
+    assert "<dt>eval/source/words/avg_at_k</dt>" in page
+    _, rows = summarise(read_runs([run]))
+    assert ["sums: prompts drawn", "9"] in rows
+    assert ["sums: training accuracy, last 10%", "50.0%"] in rows
+    assert ["words: held-out accuracy, end", "75.0%"] in rows
+    assert not [title for title, _ in rows if title.startswith("sums: held-out")]
 
 
 def test_a_run_of_one_step_and_more_labels_than_colours(tmp_path):
