@@ -4,7 +4,7 @@
 
 writes into FOLDER (default `out/` beside this file)
 
-    model/     Hugging Face folder without weights: a Qwen3 of 0.7 M parameters that reads bytes
+    model/     Hugging Face folder without weights: a Qwen3 of 0.6 M parameters that reads bytes
     sft.jsonl  {"prompt", "response"}: problems of a seed of their own with their answers
     warmup/    the run of `megatron-stare sft` on them; `hf/final` is the model
 

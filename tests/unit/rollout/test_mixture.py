@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from random import Random
 
@@ -140,6 +141,7 @@ def test_one_file_is_drawn_from_as_without_sources(tmp_path):
 def test_it_goes_on_from_where_it_was_saved(tmp_path, curriculum):
     first, second = (make_mixture(tmp_path, curriculum=curriculum) for _ in range(2))
     play(first, 5)
+    assert json.dumps(first.state_dict(), sort_keys=True), "a rollout bank is known by it"
     second.load_state_dict(first.state_dict())
     assert play(second, 6) == play(first, 6)
     assert second.state_dict() == first.state_dict()
