@@ -99,7 +99,7 @@ def test_tokens_have_the_temperatures_that_the_servers_drew_them_at(servers, tra
         expected = transformers_logprobs(network, sample, own[:, None])
         torch.testing.assert_close(torch.tensor(sample.logprobs), expected, atol=1e-4, rtol=0)
         found += sample.temperatures
-    assert max(found) - min(found) > 0.1
+    assert max(found) - min(found) > 0.03
 
 
 def test_truncated_sampling_keeps_the_logprobs_of_the_whole_distribution(
