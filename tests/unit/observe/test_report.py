@@ -48,7 +48,10 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(runs, tmp_path_factory):
-    return write_report(runs, tmp_path_factory.mktemp("report") / "new")
+    folder = tmp_path_factory.mktemp("report")
+    metrics = {"pairs/accuracy": 0.9, "pairs/margin": 0.3}
+    pairs = write_metrics(folder / "pairs", {1: metrics, 2: metrics}, "prefer: {steps: 2}")
+    return write_report([*runs, pairs], folder / "new")
 
 
 def test_every_figure_is_a_png_and_is_in_the_page(report):
