@@ -46,8 +46,8 @@ def main() -> None:
 
 def _generate(task: str, settings: dict[str, Any], out: TextIO) -> None:
     import numpy as np
-    import reasoning_gym
-    from reasoning_gym.factory import DATASETS
+    import reasoning_gym  # pyright: ignore[reportMissingImports]
+    from reasoning_gym.factory import DATASETS  # pyright: ignore[reportMissingImports]
 
     limit_memory(_MEMORY_BYTES)
     if task not in DATASETS:

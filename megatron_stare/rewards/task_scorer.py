@@ -6,7 +6,7 @@ import ast
 from functools import lru_cache
 from typing import Any
 
-from reasoning_gym import create_dataset
+from reasoning_gym import create_dataset  # pyright: ignore[reportMissingImports]
 
 from megatron_stare.rewards.answers import stated_answer, tagged_answer
 
