@@ -33,14 +33,15 @@ from torch import Tensor
 from megatron_stare.algorithms.aggregation import Aggregation
 from megatron_stare.algorithms.credit import Credit
 from megatron_stare.algorithms.drawing import Drawing
+from megatron_stare.algorithms.live import Live
 from megatron_stare.algorithms.metric import Metric
 from megatron_stare.algorithms.step import HeadNeed, Mark, Need, Step
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.system.settings import Settings
 from megatron_stare.types import Group
 
-__all__ = ["Component", "Credit", "Curriculum", "Filter", "HeadNeed", "Link", "Live", "Mark"]
-__all__ += ["Drawing", "Metric", "Need", "Step", "Term", "Update", "Updates"]
+__all__ = ["Component", "Credit", "Curriculum", "Drawing", "Filter", "HeadNeed", "Link", "Live"]
+__all__ += ["Mark", "Metric", "Need", "Step", "Term", "Update", "Updates"]
 
 
 class Component(Settings):
@@ -52,8 +53,16 @@ class Component(Settings):
     """What it alone logs, by name."""
 
 
-class Link[S](Component):
-    """Maps credit to credit. `S` is its state: a frozen dataclass of plain values, or None.
+class Remembering[S](Component):
+    """A part with a state `S`: a frozen dataclass of plain values, or None."""
+
+    def start(self) -> S:
+        """The state before the first step."""
+        return cast("S", None)
+
+
+class Link[S](Remembering[S]):
+    """Maps credit to credit.
 
     A link whose scope is "sample" looks at single samples only, without a state: where it reads
     scores of the policy, it may run in the micro-batch that computes them, and then not change
@@ -64,10 +73,6 @@ class Link[S](Component):
     scope: ClassVar[Literal["sample", "batch"]] = "batch"
     marks: ClassVar[frozenset[Mark]] = frozenset()
     """What `apply` leaves on the step's tokens, for terms that need it."""
-
-    def start(self) -> S:
-        """The state before the first step."""
-        return cast("S", None)
 
     def advance(self, state: S, step: Step) -> S:
         """The state that decides of this step, the same on every rank."""
@@ -82,26 +87,8 @@ class Link[S](Component):
         return Drawing()
 
     def report(self, credit: Credit, step: Step, state: S) -> Mapping[str, float]:
-        """What it logs when the step is done; `OLD` is known then.
-
-        `credit` is that of all links but those which ran in micro-batches.
-        """
+        """What it logs, of the credit of links that ran in the step view; `OLD` is known."""
         return {}
-
-
-class Live(NamedTuple):
-    """The live view of a micro-batch, `[n]` each: whole samples, under the weights that learn.
-
-    logprobs, entropies  with their gradient; entropies only where the term asks for it
-    old_logprobs         under the weights before the step
-    sample_ids           int64: the sample of each token (`per_sample`)
-    """
-
-    logprobs: Tensor
-    entropies: Tensor
-    old_logprobs: Tensor
-    sample_ids: Tensor
-    credit: Credit
 
 
 class Term[F](Component):
@@ -163,27 +150,19 @@ class Updates(Component):
         raise NotImplementedError
 
 
-class Curriculum[S](Component):
+class Curriculum[S](Remembering[S]):
     """Which problems are asked, in place of all of them epoch after epoch; on rank 0 alone.
 
-    A problem is known by its place in the data, from 0. `S` is a state as a link's is.
+    A problem is known by its place in the data, from 0.
     """
-
-    def start(self) -> S:
-        """The state before the first step."""
-        return cast("S", None)
 
     def draw(
         self, count: int, problems: Sequence[int], state: S, random: Random
     ) -> Collection[int]:
-        """So many of these problems, each at most once, in the order in which they are asked.
+        """So many of these problems, which the step has not asked, in the order to ask them.
 
-        A mapping says with what probability each of them was drawn, its propensity.
-
-        Args:
-            count: at most as many as there are problems.
-            problems: those that the step has not asked.
-            random: the only randomness, the same in a run that has been stopped and goes on.
+        A mapping says with what probability each of them was drawn, its propensity. `random` is
+        the only randomness, the same in a run that has been stopped and goes on.
         """
         raise NotImplementedError
 
@@ -192,26 +171,18 @@ class Curriculum[S](Component):
         return ""
 
     def observe(self, asked: Sequence[tuple[int, Group]], state: S) -> S:
-        """The state after a step: what came of each problem that was asked and judged in it.
-
-        Groups are as they were judged, before any filter, in the order they were drawn.
-        """
+        """The state after a step, by its groups as they were judged, in the order drawn."""
         return state
 
 
-class Filter[S](Component):
-    """Which groups dynamic sampling keeps; others take the place of those it drops.
+class Filter[S](Remembering[S]):
+    """Which groups dynamic sampling keeps; others take the place of those it drops; on rank 0.
 
-    One that remembers overrides `recall` in the place of `filter`, and `S` is its state, as a
-    link's is, on rank 0 alone.
+    One that remembers overrides `recall` in the place of `filter`.
     """
 
     replays: ClassVar[bool] = False
     """Whether it puts samples of earlier steps into a group: older than the weights they train."""
-
-    def start(self) -> S:
-        """The state before the first step."""
-        return cast("S", None)
 
     def filter(self, group: Group) -> Group | None:
         """What is trained on in the group's place; None drops it."""
