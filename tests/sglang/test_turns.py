@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Sequence
 
 import torch
@@ -76,7 +74,7 @@ def test_episodes_go_on_under_new_weights_and_one_server_when_the_other_dies(
     servers, model, trained, tmp_path
 ):
     """Killed by the second call of a tool, between two turns."""
-    pid = next(iter(servers.pids.values()))
+    url = next(iter(servers.pids))
     with open_engine(servers, model, tmp_path) as (engine, _):
         engine.update_weights(hf_tensors(model).items(), 1)
         first, player = [], playing(engine)
@@ -93,7 +91,7 @@ def test_episodes_go_on_under_new_weights_and_one_server_when_the_other_dies(
         def kill() -> None:
             calls.append(1)
             if len(calls) == 2:
-                os.kill(pid, signal.SIGKILL)
+                servers.kill(url)
 
         again = [Request(sample.prompt, sample.index, sample) for sample in begun]
         rest = list(playing(engine, kill).generate(again, SAMPLING, seed=1))
