@@ -63,4 +63,4 @@ def _draw_forms(axes: Axes, rows: Sequence[tuple[str, str, Measures]]) -> None:
         axes.bar(places, heights, width * 0.92, color=colour)
     axes.set_xticks(range(len(forms)), forms)
     axes.grid(visible=False, axis="x")
-    axes.set(title="Solved by 16 samples, of one form's problems", xlabel="the form", ylabel="%")
+    axes.set(title="pass@16 where one form alone solves", xlabel="the form", ylabel="%")

@@ -189,24 +189,33 @@ def _trailing_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def _draw_target_bands(axes: Axes, runs: Runs, metric: str) -> None:
-    """A grey band for each different target of a metric, named where it ends."""
-    targets = targets_of(metric)
-    curves = [spread(group, target) for group in runs.values() for target in targets]
-    distinct = {curve.mean.tobytes(): curve for curve in curves if curve is not None}
-    for steps, target in ((curve.steps, curve.mean) for curve in distinct.values()):
+    """A band for each different target of a metric: a single one is named, several have colours."""
+    distinct = {}
+    for colour, group in zip(_colours(runs), runs.values(), strict=True):
+        for curve in (spread(group, target) for target in targets_of(metric)):
+            if curve is not None:
+                distinct.setdefault(curve.mean.tobytes(), (colour, curve.steps, curve.mean))
+    for colour, steps, target in distinct.values():
         low, high = target * (1 - BAND), target * (1 + BAND)
-        axes.fill_between(steps, low, high, color="#7f8793", alpha=0.14, linewidth=0)
-        axes.plot(steps, target, color="#7f8793", linewidth=1, linestyle=(0, (4, 3)))
-        axes.annotate(
-            f"target {target[-1]:.3g} ± {BAND:.0%}",
-            (1, high[-1]),
-            xycoords=("axes fraction", "data"),
-            xytext=(-2, 2),
-            textcoords="offset points",
-            horizontalalignment="right",
-            color="#6b727d",
-            fontsize=8,
-        )
+        line = "#7f8793" if len(distinct) == 1 else colour
+        axes.fill_between(steps, low, high, color=line, alpha=0.14, linewidth=0)
+        axes.plot(steps, target, color=line, linewidth=1, linestyle=(0, (4, 3)))
+        if len(distinct) == 1:
+            _name_target(axes, target[-1], high[-1])
+
+
+def _name_target(axes: Axes, target: float, top: float) -> None:
+    """Where its band ends."""
+    axes.annotate(
+        f"target {target:.3g} ± {BAND:.0%}",
+        (1, top),
+        xycoords=("axes fraction", "data"),
+        xytext=(-2, 2),
+        textcoords="offset points",
+        horizontalalignment="right",
+        color="#6b727d",
+        fontsize=8,
+    )
 
 
 def _colours(runs: Runs) -> list[str]:
