@@ -321,7 +321,7 @@ class TestConfigs:
     def test_those_by_hand_are_accepted(self) -> None:
         sft = load_config(SftConfig, CONFIGS / "sft.yaml")
         train = load_config(TrainConfig, CONFIGS / "train.yaml")
-        assert (sft.sft.steps, train.train.steps) == (800, 400)
+        assert (sft.sft.steps, train.train.steps) == (800, 240)
 
     def test_the_four_runs_differ_in_what_their_table_says(self) -> None:
         comparison = load_config(CompareConfig, CONFIGS / "compare.yaml")
@@ -333,7 +333,7 @@ class TestConfigs:
             name: (
                 run.algorithm.policy["clip"].high,
                 run.rollout.dynamic_sampling,
-                [run.algorithm.links["stare"].target_at(step) for step in (1, 267, 400)]
+                [run.algorithm.links["stare"].target_at(step) for step in (1, 160, 240)]
                 if "stare" in run.algorithm.links
                 else None,
             )
