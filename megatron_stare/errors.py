@@ -10,6 +10,11 @@ _NOT_FOR_TERMINALS = re.compile(
 """Controls but for tab and newline, what reverses text, and halves of characters."""
 
 
+def without_surrogates(text: str) -> str:
+    """With question marks for halves of surrogate pairs, which no file or terminal takes."""
+    return text.encode(errors="replace").decode()
+
+
 def printable(text: str) -> str:
     r"""The text with what a terminal would obey, or could not show, written as escapes.
 

@@ -55,8 +55,6 @@ class _Preference:
         learner = self.learner
         batch = self.pairs.draw(learner.config.prefer.pairs_per_step)
         learned = learn(learner, batch, number)
-        for news in learned.step.news:
-            learner.session.loggers.message(f"step {number}: {news}")
         return {
             **learner.chain.report(learned.credit, learned.step),
             **update_metrics(learned.updates),

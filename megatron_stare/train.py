@@ -73,8 +73,6 @@ def _train_one_step_off(run: Run) -> None:
 def _record(
     run: Run, step: int, batch: RolloutBatch, rollout: Rollout | None, learned: Learned
 ) -> None:
-    for news in learned.step.news:
-        run.session.loggers.message(f"step {step}: {news}")
     metrics = {
         **token_metrics(learned.step),
         **run.chain.report(learned.credit, learned.step),

@@ -23,7 +23,6 @@ from torch import Tensor
 
 from megatron_stare.turns import TakenAs as TakenAs
 from megatron_stare.turns import Turn as Turn
-from megatron_stare.turns import TurnKind as TurnKind
 from megatron_stare.turns import turns_from_plain as turns_from_plain
 from megatron_stare.turns import turns_to_plain as turns_to_plain
 
@@ -162,18 +161,16 @@ class Group:
     @property
     def judged(self) -> Group:
         """The same group without the samples that are not judged."""
-        pairs = zip(self.samples, self.rewards, strict=True)
-        judged = [(sample, reward) for sample, reward in pairs if reward.is_judged]
-        samples, rewards = zip(*judged, strict=True) if judged else ((), ())
-        return Group(self.prompt, samples, rewards)
+        return self._where([reward.is_judged for reward in self.rewards])
 
     @property
     def of_policy(self) -> Group:
         """The same group without demonstrations and samples of earlier steps."""
-        pairs = zip(self.samples, self.rewards, strict=True)
-        own = [(sample, reward) for sample, reward in pairs if sample.origin == "policy"]
-        samples, rewards = zip(*own, strict=True) if own else ((), ())
-        return Group(self.prompt, samples, rewards)
+        return self._where([sample.origin == "policy" for sample in self.samples])
+
+    def _where(self, keep: Sequence[bool]) -> Group:
+        samples, rewards = compress(self.samples, keep), compress(self.rewards, keep)
+        return Group(self.prompt, tuple(samples), tuple(rewards))
 
     @property
     def can_be_compared(self) -> bool:
@@ -283,8 +280,9 @@ class RolloutBatch(TokenBatch):
         demonstrated = torch.tensor(written)
         truncated = torch.tensor([sample.finish_reason == "length" for sample in samples])
         guiding = torch.tensor([sample.origin == "guide" for sample in samples])
+        moved = samples if any(sample.temperatures for sample in samples) else []
         temperatures = torch.tensor(
-            [t for s in samples for t in s.temperature_of_tokens], dtype=torch.float32
+            [t for s in moved for t in s.temperature_of_tokens], dtype=torch.float32
         )
         return cls(
             token_ids=torch.tensor(

@@ -99,16 +99,21 @@ def measure_seed(seed: int, comparison: CompareConfig) -> None:
 
 
 def megatron_stare(*arguments: object) -> None:
-    """Run a command on one thread.
+    """Run a command that has to end well.
 
     Raises:
         UserError: it failed; why is said above.
     """
+    if exit_code_of(*arguments) != 0:
+        raise UserError(f"{arguments[0]} failed; its message is above")
+
+
+def exit_code_of(*arguments: object) -> int:
+    """Run a command on one thread."""
     line = [sys.executable, "-m", "megatron_stare.cli", *map(str, arguments)]
     # So small a model gains nothing from a second thread, and loses much where cores are shared.
     environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    if subprocess.run(line, env=environ, check=False).returncode != 0:
-        raise UserError(f"{arguments[0]} failed; its message is above")
+    return subprocess.run(line, env=environ, check=False).returncode
 
 
 if __name__ == "__main__":

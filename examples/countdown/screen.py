@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-from examples.countdown.demo import HERE, STARTS, warm_up
+from examples.countdown.demo import HERE, STARTS, exit_code_of, warm_up
 from examples.countdown.make_data import Solutions, solve_all, write_rows
 from megatron_stare.algorithms.table import METHODS
 from megatron_stare.config.compare import CompareConfig
@@ -45,10 +43,7 @@ def main() -> int:
     except UserError as error:
         print(f"screen: {error}", file=sys.stderr)
         return 2
-    command = ["compare", str(HERE / "screening.yaml"), *given]
-    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "megatron_stare.cli", *command]
-    return subprocess.run(line, env=environ, check=False).returncode
+    return exit_code_of("compare", HERE / "screening.yaml", *given)
 
 
 def overrides(runs: Path, more: Sequence[str] = ()) -> list[str]:

@@ -13,7 +13,6 @@ Nothing is downloaded: the problems are generated, as those of the run itself ar
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from random import Random
@@ -21,7 +20,7 @@ from random import Random
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config
 
-from examples.tiny_addition.make_data import EOS, MODEL_SHAPE, PAD
+from examples.tiny_addition.make_data import EOS, MODEL_SHAPE, PAD, write_rows
 from megatron_stare.cli import main as megatron_stare
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config_io import load_config
@@ -54,7 +53,7 @@ def make_data(folder: Path) -> None:
         for row in generate_problems(ours, name).rows:
             rows.append({"prompt": row.fields["question"], "response": row.fields["answer"]})
     Random(SEED).shuffle(rows)
-    (folder / "sft.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(folder / "sft.jsonl", rows)
 
 
 def main() -> int:

@@ -13,9 +13,6 @@ are checked, and wait until `method` names it, so that one key makes a run its o
 from __future__ import annotations
 
 import difflib
-import importlib
-import os
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
@@ -41,6 +38,7 @@ from megatron_stare.algorithms.table import (
     TERMS,
     UPDATES,
 )
+from megatron_stare.system.imports import import_own
 
 Specs = dict[str, Any]
 """Settings of parts by their names: a mapping, or the part itself."""
@@ -200,14 +198,10 @@ def own_part(name: str, base: type[Component]) -> type[Component]:
     Raises:
         ValueError: it is not there, cannot be imported, or does not extend `base`.
     """
-    module, _, attribute = name.partition(":")
-    if (here := os.getcwd()) not in sys.path:  # As for a verifier; behind all that is installed.
-        sys.path.append(here)
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (Exception, SystemExit) as error:  # A script without a guard exits.
-        said = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{name[:80]} cannot be had ({said[:200]})") from None
+        found = import_own(name)
+    except ValueError as error:
+        raise ValueError(f"{name[:80]} cannot be had ({str(error)[:200]})") from None
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ValueError(f"{name}: expected a class that extends {base.__name__}")
     return found

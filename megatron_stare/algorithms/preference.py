@@ -7,10 +7,10 @@ from pydantic import model_validator
 from megatron_stare.algorithms.config import AlgorithmConfig
 from megatron_stare.algorithms.links.pairs import PAIR_LOSS, Pairs
 from megatron_stare.algorithms.method import Method
-from megatron_stare.algorithms.needs import CUTS, DEMONSTRATED, ROLLOUT, UNTRUNCATED
+from megatron_stare.algorithms.needs import CUTS, DEMONSTRATED, GUIDED, ROLLOUT, UNTRUNCATED
 from megatron_stare.algorithms.table import METHODS
 
-_NOT_OF_PAIRS = (CUTS, DEMONSTRATED, ROLLOUT, UNTRUNCATED)
+_NOT_OF_PAIRS = (CUTS, DEMONSTRATED, GUIDED, ROLLOUT, UNTRUNCATED)
 """Of rollouts alone."""
 
 

@@ -39,14 +39,14 @@ def add_config(commands: argparse._SubParsersAction) -> None:
 def _config(arguments: argparse.Namespace) -> int:
     config = load_config(_KINDS[arguments.kind], arguments.config, arguments.overrides)
     if arguments.processes is not None:
-        _check_start(config, arguments.processes)
+        _check_start(config, arguments.kind, arguments.processes)
     print(to_yaml(config), end="")
     return 0
 
 
-def _check_start(config: Any, num_processes: int) -> None:
-    if isinstance(config, EvalConfig):
-        raise UserError("--processes: --kind eval is one process, expected train, sft or prefer")
+def _check_start(config: Any, kind: str, num_processes: int) -> None:
+    if isinstance(config, EvalConfig | PivotsConfig):
+        raise UserError(f"--processes: --kind {kind} is one process, expected train, sft or prefer")
     from megatron_stare.run.preflight import check_run, check_worked_run
 
     if isinstance(config, TrainConfig):

@@ -23,7 +23,7 @@ def add_of_config(
         name,
         help=summary,
         description=summary,
-        epilog=None if kind is None else _key_table(kind),
+        epilog=None if kind is None else key_table(kind),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("config", type=path, help="YAML file of differences from the defaults")
@@ -32,7 +32,8 @@ def add_of_config(
     return command
 
 
-def _key_table(kind: type[BaseModel]) -> str:
+def key_table(kind: type[BaseModel]) -> str:
+    """Every key of a config, with its type, its default and what it is."""
     rows = [
         f"  {key}: {type_} = {default}\n      {text}"
         for key, type_, default, text in describe(kind)

@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from megatron_stare.commands.arguments import path
+from megatron_stare.commands.of_config import key_table
 from megatron_stare.config.tools import TOOLS, ToolsConfig
-from megatron_stare.config_io import describe, load_config
+from megatron_stare.config_io import load_config
 from megatron_stare.errors import UserError, printable
 
 _OVERRIDE = re.compile(r"tools\.[a-z_.]+=.*", re.DOTALL)
@@ -31,7 +32,7 @@ def add_tools(commands: argparse._SubParsersAction) -> None:
         "tools",
         help=summary,
         description=summary,
-        epilog=_key_table(),
+        epilog=key_table(_ToolsFile),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     tools.add_argument(
@@ -118,11 +119,3 @@ def _check() -> int:
     chosen = [walls for walls in WALLS if walls != "none" and troubles[walls] is None]
     print(f"{'auto':12} {f'is {chosen[0]}' if chosen else 'refuses'}")
     return 0 if chosen else 1
-
-
-def _key_table() -> str:
-    rows = [
-        f"  {key}: {type_} = {default}\n      {text}"
-        for key, type_, default, text in describe(_ToolsFile)
-    ]
-    return "\n".join(["keys:", *rows])

@@ -8,22 +8,13 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from megatron_stare.system.settings import Settings
-from megatron_stare.system.values import CountOrZero, Seconds, Weight
+from megatron_stare.system.values import CountOrZero, Seconds, Weight, one_of_or_own
 
 VERIFIERS = {
     "math": "megatron_stare.rewards.math:math_reward",
     "exact": "megatron_stare.rewards.answers:exact_reward",
 }
 """Functions of (response, answer) by `reward.kind`; any other kind names one itself."""
-
-
-def _checked_name(kind: str) -> str:
-    if kind not in VERIFIERS and not re.fullmatch(r"\w+(\.\w+)*:\w+", kind):
-        raise ValueError(
-            f"expected one of {', '.join(VERIFIERS)}, or a function of your own as "
-            f"package.module:function, found {kind!r:.80}"
-        )
-    return kind
 
 
 def _checked_pattern(pattern: str) -> str:
@@ -38,7 +29,10 @@ def _checked_pattern(pattern: str) -> str:
     return pattern
 
 
-VerifierName = Annotated[str, AfterValidator(_checked_name)]
+VerifierName = Annotated[
+    str,
+    AfterValidator(one_of_or_own(VERIFIERS, "a function of your own as package.module:function")),
+]
 Pattern = Annotated[str, AfterValidator(_checked_pattern)]
 
 

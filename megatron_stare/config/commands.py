@@ -193,7 +193,7 @@ class TrainConfig(Settings):
     @model_validator(mode="after")
     def _fields_fit_together(self) -> TrainConfig:
         check_apart(self.run.dir, self.model.path)
-        check_workflow(self.workflow, self.tools, [d for d in (self.data, self.eval.data) if d])
+        check_workflow(self.workflow, self.tools, self.data_by_key)
         rollout, updates = self.rollout, self.train.updates_per_step
         if self.eval.every and self.eval.data is None:
             raise ValueError(
@@ -306,5 +306,6 @@ class EvalConfig(Settings):
 
     @model_validator(mode="after")
     def _tools_can_be_called(self) -> EvalConfig:
-        check_workflow(self.workflow, self.tools, [self.eval.data] if self.eval.data else [])
+        held_out = {} if self.eval.data is None else {"eval.data": self.eval.data}
+        check_workflow(self.workflow, self.tools, held_out)
         return self

@@ -24,14 +24,6 @@ SourceName = Annotated[
 TaskName = Annotated[str, AfterValidator(matching(r"\w{1,80}", "the name of a task"))]
 
 
-def _check_two_fields(key: str, field: str, prompt_field: str) -> None:
-    if field == prompt_field:
-        raise ValueError(
-            f"{key}={field!r} is prompt_field too: every problem would be its own answer, expected "
-            "two fields"
-        )
-
-
 class SourceConfig(Settings):
     """One of several sets of problems: a file, or a task of reasoning-gym."""
 
@@ -164,7 +156,11 @@ class DataConfig(Settings):
             raise ValueError("system_prompt is used with template: chat only")
         for name, part in self.parts.items():
             key = f"sources.{name}.answer_field" if name else "answer_field"
-            _check_two_fields(key, part.answer_field, part.prompt_field)
+            if part.answer_field == part.prompt_field:
+                raise ValueError(
+                    f"{key}={part.answer_field!r} is prompt_field too: every problem would be its "
+                    "own answer, expected two fields"
+                )
         return self
 
 

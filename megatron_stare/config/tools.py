@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from megatron_stare.system.settings import Settings
-from megatron_stare.system.values import Count, FilePath, Seconds, is_server_url
+from megatron_stare.system.values import Count, FilePath, Seconds, is_server_url, one_of_or_own
 
 TOOLS = {
     "python": "megatron_stare.tools.python:PythonTool",
@@ -18,22 +18,16 @@ TOOLS = {
 """Classes and functions by the names of `tools.names`; any other name is one of the user's."""
 
 
-def _checked_name(name: str) -> str:
-    if name not in TOOLS and not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
-        raise ValueError(
-            f"expected one of {', '.join(TOOLS)}, or a function or class of your own as "
-            f"package.module:name, found {name!r:.80}"
-        )
-    return name
-
-
 def _checked_package(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z_]\w*", name):
         raise ValueError(f"expected a package's name as it is imported, found {name!r:.80}")
     return name
 
 
-ToolName = Annotated[str, AfterValidator(_checked_name)]
+ToolName = Annotated[
+    str,
+    AfterValidator(one_of_or_own(TOOLS, "a function or class of your own as package.module:name")),
+]
 PackageName = Annotated[str, AfterValidator(_checked_package)]
 Sandbox = Literal["auto", "bubblewrap", "landlock", "none", "sandbox_fusion"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -59,9 +59,12 @@ class WorkflowConfig(Settings):
 
 
 def check_workflow(
-    workflow: WorkflowConfig, tools: ToolsConfig, data: Sequence[DataConfig]
+    workflow: WorkflowConfig, tools: ToolsConfig, data: Mapping[str, DataConfig]
 ) -> None:
     """See that tools and the way to call them are there together, and that prompts can tell of it.
+
+    Args:
+        data: what is asked, by its key.
 
     Raises:
         ValueError: they are not.
@@ -71,9 +74,9 @@ def check_workflow(
             f"workflow.format={workflow.format} with tools.names=[{', '.join(tools.names)}]: tools "
             "are called in a format, expected both, or neither"
         )
-    for one in data:
+    for key, one in data.items():
         if workflow.format == "hermes" and one.template != "chat":
             raise ValueError(
-                f"workflow.format='hermes' with data.template={one.template!r}: the chat template "
+                f"workflow.format='hermes' with {key}.template={one.template!r}: the chat template "
                 "tells of tools, expected 'chat'"
             )

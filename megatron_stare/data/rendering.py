@@ -18,7 +18,7 @@ from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.data.tables import UnusableRow
-from megatron_stare.errors import UserError
+from megatron_stare.errors import UserError, without_surrogates
 from megatron_stare.system import stop_signals
 from megatron_stare.system.memory_limit import limit_memory
 
@@ -139,4 +139,4 @@ def _render(
 def _brief(error: Exception) -> str:
     """On one line, with nothing that a message could not hold."""
     text = " ".join(str(error).split())[:_REASON_CHARACTERS]
-    return text.encode(errors="replace").decode()
+    return without_surrogates(text)

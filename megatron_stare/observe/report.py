@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from string import Template
 
+from megatron_stare.errors import without_surrogates
 from megatron_stare.observe.drawing import colour_legend
 from megatron_stare.observe.metrics import find_metric
 from megatron_stare.observe.plots import Plot, write_figures
@@ -18,7 +19,6 @@ from megatron_stare.observe.run_folders import (
     ShownSample,
     read_runs,
     titles,
-    without_surrogates,
 )
 from megatron_stare.observe.summary import MISSING, summarise
 from megatron_stare.system.nested import dotted

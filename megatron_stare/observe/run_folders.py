@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from megatron_stare.config.yaml_text import read_yaml
-from megatron_stare.errors import UserError
+from megatron_stare.errors import UserError, without_surrogates
 from megatron_stare.observe.history import History, Series, number_or_nan, read_metrics
 from megatron_stare.observe.metrics import is_pass_at, source_of
 from megatron_stare.system.reading import read_whole
@@ -101,11 +101,6 @@ def read_runs(folders: Sequence[Path]) -> Runs:
     if not names:
         raise UserError("no run folders given; expected at least one")
     return by_label
-
-
-def without_surrogates(text: str) -> str:
-    """With question marks for halves of surrogate pairs, which no file or terminal takes."""
-    return text.encode(errors="replace").decode()
 
 
 def titles(runs: Runs) -> list[str]:

@@ -6,13 +6,11 @@ gets those that were finished first, in the order they were.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing
-from typing import Any
-
-from torch import Tensor
 
 from megatron_stare.config.rollout import SamplingConfig
+from megatron_stare.engines.around import EngineAround
 from megatron_stare.engines.engine import Engine, Request
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.bank import Bank, Banked, Key
@@ -27,7 +25,7 @@ def missing(requests: Sequence[Request], there: Collection[Key]) -> list[Request
     return [request for request in requests if request.key not in there]
 
 
-class BankedEngine:
+class BankedEngine(EngineAround[Engine]):
     """`engine`, whose finished samples go through the bank.
 
     A sample of the bank is taken where no token of it is newer than the weights in the engine, or
@@ -43,17 +41,11 @@ class BankedEngine:
         remaining: Remaining,
         report: Callable[[str], None],
     ) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._bank = bank
         self._max_staleness = max_staleness
         self._remaining = remaining
         self._report = report
-        self._is_interrupted = False
-
-    @property
-    def weight_version(self) -> int:
-        """See `Engine`."""
-        return self._engine.weight_version
 
     def generate(
         self, requests: Sequence[Request], sampling: SamplingConfig, *, seed: int
@@ -74,27 +66,6 @@ class BankedEngine:
                 if sample.finish_reason != "aborted":
                     self._bank.add_sample(sample)
                 yield sample
-
-    def interrupt(self) -> None:
-        """See `Engine`."""
-        self._is_interrupted = True
-        self._engine.interrupt()
-
-    def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """See `Engine`."""
-        self._engine.update_weights(tensors, version)
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `Engine`."""
-        return self._engine.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Engine`."""
-        self._engine.load_state_dict(state)
-
-    def close(self) -> None:
-        """See `Engine`."""
-        self._engine.close()
 
     def _split(self, requests: Sequence[Request]) -> tuple[list[Sample], list[Request]]:
         """Samples of the bank, in the order they were finished, and what is to be generated."""

@@ -34,7 +34,6 @@ class FolderRollouts:
     """What samples come from, and who judges them; `player` is the engine, or plays turns on it."""
 
     sets: dict[str, PromptSet]
-    engine: EmbeddedEngine
     player: Engine
     scorer: Scorer
 
@@ -97,4 +96,4 @@ def open_folder_rollouts(
             report=lambda text: print_line(console, text),
         )
         with scorer:
-            yield FolderRollouts(sets, engine, player, scorer)
+            yield FolderRollouts(sets, player, scorer)

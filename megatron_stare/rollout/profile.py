@@ -56,7 +56,7 @@ def profile(
 
     def judged(some: Sequence[Prompt]) -> list[list[float]]:
         answers = generate_groups(
-            *(rollouts.engine, rollouts.scorer, some, config.samples_per_state, config),
+            *(rollouts.player, rollouts.scorer, some, config.samples_per_state, config),
             seed=derive_seed(seed, "pivots"),
             on_progress=on_progress,
         )

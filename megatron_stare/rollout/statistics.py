@@ -103,12 +103,12 @@ def source_statistics(
         kept: the batch.
     """
     counts = Counter(prompt.source for prompt in drawn if prompt.source)
-    groups_of = by_source(generated)
+    groups_of, kept_of = by_source(generated), by_source(kept)
     metrics = {}
     for name in sorted({*counts, *groups_of}):
         groups = groups_of.get(name, [])
         metrics[f"source/{name}/drawn"] = float(counts[name])
-        metrics[f"source/{name}/completed"] = float(len(by_source(kept).get(name, [])))
+        metrics[f"source/{name}/completed"] = float(len(kept_of.get(name, [])))
         rewards = [reward for group in groups for reward in group.judged.rewards]
         if rewards:
             metrics[f"source/{name}/reward"] = _mean([reward.value for reward in rewards])

@@ -135,6 +135,8 @@ def learn(learner: Learner[Any], batch: RolloutBatch, number: int) -> Learned:
     updates = learner.update(batch, step, credit, share)
     # A single on-policy update scores its tokens itself, under the weights before the update.
     step.facts.setdefault(OLD, updates[0].scores)
+    for news in step.news:
+        learner.session.loggers.message(f"step {number}: {news}")
     return Learned(step, credit, updates)
 
 

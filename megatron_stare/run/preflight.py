@@ -23,12 +23,13 @@ def check_run(config: TrainConfig, num_processes: int) -> None:
     for key, data in config.data_by_key.items():
         for name, part in data.parts.items():
             files[f"{key}.sources.{name}.path" if name else f"{key}.path"] = part.path
-        for name, source in data.sources.items():
-            if source.task is not None:
-                check_task(source, f"{key}.sources.{name}")
     for key, path in files.items():
         if path is not None and not path.is_file():
             raise UserError(f"{key}={path}: no such file")
+    for key, data in config.data_by_key.items():
+        for name, source in data.sources.items():
+            if source.task is not None:  # Asks a process of the package's own.
+                check_task(source, f"{key}.sources.{name}")
 
 
 def check_fit(config: TrainConfig, shape: ModelShape, num_processes: int) -> None:

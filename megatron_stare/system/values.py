@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin
@@ -24,6 +24,18 @@ def matching(pattern: str, expected: str) -> Callable[[str], str]:
         if not re.fullmatch(pattern, text, re.ASCII):
             raise ValueError(f"expected {expected}, found {text!r:.80}")
         return text
+
+    return check
+
+
+def one_of_or_own(known: Iterable[str], own: str) -> Callable[[str], str]:
+    """A check that a text is one of some names, or one of the user's, `package.module:name`."""
+    names = (*known,)
+
+    def check(name: str) -> str:
+        if name not in names and not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
+            raise ValueError(f"expected one of {', '.join(names)}, or {own}, found {name!r:.80}")
+        return name
 
     return check
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from megatron_stare.errors import without_surrogates
 from megatron_stare.tools.signature import Signature
 from megatron_stare.tools.tool import Arguments, ToolResult
 
@@ -142,4 +143,4 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return text.encode(errors="replace").decode()
+    return without_surrogates(text)

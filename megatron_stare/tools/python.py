@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from megatron_stare.config.tools import LimitsConfig, ToolsConfig
-from megatron_stare.errors import UserError
+from megatron_stare.errors import UserError, without_surrogates
 from megatron_stare.tools.cells import script_of
 from megatron_stare.tools.fusion import FusionSandbox
 from megatron_stare.tools.sandbox.confine import Limits
@@ -116,18 +116,14 @@ class _Session:
         Raises:
             ValueError: it has none.
         """
-        code = _encodable(self._tool.signature.check(arguments)["code"])
+        # JSON can write half a character, and a source file cannot have it.
+        code = without_surrogates(self._tool.signature.check(arguments)["code"])
         if not self._tool.config.stateful:
             return self._runner.run(code, deadline_s)
         run = self._runner.run(script_of(self._cells, code), deadline_s)
         if run.ending in ("done", "raised"):
             self._cells.append(code)
         return run
-
-
-def _encodable(code: str) -> str:
-    """Without halves of characters, which JSON can write and a source file cannot have."""
-    return code.encode(errors="replace").decode()
 
 
 def _explanation(run: Run, limits: LimitsConfig, deadline_s: float) -> str:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
-from typing import Any
-
 from megatron_stare.config.tools import TOOLS, ToolsConfig
 from megatron_stare.errors import UserError
+from megatron_stare.system.imports import import_own
 from megatron_stare.tools.functions import FunctionTool
 from megatron_stare.tools.tool import Tool
 
@@ -31,7 +27,10 @@ def make_tools(config: ToolsConfig) -> dict[str, Tool]:
 def _make(name: str, config: ToolsConfig) -> Tool:
     """A class of ours takes the config; anything else is a function, or class, as it stands."""
     path = TOOLS.get(name, name)
-    target = _imported(path)
+    try:
+        target = import_own(path)
+    except ValueError as error:
+        raise UserError(f"tools.names: cannot import {path} ({error})") from None
     if name in TOOLS and isinstance(target, type):
         return target(config)
     called = name if name in TOOLS else path.rpartition(":")[2]
@@ -39,15 +38,3 @@ def _make(name: str, config: ToolsConfig) -> Tool:
         return FunctionTool(target, called)
     except ValueError as error:
         raise UserError(f"tools.names: {name} is no tool: {error}") from None
-
-
-def _imported(path: str) -> Any:
-    module, _, attribute = path.partition(":")
-    if (here := os.getcwd()) not in sys.path:  # As for a verifier; behind all that is installed.
-        sys.path.append(here)
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except Exception as error:
-        raise UserError(
-            f"tools.names: cannot import {path} ({type(error).__name__}: {error})"
-        ) from None

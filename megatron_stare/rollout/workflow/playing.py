@@ -11,14 +11,13 @@ comes as it stands, with calls that were written and not answered: they are made
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from queue import SimpleQueue
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import Literal
 
 from megatron_stare.config.rollout import SamplingConfig
+from megatron_stare.engines.around import EngineAround
 from megatron_stare.engines.engine import ContinuingEngine, Request
 from megatron_stare.rollout.bank import Key, key_of
 from megatron_stare.rollout.workflow.toolbox import Hands, Toolbox
@@ -27,20 +26,14 @@ from megatron_stare.tools.tool import ToolResult
 from megatron_stare.types import Sample
 
 
-class PlayingEngine:
+class PlayingEngine(EngineAround[ContinuingEngine]):
     """`engine`, whose samples are episodes. `tools` are the caller's, and are closed by it."""
 
     def __init__(self, engine: ContinuingEngine, workflow: Workflow, tools: Toolbox) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._workflow = workflow
         self._tools = tools
         self._episodes: _Episodes | None = None
-        self._is_interrupted = False
-
-    @property
-    def weight_version(self) -> int:
-        """See `Engine`."""
-        return self._engine.weight_version
 
     def generate(
         self, requests: Sequence[Request], sampling: SamplingConfig, *, seed: int
@@ -61,23 +54,7 @@ class PlayingEngine:
         self._is_interrupted = True
         if (episodes := self._episodes) is not None:
             episodes.interrupt()
-        self._engine.interrupt()
-
-    def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """See `Engine`."""
-        self._engine.update_weights(tensors, version)
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `Engine`."""
-        return self._engine.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Engine`."""
-        self._engine.load_state_dict(state)
-
-    def close(self) -> None:
-        """See `Engine`."""
-        self._engine.close()
+        super().interrupt()
 
     def _play(
         self, episodes: _Episodes, sampling: SamplingConfig, seed: int

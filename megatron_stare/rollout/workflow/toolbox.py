@@ -36,8 +36,9 @@ class Toolbox:
         self._deadline_s = deadline_s
         self._max_attempts = max_attempts
         self._report = report
-        self.failures: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()
         """Of calls, by tool and cause, since they were reported."""
+        self._lock = threading.Lock()
 
     @property
     def names(self) -> list[str]:
@@ -67,10 +68,11 @@ class Toolbox:
             yield hands
         finally:
             hands.close()
-            if self.failures:
-                named = ", ".join(f"{n} with {cause}" for cause, n in self.failures.most_common(3))
-                self._report(f"{self.failures.total()} calls of tools failed: {named}")
-                self.failures = Counter()
+            with self._lock:  # A call that is not waited for may fail now.
+                failures, self._failures = self._failures, Counter()
+            if failures:
+                named = ", ".join(f"{n} with {cause}" for cause, n in failures.most_common(3))
+                self._report(f"{failures.total()} calls of tools failed: {named}")
 
     def answer(self, sessions: dict[str, Session], calls: Calls) -> list[ToolResult]:
         """A result of each call, one after the other; after a failure no other is made."""
@@ -98,7 +100,8 @@ class Toolbox:
             seconds += result.seconds
             if result.failure is None:
                 break
-            self.failures[f"{call.name}: {result.failure}"] += 1
+            with self._lock:
+                self._failures[f"{call.name}: {result.failure}"] += 1
             sessions.pop(call.name).close()
         return ToolResult(result.text, result.ok, result.failure, seconds)
 

@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +56,8 @@ def interpreter(packages: Sequence[str]) -> Interpreter:
     Raises:
         ValueError: a package is not installed.
     """
-    found = [path for name in packages for path in _files_of(name)]
+    installed = importlib.metadata.packages_distributions() if packages else {}
+    found = [path for name in packages for path in _files_of(name, installed)]
     base = Path(sys.base_prefix)
     system = [Path(path) for path in _SYSTEM]
     readable = [*system, base / "lib", base / "lib64", Path(_executable()), *found]
@@ -107,15 +108,19 @@ def _executable() -> str:
     return os.path.realpath(sys.executable)
 
 
-def _files_of(package: str) -> Iterator[Path]:
-    """Folders and modules of a package and of what it requires, each once."""
+def _files_of(package: str, installed: Mapping[str, Sequence[str]]) -> Iterator[Path]:
+    """Folders and modules of a package and of what it requires, each once.
+
+    Args:
+        installed: distributions, by the packages that are in them.
+    """
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise ValueError(f"package {package} is not installed")
     origin = Path(spec.origin)
     yield origin.parent if spec.submodule_search_locations else origin
     seen: set[str] = set()
-    waiting = list(importlib.metadata.packages_distributions().get(package, []))
+    waiting = list(installed.get(package, []))
     while waiting:
         name = waiting.pop()
         if name in seen:
