@@ -133,19 +133,20 @@ HALVES = (
     ("qwen2", "qwen3 tied", "llama tied", "qwen3_moe tied"),
 )
 QUARTERS = tuple(half[start : start + 2] for start in (0, 2) for half in HALVES)
+WHOLE = ("one process", "pp2 vpp2")
 MOE = ("qwen3_moe", "qwen3_moe tied")
 
 
 def networks_of(name: str) -> Sequence[str]:
-    """All of them in one process; else every family and setting, half and half, of 8 by quarters.
+    """Where `WHOLE`, all; else every family and setting, half and half, of 8 by quarters.
 
     Experts are split in networks that have them, and want sequence next to tensor parallelism.
     """
     layout = LAYOUTS[name]
     if "expert" in layout.parallel:
         return MOE
-    parts = {"one process": ([*SETTINGS],)}.get(name, QUARTERS if layout.processes > 4 else HALVES)
-    networks = parts[[*LAYOUTS].index(name) % len(parts)]
+    parts = QUARTERS if layout.processes > 4 else HALVES
+    networks = [*SETTINGS] if name in WHOLE else parts[[*LAYOUTS].index(name) % len(parts)]
     is_tensor_alone = "tensor" in layout.parallel and "sequence" not in layout.parallel
     return [n for n in networks if not (is_tensor_alone and n in MOE)]
 

@@ -12,7 +12,8 @@ from tests.e2e.processes import Running
 from tests.e2e.programs import make_workspace, succeed, write_jsonl, write_yaml
 
 pytestmark = pytest.mark.slow
-SOME = "reward.kind=tests.e2e.verifiers:likes_some"
+LIKES_SOME = "tests.e2e.verifiers:likes_some"
+SOME = f"reward.kind={LIKES_SOME}"
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def workspace(tmp_path_factory):
             "run": {"dir": str(folder / "pivots")},
             "model": {"path": str(folder / "model")},
             "data": {"path": str(folder / "prompts.jsonl"), "max_prompt_tokens": 40},
-            "reward": {"kind": "tests.e2e.verifiers:likes_some", "workers": 1},
+            "reward": {"kind": LIKES_SOME, "workers": 1},
             "pivots": {
                 "max_mean": 0.6,
                 "samples_per_state": 4,

@@ -161,4 +161,4 @@ def test_another_layout_goes_on_with_the_same_numbers(workspace, tmp_path):
 
 def test_kills_at_random_moments_leave_no_trace(tmp_path):
     """`python -m tests.e2e.kills 30 --seed N` has them at other moments."""
-    kill_repeatedly(tmp_path, kills=15, seed=0)
+    kill_repeatedly(tmp_path, kills=30, seed=0)

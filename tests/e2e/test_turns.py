@@ -83,6 +83,7 @@ def test_a_step_is_done_again_from_its_dump(workspace, tmp_path, whole):
     [
         ("tools.names=[]", "workflow.format=hermes with tools.names=[]"),
         ("data.template={prompt}", "workflow.format='hermes' with data.template='{prompt}'"),
+        ("eval.data={path: held_out.jsonl}", "with eval.data.template='{prompt}'"),
         ("tools.names=['tests.e2e.turn_tools:sub']", "cannot import tests.e2e.turn_tools:sub"),
         ("workflow.format=code_tag", "expected one tool, which takes `code`"),
     ],

@@ -121,6 +121,7 @@ def test_confident_pairs_have_finite_losses():
         ({"links": ["dpo", "ipo"]}, r"2 of links=\[dpo, ipo\] compare pairs, expected one"),
         ({"policy": "clip"}, r"policy=\[clip\] learns from no pairs: expected tangent"),
         ({"links": ["dpo", "tis"]}, "tis reads log-probs of the engine, which pairs do not have"),
+        ({"terms": ["guide_gradient"]}, "guide_gradient reads .*, which pairs do not have"),
         ({"curriculum": "vade"}, r"curriculum=\[vade\]: pairs are drawn epoch after epoch"),
         ({"epochs": {"count": 2}}, "epochs goes through a batch 2 times: .*expected 1"),
         ({"dpo": {"label_smoothing": 0.5}}, "label_smoothing"),

@@ -9,21 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.rollout.problems import write_jsonl
 from tools.curate_prompts import _entropy, _grams, _hash, main
 
 TRIANGLE = "A triangle has sides of length 3, 4 and 5 and a right angle; what is its area in all?"
 
 
-def write(path: Path, rows: list) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+def exit_code_of(tmp_path: Path, rows: list, *operators: object) -> int:
+    pool = write_jsonl(tmp_path / "pool.jsonl", rows)
+    return main([str(pool), str(tmp_path / "chosen.jsonl"), *map(str, operators)])
 
 
 def chosen(tmp_path: Path, rows: list, *operators: object) -> list:
-    out = tmp_path / "chosen.jsonl"
-    pool = write(tmp_path / "pool.jsonl", rows)
-    assert main([str(pool), str(out), *map(str, operators)]) == 0
-    return [json.loads(line) for line in out.read_text().splitlines()]
+    assert exit_code_of(tmp_path, rows, *operators) == 0
+    return [json.loads(line) for line in (tmp_path / "chosen.jsonl").read_text().splitlines()]
 
 
 def prompts(rows: list) -> list[str]:
@@ -39,13 +38,13 @@ def test_bounds_hold_at_their_ends_and_rows_stay_as_they_are(tmp_path):
     assert found == other[:1]
 
 
-def test_operators_are_applied_in_their_order(tmp_path):
+def test_operators_are_applied_in_their_order(tmp_path, capsys):
     """The first of two that are alike is too long: whether it counts is a matter of order."""
     rows = [{"prompt": TRIANGLE + " " * 50}, {"prompt": TRIANGLE}]
     length, dedup = ("--length", 0, 100), ("--dedup", 5, 0.8)
     assert chosen(tmp_path, rows, *length, *dedup) == rows[1:]
-    with pytest.raises(AssertionError):
-        chosen(tmp_path, rows, *dedup, *length)
+    assert exit_code_of(tmp_path, rows, *dedup, *length) == 2
+    assert "nothing is left" in capsys.readouterr().err
 
 
 def test_what_repeats_an_earlier_problem_is_left_out(tmp_path):

@@ -12,14 +12,10 @@ import pytest
 
 from megatron_stare.cli import main
 from megatron_stare.data.directions import Arc, keep_best, rating, reward_along
+from tests.unit.rollout.problems import write_jsonl
 
 NAMES = ("helpfulness", "verbosity")
 MINUS_15 = (math.cos(math.radians(-15)), math.sin(math.radians(-15)))
-
-
-def write(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -49,7 +45,7 @@ PROMPTS = [{"prompt": "Romeo?", "answer": "no"}, {"prompt": [{"role": "user", "c
 
 
 def test_prompts_get_directions_and_keep_the_rest(tmp_path):
-    source, out = write(tmp_path / "prompts.jsonl", PROMPTS), tmp_path / "out.jsonl"
+    source, out = write_jsonl(tmp_path / "prompts.jsonl", PROMPTS), tmp_path / "out.jsonl"
     command = ["directions", "write", str(source), str(out), "--objectives", ",".join(NAMES)]
     assert main([*command, "--count", "3"]) == 0
     rows = read(out)
@@ -69,7 +65,7 @@ def test_prompts_get_directions_and_keep_the_rest(tmp_path):
 
 
 def test_a_template_with_the_prompt_is_the_whole_text(tmp_path, capsys):
-    source, out = write(tmp_path / "prompts.jsonl", PROMPTS), tmp_path / "out.jsonl"
+    source, out = write_jsonl(tmp_path / "prompts.jsonl", PROMPTS), tmp_path / "out.jsonl"
     options = ["--objectives", "a,b", "--degrees", "0", "--template", "[{rating}] {prompt}"]
     assert main(["directions", "write", str(source), str(out), *options]) == 0
     assert [row["prompt"] for row in read(out)] == ["[a*100 + b*0] Romeo?"]
@@ -90,7 +86,7 @@ def test_the_best_along_the_direction_is_kept_beside_the_worst(tmp_path):
     ]
     other = candidate("a", "long", 70, 40) | {"direction": [1, 0]}
     out = tmp_path / "out.jsonl"
-    report = keep_best(write(tmp_path / "candidates.jsonl", [*found, other]), out)
+    report = keep_best(write_jsonl(tmp_path / "candidates.jsonl", [*found, other]), out)
     assert (report.num_used, report.num_left_out) == (6, 0)
     first, alone, elsewhere = read(out)
     assert (first["response"], first["chosen"], first["rejected"]) == ("short", "short", "wordy")
@@ -113,7 +109,7 @@ def test_the_best_along_the_direction_is_kept_beside_the_worst(tmp_path):
 )
 def test_a_candidate_that_is_none_is_named(tmp_path, capsys, changes, reason):
     rows = [candidate("a", "x", 1, 2) | changes]
-    source = write(tmp_path / "candidates.jsonl", rows)
+    source = write_jsonl(tmp_path / "candidates.jsonl", rows)
     assert main(["directions", "keep", str(source), str(tmp_path / "out.jsonl")]) == 2
     assert f"left out: 1 {reason} (candidates.jsonl:1)" in capsys.readouterr().err
     assert not (tmp_path / "out.jsonl").exists()
@@ -130,7 +126,7 @@ def test_a_candidate_that_is_none_is_named(tmp_path, capsys, changes, reason):
     ],
 )
 def test_wrong_options_are_named(tmp_path, capsys, options, said):
-    source = write(tmp_path / "prompts.jsonl", PROMPTS)
+    source = write_jsonl(tmp_path / "prompts.jsonl", PROMPTS)
     try:
         code = main(["directions", "write", str(source), str(tmp_path / "out"), *options])
     except SystemExit as end:

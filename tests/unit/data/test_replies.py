@@ -85,5 +85,5 @@ def test_a_template_that_says_nothing_of_tools_is_refused():
     ],
 )
 def test_templates_that_cannot_be_gone_on_with_are_refused(template, message):
-    with pytest.raises(UserError, match=rf"(?s)the chat template of .* {message}|{message}"):
+    with pytest.raises(UserError, match=rf"(?s)the chat template of .*{message}"):
         reply_form(make_tool_tokenizer(template), (), "tool")

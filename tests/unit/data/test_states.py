@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
 from megatron_stare.config.data import DataConfig
@@ -14,13 +11,9 @@ from megatron_stare.data.tokenizer import load_tokenizer
 from megatron_stare.errors import UserError
 from tests.models import make_tokenizer
 from tests.tokenizer_files import CHATML, byte_level, write_folder
+from tests.unit.rollout.problems import write_jsonl
 
 TOKENIZER = make_tokenizer()
-
-
-def write(path: Path, rows: list[dict]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.mark.parametrize(
@@ -44,7 +37,7 @@ def test_states_are_what_the_policy_reads_each_once(tmp_path):
         {"prompt": "x" * 90, "answer": "4", "response": "e"},
     ]
     config = DataConfig(
-        path=write(tmp_path / "rows.jsonl", rows), template="chat", max_prompt_tokens=60
+        path=write_jsonl(tmp_path / "rows.jsonl", rows), template="chat", max_prompt_tokens=60
     )
     states, report = states_of(config, "response", ". ", TOKENIZER)
     asked = "<|im_start|>user\n1+1<|im_end|>\n<|im_start|>assistant\n"
@@ -69,7 +62,9 @@ def test_a_tokenizer_that_begins_texts_by_itself_does_so_once(tmp_path):
     folder = write_folder(tmp_path / "model", byte_level(), chat_template=f"<bos>{CHATML}")
     tokenizer = load_tokenizer(folder)
     config = DataConfig(
-        path=write(tmp_path / "rows.jsonl", [{"prompt": "1+1", "answer": "2", "response": "a"}]),
+        path=write_jsonl(
+            tmp_path / "rows.jsonl", [{"prompt": "1+1", "answer": "2", "response": "a"}]
+        ),
         template="chat",
     )
     states, _ = states_of(config, "response", "\n", tokenizer)
@@ -80,6 +75,6 @@ def test_a_tokenizer_that_begins_texts_by_itself_does_so_once(tmp_path):
 
 
 def test_a_field_that_no_row_has_is_named(tmp_path):
-    path = write(tmp_path / "rows.jsonl", [{"prompt": "1+1", "answer": "2"}])
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "1+1", "answer": "2"}])
     with pytest.raises(UserError, match=r"0 of 1 rows used; left out: 1 no field 'solution'"):
         states_of(DataConfig(path=path), "solution", "\n\n", TOKENIZER)

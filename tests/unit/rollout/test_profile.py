@@ -53,7 +53,7 @@ class Rollouts:
     """An engine, and the verifiers of the tests."""
 
     def __init__(self, scorer) -> None:
-        self.engine, self.scorer = Policy(), scorer
+        self.player, self.scorer = Policy(), scorer
 
 
 def test_a_profile_is_of_batches_and_what_is_recorded_is_not_sampled_again(scorer):
@@ -72,7 +72,7 @@ def test_a_profile_is_of_batches_and_what_is_recorded_is_not_sampled_again(score
             on_progress=progress.append,
         )
         assert sum(progress) == 2 * len(states)
-        return verdicts, saved, rollouts.engine.asked
+        return verdicts, saved, rollouts.player.asked
 
     verdicts, saved, asked = run([])
     assert verdicts == [[1, 0], [0, 0], [1, 0], [0, 0], [1, 0]]

@@ -116,7 +116,6 @@ def test_checkpoints_keep_turns_and_those_without_any_are_read():
 
 def test_the_bank_keeps_turns(tmp_path):
     bank = Bank(tmp_path, "ours", report=pytest.fail)
-    (tmp_path).mkdir(exist_ok=True)
     bank.begin(1, {})
     for sample in (episode(), make_sample(PROMPT, 1, "no")):
         bank.add_sample(sample)

@@ -48,6 +48,16 @@ def test_held_out_pairs_are_checked_too(folder, capsys):
         assert said in capsys.readouterr().err
 
 
+def test_a_profile_of_states_is_one_process(folder, capsys):
+    (folder / "pivots.yaml").write_text(
+        f"model: {{path: {folder}/model}}\ndata: {{path: {folder}/rows.jsonl}}\n"
+        "pivots: {max_mean: 0.6}\n"
+    )
+    command = ["config", str(folder / "pivots.yaml"), "--kind", "pivots", "--processes", "2"]
+    assert main(command) == 2
+    assert "--processes: --kind pivots is one process" in capsys.readouterr().err
+
+
 def test_an_evaluation_is_one_process(folder, capsys):
     (folder / "eval.yaml").write_text(
         f"model: {{path: {folder}/model}}\neval: {{data: {{path: {folder}/rows.jsonl}}}}\n"

@@ -96,8 +96,8 @@ def test_what_is_no_tool_is_refused(name, message):
 
 
 def test_two_tools_of_one_name_are_refused():
-    names = ("python", "tests.unit.tools.own_tools:python")
-    with pytest.raises(UserError, match="cannot import"):
+    names = ("python", "tests.unit.tools.own_tools_too:python")
+    with pytest.raises(UserError, match="is called 'python', as another one is"):
         make_tools(ToolsConfig(names=names))
     with pytest.raises(UserError, match="is called 'shout', as another one is"):
         make_tools(ToolsConfig(names=(f"{OWN}:shout", "tests.unit.tools.own_tools_too:shout")))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 
 import pytest
@@ -11,9 +10,6 @@ from megatron_stare.config.tools import ToolsConfig
 from megatron_stare.errors import UserError
 from megatron_stare.tools.table import make_tools
 
-needs_bm25s = pytest.mark.skipif(
-    importlib.util.find_spec("bm25s") is None, reason="bm25s is not installed"
-)
 ROWS = [
     {"title": "Cats", "text": "A cat is a small animal that purrs."},
     {"title": "Dogs", "text": "A dog is an animal that barks."},
@@ -30,7 +26,6 @@ def search_tool(tmp_path, lines, results=2):
     return tool
 
 
-@needs_bm25s
 def test_the_passages_that_fit_best_come_first(tmp_path):
     session = search_tool(tmp_path, map(json.dumps, ROWS)).session()
 
@@ -40,7 +35,6 @@ def test_the_passages_that_fit_best_come_first(tmp_path):
     assert session.call({"query": "the sea"}, 5).text == "[1] Rivers run to the sea."
 
 
-@needs_bm25s
 @pytest.mark.parametrize("query", ["", "zebra", "the", "?!", "\ud800"])
 def test_words_that_are_nowhere_find_nothing(tmp_path, query):
     result = (
@@ -50,7 +44,6 @@ def test_words_that_are_nowhere_find_nothing(tmp_path, query):
     assert (result.text, result.ok) == ("no passage has any of these words", True)
 
 
-@needs_bm25s
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
@@ -66,7 +59,6 @@ def test_a_corpus_that_is_none_is_refused(tmp_path, lines, message):
         search_tool(tmp_path, lines)
 
 
-@needs_bm25s
 def test_a_corpus_that_is_not_there_is_named(tmp_path):
     config = ToolsConfig(names=("search",), search={"corpus": tmp_path / "none.jsonl"})
 
