@@ -8,7 +8,7 @@ names the key, the value and what was expected. Checks that need the model's sha
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import model_validator
 
@@ -44,6 +44,9 @@ class TrainSection(Settings):
     """Optimizer updates per batch: 1 is on-policy, more split the batch by groups."""
     max_tokens_per_micro_batch: Count = 8192
     """Token budget of a packed micro-batch on one data-parallel rank."""
+    keep_graph: Literal["auto", "never", "always"] = "auto"
+    """Where a method scores a batch before its loss: go forward once for both, and hold the graphs
+    of the first update's micro-batches meanwhile; auto does if all fit. The same bits."""
     save_every: CountOrZero = 0
     """Steps between saved Hugging Face folders; 0 saves at the end only."""
     max_bad_updates: Count = 3
@@ -204,6 +207,11 @@ class TrainConfig(Settings):
             raise ValueError(
                 f"train.updates_per_step={updates} does not divide "
                 f"rollout.prompts_per_step={rollout.prompts_per_step}"
+            )
+        if self.train.keep_graph == "always" and self.parallel.pipeline > 1:
+            raise ValueError(
+                f"train.keep_graph=always with parallel.pipeline={self.parallel.pipeline}: a "
+                "pipeline's schedule goes backward in its own order, expected auto or never"
             )
         is_truncated = rollout.top_p < 1 or rollout.top_k > 0
         for name, link in self.algorithm.links.items():

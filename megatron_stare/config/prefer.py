@@ -28,6 +28,7 @@ class PreferSection(Settings):
     max_bad_updates: Count = 3
     """Updates with a non-finite loss or gradient in a row, each skipped, before the run stops."""
     updates_per_step: ClassVar[int] = 1
+    keep_graph: ClassVar[str] = "auto"
 
 
 class PreferEvalSection(Settings):

@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from megatron_stare.algorithms.needs import REFERENCE
+from megatron_stare.algorithms.needs import OLD, REFERENCE
 from megatron_stare.engines.sglang.sync.buckets import buffer_bytes
-from megatron_stare.plan.activations import (
+from megatron_stare.plan.job import Job
+from megatron_stare.policy.activations import (
+    LayerKind,
     RankSizes,
     backward_work_bytes,
     head_kept_bytes,
     head_work_bytes,
     layer_bytes,
 )
-from megatron_stare.plan.job import Job
+from megatron_stare.policy.kept_graphs import USABLE_SHARE, graphs_fit
 from megatron_stare.policy.meta import HeldElements
 
 GIB = 2**30
@@ -83,7 +85,13 @@ class StageMemory:
 
 
 def stage_memory(
-    job: Job, held: HeldElements, stage: int, *, num_micro_batches: int, response_tokens: int
+    job: Job,
+    held: HeldElements,
+    stage: int,
+    *,
+    num_micro_batches: int,
+    response_tokens: int,
+    num_kept: int = 0,
 ) -> StageMemory:
     """Memory of one rank.
 
@@ -91,14 +99,14 @@ def stage_memory(
         held: what the rank holds.
         num_micro_batches: of one update on a data-parallel rank.
         response_tokens: of the step, over all data-parallel ranks.
+        num_kept: micro-batches that wait for the first update since the prepass (`num_kept`).
     """
     parallel, recompute = job.parallel, job.config.model.recompute
     sizes = rank_sizes(job)
     element = job.element_bytes
     is_mixed = element < _GRADIENT_BYTES
-    in_flight = micro_batches_in_flight(job, stage, num_micro_batches)
-    # As `policy.layer_spec.uses_transformer_engine` has it, on GPUs.
-    kind = "torch" if job.config.model.dtype == "float32" else "transformer_engine"
+    in_flight = max(micro_batches_in_flight(job, stage, num_micro_batches), num_kept)
+    kind = layer_kind(job)
     layer = layer_bytes(job.shape, sizes, recompute=recompute, kind=kind, context=parallel.context)
     is_last = stage == parallel.pipeline - 1
     layers = job.shape.num_layers // parallel.pipeline
@@ -112,12 +120,37 @@ def stage_memory(
         reference=held.parameters * element if is_on_gpu else 0,
         buffers=transport_bytes(job) if stage == 0 else 0,
         activations=math.ceil(in_flight * layers * layer)
-        + (head_kept_bytes(sizes) if is_last else 0),
+        + (max(num_kept, 1) * head_kept_bytes(sizes) if is_last else 0),
         working=backward_work_bytes(job.shape, parallel, sizes, recompute=recompute, kind=kind),
         head=head_work_bytes(job.shape, parallel, sizes) if is_last else 0,
         sync=sync_bytes(job) + (checksum_bytes(job) if stage == 0 else 0),
         batch=math.ceil(response_tokens / job.data) * _TERM_BYTES,
     )
+
+
+def num_kept(job: Job, held: HeldElements, *, num_micro_batches: int, response_tokens: int) -> int:
+    """Micro-batches of the first update that go forward once, in the prepass.
+
+    As `policy.kept_graphs` decides it, but of full ones.
+    """
+    setting = job.config.train.keep_graph
+    if OLD not in job.config.needs or setting == "never" or job.parallel.pipeline > 1:
+        return 0
+    if setting == "always":
+        return num_micro_batches
+    tokens = [job.config.train.max_tokens_per_micro_batch] * num_micro_batches
+    counts = {"num_micro_batches": num_micro_batches, "response_tokens": response_tokens}
+    memory = stage_memory(job, held, 0, **counts)
+    free = (job.gpu.memory_gib - job.assumptions.reserved_gib) * GIB - memory.held - memory.batch
+    room = USABLE_SHARE["cuda"] * free
+    kind = layer_kind(job)
+    fit = graphs_fit(tokens, room, job.shape, job.config.model, job.parallel, kind)
+    return num_micro_batches if fit else 0
+
+
+def layer_kind(job: Job) -> LayerKind:
+    """As `policy.layer_spec.uses_transformer_engine` has it, on GPUs."""
+    return "torch" if job.config.model.dtype == "float32" else "transformer_engine"
 
 
 def rank_sizes(job: Job) -> RankSizes:

@@ -70,6 +70,7 @@ def make_plan(job: Job, *, seed: int = 1) -> Plan:
             stage,
             num_micro_batches=longest.training.num_micro_batches,
             response_tokens=longest.response_tokens,
+            num_kept=max(step.training.num_kept for step in steps),
         )
         for stage, elements in zip(stages, held, strict=True)
     ]

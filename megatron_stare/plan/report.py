@@ -151,6 +151,8 @@ def _time(plan: Plan) -> str:
         f"train; micro-batches are {100 * plan.mean('fill'):.0f}% full, stages busy "
         f"{100 * plan.mean('busy_share'):.0f}% of the update."
     )
+    if plan.mean("num_kept"):
+        text += "\nThe first update goes backward only: the graphs of the prepass wait for it."
     if plan.job.num_servers:
         text += (
             f"\n{plan.mean('response_tokens') / 1e6:.2f} M response tokens a step, of "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -15,6 +15,7 @@ from megatron_stare.plan.lengths import drawn_batch
 from megatron_stare.plan.memory import GIB, stage_memory
 from megatron_stare.plan.training import Batch, TrainingTime, training_time
 from megatron_stare.plan.weights import distinct_stages, tabulated_elements
+from megatron_stare.policy.meta import HeldElements
 
 _SIZES = (1, 2, 4, 8)
 _STAGES = (1, 2, 4, 8, 16)
@@ -74,11 +75,21 @@ def _layouts(job: Job) -> Iterator[Job]:
 def _candidate(job: Job, batch: Batch) -> Candidate | None:
     """None where it does not fit, whatever the micro-batches."""
     stages = distinct_stages(job.parallel)
-    held = [
-        tabulated_elements(job.entries, job.parallel, stage, job.num_trainers) for stage in stages
-    ]
+    held = {
+        stage: tabulated_elements(job.entries, job.parallel, stage, job.num_trainers)
+        for stage in stages
+    }
     room = (job.gpu.memory_gib - job.assumptions.reserved_gib) * GIB
-    peak = max(
+    if _peak(job, held, batch, num_kept=0) > room:
+        return None
+    time = training_time(job, batch, max(held.values(), key=lambda elements: elements.buffer))
+    peak = _peak(job, held, batch, num_kept=time.num_kept)
+    return Candidate(job, peak, time) if peak <= room else None
+
+
+def _peak(job: Job, held: Mapping[int, HeldElements], batch: Batch, num_kept: int) -> int:
+    """Bytes of the fullest rank."""
+    return max(
         stage_memory(
             job,
             elements,
@@ -86,10 +97,7 @@ def _candidate(job: Job, batch: Batch) -> Candidate | None:
             # More than are ever in flight at once, also where chunks are interleaved.
             num_micro_batches=2 * job.parallel.pipeline,
             response_tokens=sum(batch.responses),
+            num_kept=num_kept,
         ).peak[1]
-        for stage, elements in zip(stages, held, strict=True)
+        for stage, elements in held.items()
     )
-    if peak > room:
-        return None
-    busiest = max(held, key=lambda elements: elements.buffer)
-    return Candidate(job, peak, training_time(job, batch, busiest))

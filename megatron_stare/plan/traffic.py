@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron_stare.plan.activations import RankSizes
 from megatron_stare.plan.hardware import GPUS_PER_NODE
 from megatron_stare.plan.job import Job
+from megatron_stare.policy.activations import RankSizes
 from megatron_stare.policy.meta import HeldElements
 
 _FLOAT32 = 4

@@ -10,14 +10,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from megatron_stare.algorithms.needs import OLD, head_products
 from megatron_stare.config.policy import padded_length
 from megatron_stare.data.packing import MicroBatches, SampleCost, plan_micro_batches
-from megatron_stare.plan.activations import RankSizes
 from megatron_stare.plan.job import Job
+from megatron_stare.plan.memory import num_kept
 from megatron_stare.plan.pipeline import pipeline_seconds
 from megatron_stare.plan.traffic import LayerTraffic, is_inside_a_node, layer_traffic
+from megatron_stare.policy.activations import RankSizes
 from megatron_stare.policy.flops import sample_cost
 from megatron_stare.policy.meta import HeldElements
 
@@ -53,12 +55,14 @@ class TrainingTime:
     """Seconds, and what they were spent on.
 
     prepass      forward pass under the weights before the update; and of a reference
-    update       forward and backward passes, with the pipeline's bubble
+    update       forward and backward passes, with the pipeline's bubble; backward alone where the
+                 prepass has kept the graph
     exchange     gradients summed, parameters gathered
     optimizer    AdamW on this rank's share
     flops        of the whole step, over all GPUs; what is computed again does not count
     busy_share   of the update: the mean share of its seconds in which a GPU has a micro-batch
     num_micro_batches, fill  of a rank, most in any update; tokens over their budget
+    num_kept     micro-batches of a rank that wait for the first update since the prepass
     """
 
     prepass: float
@@ -69,6 +73,7 @@ class TrainingTime:
     busy_share: float
     num_micro_batches: int
     fill: float
+    num_kept: int
 
     @property
     def total(self) -> float:
@@ -99,15 +104,14 @@ def training_time(
     prepass += products * sum(max(clock.head(rank) for rank in plan) for plan in parts)
     flops = (3 * epochs + passes) * sum(costs)
     flops += products * cost.per_loss_token * sum(batch.responses)
+    counts = [len(plan[0]) for plan in parts]
+    kept = num_kept(job, held, num_micro_batches=counts[0], response_tokens=sum(batch.responses))
     update = busy = 0.0
     for number, plan in enumerate(plans):
-        has_scores = OLD in config.needs and number == 0
-        slowest = max(clock.forward_and_backward(rank, has_scores) for rank in plan)
-        update += slowest
-        busy += sum(clock.busy(rank, has_scores) for rank in plan) / len(plan)
-        if has_scores:
-            flops -= cost.per_loss_token * sum(batch.responses[i] for i in updates[number])
-    counts = [len(plan[0]) for plan in parts]
+        known = _Known(OLD in config.needs, kept) if number == 0 else _Known()
+        update += max(clock.forward_and_backward(rank, known) for rank in plan)
+        busy += sum(clock.busy(rank, known) for rank in plan) / len(plan)
+        flops -= sum(clock.flops_spared(rank, known) for rank in plan)
     return TrainingTime(
         prepass=prepass,
         update=update,
@@ -120,6 +124,7 @@ def training_time(
         busy_share=busy / update,
         num_micro_batches=max(counts),
         fill=sum(lengths) / (budget * sum(counts) * job.data),
+        num_kept=kept,
     )
 
 
@@ -131,6 +136,13 @@ def num_forward_passes(job: Job) -> int:
 def _updates(num_samples: int, count: int) -> list[range]:
     edges = [num_samples * i // count for i in range(count + 1)]
     return [range(start, end) for start, end in pairwise(edges)]
+
+
+class _Known(NamedTuple):
+    """What an update finds done: its tokens scored, its first micro-batches gone forward."""
+
+    has_scores: bool = False
+    num_kept: int = 0
 
 
 class _Clock:
@@ -147,7 +159,7 @@ class _Clock:
 
     def forward(self, rank: MicroBatches) -> float:
         """A pass without gradients."""
-        stages, _ = self._both(rank, has_scores=False)
+        stages, _ = self._both(rank, _Known())
         return self._interleaved(pipeline_seconds(stages), stages)
 
     def head(self, rank: MicroBatches) -> float:
@@ -155,22 +167,35 @@ class _Clock:
         tokens = sum(self._responses[i] for micro_batch in rank for i in micro_batch)
         return self._cost.per_loss_token * tokens / self._flops_s
 
-    def forward_and_backward(self, rank: MicroBatches, has_scores: bool) -> float:
+    def flops_spared(self, rank: MicroBatches, known: _Known) -> float:
+        """Of going forward: through all of the network, or through the head."""
+        cost, spared = self._cost, 0.0
+        for number, micro_batch in enumerate(rank):
+            if number < known.num_kept:
+                spared += sum(cost(self._lengths[i], self._responses[i]) for i in micro_batch)
+            elif known.has_scores:
+                spared += cost.per_loss_token * sum(self._responses[i] for i in micro_batch)
+        return spared
+
+    def forward_and_backward(self, rank: MicroBatches, known: _Known) -> float:
         """A pass with gradients; with scores from before, the head does not go forward."""
-        forward, backward = self._both(rank, has_scores)
+        forward, backward = self._both(rank, known)
         seconds = pipeline_seconds(forward, backward)
         return self._interleaved(seconds, [*forward, *backward])
 
-    def busy(self, rank: MicroBatches, has_scores: bool) -> float:
+    def busy(self, rank: MicroBatches, known: _Known) -> float:
         """Seconds that a stage has something to do in such a pass, mean over the stages."""
-        forward, backward = self._both(rank, has_scores)
+        forward, backward = self._both(rank, known)
         return sum(map(sum, [*forward, *backward])) / self._job.parallel.pipeline
 
     def _both(
-        self, rank: MicroBatches, has_scores: bool
+        self, rank: MicroBatches, known: _Known
     ) -> tuple[list[list[float]], list[list[float]]]:
-        pairs = [self._stages(micro_batch, has_scores) for micro_batch in rank]
-        return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        pairs = [self._stages(micro_batch, known.has_scores) for micro_batch in rank]
+        forwards = [pair[0] for pair in pairs]
+        nothing = [0.0] * self._job.parallel.pipeline
+        forwards[: known.num_kept] = [nothing] * min(known.num_kept, len(forwards))
+        return forwards, [pair[1] for pair in pairs]
 
     def _interleaved(self, seconds: float, stages: list[list[float]]) -> float:
         """With V chunks a stage, what is not spent on the busiest stage shrinks to a V-th."""

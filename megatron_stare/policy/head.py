@@ -94,5 +94,6 @@ def logprob_entropy_head(
     view = HeadView(
         hidden.detach(), weight, held, temperature, config, output_layer.tp_group, context.cp_group
     )
-    context.measured.extend(measure(need, view, micro_batch) for need in context.measures)
+    with torch.no_grad():
+        context.measured.extend(measure(need, view, micro_batch) for need in context.measures)
     return TokenScores(*gather_scores(torch.stack(held), places, num_tokens, context.cp_group))

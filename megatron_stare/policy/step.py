@@ -11,16 +11,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
-from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from megatron_stare.algorithms.hooks import HeadNeed
@@ -28,11 +25,17 @@ from megatron_stare.data.packing import MicroBatches
 from megatron_stare.model_shape import ModelShape
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.policy.groups import ParallelGroups
-from megatron_stare.policy.head import HeadInputs, logprob_entropy_head
-from megatron_stare.policy.micro_batch_loss import MicroBatchOutput, Objective, loss_of
+from megatron_stare.policy.inputs import MicroBatchInputs, inputs_of
+from megatron_stare.policy.micro_batch_loss import MicroBatchOutput, Objective
 from megatron_stare.policy.model import named_parameters
-from megatron_stare.policy.packed import PackedMicroBatch, pack
-from megatron_stare.types import RolloutBatch, TokenBatch
+from megatron_stare.policy.schedule import (
+    Forward,
+    Forwarded,
+    Progress,
+    go_forward,
+    run_schedule,
+)
+from megatron_stare.types import TokenBatch
 from megatron_stare.weights.export import export_hf_tensors
 from megatron_stare.weights.finite import first_spoiled
 
@@ -53,8 +56,17 @@ class UpdateResult:
     scores: TokenScores
 
 
-Progress = Callable[[int], None]
-"""Called with the response tokens of each micro-batch as it is done."""
+class Measured(NamedTuple):
+    """What a pass forward has said of this rank's tokens.
+
+    scores  `[r]` each
+    rows    of each need of the head, float32 `[rows, r]`
+    graphs  what was kept of the first micro-batches, for `Policy.update`
+    """
+
+    scores: TokenScores
+    rows: Sequence[Tensor]
+    graphs: Sequence[TokenScores]
 
 
 def _silent(_: int) -> None:
@@ -103,7 +115,7 @@ class Policy:
         self, batch: TokenBatch, micro_batches: MicroBatches, progress: Progress = _silent
     ) -> TokenScores:
         """Scores of this rank's response tokens, `[r]`; on every pipeline stage."""
-        return self.measure(batch, micro_batches, (), progress)[0]
+        return self.measure(batch, micro_batches, (), progress).scores
 
     def measure(
         self,
@@ -111,13 +123,34 @@ class Policy:
         micro_batches: MicroBatches,
         needs: Sequence[HeadNeed[Any]],
         progress: Progress = _silent,
-    ) -> tuple[TokenScores, list[Tensor]]:
-        """Scores, and what else the head is asked, in one pass: float32 `[rows, r]` each."""
+        *,
+        num_kept: int = 0,
+        with_entropy: bool = False,
+    ) -> Measured:
+        """Scores, and what else the head is asked, in one pass.
+
+        Args:
+            num_kept: of so many micro-batches, the first ones, the graph is kept for `update`, to
+                be used before weights change; 0 where the network is split into stages.
+            with_entropy: whether these will go backward from their entropies, too.
+        """
+        graphs: list[TokenScores] = []
+
+        def forward(given: MicroBatchInputs, chunk: torch.nn.Module) -> Forwarded:
+            is_kept = len(graphs) < num_kept
+            with torch.set_grad_enabled(is_kept):
+                said = go_forward(
+                    *(given, chunk, self.groups.cp), with_entropy=with_entropy, measures=needs
+                )
+            if is_kept:
+                graphs.append(said.output)
+            return said
+
         with torch.no_grad():
-            outputs = self._run(batch, micro_batches, progress, measures=needs)
+            outputs = self._run(batch, micro_batches, progress, forward)
         num_tokens = _num_tokens(batch, micro_batches)
         scores, rest = self._on_every_stage(outputs, num_tokens, sum(need.rows for need in needs))
-        return scores, list(rest.split([need.rows for need in needs]))
+        return Measured(scores, rest.split([need.rows for need in needs]), graphs)
 
     def update(
         self,
@@ -127,17 +160,30 @@ class Policy:
         progress: Progress = _silent,
         *,
         known: TokenScores | None = None,
+        graphs: Sequence[TokenScores] = (),
     ) -> UpdateResult:
         """Forward, backward and one optimizer step; skipped when loss or gradient is not finite.
 
         Args:
             known: what `score` has said of these micro-batches under these weights. The head then
                 goes backward only.
+            graphs: of the first of these micro-batches, what `measure` has kept: they go backward
+                only.
         """
+        waiting = iter(graphs)
+
+        def forward(given: MicroBatchInputs, chunk: torch.nn.Module) -> Forwarded:
+            if (output := next(waiting, None)) is not None:
+                return Forwarded(output)
+            with_entropy = objective.differentiates_entropy
+            return go_forward(
+                *(given, chunk, self.groups.cp), known=known, with_entropy=with_entropy
+            )
+
         for chunk in self.model:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
-        outputs = self._run(batch, micro_batches, progress, objective, known)
+        outputs = self._run(batch, micro_batches, progress, forward, objective)
         loss, *sums = self._sum_over_ranks([output.sums for output in outputs], objective)
         self.optimizer.prepare_grads()
         grad_norm = float(self.optimizer.get_grad_norm())
@@ -215,77 +261,17 @@ class Policy:
         batch: TokenBatch,
         micro_batches: MicroBatches,
         progress: Progress,
+        forward: Forward,
         objective: Objective | None = None,
-        known: TokenScores | None = None,
-        measures: Sequence[HeadNeed[Any]] = (),
     ) -> list[MicroBatchOutput]:
-        """One pass of Megatron's schedule; outputs exist on the last pipeline stage only."""
         # What the schedule needs to be complete: micro-batches without samples, on every rank.
         idle = -len(micro_batches) % self.groups.schedule_multiple
-        micro_batches = [*micro_batches, *[()] * idle]
-        inputs = self._pack(batch, micro_batches)
-        temperatures = self._temperatures(batch, micro_batches)
-        starts = [0, *accumulate(packed.num_tokens for packed in inputs)]
-        tokens = [slice(*span) for span in pairwise(starts)]
-        given = [*zip(inputs, tokens, temperatures, strict=True)]
-        with_entropy = objective is not None and objective.differentiates_entropy
-
-        def forward_step(iterator: Iterator, model: torch.nn.Module):
-            packed, span, temperature = next(iterator)
-            said = None if known is None else known.at(span)
-            asked = HeadInputs(packed, temperature, self.groups.cp, said, with_entropy, measures)
-            output = model(
-                input_ids=packed.input_ids,
-                position_ids=packed.position_ids,
-                attention_mask=None,
-                packed_seq_params=packed.packed_seq_params,
-                output_processor=logprob_entropy_head,
-                output_processor_context=asked,
-            )
-            if model is self.model[-1]:
-                progress(packed.num_tokens)
-            return output, partial(loss_of, objective, span, asked.measured)
-
-        return get_forward_backward_func()(
-            forward_step_func=forward_step,
-            data_iterator=[iter(given) for _ in self.model],
-            model=[*self.model],
-            num_microbatches=len(inputs),
-            seq_length=max(packed.input_ids.numel() for packed in inputs),
-            micro_batch_size=1,
-            forward_only=objective is None,
+        inputs = inputs_of(
+            *(batch, [*micro_batches, *[()] * idle], self.groups),
+            temperature=self.temperature,
+            device=self.device,
         )
-
-    def _pack(self, batch: TokenBatch, micro_batches: MicroBatches) -> list[PackedMicroBatch]:
-        sequences = batch.token_ids.split(batch.lengths.tolist())
-        loss_masks = batch.loss_mask.split(batch.response_lengths.tolist())
-        prompt_lengths = batch.prompt_lengths.tolist()
-        return [
-            pack(
-                [sequences[i] for i in samples],
-                [prompt_lengths[i] for i in samples],
-                [loss_masks[i] for i in samples],
-                pad_to_multiple=self.groups.sequence_multiple,
-                device=self.device,
-                cp_rank=self.groups.cp.rank(),
-                cp_size=self.groups.cp.size(),
-            )
-            for samples in micro_batches
-        ]
-
-    def _temperatures(
-        self, batch: TokenBatch, micro_batches: MicroBatches
-    ) -> Sequence[float | Tensor]:
-        """Of the response tokens of each micro-batch: those which they were drawn at."""
-        own = batch.temperatures if isinstance(batch, RolloutBatch) else None
-        if own is None:
-            return [self.temperature] * len(micro_batches)
-        of_samples = own.nan_to_num(self.temperature).split(batch.response_lengths.tolist())
-        nothing = own.new_empty(0)
-        return [
-            torch.cat([nothing, *(of_samples[i] for i in samples)]).to(self.device)
-            for samples in micro_batches
-        ]
+        return run_schedule(self.model, inputs, forward, progress, objective)
 
     def _on_every_stage(
         self, outputs: Sequence[MicroBatchOutput], num_tokens: int, num_more: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,9 +14,11 @@ from megatron_stare.algorithms.hooks import Credit, HeadNeed, Need, Step
 from megatron_stare.algorithms.needs import OLD, PROMPT_LOGPROBS, REFERENCE, ROLLOUT
 from megatron_stare.algorithms.objective import MethodObjective
 from megatron_stare.config.commands import TrainConfig
+from megatron_stare.config.policy import padded_length
 from megatron_stare.config.prefer import PreferConfig
-from megatron_stare.data.packing import Share, split_updates
+from megatron_stare.data.packing import MicroBatches, Share, split_updates
 from megatron_stare.ops.partials import TokenScores
+from megatron_stare.policy.kept_graphs import num_kept
 from megatron_stare.policy.step import Policy, UpdateResult
 from megatron_stare.run.facts import check_rollout_logprobs, open_step
 from megatron_stare.run.head_facts import fact_of
@@ -29,13 +31,15 @@ from megatron_stare.types import RolloutBatch
 class Learner[C: TrainConfig | PreferConfig]:
     """A method at work on the policy of a session.
 
-    `starting_weights` is None where no part needs them.
+    starting_weights  None where no part needs them
+    graphs            of the first micro-batches of the step, which have gone forward and wait
     """
 
     config: C
     session: Session
     chain: Chain
     starting_weights: dict[str, Tensor] | None
+    graphs: Sequence[TokenScores] = field(default=(), kw_only=True)
 
     def plan(self, batch: RolloutBatch) -> Share:
         """This rank's share of the batch, update by update."""
@@ -65,11 +69,28 @@ class Learner[C: TrainConfig | PreferConfig]:
         asked.sort(key=str)  # A set has another order on each rank.
         policy = self.session.policy
         with self.session.phase("prepass", len(share.index)) as advance:
-            scores, rows = policy.measure(batch, share.micro_batches, asked, advance)
-        facts: dict[Need[Any], Any] = {OLD: scores}
-        for need, part in zip(asked, rows, strict=True):
+            measured = policy.measure(
+                *(batch, share.micro_batches, asked, advance),
+                num_kept=self._num_kept(batch, share.updates[0]),
+                with_entropy=self.config.algorithm.differentiates_entropy,
+            )
+        self.graphs = measured.graphs
+        facts: dict[Need[Any], Any] = {OLD: measured.scores}
+        for need, part in zip(asked, measured.rows, strict=True):
             facts[need] = fact_of(need, part, batch, share, policy.groups.dp)
         return facts
+
+    def _num_kept(self, batch: RolloutBatch, micro_batches: MicroBatches) -> int:
+        """Of these micro-batches of the first update, how many wait for it."""
+        parallel, lengths = self.config.parallel, batch.lengths.tolist()
+        return num_kept(
+            [sum(padded_length(lengths[i], parallel.context) for i in m) for m in micro_batches],
+            self.config.loop.keep_graph,
+            self.session.policy.shape,
+            self.config.model,
+            parallel,
+            self.session.topology.device,
+        )
 
     def score_reference(self, batch: RolloutBatch, share: Share) -> dict[Need[Any], Any]:
         """Those under the starting weights."""
@@ -91,9 +112,10 @@ class Learner[C: TrainConfig | PreferConfig]:
         """The step's optimizer updates, in order.
 
         The first is under the weights of the prepass, if there was one: the head goes backward
-        only.
+        only, and so does all of the network where the graph was kept.
         """
         method, policy = self.config.algorithm, self.session.policy
+        graphs, self.graphs = self.graphs, ()
         results: list[UpdateResult] = []
 
         def rescore(samples: Sequence[int]) -> TokenScores:
@@ -105,7 +127,12 @@ class Learner[C: TrainConfig | PreferConfig]:
                 micro_batches, tokens = share.of(update.samples, batch)
                 objective = MethodObjective.of(method, step, update).at(tokens)
                 known = None if results else objective.step.facts.get(OLD)
-                result = policy.update(batch, micro_batches, objective, advance, known=known)
+                is_as_planned = not results and {*update.samples} == {*share.samples[0]}
+                result = policy.update(
+                    *(batch, micro_batches, objective, advance),
+                    known=known,
+                    graphs=graphs if is_as_planned else (),
+                )
                 results.append(self.session.check(result, self.config.loop.max_bad_updates))
         return results
 
@@ -150,8 +177,8 @@ def copy_of_weights(policy: Policy, device: torch.device) -> dict[str, Tensor]:
 
 _Facts = dict[Need[Any], Any]
 _MEASURED: dict[Need[Any], Callable[[Learner[Any], RolloutBatch, Share], _Facts]] = {
-    OLD: Learner.score,
     REFERENCE: Learner.score_reference,
     PROMPT_LOGPROBS: Learner.score_prompts,
+    OLD: Learner.score,
 }
-"""How what costs a pass is measured."""
+"""How what costs a pass is measured; the policy last: its graphs may wait for the update."""

@@ -1,13 +1,19 @@
 """How often a step goes through the head.
 
-A prepass is a forward pass under the weights of the first update. What it has said of the tokens is
-all that the head's backward needs there, so the head itself goes forward once, not twice.
+A prepass is a forward pass under the weights of the first update. Where its graphs are kept, that
+update goes backward only. Where not, what it has said of the tokens is all that the head's backward
+needs there, so the head itself goes forward once, not twice.
 """
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
+import torch
+from torch import Tensor
 
 import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it has to be)
 from megatron_stare.ops.logprob_entropy import linear_token_scores
@@ -35,16 +41,79 @@ def ways_through_the_head(rank: int, layout: Layout, jobs: dict[str, Job]) -> li
 
 @pytest.mark.parametrize("parallel", [{}, {"tensor": 2}, {"pipeline": 2}, {"context": 2}])
 def test_the_head_does_not_go_forward_twice_under_the_same_weights(parallel, tmp_path):
-    folder = make_hf_folder(tmp_path / "qwen3", **NETWORKS["qwen3"])
+    assert ways(parallel, tmp_path, "never") == [
+        *(PROBE, "forward", "known, backward"),
+        *(PROBE, "forward", "forward", "known, backward", "forward, backward"),
+        *(PROBE, "forward, backward"),
+        *(PROBE, "forward, backward"),
+    ]
+
+
+@pytest.mark.parametrize("parallel", [{}, {"tensor": 2}, {"context": 2}])
+def test_nothing_goes_forward_twice_under_the_same_weights_where_graphs_are_kept(
+    parallel, tmp_path
+):
+    assert ways(parallel, tmp_path, "always") == [
+        *(PROBE, "forward, backward"),
+        *(PROBE, "forward, backward", "forward", "forward, backward"),
+        *(PROBE, "forward, backward"),
+        *(PROBE, "forward, backward"),
+    ]
+
+
+PROBE = "forward"
+"""Of a few tokens, where a session opens: a policy has to have a log-prob."""
+
+
+def ways(parallel: Mapping[str, int], folder: Path, keep_graph: str) -> list[str]:
+    """On the last rank: of a method that ranks by the policy, the same with two updates, one that
+    ranks by the engine, and GRPO."""
+    model = make_hf_folder(folder / "qwen3", **NETWORKS["qwen3"])
     batches = ragged_batches(seed=0)[:1]
     settings = (POLICY_RANKS, TWO_UPDATES, ENGINE_RANKS, GRPO)
-    jobs = {str(number): Job(folder, each, batches) for number, each in enumerate(settings)}
+    jobs = {
+        str(number): Job(model, with_train(each, keep_graph=keep_graph), batches)
+        for number, each in enumerate(settings)
+    }
     layout = Layout(math.prod(parallel.values()), parallel, max_tokens=4096)
-    *_, last = run_world(layout.processes, ways_through_the_head, layout, jobs)
-    probe = "forward"  # Of a few tokens, where a session opens: a policy has to have a log-prob.
-    assert last == [
-        *(probe, "forward", "known, backward"),
-        *(probe, "forward", "forward", "known, backward", "forward, backward"),
-        *(probe, "forward, backward"),
-        *(probe, "forward, backward"),
-    ]
+    return run_world(layout.processes, ways_through_the_head, layout, jobs)[-1]
+
+
+def with_train(settings: Mapping[str, Mapping[str, Any]], **train: Any) -> dict[str, Any]:
+    return {**settings, "train": {**settings.get("train", {}), **train}}
+
+
+LAYOUTS = {
+    "one rank": ("qwen3", Layout()),
+    "dp2": ("qwen2 tied", Layout(2)),
+    "tp2 sp": ("qwen3", Layout(2, {"tensor": 2, "sequence": True})),
+    "cp2, computed again": ("qwen3", Layout(2, {"context": 2}, recompute="full")),
+    "ep2": ("qwen3_moe", Layout(2, {"expert": 2})),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_steps_are_the_same_to_the_bit_whether_graphs_wait_or_not(name, tmp_path):
+    network, layout = LAYOUTS[name]
+    folder = make_hf_folder(tmp_path / "model", **NETWORKS[network])
+    settings = {"once": POLICY_RANKS, "twice": TWO_UPDATES}
+    jobs = {
+        f"{method}, {keep}": Job(folder, with_train(each, keep_graph=keep), ragged_batches(seed=0))
+        for method, each in settings.items()
+        for keep in ("never", "always")
+    }
+    for rank in run_world(layout.processes, take_steps, layout, jobs):
+        for method in settings:
+            never, always = rank[f"{method}, never"], rank[f"{method}, always"]
+            assert len(never) == len(always) > 0
+            for before, after in zip(never, always, strict=True):
+                assert before.losses == after.losses
+                assert before.grad_norms == after.grad_norms
+                for said in ("gradients", "weights", "credit"):
+                    assert_same_bits(getattr(before, said), getattr(after, said))
+
+
+def assert_same_bits(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name

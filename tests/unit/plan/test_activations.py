@@ -9,7 +9,14 @@ import pytest
 
 from megatron_stare.config.policy import ModelConfig, ParallelConfig
 from megatron_stare.model_shape import ModelShape
-from megatron_stare.plan.activations import RankSizes, head_kept_bytes, layer_bytes
+from megatron_stare.policy.activations import (
+    RankSizes,
+    backward_work_bytes,
+    head_kept_bytes,
+    head_work_bytes,
+    layer_bytes,
+)
+from megatron_stare.policy.kept_graphs import graphs_fit
 from megatron_stare.weights.hf_config import read_hf_config
 from tests.unit.plan.measured import saved_bytes
 
@@ -105,3 +112,19 @@ def test_transformer_engine_keeps_less_than_torch_and_recompute_less_still(tmp_p
     assert kept("none", "transformer_engine") < kept("none", "torch")
     by_recompute = [kept(name, "transformer_engine") for name in ("none", "selective", "full")]
     assert by_recompute == sorted(by_recompute, reverse=True)
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_graphs_fit_where_there_is_room_for_what_autograd_keeps(recompute, tmp_path):
+    shape = shape_of(tmp_path, model_type="qwen3")
+    model, parallel = ModelConfig(path=tmp_path, recompute=recompute), ParallelConfig()
+    saved = saved_bytes(shape, model, parallel, LENGTHS)
+    sizes = RankSizes.of(shape, parallel, num_tokens=sum(LENGTHS), element_bytes=4)
+    work = max(
+        backward_work_bytes(shape, parallel, sizes, recompute=recompute, kind="torch"),
+        head_work_bytes(shape, parallel, sizes),
+    )
+    tokens = [sum(LENGTHS)] * 3
+    for graphs, fit in ((2.9, False), (3.1, True)):
+        room = graphs * saved + work
+        assert graphs_fit(tokens, room, shape, model, parallel, "torch") == fit

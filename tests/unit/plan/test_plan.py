@@ -9,7 +9,13 @@ from megatron_stare.config_io import to_yaml
 from megatron_stare.errors import UserError
 from megatron_stare.plan.hardware import read_assumptions
 from megatron_stare.plan.job import Job
-from megatron_stare.plan.memory import GIB, StageMemory, micro_batches_in_flight, stage_memory
+from megatron_stare.plan.memory import (
+    GIB,
+    StageMemory,
+    micro_batches_in_flight,
+    num_kept,
+    stage_memory,
+)
 from megatron_stare.plan.plan import check_fits, make_plan
 from megatron_stare.plan.report import plan_report
 from megatron_stare.plan.search import search
@@ -18,10 +24,13 @@ from megatron_stare.plan.weights import tabulated_elements
 from megatron_stare.policy.meta import HeldElements
 from tests.unit.plan.jobs import config_of, job_of
 
+ONE_GRAPH = {"keep_graph": "never"}
+"""One micro-batch at a time is under way."""
+
 
 def test_a_plan_of_32b_on_64_gpus(tmp_path):
     """Weights 16-bit, gradients 32-bit, a sixteenth of the world's optimizer: by hand."""
-    plan = make_plan(job_of(config_of(tmp_path)))
+    plan = make_plan(job_of(config_of(tmp_path, train=ONE_GRAPH)))
     (stage,) = plan.stages
     parameters = 32.76e9 / 8
     assert stage.parameters == pytest.approx(2 * parameters, rel=1e-3)
@@ -158,7 +167,8 @@ def test_micro_batches_in_flight(layout, stage, expected, tmp_path):
 
 def test_operations_take_their_time(tmp_path):
     """One sample on one replica: forward and backward, prepass and recompute are 5 passes."""
-    job = job_of(config_of(tmp_path, parallel={"context": 1, "tensor": 8}), gpus=56)
+    settings = {"parallel": {"context": 1, "tensor": 8}, "train": ONE_GRAPH}
+    job = job_of(config_of(tmp_path, **settings), gpus=56)
     held = tabulated_elements(job.entries, job.parallel, 0, job.num_trainers)
     time = training_time(job, Batch([200], [20_000]), held)
     rate = 8 * 989e12 * job.assumptions.compute_efficiency
@@ -170,7 +180,7 @@ def test_operations_take_their_time(tmp_path):
 
 
 def test_after_a_prepass_the_head_of_the_first_update_does_not_go_forward(tmp_path):
-    settings = {"parallel": {"context": 1, "tensor": 8}}
+    settings = {"parallel": {"context": 1, "tensor": 8}, "train": ONE_GRAPH}
     times = []
     for method in ("stare", "grpo"):
         job = job_of(config_of(tmp_path, **settings, algorithm={"method": method}), gpus=56)
@@ -182,3 +192,48 @@ def test_after_a_prepass_the_head_of_the_first_update_does_not_go_forward(tmp_pa
     assert grpo.update - stare.update == pytest.approx(head / rate)
     assert grpo.prepass == 0.0
     assert stare.flops + head == pytest.approx(4 / 3 * grpo.flops)
+
+
+def test_where_graphs_wait_the_first_update_goes_backward_only(tmp_path):
+    times = {}
+    for keep in ("auto", "never"):
+        settings = {"parallel": {"context": 1, "tensor": 8}, "train": {"keep_graph": keep}}
+        job = job_of(config_of(tmp_path, **settings), gpus=80)
+        held = tabulated_elements(job.entries, job.parallel, 0, job.num_trainers)
+        times[keep] = training_time(job, Batch([200], [20_000]), held)
+    once, twice = times["auto"], times["never"]
+    assert (once.num_kept, twice.num_kept) == (1, 0)
+    assert once.prepass == twice.prepass
+    assert once.flops == pytest.approx(
+        3 * (2 * 31.2e9 * 20_200 + 2 * 64 * 5120 * 20_200**2), rel=0.05
+    )
+    rate = 8 * 989e12 * job.assumptions.compute_efficiency
+    assert twice.update - once.update > 2 * 31.2e9 * 20_200 / rate
+
+
+def test_graphs_wait_if_all_fit_beside_what_is_held(tmp_path):
+    kept = {}
+    for keep in ("auto", "always", "never"):
+        settings = {"parallel": {"context": 1, "tensor": 8}, "train": {"keep_graph": keep}}
+        job = job_of(config_of(tmp_path, **settings), gpus=80)
+        held = tabulated_elements(job.entries, job.parallel, 0, job.num_trainers)
+        room = (job.gpu.memory_gib - job.assumptions.reserved_gib) * GIB
+        for number in (4, 64):
+            counts = {"num_micro_batches": number, "response_tokens": 10**6}
+            kept[keep, number] = num_kept(job, held, **counts)
+            peak = stage_memory(job, held, 0, **counts, num_kept=kept[keep, number]).peak[1]
+            assert (peak > room) == ((keep, number) == ("always", 64))
+    assert kept == {
+        **{("auto", 4): 4, ("auto", 64): 0, ("always", 4): 4, ("always", 64): 64},
+        **{("never", 4): 0, ("never", 64): 0},
+    }
+
+
+def test_no_graph_waits_in_a_pipeline_or_without_a_prepass(tmp_path):
+    for settings in (
+        {"parallel": {"context": 1, "tensor": 8, "pipeline": 2}},
+        {"parallel": {"context": 1, "tensor": 8}, "algorithm": {"method": "grpo"}},
+    ):
+        job = job_of(config_of(tmp_path, **settings), generators=32)
+        held = tabulated_elements(job.entries, job.parallel, 0, job.num_trainers)
+        assert num_kept(job, held, num_micro_batches=4, response_tokens=10**6) == 0

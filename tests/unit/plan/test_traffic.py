@@ -9,11 +9,11 @@ import pytest
 
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config.policy import ParallelConfig
-from megatron_stare.plan.activations import RankSizes
 from megatron_stare.plan.hardware import GPUS, read_assumptions
 from megatron_stare.plan.job import Job, open_job
 from megatron_stare.plan.traffic import layer_traffic, step_traffic
 from megatron_stare.plan.weights import tabulated_elements
+from megatron_stare.policy.activations import RankSizes
 from tests.unit.plan.measured import sent_bytes
 from tests.unit.plan.test_activations import LENGTHS, NETWORK
 
