@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.config.data import WorkedDataConfig
-from megatron_stare.data.cursor import EpochCursor, digest_of
-from megatron_stare.data.tables import Row, RowReport, UnusableRow, build_rows, checked_text
+from megatron_stare.data.drawn import DrawnSet
+from megatron_stare.data.tables import Row, UnusableRow, build_rows, checked_text
 from megatron_stare.data.templates import PromptTemplate, Question, with_end
 from megatron_stare.types import RolloutBatch, TokenBatch
 
@@ -19,8 +18,8 @@ Worked = tuple[array[int], ...]
 """Token ids of a prompt, and of each response to it."""
 
 
-class WorkedSet:
-    """Prompts with given responses, drawn epoch after epoch, each in its own seeded order.
+class WorkedSet(DrawnSet):
+    """Prompts with given responses.
 
     A response ends with the tokenizer's end-of-sequence token, and the loss is on its tokens alone.
     What the template has begun it with, such as `<think>`, is in the prompt, and left out of a
@@ -28,14 +27,9 @@ class WorkedSet:
     Rows that cannot be used are in `report`, by reason and by name; UserError where none is left.
     """
 
-    report: RowReport
-    num_prefilled: int
-    """Rows with a response that began as the template begins it, too."""
-
     def __init__(
         self, config: WorkedDataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: int
     ) -> None:
-        self.num_prefilled = 0
         template = PromptTemplate(
             config.template, tokenizer, parse_special_tokens=config.parse_special_tokens
         )
@@ -51,42 +45,19 @@ class WorkedSet:
             pairs = zip(responses, fields, strict=True)
             return question, [checked_text(text, field) for text, field in pairs]
 
-        rows, self.report = build_rows(config.path, worked)
+        rows, report = build_rows(config.path, worked)
         prompts = template.render([question for question, _ in rows])
         responses = iter(with_end(tokenizer, [text for _, texts in rows for text in texts]))
-        self._rows: list[Worked] = []
+        fitting: list[Worked] = []
         for (question, texts), prompt in zip(rows, prompts, strict=True):
             tokens = [next(responses) for _ in texts]
             if isinstance(prompt, UnusableRow):
-                self.report.leave_out(question.name, str(prompt))
+                report.leave_out(question.name, str(prompt))
             elif len(prompt.token_ids) + max(map(len, tokens)) <= config.max_tokens:
-                self._rows.append((prompt.token_ids, *tokens))
+                fitting.append((prompt.token_ids, *tokens))
             else:
-                self.report.leave_out(question.name, f"over {config.max_tokens} tokens")
-        self.report.finish(len(self._rows))
-        self._cursor = EpochCursor(
-            len(self._rows),
-            seed=seed,
-            shuffle=True,
-            name=str(config.path),
-            digest=digest_of(tuple(part.tobytes() for part in row) for row in self._rows),
-        )
-
-    def __len__(self) -> int:
-        """Usable rows."""
-        return len(self._rows)
-
-    def take(self, count: int) -> list[Worked]:
-        """The next `count` rows, going on into further epochs."""
-        return [self._rows[row] for _, row in self._cursor.take(count)]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where drawing stands, as plain values."""
-        return self._cursor.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on drawing where `state` was saved; UserError where the data is not the same."""
-        self._cursor.load_state_dict(state)
+                report.leave_out(question.name, f"over {config.max_tokens} tokens")
+        super().__init__(fitting, report, seed=seed)
 
 
 class ExampleSet(WorkedSet):

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.config.commands import SftConfig
 from megatron_stare.config.prefer import PreferConfig
-from megatron_stare.data.examples import WorkedSet
+from megatron_stare.data.drawn import DrawnSet
 from megatron_stare.data.tokenizer import check_vocabulary, load_tokenizer
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.observe.health import Health
@@ -39,7 +39,7 @@ class Lesson(Protocol):
         ...
 
 
-def loop_over_data[D: WorkedSet](
+def loop_over_data[D: DrawnSet](
     config: SftConfig | PreferConfig,
     read: Callable[[PreTrainedTokenizerBase], list[D]],
     begin: Callable[[Session, list[D]], Lesson],
@@ -104,7 +104,7 @@ def _evaluate(session: Session, lesson: Lesson, step: int) -> None:
         session.loggers.log(step, metrics)
 
 
-def _tell(found: WorkedSet, message: Callable[[str], None]) -> None:
+def _tell(found: DrawnSet, message: Callable[[str], None]) -> None:
     message(str(found.report))
     if found.num_prefilled:
         message(
