@@ -33,12 +33,12 @@ class FunctionTool:
     def __init__(self, target: Callable[..., Any], name: str) -> None:
         self.name = name
         self.target = target
-        self.is_class = isinstance(target, type)
-        function = getattr(target, "call", None) if self.is_class else target
+        self.remembers = isinstance(target, type)
+        function = getattr(target, "call", None) if self.remembers else target
         if not callable(function):
-            kind = "a class without a method `call`" if self.is_class else type(target).__name__
+            kind = "a class without a method `call`" if self.remembers else type(target).__name__
             raise ValueError(f"it is {kind}, expected a function, or a class with that method")
-        self.signature = Signature(function, name, is_method=self.is_class)
+        self.signature = Signature(function, name, is_method=self.remembers)
         self.threads = _Threads()
 
     @property
@@ -61,7 +61,7 @@ class _Session:
     def __init__(self, tool: FunctionTool, log: Sequence[Arguments]) -> None:
         self._log = list(log)
         self._tool = tool
-        self._function = None if tool.is_class else tool.target
+        self._function = None if tool.remembers else tool.target
 
     def call(self, arguments: Arguments, deadline_s: float) -> ToolResult:
         start = time.monotonic()
@@ -70,7 +70,7 @@ class _Session:
         except ValueError as error:
             return ToolResult(str(error), ok=False)
         outcome = self._tool.threads.run(lambda: self._ready()(**checked), deadline_s)
-        if self._tool.is_class and not isinstance(outcome, _Failed):
+        if self._tool.remembers and not isinstance(outcome, _Failed):
             self._log.append(dict(arguments))
         return _as_result(outcome, time.monotonic() - start)
 

@@ -49,6 +49,7 @@ class PythonTool:
 
     def __init__(self, config: ToolsConfig) -> None:
         self.config = config
+        self.remembers = config.stateful
         self.signature = Signature(_notebook if config.stateful else _python, self.name)
         self._runner: _Runner | None = None
 

@@ -17,6 +17,7 @@ class SearchTool:
     """Passages of `tools.search.corpus`, which are held in memory with their index."""
 
     name = "search"
+    remembers = False
 
     def __init__(self, config: ToolsConfig) -> None:
         self._config = config.search

@@ -62,6 +62,11 @@ class Tool(Protocol):
         """As chat templates take it: `{"type": "function", "function": {"name": ..., ...}}`."""
         ...
 
+    @property
+    def remembers(self) -> bool:
+        """Whether what a call gives may depend on the sample's calls before it."""
+        ...
+
     def start(self) -> None:
         """Get ready; UserError where it cannot work here."""
         ...

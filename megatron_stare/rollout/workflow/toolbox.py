@@ -75,16 +75,40 @@ class Toolbox:
                 self._report(f"{failures.total()} calls of tools failed: {named}")
 
     def answer(self, sessions: dict[str, Session], calls: Calls) -> list[ToolResult]:
-        """A result of each call, one after the other; after a failure no other is made."""
-        done, results = list(calls.before), list[ToolResult]()
-        for call in calls.calls:
+        """A result of each call, in their order; they are made at the same time.
+
+        But those of a tool that remembers come one after the other, and none after a failure.
+        """
+        results, lanes = dict[int, ToolResult](), dict[Any, list[int]]()
+        for place, call in enumerate(calls.calls):
             if call.problem:
-                results.append(ToolResult(call.problem, ok=False))
-                continue
-            result = self._answer_one(sessions, call, done)
-            results.append(result)
+                results[place] = ToolResult(call.problem, ok=False)
+            else:
+                key = call.name if self._tools[call.name].remembers else place
+                lanes.setdefault(key, []).append(place)
+        with ThreadPoolExecutor(max(len(lanes), 1), thread_name_prefix="calls") as threads:
+            for found in threads.map(
+                lambda lane: self._lane(sessions, calls, lane), lanes.values()
+            ):
+                results |= found
+        return [results[place] for place in sorted(results)]
+
+    def _lane(
+        self, sessions: dict[str, Session], calls: Calls, lane: Sequence[int]
+    ) -> dict[int, ToolResult]:
+        """Results of calls that come one after the other, by their places in the turn."""
+        done, results = list(calls.before), dict[int, ToolResult]()
+        for place in lane:
+            call = calls.calls[place]
+            if self._tools[call.name].remembers:
+                results[place] = self._answer_one(sessions, call, done)
+            else:
+                own: dict[str, Session] = {}
+                results[place] = self._answer_one(own, call, ())
+                for session in own.values():
+                    session.close()
             done.append(call)
-            if result.failure is not None:
+            if results[place].failure is not None:
                 break
         return results
 

@@ -65,8 +65,11 @@ class Calculator:
     name = "calculator"
     schema: ClassVar[dict[str, Any]] = {"type": "function", "function": {"name": name}}
 
-    def __init__(self, answer: Callable[[str], ToolResult | str]) -> None:
+    def __init__(
+        self, answer: Callable[[str], ToolResult | str], *, remembers: bool = True
+    ) -> None:
         self.answer = answer
+        self.remembers = remembers
         self.logs: list[list[str]] = []
         """What each session began with."""
         self.num_open = 0
@@ -161,12 +164,13 @@ def play(
     limits: dict[str, Any] | None = None,
     max_response_tokens: int = 2000,
     max_attempts: int = 3,
+    remembers: bool = True,
     **config: Any,
 ) -> Sample:
     """The episode of one prompt, to its end."""
     speaker = Speaker({"6 * 7?": list(script)})
     toolbox = Toolbox(
-        {"calculator": Calculator(answer)},
+        {"calculator": Calculator(answer, remembers=remembers)},
         deadline_s=5.0,
         max_attempts=max_attempts,
         report=lambda _: None,

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from dataclasses import replace
+from threading import Barrier, Event
 from typing import get_args
 
 import pytest
@@ -170,3 +171,33 @@ def test_the_endings_of_a_sample_are_those_of_the_glossary():
         find_metric(name)
     assert not math.isnan(sum(turn_statistics([play(["42"])]).values()))
     assert Counter(endings_of([play(["42"])]))["stop"] == 1
+
+
+def test_calls_of_a_turn_are_made_at_the_same_time_and_answered_in_their_order():
+    """Of a tool that does not remember; each waits until the other is there."""
+    together = Barrier(2)
+    turn = call("1+1") + call("2+2")
+
+    def answer(expression: str) -> str:
+        together.wait(timeout=60)
+        if expression == "1+1":
+            later.wait(timeout=60)
+        else:
+            later.set()
+        return str(eval(expression))
+
+    later = Event()
+    sample = play([turn, "4"], answer, remembers=False)
+    assert sample.turns[1].text == "2\n4"
+
+
+def test_calls_of_a_tool_that_remembers_come_one_after_the_other():
+    seen: list[str] = []
+
+    def answer(expression: str) -> str:
+        seen.append(expression)
+        return str(len(seen))
+
+    sample = play([call("1") + call("2") + call("3"), call("4"), "4"], answer)
+    assert seen == ["1", "2", "3", "4"]
+    assert [turn.text for turn in sample.turns if turn.kind == "observation"] == ["1\n2\n3", "4"]
