@@ -51,6 +51,26 @@ PAIRS: dict[str, Metric] = {
     "pairs/logprob_rejected": Metric("nats", "Log-prob of the whole worse response."),
 }
 
+TURNS: dict[str, Metric] = {
+    "turns/mean": Metric("count", "Turns of the model in an episode."),
+    "turns/void_share": Metric("share", "Turns of the model with neither an answer nor a call."),
+    "turns/put_in_share": Metric(
+        "share", "Response tokens that the policy did not choose: what tools said, and templates."
+    ),
+    "turns/ended_stop": Metric("count", "Samples that ended with an answer."),
+    "turns/ended_length": Metric("count", "At a limit of tokens."),
+    "turns/ended_turns": Metric("count", "At the limit of turns or calls, with another call."),
+    "turns/ended_seconds": Metric("count", "At the limit of time."),
+    "turns/ended_void": Metric("count", "With a void turn, and are not learned from."),
+    "turns/ended_failed": Metric(
+        "count", "Left out: a tool failed for a reason that is not the model's, again and again."
+    ),
+    "tools/calls_mean": Metric("count", "Calls that a sample made."),
+    "tools/used_share": Metric("share", "Samples that made a call."),
+    "tools/invalid_share": Metric("share", "Of the calls that were written, those of no use."),
+    "tools/ok_share": Metric("share", "Of the calls that were made, those that went well."),
+}
+
 METRICS: dict[str, Metric] = {
     "entropy/mean": Metric("nats", "Mean token entropy of the policy."),
     "entropy/surprisal_mean": Metric(
@@ -132,23 +152,7 @@ METRICS: dict[str, Metric] = {
     "source/{name}/failures": Metric("count", "As reward/failures, of its samples."),
     "source/{name}/response_tokens_mean": Metric("tokens", "Mean length of its responses."),
     "source/{name}/truncated_share": Metric("share", "Its responses cut at the length limit."),
-    "turns/mean": Metric("count", "Turns of the model in an episode."),
-    "turns/void_share": Metric("share", "Turns of the model with neither an answer nor a call."),
-    "turns/put_in_share": Metric(
-        "share", "Response tokens that the policy did not choose: what tools said, and templates."
-    ),
-    "turns/ended_stop": Metric("count", "Samples that ended with an answer."),
-    "turns/ended_length": Metric("count", "At a limit of tokens."),
-    "turns/ended_turns": Metric("count", "At the limit of turns or calls, with another call."),
-    "turns/ended_seconds": Metric("count", "At the limit of time."),
-    "turns/ended_void": Metric("count", "With a void turn, and are not learned from."),
-    "turns/ended_failed": Metric(
-        "count", "Left out: a tool failed for a reason that is not the model's, again and again."
-    ),
-    "tools/calls_mean": Metric("count", "Calls that a sample made."),
-    "tools/used_share": Metric("share", "Samples that made a call."),
-    "tools/invalid_share": Metric("share", "Of the calls that were written, those of no use."),
-    "tools/ok_share": Metric("share", "Of the calls that were made, those that went well."),
+    **TURNS,
     "loss/total": Metric("1", "The minimised loss."),
     "loss/clip_low_share": Metric("share", "Tokens whose ratio is clipped from below."),
     "loss/clip_high_share": Metric("share", "Tokens whose ratio is clipped from above."),
@@ -201,6 +205,11 @@ METRICS: dict[str, Metric] = {
     ),
     "eval/avg_at_k": Metric("share", "Mean verdict over k samples per problem."),
     "eval/pass_at_{k}": Metric("share", "Chance that one of k samples is correct (unbiased)."),
+    "eval/maj_at_k": Metric(
+        "share",
+        "Verdict on the most frequent final answer of k samples, mean over problems; of answers "
+        "that are as frequent, the mean. Missing where k is 1.",
+    ),
     "eval/failures": Metric(
         "count", "Samples whose verifier gave no number, as reward/failures; missing without any."
     ),
@@ -211,6 +220,7 @@ METRICS: dict[str, Metric] = {
         for name, unit in {
             "avg_at_k": "share",
             "pass_at_{k}": "share",
+            "maj_at_k": "share",
             "failures": "count",
             "response_tokens_mean": "tokens",
             "truncated_share": "share",
@@ -218,8 +228,9 @@ METRICS: dict[str, Metric] = {
     },
     **{
         f"eval/{name.replace('/', '_')}": Metric(metric.unit, f"Held out: {metric.description}")
-        for name, metric in PAIRS.items()
+        for name, metric in (PAIRS | TURNS).items()
     },
+    "eval/time_tools_s": Metric("seconds", "A sample's wait for its tools, mean."),
     "sft/loss": Metric("nats", "Mean negative log-likelihood of the response tokens."),
     **PAIRS,
     "own/{name}": Metric("1", "Any name, of letters, digits and `_`, with `/` between."),

@@ -17,6 +17,7 @@ from megatron_stare.observe.run_folders import (
     RunFolder,
     Runs,
     ShownSample,
+    ShownTurn,
     read_runs,
     titles,
 )
@@ -142,12 +143,14 @@ def _sample(sample: ShownSample) -> str:
     return (
         f'<article class="{verdict}"><p>{_escaped(facts)}</p>'
         f'<pre class="prompt">{_text(sample.prompt)}</pre>'
-        + "".join(
-            f'<pre class="{_escaped(kind)}">{_text(text)}</pre>'
-            for kind, text in sample.turns or [("model", sample.response)]
-        )
+        + "".join(_turn(turn) for turn in sample.turns or [ShownTurn("model", sample.response, "")])
         + "</article>"
     )
+
+
+def _turn(turn: ShownTurn) -> str:
+    facts = f'<p class="turn">{_escaped(turn.facts)}</p>' if turn.facts else ""
+    return f'{facts}<pre class="{_escaped(turn.kind)}">{_text(turn.text)}</pre>'
 
 
 def _text(text: str) -> str:
@@ -196,6 +199,7 @@ _PAGE = Template("""<!doctype html>
   article p { margin: 0; font-size: 12px; color: #6b727d; }
   pre { margin: 4px 0; font: 12.5px/1.45 ui-monospace, monospace; white-space: pre-wrap;
         overflow-wrap: anywhere; max-height: 22em; overflow-y: auto; }
+  article p.turn { margin-top: 6px; }
   pre.prompt { color: #6b727d; }
   pre.observation, pre.notice { color: #6b727d; background: #f5f6f8; padding: 4px 8px; }
 </style>

@@ -29,10 +29,18 @@ BAND = 0.25
 """Half-width of the target band, as a part of the target entropy."""
 
 
+class ShownTurn(NamedTuple):
+    """A turn of an episode, and what became of it, such as `call` or `1 call went well`."""
+
+    kind: str
+    text: str
+    facts: str
+
+
 class ShownSample(NamedTuple):
     """What the report shows of a dumped sample; numbers are NaN where they are unknown.
 
-    turns  kind and text of each; of a single one there are none
+    turns  of an episode; of a single turn there are none
     """
 
     prompt: str
@@ -40,7 +48,7 @@ class ShownSample(NamedTuple):
     finish_reason: str
     reward: float
     correct: float
-    turns: tuple[tuple[str, str], ...]
+    turns: tuple[ShownTurn, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +195,7 @@ def _shown(line: bytes, place: str) -> ShownSample:
         sample = json.loads(line)
         texts = [sample[field] for field in _TEXTS]
         numbers = [sample[field] for field in _NUMBERS]
-        turns = tuple((str(t["kind"]), str(t["text"])) for t in sample.get("turns", ()))
+        turns = tuple(_shown_turn(turn) for turn in sample.get("turns", ()))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         wanted = ", ".join(_TEXTS + _NUMBERS)
         raise UserError(f"{place}: expected {wanted} ({error!r:.200})") from None
@@ -195,3 +203,15 @@ def _shown(line: bytes, place: str) -> ShownSample:
         if not isinstance(text, str):
             raise UserError(f"{place}: {field}: expected a text, found {text!r:.80}")
     return ShownSample(*texts, *(number_or_nan(value) for value in numbers), turns=turns)
+
+
+def _shown_turn(turn: Mapping[str, Any]) -> ShownTurn:
+    kind, facts = str(turn["kind"]), [str(turn.get("taken_as") or turn["kind"])]
+    for key, what in (("num_calls", "made"), ("num_invalid", "invalid"), ("num_ok", "went well")):
+        if count := turn.get(key):
+            facts.append(f"{count} {what}")
+    if turn.get("failure"):
+        facts.append(f"failed: {turn['failure']}")
+    if isinstance(seconds := turn.get("seconds"), float) and kind != "model":
+        facts.append(f"{seconds:.2g} s")
+    return ShownTurn(kind, str(turn["text"]), " · ".join(facts))

@@ -1,4 +1,4 @@
-"""Held-out evaluation: avg@k and pass@k of an engine."""
+"""Held-out evaluation: avg@k, pass@k and maj@k of an engine."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from megatron_stare.config.commands import EvalSection
 from megatron_stare.engines.engine import Engine
 from megatron_stare.engines.randomness import derive_seed
 from megatron_stare.errors import UserError
+from megatron_stare.rewards.answers import stated_answer
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.failures import check_verifier, count_failures
 from megatron_stare.rollout.groups import generate_groups
 from megatron_stare.rollout.statistics import by_source, length_statistics
+from megatron_stare.rollout.turn_statistics import turn_statistics
 from megatron_stare.types import Group, Prompt
 
 
@@ -61,7 +63,12 @@ def evaluate(
             f"the first is {answers.unanswered[0].row}"
         )
     check_verifier(answers.groups)
-    metrics = _metrics("eval", answers.groups, config.samples_per_prompt)
+    samples = [sample for group in answers.groups for sample in group.samples]
+    of_turns = turn_statistics(samples)
+    metrics = {
+        **_metrics("eval", answers.groups, config.samples_per_prompt),
+        **{f"eval/{name.replace('/', '_')}": value for name, value in of_turns.items()},
+    }
     for name, groups in by_source(answers.groups).items():
         metrics |= _metrics(f"eval/source/{name}", groups, config.samples_per_prompt)
     return Evaluation(metrics, answers.groups)
@@ -84,6 +91,7 @@ def _metrics(prefix: str, groups: Sequence[Group], num_samples: int) -> dict[str
     return {
         f"{prefix}/avg_at_k": float(np.mean(verdicts)) if verdicts else nan,
         **_pass_rates(prefix, groups, num_samples),
+        **_majority(prefix, groups, num_samples),
         **length_statistics(prefix, groups),
         **({f"{prefix}/failures": float(num_failures)} if num_failures else {}),
     }
@@ -101,3 +109,23 @@ def _pass_rates(prefix: str, groups: Sequence[Group], num_samples: int) -> dict[
         for k in [*budgets, num_samples]
     }
     return {f"{prefix}/pass_at_{k}": float(np.mean(found)) for k, found in rates.items() if found}
+
+
+def _majority(prefix: str, groups: Sequence[Group], num_samples: int) -> dict[str, float]:
+    """maj@k of k = `num_samples`, over the groups of which a sample is judged."""
+    found = [majority_verdict(group.judged) for group in groups if group.judged.rewards]
+    return {f"{prefix}/maj_at_k": float(np.mean(found))} if num_samples > 1 and found else {}
+
+
+def majority_verdict(group: Group) -> float:
+    """The verdict on its most frequent final answer; the mean of those that are as frequent.
+
+    Answers are the same where their texts are (`stated_answer`); none at all is no vote.
+    """
+    verdicts: dict[str, list[float]] = {}
+    for sample, reward in zip(group.samples, group.rewards, strict=True):
+        if answer := stated_answer(sample.final_text):
+            verdicts.setdefault(answer, []).append(reward.correct)
+    most = max(map(len, verdicts.values()), default=0)
+    ahead = [np.mean(found) for found in verdicts.values() if len(found) == most]
+    return float(np.mean(ahead)) if ahead else 0.0

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -119,7 +120,10 @@ def eval_metrics(progress: float, noise, *, stare: bool) -> dict[str, float]:
 
 
 def write_samples(
-    folder: Path, steps: list[int], response: str = "3 + 4 = 7\nso \\boxed{7}"
+    folder: Path,
+    steps: list[int],
+    response: str = "3 + 4 = 7\nso \\boxed{7}",
+    **fields: Any,
 ) -> None:
     (folder / "samples").mkdir(exist_ok=True)
     for step in steps:
@@ -131,6 +135,7 @@ def write_samples(
                 "correct": 1.0 - index,
                 "finish_reason": "length" if index else "stop",
                 "token_ids": [1, 2, 3],
+                **fields,
             }
             for problem in range(4, 8)
             for index in range(2)

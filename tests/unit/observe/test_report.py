@@ -112,6 +112,27 @@ def test_a_very_long_response_is_shown_by_its_ends(tmp_path):
     assert re.search(r"\[… 94,012 characters …\]", text)
 
 
+def test_an_episode_is_shown_turn_by_turn(tmp_path):
+    run_dir = write_metrics(tmp_path / "a", {1: {"reward/mean": 0.5}})
+    turns = [
+        {"kind": "model", "text": "I call <b>", "taken_as": "call", "num_calls": 2},
+        {"kind": "observation", "text": "42 and no", "num_ok": 1, "seconds": 0.25},
+        {"kind": "model", "text": "it is 42", "taken_as": "answer"},
+        {"kind": "observation", "text": "", "failure": "a server is away"},
+    ]
+    write_samples(run_dir, [1], turns=turns)
+    page = Page(write_report([run_dir], tmp_path / "report").read_text())
+    shown = (
+        *("call · 2 made", "I call <b>", "observation · 1 went well · 0.25 s", "42 and no"),
+        *("answer", "it is 42", "observation · failed: a server is away"),
+    )
+    places = [page.text.find(text) for text in shown]
+    assert -1 not in places
+    assert places == sorted(places)
+    classes = [attributes.get("class") for tag, attributes in page.tags if tag == "pre"]
+    assert classes[:4] == ["prompt", "model", "observation", "model"]
+
+
 def test_a_supervised_run_is_reported_by_what_it_has(tmp_path):
     metrics = {"sft/loss": 2.0, "optim/lr": 1e-3, "time/update_s": 0.1, "time/step_s": 0.1}
     run_dir = write_metrics(tmp_path / "sft", {1: metrics}, "sft: {steps: 1}")

@@ -1,4 +1,4 @@
-"""avg@k and pass@k."""
+"""avg@k, pass@k and maj@k."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -10,7 +10,7 @@ import pytest
 from megatron_stare.config.commands import EvalSection
 from megatron_stare.engines.replay import ReplayEngine
 from megatron_stare.observe.metrics import find_metric
-from megatron_stare.rollout.evaluate import evaluate, pass_at_k
+from megatron_stare.rollout.evaluate import evaluate, majority_verdict, pass_at_k
 from tests.models import VOCAB_SIZE
 from tests.unit.rollout.problems import TOKENIZER, make_prompt, write_jsonl
 
@@ -54,6 +54,7 @@ def test_metrics_of_an_engine_on_prompts(tmp_path, scorer):
             "eval/pass_at_1": 1 / 6,
             "eval/pass_at_2": (2 / 3 + 0) / 2,
             "eval/pass_at_3": 1 / 2,
+            "eval/maj_at_k": 0.0,
             "eval/response_tokens_mean": (4 + 5 * 3) / 6,
             "eval/truncated_share": 0.0,
         }
@@ -91,3 +92,15 @@ def test_budgets_double_up_to_the_number_of_samples(tmp_path, scorer, num_sample
     names = {name for name in metrics if "pass" in name}
     assert names == {f"eval/pass_at_{k}" for k in ks}
     assert {metrics[name] for name in names} == {1.0}
+
+
+def test_the_majority_is_asked_by_final_answer_and_ties_are_shared(tmp_path, scorer):
+    texts = {"p": ["yes", "yes", "no"], "q": ["no", "yes", "no"], "r": ["no", "yes", "maybe"]}
+    engine = make_engine(tmp_path, texts)
+    config = EvalSection(samples_per_prompt=3, max_response_tokens=10)
+    evaluation = evaluate(engine, [make_prompt(text) for text in texts], scorer, config, seed=1)
+    assert [majority_verdict(group) for group in evaluation.groups] == [1.0, 0.0, 1 / 3]
+    assert evaluation.metrics["eval/maj_at_k"] == pytest.approx(4 / 9)
+    (unanswered,) = evaluation.groups[:1]
+    silent = tuple(replace(sample, text=" ") for sample in unanswered.samples)
+    assert majority_verdict(replace(unanswered, samples=silent)) == 0.0

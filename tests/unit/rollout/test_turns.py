@@ -5,11 +5,14 @@ from dataclasses import replace
 
 import pytest
 
+from megatron_stare.config.commands import EvalSection
 from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.engines.replay import ReplayEngine
 from megatron_stare.errors import UserError
+from megatron_stare.observe.metrics import find_metric
 from megatron_stare.rollout.bank import Bank
 from megatron_stare.rollout.dump import dump_samples
+from megatron_stare.rollout.evaluate import evaluate
 from megatron_stare.rollout.groups import GrowingGroup
 from megatron_stare.rollout.plain import group_from_plain, group_to_plain
 from megatron_stare.rollout.statistics import group_statistics, staleness_statistics
@@ -147,3 +150,20 @@ def test_whatever_version_is_put_under_the_mask_changes_nothing(version):
         groups, expected = [group_of(found)], [group_of(chosen)]
         assert staleness_statistics(groups, 4) == staleness_statistics(expected, 4)
         assert group_statistics(groups) == group_statistics(expected)
+
+
+def test_an_evaluation_counts_turns_and_calls(tmp_path, scorer):
+    path = tmp_path / "dump.jsonl"
+    dump_samples(path, [group_of(episode(), episode(1))], [0.0] * 2, [])
+    config = EvalSection(samples_per_prompt=2, max_response_tokens=100)
+    engine = ReplayEngine(path, TOKENIZER, vocab_size=VOCAB_SIZE)
+    metrics = evaluate(engine, [PROMPT], scorer, config, seed=1).metrics
+    assert all(find_metric(name) for name in metrics)
+    wanted = {
+        "eval/turns_mean": 2.0,
+        "eval/turns_ended_stop": 2.0,
+        "eval/tools_calls_mean": 1.0,
+        "eval/tools_ok_share": 1.0,
+        "eval/time_tools_s": 0.5,
+    }
+    assert {name: metrics[name] for name in wanted} == wanted
