@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from megatron_stare.algorithms.chain import first_credit
 from megatron_stare.algorithms.hooks import Update
 from megatron_stare.algorithms.method import Method
@@ -15,6 +17,7 @@ from megatron_stare.config.commands import SftConfig
 from megatron_stare.data.examples import ExampleSet
 from megatron_stare.data.packing import Share
 from megatron_stare.policy.step import Policy
+from megatron_stare.rollout.workflow.traces import TraceSet, open_traces
 from megatron_stare.run.data_loop import loop_over_data
 from megatron_stare.run.facts import open_step
 from megatron_stare.run.session import Session
@@ -30,9 +33,16 @@ def sft(config: SftConfig) -> None:
     """
     loop_over_data(
         config,
-        lambda tokenizer: [ExampleSet(config.data, tokenizer, seed=config.run.seed)],
+        lambda tokenizer: [_read(config, tokenizer)],
         lambda session, sets: _Supervised(config, session, *sets),
     )
+
+
+def _read(config: SftConfig, tokenizer: PreTrainedTokenizerBase) -> ExampleSet | TraceSet:
+    """Single turns; traces where the workflow has a format for calls."""
+    if config.workflow.format is None:
+        return ExampleSet(config.data, tokenizer, seed=config.run.seed)
+    return open_traces(config, tokenizer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +51,7 @@ class _Supervised:
 
     config: SftConfig
     session: Session
-    examples: ExampleSet
+    examples: ExampleSet | TraceSet
 
     def take_step(self, number: int) -> Mapping[str, float]:
         batch = self.examples.draw(self.config.sft.examples_per_step)

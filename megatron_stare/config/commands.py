@@ -263,6 +263,8 @@ class SftConfig(Settings):
     model: ModelConfig
     parallel: ParallelConfig = ParallelConfig()
     data: SftDataConfig
+    workflow: WorkflowConfig = WorkflowConfig()
+    tools: ToolsConfig = ToolsConfig()
     optim: OptimConfig = OptimConfig()
     sft: SftSection = SftSection()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -281,6 +283,12 @@ class SftConfig(Settings):
     @model_validator(mode="after")
     def _an_example_fits_a_micro_batch(self) -> SftConfig:
         check_apart(self.run.dir, self.model.path)
+        check_workflow(self.workflow, self.tools, self.sets)
+        if self.data.messages_field is not None and self.workflow.format is None:
+            raise ValueError(
+                f"data.messages_field={self.data.messages_field!r} with workflow.format=null: "
+                "conversations are read as episodes, expected a format"
+            )
         budget = self.sft.max_tokens_per_micro_batch
         check_row_fits("data.max_tokens", self.data, self.parallel, "sft", budget)
         return self

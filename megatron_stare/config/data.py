@@ -196,7 +196,15 @@ class SftDataConfig(WorkedDataConfig):
     """Worked examples."""
 
     response_field: str = "response"
-    """Field of the response to learn; the end-of-sequence token is appended."""
+    """Field of the response to learn; the end-of-sequence token is appended. With
+    `workflow.format` a trace: a text with calls and what came of them, or messages."""
+    messages_field: str | None = None
+    """Or field of whole conversations, of which the prompt is what stands before the model's first
+    turn; with `workflow.format`."""
+    max_observation_tokens: int = Field(default=512, ge=16, le=1_000_000_000)
+    """Of what a call in a trace gives, as `rollout.turns.max_observation_tokens`."""
+    on_bad_trace: Literal["error", "skip"] = "error"
+    """What a row does that is no episode of the workflow."""
 
     @property
     def response_fields(self) -> dict[str, str]:

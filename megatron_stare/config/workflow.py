@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from megatron_stare.config.algorithm import Pattern
-from megatron_stare.config.data import DataConfig
+from megatron_stare.config.data import DataConfig, WorkedDataConfig
 from megatron_stare.config.tools import ToolsConfig
 from megatron_stare.system.settings import Settings
 from megatron_stare.system.values import Count, Seconds
@@ -59,7 +59,9 @@ class WorkflowConfig(Settings):
 
 
 def check_workflow(
-    workflow: WorkflowConfig, tools: ToolsConfig, data: Mapping[str, DataConfig]
+    workflow: WorkflowConfig,
+    tools: ToolsConfig,
+    data: Mapping[str, DataConfig] | Mapping[str, WorkedDataConfig],
 ) -> None:
     """See that tools and the way to call them are there together, and that prompts can tell of it.
 

@@ -9,3 +9,12 @@ def add(a: int, b: int) -> int:
 def is_even(response: str, answer: str) -> float:
     """Whether a response has an even number of characters: every other one has."""
     return float(len(response) % 2 == 0)
+
+
+def run(code: str) -> str:
+    """Runs nothing.
+
+    Args:
+        code: of a program
+    """
+    return code

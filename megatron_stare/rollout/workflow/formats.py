@@ -19,6 +19,7 @@ from megatron_stare.data.special_text import SpecialText
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.workflow.workflow import Call
 
+LEFT_OUT = "\n...(truncated)...\n"
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
 
@@ -51,6 +52,27 @@ class Format(Protocol):
         ...
 
 
+class WritableFormat(Format, Protocol):
+    """One in which turns are written that no model has, for it to learn them."""
+
+    @property
+    def turn_end(self) -> int | None:
+        """Token behind a turn that calls; None where a response goes on behind a call."""
+        ...
+
+    def write(self, content: str, calls: Sequence[Call]) -> str:
+        """The text of a turn that says something and then calls; `read` finds the same calls."""
+        ...
+
+    def split(self, text: str) -> list[str]:
+        """What the model has written of a text, and between two such parts what a tool said.
+
+        Raises:
+            ValueError: there is a call without what the tool said.
+        """
+        ...
+
+
 class Hermes:
     """JSON between the tokens <tool_call> and </tool_call>; replies by the chat template.
 
@@ -60,6 +82,7 @@ class Hermes:
     """
 
     call_stops: tuple[int, ...] = ()
+    turn_end: int
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, tools: Sequence[dict[str, Any]]) -> None:
         self._tokenizer = tokenizer
@@ -90,6 +113,19 @@ class Hermes:
         """As a message of the user."""
         return self._of_user.encode([text], last_token=last_token)
 
+    def write(self, content: str, calls: Sequence[Call]) -> str:
+        """As the templates of these families write calls of before."""
+        bodies = [
+            json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)
+            for call in calls
+        ]
+        blocks = [f"{_OPEN}\n{body}\n{_CLOSE}" for body in bodies]
+        return "\n".join([content, *blocks] if content else blocks)
+
+    def split(self, text: str) -> list[str]:
+        """A turn is all the model's."""
+        return [text]
+
 
 class CodeBlocks:
     """Code in the middle of a response, for one tool; its output follows there.
@@ -98,19 +134,25 @@ class CodeBlocks:
     not the end of a block.
     """
 
+    turn_end = None
+
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
         tool: str,
         *,
         block: str,
+        written: str,
         closing: str,
         output: str,
     ) -> None:
         self._tokenizer = tokenizer
         self._tool = tool
         self._block = re.compile(block, re.DOTALL)
+        self._written = written
         self._output = output
+        before, after = map(re.escape, map(str.strip, output.split("{}")))
+        self._said = re.compile(rf"\s*{before}(?P<text>.*?){after}\n?", re.DOTALL)
         self._special = SpecialText(tokenizer, of_any_kind=True)
         self.call_stops = tokens_that_end(tokenizer, closing)
 
@@ -134,6 +176,30 @@ class CodeBlocks:
         """As output."""
         return self.reply([text], last_token=last_token)
 
+    def write(self, content: str, calls: Sequence[Call]) -> str:
+        """A block for each call."""
+        blocks = [self._written.format(str(call.arguments.get("code")).rstrip()) for call in calls]
+        return "\n".join([content, *blocks] if content else blocks)
+
+    def split(self, text: str) -> list[str]:
+        """At blocks; behind one at the very end nothing has to stand."""
+        parts, start = list[str](), 0
+        while block := self._block.search(text, start):
+            parts.append(text[start : block.end()])
+            if not text[block.end() :].strip():
+                return parts
+            said = self._said.match(text, block.end())
+            if said is None:
+                raise ValueError(f"code has no {self._output.strip()!r} behind it")
+            parts.append(_within(said["text"]))
+            start = said.end()
+        return [*parts, text[start:]]
+
+
+def _within(text: str) -> str:
+    """An output without the line ends around it, where it has both."""
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] == "\n" else text
+
 
 def fenced_python(tokenizer: PreTrainedTokenizerBase, tool: str) -> CodeBlocks:
     """Fences of Python, whose output is a fence, too (ToRL, SimpleTIR)."""
@@ -141,6 +207,7 @@ def fenced_python(tokenizer: PreTrainedTokenizerBase, tool: str) -> CodeBlocks:
         tokenizer,
         tool,
         block=r"```(?:python|py)[ \t]*\n(?P<code>.*?)```",
+        written="```python\n{}\n```",
         closing="```",
         output="\n```output\n{}\n```\n",
     )
@@ -152,9 +219,22 @@ def code_tag(tokenizer: PreTrainedTokenizerBase, tool: str) -> CodeBlocks:
         tokenizer,
         tool,
         block=r"<code>\s*(?:```(?:python|py)?[ \t]*\n)?(?P<code>.*?)(?:```)?\s*</code>",
+        written="<code>\n```python\n{}\n```\n</code>",
         closing="</code>",
         output="\n<interpreter>\n{}\n</interpreter>\n",
     )
+
+
+def cut_middle(tokenizer: PreTrainedTokenizerBase, text: str, limit: int) -> str:
+    """A text of so many tokens at most, but for what says that its middle is left out."""
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    if len(ids) <= limit:
+        return text
+    head, tail = (
+        tokenizer.decode(part, skip_special_tokens=True)
+        for part in (ids[: limit // 2], ids[len(ids) - limit // 2 :])
+    )
+    return f"{head}{LEFT_OUT}{tail}"
 
 
 def tokens_that_end(tokenizer: PreTrainedTokenizerBase, mark: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from megatron_stare.config.tools import ToolsConfig
 from megatron_stare.config.workflow import WorkflowConfig
 from megatron_stare.errors import UserError
-from megatron_stare.rollout.workflow.formats import Format, Hermes, code_tag, fenced_python
+from megatron_stare.rollout.workflow.formats import Hermes, WritableFormat, code_tag, fenced_python
 from megatron_stare.rollout.workflow.tool_use import ToolUse
 from megatron_stare.rollout.workflow.toolbox import Toolbox
 from megatron_stare.tools.table import make_tools
@@ -26,6 +26,19 @@ def open_tools(
     Raises:
         UserError: one cannot be had, cannot work here, or does not take what the format gives.
     """
+    toolbox = find_tools(tools, workflow, report)
+    toolbox.start()
+    return toolbox
+
+
+def find_tools(
+    tools: ToolsConfig, workflow: WorkflowConfig, report: Callable[[str], None]
+) -> Toolbox:
+    """The tools of a run, of which only names and schemas are needed yet.
+
+    Raises:
+        UserError: one cannot be had, or does not take what the format gives.
+    """
     toolbox = Toolbox(
         make_tools(tools),
         deadline_s=tools.deadline_s,
@@ -34,7 +47,6 @@ def open_tools(
     )
     if workflow.format in _OF_CODE:
         _check_takes_code(toolbox, workflow.format)
-    toolbox.start()
     return toolbox
 
 
@@ -56,16 +68,21 @@ def tool_use(
     """
     if config.format is None:
         return None
-    written = _format(config, toolbox, tokenizer, stop_ids)
+    written = make_format(config, toolbox, tokenizer, stop_ids)
     return ToolUse(config, tokenizer, written, toolbox.names, tuple(stop_ids))
 
 
-def _format(
+def make_format(
     config: WorkflowConfig,
     toolbox: Toolbox,
     tokenizer: PreTrainedTokenizerBase,
     stop_ids: Sequence[int],
-) -> Format:
+) -> WritableFormat:
+    """How calls are written.
+
+    Raises:
+        UserError: the tokenizer or its chat template is not one for the format.
+    """
     if config.format in _OF_CODE:
         return _OF_CODE[config.format](tokenizer, *toolbox.names)
     hermes = Hermes(tokenizer, toolbox.schemas)

@@ -15,14 +15,13 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.config.workflow import WorkflowConfig
-from megatron_stare.rollout.workflow.formats import Format
+from megatron_stare.rollout.workflow.formats import Format, cut_middle
 from megatron_stare.rollout.workflow.workflow import Ask, Call, Calls
 from megatron_stare.tools.tool import ToolResult
 from megatron_stare.types import FinishReason, Sample, TakenAs, Turn
 
 NO_VERSION = -1
 """Of the weights that chose a token that no policy chose."""
-LEFT_OUT = "\n...(truncated)...\n"
 VOID = "This is neither a call of a tool nor an answer. Call a tool, or give the answer."
 
 
@@ -103,9 +102,8 @@ class ToolUse:
         if failures:
             turns = (*episode.turns, replace(turn, failure=failures[0]))
             return replace(episode, turns=turns, finish_reason="failed")
-        texts = [
-            self._cut(result.text, sampling.turns.max_observation_tokens) for result in results
-        ]
+        limit = sampling.turns.max_observation_tokens
+        texts = [cut_middle(self._tokenizer, result.text, limit) for result in results]
         ids = self._format.reply(texts, last_token=episode.token_ids[-1])
         num_ok = sum(result.ok for result in results)
         return self._put_in(
@@ -190,14 +188,6 @@ class ToolUse:
             turns=(*episode.turns, replace(turn, end=size)),
             finish_reason="seconds" if is_late else "aborted",
         )
-
-    def _cut(self, text: str, limit: int) -> str:
-        """A text of so many tokens at most, but for what says that its middle is left out."""
-        ids = self._tokenizer.encode(text, add_special_tokens=False)
-        if len(ids) <= limit:
-            return text
-        head, tail = ids[: limit // 2], ids[len(ids) - limit // 2 :]
-        return f"{self._decode(head)}{LEFT_OUT}{self._decode(tail)}"
 
     def _decode(self, token_ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
