@@ -212,6 +212,6 @@ def _shown_turn(turn: Mapping[str, Any]) -> ShownTurn:
             facts.append(f"{count} {what}")
     if turn.get("failure"):
         facts.append(f"failed: {turn['failure']}")
-    if isinstance(seconds := turn.get("seconds"), float) and kind != "model":
+    if kind == "observation" and isinstance(seconds := turn.get("seconds"), float):
         facts.append(f"{seconds:.2g} s")
     return ShownTurn(kind, str(turn["text"]), " · ".join(facts))
