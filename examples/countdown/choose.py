@@ -1,0 +1,190 @@
+"""Settings of STARE for countdown, chosen on dev as docs/countdown_plan.md says.
+
+    python -m examples.countdown.choose [--seeds 1 2 3] [--runs FOLDER] [--jobs N]
+
+goes through the plan's table row by row: the candidates of a row are run from the warm-up of each
+seed, the others of their settings being the best so far, and the best of the row stays. DAPO runs
+beside them. FOLDER/choice.json has every candidate's pass@1 by seed and what each row left, and
+FOLDER/choice.md the same as a table. What is done already is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import sqrt
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from examples.countdown.demo import HERE, STARTS, megatron_stare, warm_up
+from examples.countdown.measure import sample_policy, summarise
+from megatron_stare.errors import UserError
+
+STEPS = 240
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """STARE's settings that the plan looks at; the defaults are those of compare.yaml.
+
+    target, end   entropy in nats a token, held first and at the end; the same where it is fixed
+    falls         the steps between which it moves, as shares of the run
+    """
+
+    target: float = 0.25
+    end: float = 0.25
+    falls: tuple[float, float] = (2 / 3, 1)
+    w_max: float = 5
+    variant: str = "O1"
+
+    @property
+    def name(self) -> str:
+        """Of its runs; candidates that train alike have one name.
+
+        >>> Candidate().name, Candidate(0.5, 0.2, (0.5, 1)).name
+        ('target0.25-w5-O1', 'target0.5-0.2-from120-to240-w5-O1')
+        """
+        first, last = (round(share * STEPS) for share in self.falls)
+        moves = f"-{self.end}-from{first}-to{last}" if self.end != self.target else ""
+        return f"target{self.target}{moves}-w{self.w_max:g}-{self.variant}"
+
+    def settings(self, steps: int = STEPS) -> dict[str, Any]:
+        """What its runs have different from train.yaml."""
+        first, last = (round(share * steps) for share in self.falls)
+        moves = {"to": self.end, "from_step": first, "to_step": last}
+        own = {"target_entropy": self.target, "w_max": self.w_max, "variant": self.variant}
+        anneal = {"anneal": moves} if self.end != self.target else {}
+        return {"algorithm": {"stare": own | anneal}}
+
+
+ROWS: Mapping[str, Sequence[Mapping[str, Any]]] = {
+    "target": [
+        {"target": 0.25, "end": 0.25},
+        {"target": 0.4, "end": 0.2},
+        {"target": 0.5, "end": 0.2},
+        {"target": 0.5, "end": 0.1},
+    ],
+    "begins to fall": [{"falls": (1 / 2, 1)}, {"falls": (2 / 3, 1)}],
+    "largest W": [{"w_max": 1.5}, {"w_max": 5}, {"w_max": 10}],
+    "variant": [{"variant": "O1"}, {"variant": "C2"}],
+    "gate opens": [{}, {"target": 0.65, "end": 0.4, "falls": (0, 60 / STEPS)}],
+}
+"""The plan's table, in its order."""
+
+Scores = Sequence[float]
+"""pass@1 on dev, by seed."""
+
+
+def better(scores: Mapping[Candidate, Scores]) -> Candidate:
+    """The candidate of the largest mean, and the first that is within an error of it.
+
+    The error is the standard error of their paired difference over the seeds.
+
+    >>> a, b = Candidate(), Candidate(0.5, 0.2)
+    >>> better({a: [0.3, 0.4], b: [0.35, 0.36]}) == a, better({a: [0.3, 0.4], b: [0.4, 0.49]}) == b
+    (True, True)
+    """
+    best = max(scores, key=lambda candidate: mean(scores[candidate]))
+    for candidate, of_candidate in scores.items():
+        gaps = [b - c for b, c in zip(scores[best], of_candidate, strict=True)]
+        error = stdev(gaps) / sqrt(len(gaps)) if len(gaps) > 1 else 0.0
+        if mean(gaps) <= error:
+            return candidate
+    return best
+
+
+class Dev:
+    """Runs candidates from the warm-ups of the seeds, and measures their policies on dev."""
+
+    def __init__(self, seeds: Sequence[int], runs: Path, jobs: int) -> None:
+        self.seeds, self.runs, self.jobs = seeds, runs, jobs
+        self.measured: dict[str, list[dict[str, Any]]] = {}
+        """By a run's name, of each seed: `measure.summarise`'s numbers."""
+
+    def run(self, variants: Mapping[str, Mapping[str, Any]]) -> dict[str, Scores]:
+        """Pass@1 of each variant, by seed.
+
+        Raises:
+            UserError: a run ended with an error.
+        """
+        megatron_stare(
+            *("compare", HERE / "compare.yaml", f"dir={self.runs}", f"seeds={list(self.seeds)}"),
+            *(f"settings.{key}={self.runs}/{path}" for key, path in STARTS.items()),
+            *(f"settings.train.steps={STEPS}", f"jobs={self.jobs}", "settings.log.progress=false"),
+            *(f"variants={json.dumps(dict(variants))}", f"baseline={next(iter(variants))}"),
+        )
+        for name in variants:
+            if name not in self.measured:
+                self.measured[name] = [self._measure(name, seed) for seed in self.seeds]
+        return {n: [seed["pass_at"][1] for seed in self.measured[n]] for n in variants}
+
+    def _measure(self, name: str, seed: int) -> dict[str, Any]:
+        run, problems = self.runs / f"{name}-seed{seed}", self.runs / f"data-seed{seed}/dev.jsonl"
+        kept = run / "measured" / "dev.json"
+        if kept.is_file():
+            found = json.loads(kept.read_text(encoding="utf-8"))
+            return found | {"pass_at": {int(k): v for k, v in found["pass_at"].items()}}
+        policy = sample_policy(run, problems)
+        found = summarise(policy, policy)
+        kept.write_text(json.dumps(found), encoding="utf-8")
+        return found
+
+
+def choose(dev: Dev) -> dict[str, Any]:
+    """Go through the rows; what each candidate reached, and what each row left."""
+    best, rows = Candidate(), []
+    dapo = dev.run({"dapo": {"algorithm.method": "grpo"}})["dapo"]
+    print(f"dapo: {_percents(dapo)}", flush=True)
+    for row, changes in ROWS.items():
+        candidates = {replace(best, **change).name: replace(best, **change) for change in changes}
+        found = dev.run({name: one.settings() for name, one in candidates.items()})
+        best = better({candidates[name]: scores for name, scores in found.items()})
+        rows.append({"row": row, "pass_at_1": found, "stays": best.name})
+        for name, scores in found.items():
+            mark = " <- stays" if name == best.name else ""
+            print(f"{row}: {name}: {_percents(scores)}{mark}", flush=True)
+    return {"dapo": dapo, "rows": rows, "best": best.settings()}
+
+
+def _percents(scores: Scores) -> str:
+    each = ", ".join(f"{100 * score:.1f}" for score in scores)
+    return f"{100 * mean(scores):.1f} ({each})"
+
+
+def markdown(choice: Mapping[str, Any]) -> str:
+    """A row a candidate: pass@1 on dev in percent, the mean and each seed."""
+    lines = ["| row | candidate | pass@1 on dev (each seed) |", "|---|---|---|"]
+    lines.append(f"| | dapo | {_percents(choice['dapo'])} |")
+    for row in choice["rows"]:
+        for name, scores in row["pass_at_1"].items():
+            shown = f"**{name}**" if name == row["stays"] else name
+            lines.append(f"| {row['row']} | {shown} | {_percents(scores)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Warm up, choose, and write what came of it."""
+    parser = argparse.ArgumentParser(description="Choose STARE's settings for countdown on dev.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--runs", type=Path, default=Path("runs/countdown-choice"))
+    parser.add_argument("--jobs", type=int, default=2)
+    arguments = parser.parse_args()
+    try:
+        for seed in arguments.seeds:
+            warm_up(seed, arguments.runs)
+        choice = choose(Dev(arguments.seeds, arguments.runs, arguments.jobs))
+    except UserError as error:
+        print(f"choose: {error}", file=sys.stderr)
+        return 2
+    text = json.dumps(choice, indent=2) + "\n"
+    (arguments.runs / "choice.json").write_text(text, encoding="utf-8")
+    (arguments.runs / "choice.md").write_text(markdown(choice), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
