@@ -1,10 +1,12 @@
 """Settings of STARE for countdown, chosen on dev as docs/countdown_plan.md says.
 
-    python -m examples.countdown.choose [--seeds 1 2 3] [--runs FOLDER] [--jobs N]
+    python -m examples.countdown.choose [--seeds 1 2 3] [--runs FOLDER] [--jobs N] [--steps BUDGET]
 
 goes through the plan's table row by row: the candidates of a row are run from the warm-up of each
 seed, the others of their settings being the best so far, and the best of the row stays. DAPO runs
-beside them. FOLDER/choice.json has every candidate's pass@1 by seed and what each row left, and
+beside them. Then, for each budget asked for by `--steps` (`drawn`: prompts, `processor_s`: seconds
+of processor time), the number of steps is set with which the best costs as much as DAPO.
+FOLDER/choice.json has every candidate's pass@1 by seed, what each row left, and those numbers;
 FOLDER/choice.md the same as a table. What is done already is not done again.
 """
 
@@ -14,17 +16,19 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import sqrt
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from examples.countdown.demo import HERE, STARTS, megatron_stare, warm_up
-from examples.countdown.measure import sample_policy, summarise
+from examples.countdown.measure import costs, sample_policy, summarise
 from megatron_stare.errors import UserError
 
 STEPS = 240
+BUDGETS = ("drawn", "processor_s")
+CLOSE, MOST_TRIES = 0.02, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,10 @@ class Dev:
                 self.measured[name] = [self._measure(name, seed) for seed in self.seeds]
         return {n: [seed["pass_at"][1] for seed in self.measured[n]] for n in variants}
 
+    def cost(self, name: str, budget: str) -> float:
+        """What a run's steps have cost, mean over the seeds (`measure.costs`)."""
+        return mean(costs(self.runs / f"{name}-seed{seed}")[budget] for seed in self.seeds)
+
     def _measure(self, name: str, seed: int) -> dict[str, Any]:
         run, problems = self.runs / f"{name}-seed{seed}", self.runs / f"data-seed{seed}/dev.jsonl"
         kept = run / "measured" / "dev.json"
@@ -134,8 +142,8 @@ class Dev:
         return found
 
 
-def choose(dev: Dev) -> dict[str, Any]:
-    """Go through the rows; what each candidate reached, and what each row left."""
+def choose(dev: Dev, budgets: Sequence[str]) -> dict[str, Any]:
+    """Go through the rows; what each candidate reached, what each row left, steps by budget."""
     best, rows = Candidate(), []
     dapo = dev.run({"dapo": {"algorithm.method": "grpo"}})["dapo"]
     print(f"dapo: {_percents(dapo)}", flush=True)
@@ -147,7 +155,23 @@ def choose(dev: Dev) -> dict[str, Any]:
         for name, scores in found.items():
             mark = " <- stays" if name == best.name else ""
             print(f"{row}: {name}: {_percents(scores)}{mark}", flush=True)
-    return {"dapo": dapo, "rows": rows, "best": best.settings()}
+    steps = {budget: steps_to_spend(dev, best, budget) for budget in budgets}
+    return {"dapo": dapo, "rows": rows, "best": asdict(best), "steps": steps}
+
+
+def steps_to_spend(dev: Dev, best: Candidate, budget: str) -> int:
+    """Steps with which a candidate costs what DAPO has cost after `STEPS`, within 2%.
+
+    Where a target falls, it falls later in a longer run: what that costs is found by trying.
+    """
+    allowed, steps, name = dev.cost("dapo", budget), STEPS, best.name
+    for _ in range(MOST_TRIES):
+        wanted = round(steps * allowed / dev.cost(name, budget))
+        if abs(wanted - steps) <= CLOSE * steps:
+            return steps
+        steps, name = wanted, f"{best.name}-{wanted}steps"
+        dev.run({name: best.settings(steps) | {"train": {"steps": steps}}})
+    return steps
 
 
 def _percents(scores: Scores) -> str:
@@ -163,6 +187,8 @@ def markdown(choice: Mapping[str, Any]) -> str:
         for name, scores in row["pass_at_1"].items():
             shown = f"**{name}**" if name == row["stays"] else name
             lines.append(f"| {row['row']} | {shown} | {_percents(scores)} |")
+    for budget, steps in choice["steps"].items():
+        lines.append(f"| steps | as much {budget} as dapo | {steps} |")
     return "\n".join(lines) + "\n"
 
 
@@ -172,11 +198,12 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--runs", type=Path, default=Path("runs/countdown-choice"))
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--steps", nargs="*", choices=BUDGETS, default=list(BUDGETS))
     arguments = parser.parse_args()
     try:
         for seed in arguments.seeds:
             warm_up(seed, arguments.runs)
-        choice = choose(Dev(arguments.seeds, arguments.runs, arguments.jobs))
+        choice = choose(Dev(arguments.seeds, arguments.runs, arguments.jobs), arguments.steps)
     except UserError as error:
         print(f"choose: {error}", file=sys.stderr)
         return 2

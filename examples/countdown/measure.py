@@ -141,26 +141,30 @@ def _only(problems: Sequence[Measured]) -> dict[str, float]:
     return {form: rate for form, rate in rates.items() if rate is not None}
 
 
-def sample_policy(run: Path, problems: Path, seed: int = 1) -> list[Measured]:
-    """Sample `hf/final` of a run on a file of problems, and write `measured/problems.jsonl`.
+def sample_policy(
+    run: Path, problems: Path, policy: str = "final", into: str = "measured"
+) -> list[Measured]:
+    """Sample `hf/POLICY` of a run on a file of problems, and write `problems.jsonl` into a folder.
 
     Raises:
         UserError: there is no such model, or the problems cannot be read.
     """
-    by_temperature = {t: _samples(run, problems, t, seed) for t in NUM_SAMPLES}
+    by_temperature = {
+        t: _samples(run / "hf" / policy, problems, t, run / into) for t in NUM_SAMPLES
+    }
     trained, deployed = by_temperature[TRAINED], by_temperature[DEPLOYED]
     measured = [measure_problem(p, trained[p], deployed[p]) for p in trained]
     lines = (json.dumps(problem._asdict()) + "\n" for problem in measured)
-    (run / "measured" / "problems.jsonl").write_text("".join(lines), encoding="utf-8")
+    (run / into / "problems.jsonl").write_text("".join(lines), encoding="utf-8")
     return measured
 
 
-def _samples(run: Path, problems: Path, temperature: float, seed: int) -> dict[str, list[Any]]:
+def _samples(model: Path, problems: Path, temperature: float, into: Path) -> dict[str, list[Any]]:
     """Of each problem, in the file's order."""
-    folder = run / "measured" / f"temperature_{temperature}"
+    folder = into / f"temperature_{temperature}"
     tree = {
-        "run": {"dir": folder, "seed": seed},
-        "model": {"path": run / "hf" / "final"},
+        "run": {"dir": folder, "seed": 1},
+        "model": {"path": model},
         "reward": {"kind": "examples.countdown.verifier:countdown_reward", "workers": 1},
         "eval": {
             "data": {"path": problems, "max_prompt_tokens": 12},

@@ -1,0 +1,181 @@
+"""The plan's test: the chosen STARE against DAPO on fresh seeds, at equal cost.
+
+    python -m examples.countdown.trial CHOICE [--seeds 101 ... 110] [--runs FOLDER] [--jobs N]
+
+CHOICE is the choice.json of examples/countdown/choose.py. Of each seed there are a warm-up, STARE
+to the number of steps for each budget, and DAPO with a policy saved every `SAVED` steps; a seed
+whose warm-up is refused is named, and the next one takes its place. When all runs are over, each
+STARE policy is compared on test with the first DAPO policy of its seed that has cost at least as
+much: FOLDER/trial.json has the measures of every policy, FOLDER/trial.md the paired differences
+with 95% intervals. What is done already is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from examples.countdown.choose import BUDGETS, Candidate
+from examples.countdown.demo import HERE, STARTS, exit_code_of, warm_up
+from examples.countdown.measure import sample_policy, summarise
+from megatron_stare.compare.paired import Difference, paired_difference
+from megatron_stare.errors import UserError
+from megatron_stare.observe.history import History, read_metrics
+
+DAPO_STEPS, SAVED = 360, 10
+METRICS = {"drawn": "rollout/drawn", "processor_s": "time/processor_s"}
+MEASURES = {
+    "pass@1": lambda found: found["pass_at"][1],
+    "accuracy at T=0.3": lambda found: found["deployed"],
+    "pass@16": lambda found: found["pass_at"][16],
+    "products: pass@1": lambda found: found["product_pass_at"][1],
+    "products: pass@16": lambda found: found["product_pass_at"][16],
+    "problems lost": lambda found: found["lost_problems"],
+}
+"""Shares of a policy, the primary one first."""
+
+
+def variants(choice: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The runs of a seed, as `megatron-stare compare` takes them."""
+    best = choice["best"]
+    candidate = Candidate(**best | {"falls": tuple(best["falls"])})
+    runs: dict[str, dict[str, Any]] = {
+        f"stare_{budget}": candidate.settings(steps) | {"train": {"steps": steps}}
+        for budget, steps in choice["steps"].items()
+    }
+    dapo = {"algorithm.method": "grpo", "train": {"steps": DAPO_STEPS, "save_every": SAVED}}
+    return runs | {"dapo": dapo}
+
+
+def warmed_up(seeds: Sequence[int], runs: Path) -> list[int]:
+    """The seeds whose warm-up got through, and for each that did not the next one behind them."""
+    passed, left = [], list(seeds)
+    while left:
+        seed = left.pop(0)
+        try:
+            warm_up(seed, runs)
+            passed.append(seed)
+        except UserError as error:
+            left.append(max([seed, *left]) + 1)
+            print(f"trial: {error}\ntrial: seed {left[-1]} takes the place of {seed}", flush=True)
+    return passed
+
+
+def train(seeds: Sequence[int], runs: Path, jobs: int, arms: Mapping[str, Any]) -> None:
+    """All runs of all seeds; one that ends early counts with what it has saved."""
+    exit_code_of(
+        *("compare", HERE / "compare.yaml", f"dir={runs}", f"seeds={list(seeds)}"),
+        *(f"settings.{key}={runs}/{path}" for key, path in STARTS.items()),
+        *(f"jobs={jobs}", "settings.log.progress=false", "baseline=dapo"),
+        f"variants={json.dumps(dict(arms))}",
+    )
+
+
+def first_as_dear(history: History, metric: str, cost: float, saved: Sequence[int]) -> int:
+    """The first of the saved steps until which a run has spent so much; the last if none has."""
+    curve = history[metric]
+    spent = dict(zip(curve.steps.tolist(), np.cumsum(curve.values).tolist(), strict=True))
+    return next((step for step in saved if spent[step] >= cost), saved[-1])
+
+
+def measure_seed(seed: int, runs: Path, budgets: Sequence[str]) -> dict[str, Any]:
+    """What both policies of each budget can do on test.
+
+    Raises:
+        UserError: a run has saved nothing.
+    """
+    problems, warmup = runs / f"data-seed{seed}" / "test.jsonl", runs / f"sft-seed{seed}"
+    start = sample_policy(warmup, problems)
+    dapo = runs / f"dapo-seed{seed}"
+    history = read_metrics(dapo)
+    saved = sorted(int(path.name[5:]) for path in dapo.glob("hf/step_*"))
+    if not saved:
+        raise UserError(f"{dapo}: expected policies in hf/step_*, found none")
+    found = {}
+    for budget in budgets:
+        run = runs / f"stare_{budget}-seed{seed}"
+        cost = float(read_metrics(run)[METRICS[budget]].values.sum())
+        step = first_as_dear(history, METRICS[budget], cost, saved)
+        name = f"step_{step:06d}"
+        against = sample_policy(dapo, problems, name, f"measured/{name}")
+        found[budget] = {
+            "cost": cost,
+            "dapo_step": step,
+            "stare": summarise(sample_policy(run, problems), start),
+            "dapo": summarise(against, start),
+        }
+    return {"warm-up": summarise(start, start), **found}
+
+
+def differences(
+    found: Mapping[int, Mapping[str, Any]], budget: str
+) -> dict[str, Difference | None]:
+    """STARE's measures less DAPO's, paired by seed."""
+    return {
+        name: paired_difference(
+            {seed: of(all_of[budget]["stare"]) for seed, all_of in found.items()},
+            {seed: of(all_of[budget]["dapo"]) for seed, all_of in found.items()},
+        )
+        for name, of in MEASURES.items()
+    }
+
+
+def markdown(found: Mapping[int, Mapping[str, Any]], budgets: Sequence[str]) -> str:
+    """Differences in points with 95% intervals, and below them pass@1 of every seed."""
+    lines = [f"| STARE - DAPO, points | {' | '.join(budgets)} |", "|---|" + "---|" * len(budgets)]
+    by_budget = {budget: differences(found, budget) for budget in budgets}
+    for name in MEASURES:
+        cells = [_points(by_budget[budget][name]) for budget in budgets]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "| seed | budget | DAPO's step | pass@1 STARE | pass@1 DAPO |",
+        "|---|---|---|---|---|",
+    ]
+    for seed, all_of in found.items():
+        for budget in budgets:
+            one = all_of[budget]
+            rates = [f"{100 * one[name]['pass_at'][1]:.1f}" for name in ("stare", "dapo")]
+            lines.append(f"| {seed} | {budget} | {one['dapo_step']} | {' | '.join(rates)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _points(difference: Difference | None) -> str:
+    if difference is None:
+        return ""
+    width = difference.half_width
+    return f"{100 * difference.mean:+.1f}" + ("" if width is None else f" ± {100 * width:.1f}")
+
+
+def main() -> int:
+    """Train, measure, write."""
+    parser = argparse.ArgumentParser(description="STARE against DAPO at equal cost.")
+    parser.add_argument("choice", type=Path, metavar="CHOICE")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(101, 111)))
+    parser.add_argument("--runs", type=Path, default=Path("runs/countdown-trial"))
+    parser.add_argument("--jobs", type=int, default=2)
+    arguments = parser.parse_args()
+    choice = json.loads(arguments.choice.read_text(encoding="utf-8"))
+    budgets = [budget for budget in BUDGETS if budget in choice["steps"]]
+    try:
+        seeds = warmed_up(arguments.seeds, arguments.runs)
+        train(seeds, arguments.runs, arguments.jobs, variants(choice))
+        found = {seed: measure_seed(seed, arguments.runs, budgets) for seed in seeds}
+    except UserError as error:
+        print(f"trial: {error}", file=sys.stderr)
+        return 2
+    text = json.dumps(found, indent=2) + "\n"
+    (arguments.runs / "trial.json").write_text(text, encoding="utf-8")
+    (arguments.runs / "trial.md").write_text(markdown(found, budgets), encoding="utf-8")
+    print(markdown(found, budgets))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
