@@ -19,6 +19,7 @@ from sympy import Integer, Rational
 
 from megatron_stare.rewards.answers import boxed_list, marked_answer, stated_answer
 from megatron_stare.rewards.equivalence import equal
+from megatron_stare.rewards.letters import with_letters_of
 from megatron_stare.rewards.notations import (
     bases_agree,
     choices_agree,
@@ -97,6 +98,7 @@ def _agree(given: str, expected: str) -> bool:
     at_sight = _equal_at_sight(given, expected)
     if at_sight is not None or len(given) > _LONGEST or len(expected) > _LONGEST:
         return bool(at_sight)
+    given = with_letters_of(expected, given)
     given, expected = plain_numbers(latex_of(given)), plain_numbers(latex_of(expected))
     for verdict in (
         choices_agree(given, expected, _agree),

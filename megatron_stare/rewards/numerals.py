@@ -5,42 +5,8 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from megatron_stare.rewards.number_words import SCALES, number_in_words
 from megatron_stare.rewards.spelling import rewritten, substitution
-
-_SMALL = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
-_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-_WORDS = {word: n for n, word in enumerate(_SMALL)}
-_WORDS |= {word: 10 * n for n, word in enumerate(_TENS, 2)}
-_WORDS |= {f"{ten}-{one}": _WORDS[ten] + _WORDS[one] for ten in _TENS for one in _SMALL[1:10]}
-_WORDS |= {"one-hundred": 100, "one-thousand": 1000}
-_PARTS = {"half": 2, "third": 3, "thirds": 3, "fourth": 4, "quarter": 4, "quarters": 4, "fifth": 5}
-_WORDS |= {
-    f"{_SMALL[n]}-{part}": rf"\frac{{{n}}}{{{whole}}}"
-    for part, whole in _PARTS.items()
-    for n in range(1, 4)
-}
-_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 
 
 def plain_numbers(text: str) -> str:
@@ -71,7 +37,7 @@ def _improper_fraction(match: re.Match[str]) -> str:
 
 
 def _scaled(match: re.Match[str]) -> str:
-    power = rf"\times 10^{{{_SCALES[match['scale'].lower()]}}} "
+    power = rf"\times 10^{{{SCALES[match['scale'].lower()]}}} "
     return match["number"] + power + (match["text"] or "")
 
 
@@ -121,11 +87,11 @@ _REWRITES = [
     substitution(r"^([0-9.]+)\s*(?:to|\\text\s*\{\s*to\s*\})\s*([0-9.]+)$", r"\1:\2"),
     # Words.
     substitution(
-        r"(?i)^(?:\\text\s*\{\s*)?([a-z]+(?:[- ][a-z]+)?)\s*\}?$",
-        lambda m: str(_WORDS.get(m[1].lower().replace(" ", "-"), m[0])),
+        r"(?i)^(?:\\text\s*\{\s*)?([a-z]+(?:[- ][a-z]+)*)\s*\}?$",
+        lambda m: number_in_words(m[1]) or m[0],
     ),
     substitution(
-        rf"(?i)^(?P<number>.*[0-9}}])\s*(?P<text>\\text\s*\{{)?\s*(?P<scale>{'|'.join(_SCALES)})\b",
+        rf"(?i)^(?P<number>.*[0-9}}])\s*(?P<text>\\text\s*\{{)?\s*(?P<scale>{'|'.join(SCALES)})\b",
         _scaled,
     ),
 ]

@@ -143,6 +143,10 @@ _TYPOGRAPHY = [
         "",
     ),
     substitution(r"\\(?:begin|end)\{(?:align(?:ed)?|gather(?:ed)?|equation|split)\*?\}|&(?==)", ""),
+    substitution(
+        r"^\s*(?:\\left\s*\\\{)?\s*\\begin\{cases\}([^&]*)\\end\{cases\}\s*(?:\\right\s*\.)?\s*$",
+        lambda m: re.sub(r"\s*\\\\\s*(?=\S)", ", ", m[1]),
+    ),
     substitution(r"\\color\s*\{\w+\}|\\(?:checkmark|blacksquare|qed|Box)(?![a-zA-Z])", ""),
     _without_braces(
         r"boxed|fbox|mathbf|boldsymbol|bm|math(?:it|sf|tt|normal)|underline|ensuremath|textcolor\{\w+\}"
@@ -209,7 +213,10 @@ _TYPOGRAPHY = [
     substitution(r"(?<![\\a-zA-Z])(pi|theta)(?![a-zA-Z])", r"\\\1 "),
     substitution(rf"\\langle{_END}", "("),
     substitution(rf"\\rangle{_END}", ")"),
-    substitution(r"(?i)^\s*(?:\\text\s*\{\s*)?(?:the )?empty set\s*\}?\s*$", r"\\emptyset"),
+    substitution(
+        r"(?i)^\s*(?:\\text\s*\{\s*)?(?:(?:the )?empty set|no solutions?)\s*\}?\s*$", r"\\emptyset"
+    ),
+    substitution(r"(?i)^\s*(?:\\text\s*\{\s*)?DNE\s*\}?\s*$", r"\\text{does not exist}"),
     substitution(r"(?i)^\s*(?:\\text\s*\{\s*)?all real numbers\s*\}?\s*$", r"(-\\infty,\\infty)"),
     substitution(r"\\mathbb\s*\{?R\}?", r"(-\\infty,\\infty)"),
     substitution(r"\{bmatrix\}", "{pmatrix}"),

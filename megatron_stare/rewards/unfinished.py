@@ -58,6 +58,7 @@ _OPERATIONS = {
     "matrices": r"\\end\{[bp]?matrix\}\s*(?:\^|(?:\\cdot|\\times|[-+])?\s*\\begin)"
     r"|[0-9}]\s*(?:\\cdot|\\times)?\s*\\begin\{[bp]?matrix",
     "power of zero or one": r"(?<!10)\^\s*(?:\{\s*[01]\s*\}|[01](?![0-9./]))",
+    "special function": r"\\(?:Gamma|zeta)\s*(?:\\left\s*)?\(\s*[0-9]",
     "infinity": r"[0-9)]\s*(?:\\cdot|\\times)?\s*\\infty|\\infty\s*[-+*/^]|\{\s*\\infty\s*\}",
     "sign": r"-\s*\(?\s*-",
 }  # fmt: skip

@@ -168,6 +168,19 @@ RIGHT = [
     (r"\fbox{5}", "5"),
     (r"5 \checkmark", "5"),
     ("5!", "120"),
+    ("two and a half", "2.5"),
+    ("one hundred twenty three", "123"),
+    (r"\text{one hundred and five}", "105"),
+    ("minus five", "-5"),
+    ("negative three fourths", "-0.75"),
+    ("a half", "0.5"),
+    (r"n\pi, n \in \mathbb{Z}", r"k\pi, k\in\mathbb{Z}"),
+    (r"x = \frac{\pi}{4}+\frac{n\pi}{2}, n \in ℤ", r"\frac\pi4+\frac{k\pi}{2}, k\in\mathbb{Z}"),
+    ("f(t)=t^2+1", "f(x)=x^2+1"),
+    (r"\text{no solution}", r"\emptyset"),
+    (r"\emptyset", "no solutions"),
+    ("DNE", r"\text{does not exist}"),
+    (r"\begin{cases} x = 1 \\ y = 2 \end{cases}", "(1,2)"),
 ]
 
 WRONG = [
@@ -311,6 +324,17 @@ WRONG = [
     ("2(3+4)", "14"),
     ("{2}{3}", "6"),
     (r"10-\sqrt{4}", "8"),
+    ("five six", "11"),
+    ("five six", "56"),
+    ("twenty-five", "20"),
+    ("a third", "3"),
+    (r"2n\pi, n\in\mathbb{Z}", r"k\pi, k\in\mathbb{Z}"),
+    (r"kn\pi, n\in\mathbb{Z}", r"k\pi, k\in\mathbb{Z}"),
+    (r"n\pi", r"k\pi"),
+    ("f(t)=t^2+x", "f(x)=x^2+x"),
+    ("f(t)=t^3", "f(x)=x^2"),
+    ("no real solutions", "no solution"),
+    (r"\begin{cases} x = 1 \\ y = 3 \end{cases}", "(1,2)"),
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.unit.rewards.mathematics.judged import boxed_reward, judged
 
 OPERATIONS_LEFT = [
+    (r"\Gamma(5)", "24"),
     (r"\sum_{k=1}^{100} k", "5050"),
     (r"\sum_{k=1}^{n} k", r"\frac{n(n+1)}{2}"),
     (r"\sum\limits_{k=0}^{\infty} \frac{1}{2^k}", "2"),
@@ -126,6 +127,7 @@ ARITHMETIC_LEFT = [
 ]
 
 FINISHED = [
+    (r"\Gamma(n+1)", r"\Gamma(n+1)"),
     (r"\frac{\sqrt{x}}{x}", r"\frac{1}{\sqrt{x}}"),
     (r"\tan^{-1}(2)", r"\arctan 2"),
     (r"\sinh x", r"\frac{e^x-e^{-x}}{2}"),
