@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from megatron_stare.config.yaml_text import read_text, read_yaml
 from megatron_stare.errors import UserError
+from megatron_stare.system.reading import open_file
 from megatron_stare.system.settings import Settings
 
 _MAX_CHARACTERS = 1 << 20
@@ -67,7 +68,7 @@ def describe(kind: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        with path.open(encoding="utf-8") as file:
+        with open_file(path, "r", encoding="utf-8") as file:
             text = file.read(_MAX_CHARACTERS + 1)
         if len(text) > _MAX_CHARACTERS:
             raise UserError(f"{path}: expected a config, found more than {_MAX_CHARACTERS:,} bytes")

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from megatron_stare.errors import UserError
 from megatron_stare.system.output import make_folder, writing
+from megatron_stare.system.reading import read_whole
 
 LOCK = "lock"
 _CLAIM = re.compile(rf"{LOCK}\..+\.\d+")
@@ -100,7 +101,7 @@ class RunLock:
     def check_free(self) -> None:
         """UserError where another run holds the folder."""
         with writing(self._folder, "run.dir"), suppress(FileNotFoundError, NotADirectoryError):
-            self._refuse(self._path.read_bytes())
+            self._refuse(read_whole(self._path))
 
     def take(self) -> None:
         """Hold the folder, which is there; UserError where another run does."""
@@ -124,7 +125,7 @@ class RunLock:
     def check_held(self) -> None:
         """UserError where the folder, or the lock in it, is not ours any more."""
         try:
-            found = self._path.read_bytes()
+            found = read_whole(self._path)
         except (FileNotFoundError, NotADirectoryError):
             found = b""
         except OSError:
@@ -162,7 +163,7 @@ class RunLock:
 
     def _try_to_take_over(self, claim: Path) -> bool:
         try:
-            file = os.open(self._path, os.O_RDWR)
+            file = os.open(self._path, os.O_RDWR | os.O_NONBLOCK)  # A pipe has nothing to say.
         except FileNotFoundError:
             return False  # Just released.
         try:

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from megatron_stare.config.data import DataConfig
 from megatron_stare.data.prompts import PromptSet
 from megatron_stare.data.tasks import generate_problems
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.types import Prompt
 
 
@@ -52,6 +53,22 @@ def open_prompt_sets(
             tools=tools,
         )
     return sets
+
+
+def check_lengths(
+    sets: dict[str, PromptSet], shape: ModelShape, *, key: str, max_response_tokens: int
+) -> None:
+    """See that the model has positions for a response to the longest prompt, if there is any.
+
+    Raises:
+        UserError: it has fewer.
+    """
+    longest = max((len(prompt.token_ids) for prompt in in_turn(sets)), default=0)
+    if longest:
+        shape.check_positions(
+            f"{key}: the longest prompt, {longest}, + max_response_tokens={max_response_tokens}",
+            longest + max_response_tokens,
+        )
 
 
 def in_turn(sets: dict[str, PromptSet]) -> list[Prompt]:

@@ -12,6 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from megatron_stare.data.probes import encodable, first_difference, probes_of
 from megatron_stare.errors import UserError
+from megatron_stare.system.json_file import read_object
+from megatron_stare.system.reading import check_files
 
 _FILE = "tokenizer.json"
 _VOCABULARY_FILES = (_FILE, "tokenizer.model", "vocab.json")
@@ -39,12 +41,16 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder, expected a Hugging Face model folder")
+    check_files(folder)
     # From a config.json alone transformers makes a tokenizer without a vocabulary.
     if not any((folder / name).is_file() for name in _VOCABULARY_FILES):
         raise UserError(f"{folder}: no tokenizer, expected one of {', '.join(_VOCABULARY_FILES)}")
     try:
         tokenizer = _load(folder)
     except Exception as error:  # Whatever a malformed file makes transformers raise.
+        for name in (_FILE, "tokenizer_config.json"):
+            if (folder / name).exists(follow_symlinks=False):
+                read_object(folder / name, "that of a tokenizer")
         reason = f"{type(error).__name__}: {str(error).strip().partition('\n')[0]}"
         raise UserError(f"{folder}: no usable tokenizer ({reason})") from error
     eos_token_id(tokenizer)

@@ -65,5 +65,6 @@ def _truncate(logprobs: Tensor, top_k: int, top_p: float) -> Tensor:
     if top_p < 1:
         probs = ordered.softmax(dim=-1)
         mass_before = probs.cumsum(dim=-1) - probs
-        ordered.masked_fill_(mass_before >= top_p, -torch.inf)
+        # The first stays, though float32 may take a small `top_p` for 0.
+        ordered.masked_fill_((mass_before >= top_p) & (mass_before > 0), -torch.inf)
     return torch.empty_like(logprobs).scatter_(-1, tokens, ordered)

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.data.tokenizer import eos_token_id
 from megatron_stare.errors import UserError
+from megatron_stare.system.reading import open_file
 from megatron_stare.types import Turn
 
 Ended = Literal["stop", "length", "turns", "seconds", "void", "failed"]
@@ -86,7 +87,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """Lines that are not blank, each with its `file:line`."""
     try:
         # Only a line feed ends a line: texts may hold other characters that Unicode calls newlines.
-        with path.open(encoding="utf-8-sig", newline="\n") as file:
+        with open_file(path, "r", encoding="utf-8-sig", newline="\n") as file:
             for number, text in enumerate(file, start=1):
                 if text.strip():
                     yield f"{path}:{number}", text

@@ -20,7 +20,7 @@ from megatron_stare.config.yaml_text import read_yaml
 from megatron_stare.errors import UserError, without_surrogates
 from megatron_stare.observe.history import History, Series, number_or_nan, read_metrics
 from megatron_stare.observe.metrics import is_pass_at, source_of
-from megatron_stare.system.reading import read_whole
+from megatron_stare.system.reading import open_file, read_whole
 
 _DUMP = re.compile(r"step_([0-9]{6,18})\.jsonl")
 _TEXTS = ("prompt", "response", "finish_reason")
@@ -181,7 +181,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _read_samples(path: Path) -> Iterator[ShownSample]:
     # A dump of long responses is large, and only its first lines are shown: never read it whole.
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             for number, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
                     return  # The run is writing it, or was killed there.

@@ -15,7 +15,7 @@ from megatron_stare.config.policy import ModelConfig
 from megatron_stare.config.tools import ToolsConfig
 from megatron_stare.config.workflow import WorkflowConfig
 from megatron_stare.data.prompts import PromptSet
-from megatron_stare.data.sources import in_turn, open_prompt_sets
+from megatron_stare.data.sources import check_lengths, in_turn, open_prompt_sets
 from megatron_stare.data.tokenizer import check_vocabulary, load_tokenizer
 from megatron_stare.engines.embedded import EmbeddedEngine
 from megatron_stare.engines.engine import Engine
@@ -74,6 +74,7 @@ def open_folder_rollouts(
         sets = open_prompt_sets(data, tokenizer, key=key, seed=seed, tools=schemas)
         for prompts in sets.values():
             print_line(console, str(prompts.report))
+        check_lengths(sets, shape, key=key, max_response_tokens=max_response_tokens)
         form = next(iter(sets.values())).form  # Of the template, which is one for all.
         sources = stop_token_sources(model.path, tokenizer, turn_ends=form.turn_ends)
         print_line(console, describe_stop_tokens(sources, tokenizer))

@@ -41,7 +41,7 @@ def stop_token_sources(
             an `eos_token_id` that is no token of the model.
     """
     said = [("tokenizer", [eos_token_id(tokenizer)])]
-    there = [name for name in CONFIG_FILES if (folder / name).exists()]
+    there = [name for name in CONFIG_FILES if (folder / name).exists(follow_symlinks=False)]
     contents = {name: read_object(folder / name, "a model's config") for name in there}
     vocab_size = _vocab_size(contents.get("config.json", {}), tokenizer)
     for name, content in contents.items():

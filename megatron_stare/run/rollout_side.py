@@ -14,7 +14,7 @@ from megatron_stare.algorithms.drawing import Drawing
 from megatron_stare.checkpoint.resume import check_inputs
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.data.prompts import PromptSet
-from megatron_stare.data.sources import in_turn, open_prompt_sets
+from megatron_stare.data.sources import check_lengths, in_turn, open_prompt_sets
 from megatron_stare.data.tasks import versions_of
 from megatron_stare.data.tokenizer import check_vocabulary, load_tokenizer, tokenizer_identity
 from megatron_stare.engines.embedded import EmbeddedEngine
@@ -22,6 +22,7 @@ from megatron_stare.engines.engine import Engine
 from megatron_stare.engines.replay import ReplayEngine
 from megatron_stare.engines.sglang.engine import SGLangEngine
 from megatron_stare.launch.rank_zero import from_rank_zero
+from megatron_stare.model_shape import ModelShape
 from megatron_stare.observe.console import Advance
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.bank import Bank
@@ -215,7 +216,7 @@ def _build_with(
 ) -> RolloutSide:
     method, seed = config.algorithm, config.run.seed
     tools = prompt_tools(config.workflow, toolbox)
-    sets, problems = _open_data(config, tokenizer, tools)
+    sets, problems = _open_data(config, tokenizer, tools, world.shape)
     forms = []
     for prompts in (*sets.values(), *problems.values()):
         world.loggers.message(str(prompts.report))
@@ -281,7 +282,10 @@ def _banked(
 
 
 def _open_data(
-    config: TrainConfig, tokenizer: PreTrainedTokenizerBase, tools: Sequence[dict[str, Any]]
+    config: TrainConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    tools: Sequence[dict[str, Any]],
+    shape: ModelShape,
 ) -> tuple[dict[str, PromptSet], dict[str, PromptSet]]:
     """What is trained on, and what is held out, by source."""
     longest = {"data": config.rollout.max_response_tokens}
@@ -296,7 +300,11 @@ def _open_data(
         )
         for key, data in config.data_by_key.items()
     }
-    return sets["data"], sets.get("eval.data", {})
+    trained_on, held_out = sets["data"], sets.get("eval.data", {})
+    if config.rollout.engine != "replay":  # It has responses as they are.
+        most = config.eval.max_response_tokens
+        check_lengths(held_out, shape, key="eval.data", max_response_tokens=most)
+    return trained_on, held_out
 
 
 def _drawn(sets: dict[str, PromptSet], config: TrainConfig) -> Prompts:

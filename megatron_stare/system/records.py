@@ -15,6 +15,8 @@ import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from megatron_stare.system.reading import read_whole
+
 _FRAME = struct.Struct("<II")
 """Bytes and CRC-32 of the content that follows."""
 
@@ -79,7 +81,7 @@ def _read(path: Path) -> list[bytes]:
     """Whole records of a file, none where it is missing."""
     if not path.exists():
         return []
-    content, records, start = path.read_bytes(), [], 0
+    content, records, start = read_whole(path), [], 0
     while start + _FRAME.size <= len(content):
         length, crc32 = _FRAME.unpack_from(content, start)
         start += _FRAME.size

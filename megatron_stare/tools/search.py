@@ -9,6 +9,7 @@ from typing import Any
 
 from megatron_stare.config.tools import ToolsConfig
 from megatron_stare.errors import UserError
+from megatron_stare.system.reading import open_file
 from megatron_stare.tools.functions import FunctionTool
 from megatron_stare.tools.tool import Arguments, Session
 
@@ -83,7 +84,7 @@ def _read(path: Path) -> list[str]:
     """Passages of a corpus, each with its title before it."""
     passages = []
     try:
-        with path.open(encoding="utf-8") as file:
+        with open_file(path, "r", encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 passages.append(_passage(line, f"{path}:{number}"))
     except (OSError, UnicodeDecodeError) as error:
@@ -96,7 +97,7 @@ def _read(path: Path) -> list[str]:
 def _passage(line: str, place: str) -> str:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"tools.search.corpus: {place} is no JSON ({error})") from None
     match row:
         case {"title": str(title), "text": str(text)}:

@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from megatron_stare.errors import UserError
+from megatron_stare.system.reading import check_files, open_file
 from megatron_stare.system.untrusted import Record, RecordUnpickler
 
 INDEX_FILE = ".metadata"
@@ -61,11 +62,13 @@ def read_index(folder: Path) -> Metadata:
     """What a checkpoint holds, and where.
 
     Raises:
-        UserError: the file cannot be read, names anything but what indices consist of, or is none.
+        UserError: the file cannot be read, names anything but what indices consist of, or is none;
+            or a pipe is in the place of any file.
     """
+    check_files(folder)
     path = folder / INDEX_FILE
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             index = RecordUnpickler(file, path, ADMITTED).load()
         return _metadata(index)
     except UserError:

@@ -15,6 +15,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from megatron_stare.errors import UserError
 from megatron_stare.model_shape import FAMILIES, Family, ModelShape, MoeShape
 from megatron_stare.system.json_file import read_object
+from megatron_stare.system.reading import check_files
 from megatron_stare.weights.rope_scaling import read_rope
 
 _Channels = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -82,8 +83,10 @@ def read_hf_config(folder: Path) -> ModelShape:
     Raises:
         UserError: the folder or file is missing or malformed, the family is not supported, or the
             network uses something that is not implemented (sliding windows, other activations,
-            quantised weights, other RoPE types, dense layers among those with experts).
+            quantised weights, other RoPE types, dense layers among those with experts), or the
+            folder has a pipe in the place of a file.
     """
+    check_files(folder)
     path = Path(folder) / "config.json"
     raw = read_object(path, "a Hugging Face model folder")
     if raw.get("model_type") not in FAMILIES:

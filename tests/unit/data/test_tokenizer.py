@@ -148,15 +148,23 @@ def test_a_folder_without_a_usable_tokenizer_is_one_clear_error(tmp_path: Path):
         load_tokenizer(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0", "model"')
-    with pytest.raises(UserError, match="no usable tokenizer"):
+    with pytest.raises(UserError, match=r"tokenizer\.json: not valid JSON"):
         load_tokenizer(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"added_tokens_decoder": 3}', "[" * 10_000])
-def test_a_malformed_tokenizer_config_is_one_clear_error(tmp_path: Path, content: str):
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", r"tokenizer_config\.json: not valid JSON"),
+        ("[]", r"tokenizer_config\.json: expected that of a tokenizer, as a JSON object"),
+        ('{"added_tokens_decoder": 3}', "no usable tokenizer"),
+        ("[" * 10_000, r"tokenizer_config\.json: not valid JSON \(too many levels"),
+    ],
+)
+def test_a_malformed_tokenizer_config_is_one_clear_error(tmp_path: Path, content: str, said: str):
     folder = write_folder(tmp_path, byte_level())
     (folder / "tokenizer_config.json").write_text(content)
-    with pytest.raises(UserError, match="no usable tokenizer"):
+    with pytest.raises(UserError, match=said):
         load_tokenizer(folder)
 
 
