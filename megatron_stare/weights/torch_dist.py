@@ -44,7 +44,6 @@ from megatron_stare.errors import UserError
 from megatron_stare.system.durable_file import DurableFile
 from megatron_stare.system.folders import flush
 from megatron_stare.system.json_file import read_object
-from megatron_stare.system.reading import open_file
 from megatron_stare.system.untrusted import load_data
 from megatron_stare.weights.checkpoint_index import INDEX_FILE, read_index
 from megatron_stare.weights.finite import check_finite
@@ -205,7 +204,7 @@ class Checkpoint:
         """What is wanted of a chunk, mapped."""
         info = self._metadata.storage_data[item.storage_index]
         path = self.folder / info.relative_path
-        with open_file(path) as stream:
+        with path.open("rb") as stream:
             view = cast(IO[bytes], _create_file_view(stream, info.offset, info.length))
             # Without its data, but with the place where it stands.
             chunk = load_data(view, path, map_location="meta")
@@ -235,7 +234,7 @@ def check_objects(folder: Path) -> None:
         if isinstance(entry, BytesStorageMetadata):
             info = index.storage_data[MetadataIndex(key)]
             path = folder / info.relative_path
-            with open_file(path) as stream:
+            with path.open("rb") as stream:
                 stream.seek(info.offset)
                 load_data(io.BytesIO(stream.read(info.length)), f"{path}: {key}")
 
