@@ -158,30 +158,38 @@ class BatchStats:
 
     def mean(self, values: Tensor, where: Tensor | None = None) -> Tensor:
         """The mean of values `[r]`."""
-        count, total = self._count_and_sum(values, where)
+        count, total = self._count_and_sum(self._chosen(values, where), where)
         return total / count
 
     def std(self, values: Tensor, where: Tensor | None = None, *, unbiased: bool = True) -> Tensor:
         """The standard deviation of values `[r]`; 0 of a single one."""
-        return self._std_of(self._centred(values, where), where, unbiased=unbiased)
+        centred, count = self._centred(values, where)
+        return self._std_of(centred.square_(), count, unbiased=unbiased)
 
-    def _centred(self, values: Tensor, where: Tensor | None) -> Tensor:
-        return values.double() - self.of_tokens(self.mean(values, where))
+    def _centred(self, values: Tensor, where: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Values less their mean, float64 `[r]`, 0 for tokens that do not count; and the count."""
+        centred = self._chosen(values, where)
+        count, total = self._count_and_sum(centred, where)
+        # In place: to make a tensor of all tokens takes longer than to go over one.
+        centred.sub_(self.of_tokens(total / count)).masked_fill_(~self._counted(where), 0.0)
+        return centred, count
 
-    def _std_of(self, centred: Tensor, where: Tensor | None, *, unbiased: bool) -> Tensor:
-        count, squares = self._count_and_sum(centred.square(), where)
+    def _std_of(self, squares: Tensor, count: Tensor, *, unbiased: bool) -> Tensor:
         degrees = (count - 1).clamp(min=1) if unbiased else count
-        return (squares / degrees).sqrt().masked_fill(count == 0, math.nan)
+        return (self._sums(squares)[0] / degrees).sqrt().masked_fill(count == 0, math.nan)
 
     def whiten(self, values: Tensor, where: Tensor | None = None, *, eps: float = 1e-8) -> Tensor:
         """(x - mean) / sqrt(var + eps), unbiased, float64 `[r]`; 0 for tokens that do not count.
 
         And exactly 0 where x is the mean up to rounding: what follows may ask for the sign.
         """
-        centred = self._centred(values, where)
-        centred = centred.masked_fill(centred.abs() <= ROUNDING * values.abs(), 0.0)
-        variance = self.of_tokens(self._std_of(centred, where, unbiased=True)).square()
-        return (centred / (variance + eps).sqrt()).masked_fill(~self._counted(where), 0.0)
+        centred, count = self._centred(values, where)
+        distance = centred.abs()
+        is_mean = distance <= ROUNDING * values.abs()
+        squares = distance.masked_fill_(is_mean, 0.0).square_()
+        variance = self._std_of(squares, count, unbiased=True).square()
+        whitened = centred.masked_fill_(is_mean, 0.0).div_(self.of_tokens((variance + eps).sqrt()))
+        return whitened.masked_fill_(~self._counted(where), 0.0)
 
     def min(self, values: Tensor, where: Tensor | None = None) -> Tensor:
         """The smallest of values `[r]`; NaN if any is."""
@@ -277,14 +285,14 @@ class BatchStats:
         return self.mask if where is None else where
 
     def _chosen(self, values: Tensor, where: Tensor | None) -> Tensor:
-        return torch.where(self._counted(where), values.double(), 0.0)
+        """A float64 tensor of its own, `[r]`: 0 for tokens that do not count."""
+        return torch.where(self._counted(where), values, 0).double()
 
     @cached_property
     def _num_masked(self) -> Tensor:
         return self._sums(self.mask.double())[0]
 
-    def _count_and_sum(self, values: Tensor, where: Tensor | None) -> tuple[Tensor, Tensor]:
-        chosen = self._chosen(values, where)
+    def _count_and_sum(self, chosen: Tensor, where: Tensor | None) -> tuple[Tensor, Tensor]:
         if where is None:
             return self._num_masked, self._sums(chosen)[0]
         count, total = self._sums(where.double(), chosen)
