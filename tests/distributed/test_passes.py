@@ -1,4 +1,4 @@
-"""How often a step goes through the head.
+"""How often a step goes through the head, and through each term of its loss.
 
 A prepass is a forward pass under the weights of the first update. Where its graphs are kept, that
 update goes backward only. Where not, what it has said of the tokens is all that the head's backward
@@ -7,6 +7,7 @@ needs there, so the head itself goes forward once, not twice.
 
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,6 +17,9 @@ import torch
 from torch import Tensor
 
 import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it has to be)
+from megatron_stare.algorithms.terms.clip import Clip
+from megatron_stare.algorithms.terms.entropy import Entropy
+from megatron_stare.algorithms.terms.kl import Kl
 from megatron_stare.ops.logprob_entropy import linear_token_scores
 from megatron_stare.policy import head
 from tests.distributed.test_layouts import ENGINE_RANKS, GRPO, POLICY_RANKS, TWO_UPDATES
@@ -68,7 +72,7 @@ PROBE = "forward"
 def ways(parallel: Mapping[str, int], folder: Path, keep_graph: str) -> list[str]:
     """On the last rank: of a method that ranks by the policy, the same with two updates, one that
     ranks by the engine, and GRPO."""
-    model = make_hf_folder(folder / "qwen3", **NETWORKS["qwen3"])
+    model = make_hf_folder(folder / "qwen3", **NETWORKS["qwen3"], num_hidden_layers=2)
     batches = ragged_batches(seed=0)[:1]
     settings = (POLICY_RANKS, TWO_UPDATES, ENGINE_RANKS, GRPO)
     jobs = {
@@ -95,7 +99,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_steps_are_the_same_to_the_bit_whether_graphs_wait_or_not(name, tmp_path):
     network, layout = LAYOUTS[name]
-    folder = make_hf_folder(tmp_path / "model", **NETWORKS[network])
+    folder = make_hf_folder(tmp_path / "model", **NETWORKS[network], num_hidden_layers=2)
     settings = {"once": POLICY_RANKS, "twice": TWO_UPDATES}
     jobs = {
         f"{method}, {keep}": Job(folder, with_train(each, keep_graph=keep), ragged_batches(seed=0))
@@ -117,3 +121,47 @@ def assert_same_bits(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> 
     assert one.keys() == other.keys()
     for name, tensor in one.items():
         assert torch.equal(tensor, other[name]), name
+
+
+TERMS = {"clip": Clip, "kl": Kl, "entropy": Entropy}
+FOUR_UPDATES = {
+    "train": {"updates_per_step": 2, "keep_graph": "never"},
+    "algorithm": {
+        "method": "grpo",
+        "terms": [{"kl": {"coef": 0.1}}, {"entropy": {"coef": 0.1}}],
+        "epochs": {"count": 2},
+    },
+}
+
+
+def runs_in_turn(rank: int, layout: Layout, jobs: dict[str, Job]) -> list[str]:
+    """Of the head and of each term's methods; a rank of an earlier stage has no losses."""
+    runs = []
+
+    def recorded(name, function):
+        def run(*inputs, **options):
+            runs.append(name)
+            return function(*inputs, **options)
+
+        return run
+
+    with ExitStack() as stack:
+        scores = recorded("head", linear_token_scores)
+        stack.enter_context(mock.patch.object(head, "linear_token_scores", scores))
+        for name, term in TERMS.items():
+            loss, prepare = recorded(name, term.loss), recorded(f"prepare {name}", term.prepare)
+            stack.enter_context(mock.patch.multiple(term, loss=loss, prepare=prepare))
+        take_steps(rank, layout, jobs)
+    return runs
+
+
+@pytest.mark.parametrize("parallel", [{}, {"pipeline": 2}])
+def test_each_term_runs_once_an_update_and_is_prepared_once_a_step(parallel, tmp_path):
+    """Of a micro-batch an update."""
+    folder = make_hf_folder(tmp_path / "qwen3", **NETWORKS["qwen3"], num_hidden_layers=2)
+    jobs = {"": Job(folder, FOUR_UPDATES, ragged_batches(seed=0)[:1])}
+    layout = Layout(math.prod(parallel.values()), parallel, max_tokens=4096)
+    *_, last = run_world(layout.processes, runs_in_turn, layout, jobs)
+    probe, prepass, reference = ["head"], ["head"] * 2, ["head"] * 2
+    prepared = [f"prepare {term}" for term in TERMS]
+    assert last == [*probe, *prepass, *reference, *prepared, *["head", *TERMS] * 4]
