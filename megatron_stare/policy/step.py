@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -220,7 +221,11 @@ class Policy:
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Parameters of this rank under their Transformer Engine names, global layer indices."""
-        yield from named_parameters([chunk.module for chunk in self.model]).items()
+        yield from self._parameters.items()
+
+    @cached_property
+    def _parameters(self) -> dict[str, torch.nn.Parameter]:
+        return named_parameters([chunk.module for chunk in self.model])
 
     def spoiled_weight(self) -> str | None:
         """The first parameter, of any rank, that is not finite or far too large. Collective.
