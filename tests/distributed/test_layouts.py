@@ -20,8 +20,9 @@ order), nor anything of bfloat16 or of GPUs.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -135,6 +136,7 @@ HALVES = (
 QUARTERS = tuple(half[start : start + 2] for start in (0, 2) for half in HALVES)
 WHOLE = ("one process", "pp2 vpp2")
 MOE = ("qwen3_moe", "qwen3_moe tied")
+MOST_LAYERS = 4
 
 
 def networks_of(name: str) -> Sequence[str]:
@@ -151,22 +153,31 @@ def networks_of(name: str) -> Sequence[str]:
     return [n for n in networks if not (is_tensor_alone and n in MOE)]
 
 
-@pytest.fixture(scope="module")
-def jobs(tmp_path_factory) -> dict[str, Job]:
-    root = tmp_path_factory.mktemp("models")
-    return {
-        name: Job(
-            make_hf_folder(root / name.replace(" ", "_"), max_shard_size="1GB", **NETWORKS[name]),
-            settings,
-            ragged_batches(seed=0),
-        )
-        for name, settings in SETTINGS.items()
-    }
+def num_layers_in(layout: Layout) -> int:
+    """One a pipeline chunk, and two where that is one: more of the same show nothing more."""
+    chunks = layout.parallel.get("pipeline", 1) * layout.parallel.get("virtual_pipeline", 1)
+    return max(2, chunks)
 
 
 @pytest.fixture(scope="module")
-def expected(jobs) -> dict[str, list[StepOutcome]]:
-    return {name: _reference_steps(job) for name, job in jobs.items()}
+def job_of(tmp_path_factory) -> Callable[[str, int], Job]:
+    """By name of the network and number of layers."""
+    root, batches = tmp_path_factory.mktemp("models"), ragged_batches(seed=0)
+
+    @cache
+    def make(name: str, num_layers: int) -> Job:
+        folder = root / f"{name.replace(' ', '_')}_{num_layers}"
+        network = NETWORKS[name] | {"num_hidden_layers": num_layers}
+        make_hf_folder(folder, max_shard_size="1GB", **network)
+        return Job(folder, SETTINGS[name], batches)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def expected_of(job_of) -> Callable[[str, int], list[StepOutcome]]:
+    """By name of the network and number of layers."""
+    return cache(lambda *network: _reference_steps(job_of(*network)))
 
 
 def _reference_steps(job: Job) -> list[StepOutcome]:
@@ -191,26 +202,28 @@ def _reference_steps(job: Job) -> list[StepOutcome]:
         for name in LAYOUTS
     ],
 )
-def test_three_steps_are_those_of_the_reference(name, jobs, expected):
-    assert_reference_steps(LAYOUTS[name], networks_of(name), jobs, expected)
+def test_three_steps_are_those_of_the_reference(name, job_of, expected_of):
+    assert_reference_steps(LAYOUTS[name], networks_of(name), job_of, expected_of)
 
 
-def assert_reference_steps(layout, networks, jobs, expected) -> None:
-    here = {network: jobs[network] for network in networks}
-    ranks = run_world(layout.processes, take_steps, layout, here)
+def assert_reference_steps(layout, networks, job_of, expected_of) -> None:
+    num_layers = num_layers_in(layout)
+    jobs = {network: job_of(network, num_layers) for network in networks}
+    ranks = run_world(layout.processes, take_steps, layout, jobs)
     for network in networks:
         found = merge_ranks([rank[network] for rank in ranks])
-        for step, expected_step in zip(found, expected[network], strict=True):
+        for step, expected_step in zip(found, expected_of(network, num_layers), strict=True):
             assert_same_step(step, expected_step)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(24))
-def test_layouts_drawn_at_random_take_them_too(seed, jobs, expected):
+def test_layouts_drawn_at_random_take_them_too(seed, job_of, expected_of):
     """Whatever the program does not refuse, of up to 8 processes."""
     rng = random.Random(seed)
     network = rng.choice([*SETTINGS])
-    assert_reference_steps(_drawn(rng, jobs[network]), [network], jobs, expected)
+    layout = _drawn(rng, job_of(network, MOST_LAYERS))
+    assert_reference_steps(layout, [network], job_of, expected_of)
 
 
 def _drawn(rng: random.Random, job: Job) -> Layout:
@@ -240,9 +253,10 @@ def _is_allowed(layout: Layout, job: Job) -> bool:
 
 
 @pytest.mark.parametrize("layout", ["dp2", "tp2 sp"])
-def test_the_order_of_samples_changes_nothing(layout, jobs, expected):
+def test_the_order_of_samples_changes_nothing(layout, job_of, expected_of):
     """Where nothing ties: among exact ties, the order of samples is what decides."""
-    job = jobs["qwen2 tied"]
+    network = "qwen2 tied", num_layers_in(LAYOUTS[layout])
+    job, expected = job_of(*network), expected_of(*network)
     shuffled = [permuted(batch, _shuffled(batch, seed)) for seed, batch in enumerate(job.batches)]
     batches, sources = zip(*shuffled, strict=True)
     ranks = run_world(
@@ -252,7 +266,7 @@ def test_the_order_of_samples_changes_nothing(layout, jobs, expected):
         {"permuted": job._replace(batches=batches)},
     )
     found = merge_ranks([rank["permuted"] for rank in ranks])
-    for step, source, expected_step in zip(found, sources, expected["qwen2 tied"], strict=True):
+    for step, source, expected_step in zip(found, sources, expected, strict=True):
         assert_same_step(_in_original_order(step, source), expected_step)
 
 

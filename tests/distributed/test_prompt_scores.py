@@ -24,7 +24,9 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def job(tmp_path_factory) -> Job:
     """A batch with a prompt of one token, which has no log-prob."""
-    folder = make_hf_folder(tmp_path_factory.mktemp("qwen3"), **NETWORKS["qwen3"])
+    folder = make_hf_folder(
+        tmp_path_factory.mktemp("qwen3"), **NETWORKS["qwen3"], num_hidden_layers=2
+    )
     settings: Mapping[str, Any] = {
         "algorithm": {"links": ["grpo", {"pro_grpo": {"alpha": 0.1}}]},
         "rollout": {"prompts_per_step": 4, "max_response_tokens": 399, "temperature": 0.7},

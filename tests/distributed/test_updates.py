@@ -51,7 +51,9 @@ METHODS = {
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory):
-    folder = make_hf_folder(tmp_path_factory.mktemp("qwen3"), **NETWORKS["qwen3"])
+    folder = make_hf_folder(
+        tmp_path_factory.mktemp("qwen3"), **NETWORKS["qwen3"], num_hidden_layers=2
+    )
     (batch,) = ragged_batches(seed=0)[:1]
     demonstrated = torch.arange(len(batch)) == WORKED
     settings = {"optim": OPTIM, "train": {"updates_per_step": 2}}
