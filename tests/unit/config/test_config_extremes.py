@@ -64,7 +64,8 @@ def test_every_extreme_is_taken_or_refused_in_one_line(tmp_path, kind):
     path.write_text("model: {path: m}\n" + "".join(texts[name] for name in sections))
     taken = 0
     for key, bounds in numbers(kind):
-        for value in (*BEYOND, *extremes(bounds)):
-            taken += check(kind, path, f"{key}={value}")
-        assert not any(check(kind, path, f"{key}={value}") for value in ("1e308", ".nan", ".inf"))
+        values = {*BEYOND, *extremes(bounds)}
+        accepted = {value for value in values if check(kind, path, f"{key}={value}")}
+        assert accepted.isdisjoint({"1e308", ".nan", ".inf"}), key
+        taken += len(accepted)
     assert taken > 20
