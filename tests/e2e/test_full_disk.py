@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    return make_workspace(tmp_path_factory.mktemp("disk"))
+    return make_workspace(tmp_path_factory.mktemp("disk"), num_hidden_layers=2)
 
 
 def run(workspace, folder, *overrides: object, command: str = "train"):

@@ -51,11 +51,13 @@ def test_torchrun_starts_the_same_run(reference, tmp_path):
 
 
 def test_experts_over_ranks_change_nothing(tmp_path):
-    _assert_split_changes_nothing(make_workspace(tmp_path, "qwen3_moe"), "parallel.expert=2")
+    _assert_split_changes_nothing(
+        make_workspace(tmp_path, "qwen3_moe", num_hidden_layers=2), "parallel.expert=2"
+    )
 
 
 def test_ranks_that_share_a_kv_head_change_nothing(tmp_path):
-    workspace = make_workspace(tmp_path, "qwen2", num_key_value_heads=1)
+    workspace = make_workspace(tmp_path, "qwen2", num_hidden_layers=2, num_key_value_heads=1)
     _assert_split_changes_nothing(workspace, "parallel.tensor=2")
 
 

@@ -25,7 +25,7 @@ DYING = (
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    return make_workspace(tmp_path_factory.mktemp("lost"))
+    return make_workspace(tmp_path_factory.mktemp("lost"), num_hidden_layers=2)
 
 
 @pytest.fixture(scope="module")

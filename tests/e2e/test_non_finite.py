@@ -28,7 +28,7 @@ BAD = ("optim.lr=10", "optim.weight_decay=10")
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     """Its model is sound, with an embedding so large that one such update is too much."""
-    folder = make_workspace(tmp_path_factory.mktemp("finite"))
+    folder = make_workspace(tmp_path_factory.mktemp("finite"), num_hidden_layers=2)
     for path in (folder / "model").glob("*.safetensors"):
         tensors = load_file(path)
         if "model.embed_tokens.weight" in tensors:
@@ -51,12 +51,12 @@ def fail(*arguments: object) -> str:
 def test_a_model_with_a_nan_is_named_before_a_run(workspace, tmp_path, engine):
     model = tmp_path / "model"
     shutil.copytree(workspace / "model", model)
-    file = spoil(model, "model.layers.2.mlp.up_proj.weight", float("nan"))
+    file = spoil(model, "model.layers.1.mlp.up_proj.weight", float("nan"))
     overrides = (f"model.path={model}", f"run.dir={tmp_path / 'run'}", *engine)
     said = fail("train", workspace / "train.yaml", *overrides)
-    assert f"{file}: model.layers.2.mlp.up_proj.weight has 1 of" in said
+    assert f"{file}: model.layers.1.mlp.up_proj.weight has 1 of" in said
     said = fail("sft", workspace / "sft.yaml", *overrides[:2])
-    assert f"{file}: model.layers.2.mlp.up_proj.weight has 1 of" in said
+    assert f"{file}: model.layers.1.mlp.up_proj.weight has 1 of" in said
 
 
 @pytest.mark.parametrize("is_asynchronous", ["true", "false"])

@@ -18,7 +18,7 @@ ONE_STEP_OFF = (
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    return make_workspace(tmp_path_factory.mktemp("one_step_off"))
+    return make_workspace(tmp_path_factory.mktemp("one_step_off"), num_hidden_layers=2)
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def num_samples_banked(run: Path, step: int) -> int:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    return make_workspace(tmp_path_factory.mktemp("resume"))
+    return make_workspace(tmp_path_factory.mktemp("resume"), num_hidden_layers=2)
 
 
 @pytest.fixture(scope="module")

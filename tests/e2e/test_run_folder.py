@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory) -> Path:
-    folder = make_workspace(tmp_path_factory.mktemp("workspace"))
+    folder = make_workspace(tmp_path_factory.mktemp("workspace"), num_hidden_layers=2)
     write_yaml(
         folder / "eval.yaml",
         {

@@ -22,7 +22,7 @@ HAPO = (
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Three steps, and two with a third in another process."""
-    workspace = make_workspace(tmp_path_factory.mktemp("temperatures"))
+    workspace = make_workspace(tmp_path_factory.mktemp("temperatures"), num_hidden_layers=2)
     through, apart = workspace / "through", workspace / "apart"
     for folder, steps in ((through, 3), (apart, 2), (apart, 3)):
         command = ("train", workspace / "train.yaml", f"run.dir={folder}", *HAPO)
