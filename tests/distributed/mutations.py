@@ -30,7 +30,7 @@ from megatron_stare.algorithms.links.stare import most_surprising
 from megatron_stare.algorithms.stare import StareSelection, stare_selection
 from megatron_stare.ops.logprob_entropy import linear_token_scores
 from megatron_stare.ops.partials import TokenScores
-from megatron_stare.policy import build, context_attention, head, model, packed, step
+from megatron_stare.policy import build, context_attention, head, inputs, model, packed
 from megatron_stare.policy.attention import plan_attention
 from megatron_stare.policy.context import gather_scores
 from megatron_stare.policy.packed import PackedMicroBatch, pack
@@ -148,7 +148,7 @@ def _shift_labels_after_the_context_split() -> AbstractContextManager:
         following = micro_batch.input_ids[0].roll(-1)
         return replace(micro_batch, targets=following[micro_batch.rows])
 
-    return _replaced(step, "pack", pack_then_shift)
+    return _replaced(inputs, "pack", pack_then_shift)
 
 
 def _count_gradients_on_every_context_rank() -> AbstractContextManager:
