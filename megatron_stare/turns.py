@@ -1,10 +1,16 @@
-"""The turns of a sample: what the model wrote, and what answered it."""
+"""The turns of a response, and what a batch says of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+LARGEST_REWARD = 1e18
+"""Either sign: float32 holds its square."""
 
 TurnKind = Literal["model", "observation", "notice"]
 TakenAs = Literal["", "call", "answer", "invalid", "void", "cut"]
@@ -23,6 +29,11 @@ class Turn:
     num_ok     of an observation: calls that did what they were to do
     seconds    of an observation: what its tools took
     failure    of tools, which is not the model's; such an observation has no tokens
+    reward     of a turn of the model: what it has earned by itself, while the sample's reward is
+               earned by its last turn; None where nothing says what turns earn
+    anchor     of a turn of the model: the state that it was written in; without any, it is what
+               was put in before it
+    role       of a turn of the model: which of several players wrote it
     """
 
     start: int
@@ -35,6 +46,15 @@ class Turn:
     num_ok: int = 0
     seconds: float = 0.0
     failure: str | None = None
+    reward: float | None = None
+    anchor: str = ""
+    role: str = ""
+
+    def __post_init__(self) -> None:
+        if not abs(self.reward or 0.0) <= LARGEST_REWARD:
+            raise ValueError(
+                f"a turn has a reward of {self.reward}, expected one within {LARGEST_REWARD:g}"
+            )
 
 
 def turns_to_plain(turns: Sequence[Turn]) -> dict[str, Any]:
@@ -46,3 +66,60 @@ def turns_from_plain(record: Mapping[str, Any]) -> dict[str, tuple[Turn, ...]]:
     """A sample's turns, as the field that they are, from a record that may have none."""
     turns: Iterable[dict[str, Any]] = record.get("turns", ())
     return {"turns": tuple(Turn(**turn) for turn in turns)}
+
+
+class Response(NamedTuple):
+    """A response as its turns: one after another, or none where it is a single one."""
+
+    num_tokens: int
+    turns: Sequence[Turn]
+
+    @property
+    def own(self) -> list[Turn]:
+        """Those of the model."""
+        return [turn for turn in self.turns if turn.kind == "model"]
+
+    @property
+    def anchors(self) -> list[str]:
+        """The state that each turn of the model was written in; "" is that of the prompt."""
+        anchors, put_in = [], ""
+        for turn in self.turns:
+            if turn.kind == "model":
+                anchors.append(turn.anchor or put_in)
+            put_in = "" if turn.kind == "model" else put_in + turn.text
+        return anchors
+
+    def of_tokens[T](self, values: Sequence[T], nothing: T) -> list[T]:
+        """What is said of each turn of the model, said of its tokens, and of those that answer it.
+
+        Args:
+            nothing: of a response without turns, and of what stands before the first.
+        """
+        of_tokens = [nothing] * self.num_tokens
+        for turn, value in zip(self.own, values, strict=True):
+            of_tokens[turn.start :] = [value] * (self.num_tokens - turn.start)
+        return of_tokens
+
+
+def turn_columns(responses: Sequence[Response]) -> dict[str, Tensor]:
+    """What a batch says of turns (`RolloutBatch`), `[R]` each; of what no turn says, nothing."""
+    turns = [turn for response in responses for turn in response.own]
+    columns: dict[str, Tensor] = {}
+    if turns:
+        numbers = [r.of_tokens(range(len(r.own)), 0) for r in responses]
+        columns["turns"] = torch.tensor([number for row in numbers for number in row])
+        anchors = [r.of_tokens(r.anchors, "") for r in responses]
+        columns["anchors"] = numbered([anchor for row in anchors for anchor in row])
+    if any(turn.reward is not None for turn in turns):
+        rewards = [r.of_tokens([t.reward or 0.0 for t in r.own], 0.0) for r in responses]
+        columns["turn_rewards"] = torch.tensor([reward for row in rewards for reward in row])
+    if any(turn.role for turn in turns):
+        roles = [r.of_tokens([turn.role for turn in r.own], "") for r in responses]
+        columns["roles"] = numbered([role for row in roles for role in row])
+    return columns
+
+
+def numbered(values: Sequence[Hashable]) -> Tensor:
+    """Numbers of values, equal where they are, from 0 in the order they come; int64 `[n]`."""
+    numbers: dict[Hashable, int] = {}
+    return torch.tensor([numbers.setdefault(value, len(numbers)) for value in values])

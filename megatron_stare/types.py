@@ -21,13 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from megatron_stare.turns import TakenAs as TakenAs
-from megatron_stare.turns import Turn as Turn
-from megatron_stare.turns import turns_from_plain as turns_from_plain
-from megatron_stare.turns import turns_to_plain as turns_to_plain
-
-LARGEST_REWARD = 1e18
-"""Either sign: float32 holds its square."""
+from megatron_stare.turns import LARGEST_REWARD, Response, Turn, turn_columns
 
 FinishReason = Literal["stop", "length", "turns", "seconds", "void", "failed", "aborted"]
 """How a sample ended.
@@ -115,14 +109,6 @@ class Sample:
         """What is judged: the model's last turn, and nothing that was put in."""
         own = [turn.text for turn in self.turns if turn.kind == "model"]
         return own[-1] if own else self.text
-
-    @property
-    def turn_numbers(self) -> list[int]:
-        """Of each token, how many turns of the model have ended before it."""
-        numbers = [0] * len(self.token_ids)
-        for number, turn in enumerate(turn for turn in self.turns if turn.kind == "model"):
-            numbers[turn.start :] = [number] * (len(numbers) - turn.start)
-        return numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +215,11 @@ class RolloutBatch(TokenBatch):
     guiding           bool    [B]    of these, those that are guides; None where none is
     temperatures      float32 [R]    that each token was drawn at; NaN where it was that of the
                                      sampling, and None where all were
+
+    Of the turn that a token is in; None where no turn says anything of it:
+    turn_rewards      float32 [R]    what it has earned by itself, without its sample's reward
+    anchors           int64   [R]    turns that were written in the same state share a number
+    roles             int64   [R]    and so do those of one player
     """
 
     rollout_logprobs: Tensor
@@ -240,6 +231,9 @@ class RolloutBatch(TokenBatch):
     turns: Tensor | None = None
     guiding: Tensor | None = None
     temperatures: Tensor | None = None
+    turn_rewards: Tensor | None = None
+    anchors: Tensor | None = None
+    roles: Tensor | None = None
 
     @property
     def is_truncated(self) -> Tensor:
@@ -307,9 +301,7 @@ class RolloutBatch(TokenBatch):
             group_ids=torch.tensor([i for i, group in enumerate(groups) for _ in group.samples]),
             demonstrated=demonstrated if demonstrated.any() else None,
             truncated=truncated if truncated.any() else None,
-            turns=torch.tensor([number for s in samples for number in s.turn_numbers])
-            if any(s.turns for s in samples)
-            else None,
+            **turn_columns([Response(len(s.token_ids), s.turns) for s in samples]),
             guiding=guiding if guiding.any() else None,
             temperatures=None if temperatures.isnan().all() else temperatures,
         )

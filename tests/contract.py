@@ -27,6 +27,7 @@ from megatron_stare.algorithms.needs import (
     HiddenRanks,
     PromptLogprobs,
     RankDynamics,
+    facts_of_turns,
 )
 from megatron_stare.algorithms.table import LINKS, TERMS
 from megatron_stare.algorithms.terms.clipped import Clipped
@@ -53,6 +54,7 @@ ACTS: dict[str, dict[str, Any]] = {
     "reflection": {"threshold": 0.5, "instruction": " {error} is wrong."},
     "lp_reg": {"share": 0.9, "kappa": 1e-3},
     "verl": {"stride": 3, "longest": 20},
+    "srgpo": {"size": 0},
     "d3s_samples": {"group_first": 0.5, "group_last": 1, "batch_first": 0.5, "batch_last": 1},
 }
 """Settings under which a part does something to the batches below, where its defaults do not, or
@@ -71,6 +73,8 @@ HEAD_NEEDS = {
     if isinstance(need, HeadNeed)
 }
 """What links ask of the head, with these settings."""
+OF_TURNS = ("turns", "turn_rewards", "anchors", "roles")
+"""Columns of a batch that say something of turns."""
 MARKS = frozenset().union(*(link.marks for link in LINKS.values()))
 """All that links leave for terms."""
 
@@ -133,6 +137,7 @@ class Batch:
             ),
             CUTS: self.cuts,
             **{need: self.of_head(need, index) for need in HEAD_NEEDS},
+            **facts_of_turns(self.rollouts),
         }
 
     def of_head(self, need: HeadNeed[Any], index: Tensor) -> Any:
@@ -182,7 +187,7 @@ class Batch:
             group_ids=rollouts.group_ids[ids],
             demonstrated=self.demonstrated[ids],
             truncated=rollouts.is_truncated[ids],
-            turns=rollouts.turn_numbers[index],
+            **{name: getattr(rollouts, name)[index] for name in OF_TURNS},
         )
         return Batch(batch, *(part[index] for part in self.per_token))
 
@@ -212,8 +217,8 @@ class Batch:
             group_ids=old.group_ids,
             demonstrated=old.demonstrated,
             truncated=old.truncated,
-            # What is put in has the number of the turn before it.
-            turns=old.turn_numbers.repeat_interleave(more + 1),
+            # What is put in is of the turn before it.
+            **{name: getattr(old, name).repeat_interleave(more + 1) for name in OF_TURNS},
         )
         # Under the mask the policy is not asked: its scores are 0.
         return Batch(batch, *(spread(part, 0.0) for part in self.per_token)), where
@@ -251,7 +256,7 @@ def random_batch(seed: int, num_groups: int = 5, size: int = 4) -> Batch:
         group_ids=group_ids,
         demonstrated=torch.arange(len(lengths)) == 5,
         truncated=torch.arange(len(lengths)) % 5 > 0,
-        turns=_turns(lengths),
+        **_of_turns(lengths, generator),
     )
     entropies = torch.rand(n, generator=generator)
     return Batch(
@@ -260,9 +265,13 @@ def random_batch(seed: int, num_groups: int = 5, size: int = 4) -> Batch:
     )
 
 
-def _turns(lengths: Tensor) -> Tensor:
-    """Turns of 7 tokens."""
-    return torch.cat([torch.arange(int(length)) // 7 for length in lengths])
+def _of_turns(lengths: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """Of 7 tokens; some of them were written in the same state, and two players take turns."""
+    turns = torch.cat([torch.arange(int(length)) // 7 for length in lengths])
+    of_turn = (torch.cat([turns.new_ones(1), turns.diff()]) != 0).cumsum(0) - 1
+    drawn = torch.randint(0, 3, (int(of_turn[-1]) + 1,), generator=generator)[of_turn]
+    columns = (turns, drawn.float(), (drawn + turns) % 3, turns % 2)
+    return dict(zip(OF_TURNS, columns, strict=True))
 
 
 def _token_ids(group_ids: Tensor, lengths: Tensor) -> Tensor:

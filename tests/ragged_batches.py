@@ -76,11 +76,20 @@ def _mask(group: int, sample: int, length: int, shrunk: int) -> Tensor:
     return mask
 
 
+def with_turns(batch: RolloutBatch) -> RolloutBatch:
+    """Responses in turns of 7 tokens, of two players, some in the same state."""
+    turns = torch.cat([torch.arange(length) // 7 for length in batch.response_lengths.tolist()])
+    rewards = (batch.sample_ids + turns) % 4 / 4
+    anchors = (batch.sample_ids + turns) % 3
+    return replace(batch, turns=turns, turn_rewards=rewards, anchors=anchors, roles=turns % 2)
+
+
 def permuted(batch: RolloutBatch, order: Sequence[int]) -> tuple[RolloutBatch, Tensor]:
     """The batch with its samples in another order, and where each of its R tokens stood before."""
     tokens = _spans(batch.lengths, order)
     response_tokens = _spans(batch.response_lengths, order)
-    index = {"token_ids": tokens, "loss_mask": response_tokens, "rollout_logprobs": response_tokens}
+    of_response = ("loss_mask", "rollout_logprobs", "turns", "turn_rewards", "anchors", "roles")
+    index = {"token_ids": tokens, **dict.fromkeys(of_response, response_tokens)}
     samples = torch.as_tensor(order)
     return replace(
         batch,

@@ -17,6 +17,7 @@ from megatron_stare.algorithms.chain import Chain, first_credit
 from megatron_stare.algorithms.hooks import Credit, Live, Step, Term
 from megatron_stare.algorithms.method import Method
 from megatron_stare.algorithms.needs import OLD, PromptLogprobs, RankDynamics
+from megatron_stare.algorithms.turns import Turns
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.types import RolloutBatch
@@ -54,7 +55,7 @@ class PartsInFloat64:
 def _as_ranked(value: Any) -> Any:
     """Numbers of float32, in float64: statistics rank values as float32, and compare them with
     what they have ranked."""
-    if isinstance(value, PromptLogprobs | RankDynamics):
+    if isinstance(value, PromptLogprobs | RankDynamics | Turns):
         return value
     if isinstance(value, TokenScores):
         return TokenScores(*(part.float().double() for part in value))

@@ -34,6 +34,7 @@ from megatron_stare.algorithms.needs import (
     MinPLogprobs,
     PromptLogprobs,
     RankDynamics,
+    facts_of_turns,
 )
 from megatron_stare.algorithms.updates import Epochs
 from megatron_stare.config.commands import TrainConfig
@@ -255,8 +256,8 @@ def _given(batch: RolloutBatch) -> Facts:
     """What comes with a batch."""
     engine = batch.rollout_logprobs.double()
     demonstrated, guided = batch.tokens_of_demonstrations
-    given = {ROLLOUT: engine, UNTRUNCATED: engine}
-    return {**given, DEMONSTRATED: demonstrated, GUIDED: guided}
+    given = {ROLLOUT: engine, UNTRUNCATED: engine, DEMONSTRATED: demonstrated, GUIDED: guided}
+    return {**given, **facts_of_turns(batch.judged)}
 
 
 def _by_scores(

@@ -3,10 +3,11 @@
     python -m examples.countdown.screen [--runs FOLDER] [key=value ...]
 
 makes the data and the warm-up of seed 1 as the demo does, and runs `screening.yaml` with all
-presets of the table: 30 steps each, which an update that is not finite ends. The exit code is 0
-where every run is finished, and the comparison in FOLDER/screening says what came of each. The same
-command goes on with what is missing. One seed is no comparison: it finds what breaks, and what is
-worth more seeds. Overrides are of the comparison: `seeds=[1,2] settings.train.steps=100 jobs=2`.
+presets of the table but those for several turns, which no response to this task has: 30 steps each,
+which an update that is not finite ends. The exit code is 0 where every run is finished, and the
+comparison in FOLDER/screening says what came of each. The same command goes on with what is
+missing. One seed is no comparison: it finds what breaks, and what is worth more seeds. Overrides
+are of the comparison: `seeds=[1,2] settings.train.steps=100 jobs=2`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from random import Random
 
 from examples.countdown.demo import HERE, STARTS, exit_code_of, warm_up
 from examples.countdown.make_data import Solutions, solve_all, write_rows
+from megatron_stare.algorithms.needs import TURNS
 from megatron_stare.algorithms.table import METHODS
 from megatron_stare.config.compare import CompareConfig
 from megatron_stare.config_io import load_config
@@ -53,9 +55,14 @@ def overrides(runs: Path, more: Sequence[str] = ()) -> list[str]:
     return [
         *(f"dir={runs}/screening", f"variants.hpt.data.path={worked}"),
         *(f"settings.{key}={runs}/{path}" for key, path in STARTS.items()),
-        f"methods={[name for name in METHODS if name not in variants]}",
+        f"methods={[name for name in presets() if name not in variants]}",
         *more,
     ]
+
+
+def presets() -> list[str]:
+    """All that a task of single turns can run."""
+    return [name for name, method in METHODS.items() if TURNS not in method.needs]
 
 
 def demonstrated(runs: Path, seed: int) -> None:

@@ -9,7 +9,9 @@ from typing import Any, Self
 from torch import Tensor
 
 from megatron_stare.algorithms.hooks import HeadNeed, Need
+from megatron_stare.algorithms.turns import Turns
 from megatron_stare.ops.partials import TokenScores
+from megatron_stare.types import RolloutBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,3 +111,16 @@ PROMPT_LOGPROBS: Need[PromptLogprobs] = Need("log-probs of the prompts alone", p
 """They cost a pass of each group's prompt, without its responses."""
 CUTS: Need[Cuts] = Need("cuts of the responses", passes=0)
 """Given with lists (`offline`): no rollout of a run makes any yet."""
+TURNS: Need[Turns] = Need("turns", passes=0)
+"""Of every sample, with the states that they were written in; known where samples have any."""
+TURN_REWARDS: Need[Turns] = Need("rewards of turns", passes=0)
+"""The same, where something says what turns have earned by themselves."""
+ROLES: Need[Turns] = Need("roles of turns", passes=0)
+"""The same, where turns say which player has written them."""
+
+
+def facts_of_turns(batch: RolloutBatch) -> dict[Need[Any], Turns]:
+    """What comes with a batch of its turns."""
+    columns = {TURNS: batch.turns, TURN_REWARDS: batch.turn_rewards, ROLES: batch.roles}
+    turns = Turns(batch)
+    return {need: turns for need, column in columns.items() if column is not None}

@@ -19,6 +19,10 @@ A sample is a mapping; what no part needs may be missing:
     prompt_logprobs        of the prompt's tokens but the first
     cut_values, cut_nodes  at tokens that begin a segment, else None: what the response is worth
                            before that token, and the token's node in the tree of its group
+    turns                  of each token: the number of its turn, from 0, by default one for all
+    turn_rewards, anchors, roles
+                           of each turn: its own reward, the state that it was written in and the
+                           player who wrote it, any hashables
     advantages             where the chain starts, of the sample or a token, by default 0
     current_logprobs       of the policy that learns, by default `logprobs`
     current_entropies      by default `entropies`
@@ -29,9 +33,8 @@ weighs in the mean is float32, as in training. Neither Megatron-Core nor transfo
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +43,7 @@ from torch import Tensor
 from megatron_stare.algorithms.chain import Chain, first_credit
 from megatron_stare.algorithms.config import AlgorithmConfig
 from megatron_stare.algorithms.hooks import Component, Credit, Need, Step, Update
+from megatron_stare.algorithms.lists import Samples, batch_of, column, flat, per_token
 from megatron_stare.algorithms.needs import (
     CUTS,
     DEMONSTRATED,
@@ -47,27 +51,24 @@ from megatron_stare.algorithms.needs import (
     OLD,
     PROMPT_LOGPROBS,
     REFERENCE,
+    ROLES,
     ROLLOUT,
+    TURN_REWARDS,
+    TURNS,
     UNTRUNCATED,
     Cuts,
     HiddenRanks,
     MinPLogprobs,
     PromptLogprobs,
     RankDynamics,
+    facts_of_turns,
 )
 from megatron_stare.algorithms.objective import MethodObjective
 from megatron_stare.ops.partials import TokenScores
-from megatron_stare.types import RolloutBatch
 
-Samples = Sequence[Mapping[str, Any]]
 Ragged = list[list[float]]
 Links = str | Sequence[str | Mapping[str, Any]] | Mapping[str, Any]
 """A method's name, its links as in a config, or the whole `algorithm` section."""
-
-_PER_TOKEN = (
-    *("mask", "logprobs", "entropies", "rollout_logprobs", "reference_logprobs"),
-    *("current_logprobs", "current_entropies", "cut_values", "cut_nodes", "min_p_logprobs"),
-)
 
 
 class Loss(NamedTuple):
@@ -145,7 +146,7 @@ def run_loss(method: Links, samples: Samples, credit: Mapping[str, Ragged]) -> L
     """
     chosen = _method(method)
     view = _step(samples, 1, 0.0)
-    decided = {name: _per_token(name, rows, samples) for name, rows in credit.items()}
+    decided = {name: per_token(name, rows, samples) for name, rows in credit.items()}
     for link in chosen.links.values():
         for mark in link.marks:
             view.facts[mark] = decided.pop(mark.name, torch.zeros(len(view.mask)).double())
@@ -155,14 +156,14 @@ def run_loss(method: Links, samples: Samples, credit: Mapping[str, Ragged]) -> L
         decided["counted"] = decided["counted"].bool() & view.mask
     whole = start._replace(**decided)
     old = view.facts.get(OLD)
-    logprobs = _column(samples, "current_logprobs")
-    entropies = _column(samples, "current_entropies")
+    logprobs = column(samples, "current_logprobs")
+    entropies = column(samples, "current_entropies")
     if logprobs is None and old is not None:
         logprobs = old.logprobs
     if logprobs is None:
         raise KeyError("current_logprobs: the samples have neither these nor logprobs")
     if entropies is None:
-        entropies = _column(samples, "entropies")
+        entropies = column(samples, "entropies")
     if entropies is None and chosen.differentiates_entropy:
         raise KeyError("current_entropies: the samples have neither these nor entropies")
     leaf = logprobs.clone().requires_grad_()
@@ -189,24 +190,25 @@ def _method(given: Links) -> AlgorithmConfig:
 
 
 def _step(samples: Samples, number: int, progress: float, needs: Iterable[Need[Any]] = ()) -> Step:
-    given = _batch(samples)
+    given = batch_of(samples)
     batch = given.judged
     index, everyone = torch.arange(len(batch.loss_mask)), [range(len(samples))]
     step = Step(number, progress, batch, index, batch.sample_ids, batch.loss_mask, everyone)
     step.facts[DEMONSTRATED], step.facts[GUIDED] = given.tokens_of_demonstrations
+    step.facts.update(facts_of_turns(batch))
     nothing = torch.zeros(len(index), dtype=torch.float64)
     for need in (OLD, REFERENCE):
         name = _NAMES[need]
-        if (logprobs := _column(samples, name)) is not None:
-            entropies = _column(samples, name.replace("logprobs", "entropies"))
+        if (logprobs := column(samples, name)) is not None:
+            entropies = column(samples, name.replace("logprobs", "entropies"))
             known = torch.full_like(nothing, math.nan) if entropies is None else entropies
             step.facts[need] = TokenScores(logprobs, known, nothing, nothing)
-    if _column(samples, "rollout_logprobs") is not None:
+    if column(samples, "rollout_logprobs") is not None:
         step.facts[ROLLOUT] = step.facts[UNTRUNCATED] = batch.rollout_logprobs
     if all(sample.get("prompt_logprobs") is not None for sample in samples):
-        of_samples = [_flat([sample["prompt_logprobs"]]) for sample in samples]
+        of_samples = [flat([sample["prompt_logprobs"]]) for sample in samples]
         step.facts[PROMPT_LOGPROBS] = PromptLogprobs(of_samples)
-    values, nodes = _column(samples, "cut_values"), _column(samples, "cut_nodes")
+    values, nodes = column(samples, "cut_values"), column(samples, "cut_nodes")
     if values is not None or nodes is not None:
         values = torch.full_like(nothing, math.nan) if values is None else values
         nodes = torch.full_like(nothing, math.nan) if nodes is None else nodes
@@ -221,43 +223,7 @@ def _of_head(need: Need[Any], samples: Samples) -> Any:
     """What the samples say of it, whatever its settings; None if it is another, or they do not."""
     if isinstance(need, HiddenRanks) and all("hidden_ranks" in sample for sample in samples):
         return RankDynamics(torch.tensor([s["hidden_ranks"] for s in samples], dtype=torch.float64))
-    return _column(samples, "min_p_logprobs") if isinstance(need, MinPLogprobs) else None
-
-
-def _batch(samples: Samples) -> RolloutBatch:
-    """Every token of a response is token 0; a prompt is one token, which tells it from others."""
-    if not samples:
-        raise ValueError("samples: expected at least one, found none")
-    lengths = torch.tensor([_length(sample) for sample in samples])
-    masked = [{"mask": [1.0] * _length(sample)} | dict(sample) for sample in samples]
-    mask, rollouts = _column(masked, "mask"), _column(samples, "rollout_logprobs")
-    assert mask is not None
-    groups = [sample.get("group", place) for place, sample in enumerate(samples)]
-    numbers: dict[Hashable, int] = {}
-    prompts = [sample.get("prompt", group) for sample, group in zip(samples, groups, strict=True)]
-    token_ids = [
-        [_token_of(prompt), *[0] * length]
-        for prompt, length in zip(prompts, lengths.tolist(), strict=True)
-    ]
-    verdicts = [float(s.get("verdict", float(s.get("reward", 0.0)) > 0)) for s in samples]
-    return RolloutBatch(
-        token_ids=torch.tensor([token for row in token_ids for token in row]),
-        prompt_lengths=torch.ones_like(lengths),
-        response_lengths=lengths,
-        loss_mask=mask > 0,
-        rollout_logprobs=torch.zeros(len(mask)).double() if rollouts is None else rollouts,
-        rewards=torch.tensor([float(s.get("reward", 0.0)) for s in samples], dtype=torch.float64),
-        verdicts=torch.tensor(verdicts, dtype=torch.float64),
-        demonstrated=torch.tensor([bool(s.get("demonstrated", s.get("guide"))) for s in samples]),
-        guiding=torch.tensor([bool(s.get("guide")) for s in samples]),
-        truncated=torch.tensor([bool(s.get("truncated", False)) for s in samples]),
-        group_ids=torch.tensor([numbers.setdefault(group, len(numbers)) for group in groups]),
-    )
-
-
-def _token_of(prompt: Hashable) -> int:
-    """The same in every call."""
-    return int.from_bytes(hashlib.sha256(repr(prompt).encode()).digest()[:7])
+    return column(samples, "min_p_logprobs") if isinstance(need, MinPLogprobs) else None
 
 
 _NAMES: dict[Need[Any] | type[Need[Any]], str] = {
@@ -269,6 +235,9 @@ _NAMES: dict[Need[Any] | type[Need[Any]], str] = {
     CUTS: "cut_values or cut_nodes",
     MinPLogprobs: "min_p_logprobs",
     HiddenRanks: "hidden_ranks",
+    TURNS: "turns",
+    TURN_REWARDS: "turn_rewards",
+    ROLES: "roles",
 }
 """Where each need is met."""
 
@@ -281,47 +250,12 @@ def _check_needs(parts: Mapping[str, Component], step: Step) -> None:
                 raise KeyError(f"{name} reads {need.name}: not every sample has {given}")
 
 
-def _length(sample: Mapping[str, Any]) -> int:
-    lengths = {name: len(sample[name]) for name in _PER_TOKEN if sample.get(name) is not None}
-    if len(set(lengths.values())) != 1:
-        raise ValueError(
-            f"a sample has {lengths or 'nothing per token'}, expected lists of one length"
-        )
-    return next(iter(lengths.values()))
-
-
 def _start(method: AlgorithmConfig, step: Step, samples: Samples) -> Credit:
     credit = first_credit(method, step, torch.float64)
     if not any("advantages" in sample for sample in samples):
         return credit
     rows = [sample.get("advantages", 0.0) for sample in samples]
-    return credit.with_advantages(_per_token("advantages", rows, samples))
-
-
-def _per_token(name: str, rows: Sequence[Any], samples: Samples) -> Tensor:
-    """What is said of each sample, or of each of its tokens: `[R]`."""
-    if len(rows) != len(samples):
-        raise ValueError(f"{name}: {len(rows)} rows for {len(samples)} samples")
-    parts = [torch.as_tensor(row, dtype=torch.float64) for row in rows]
-    for place, (part, sample) in enumerate(zip(parts, samples, strict=True)):
-        if part.dim() and len(part) != _length(sample):
-            raise ValueError(
-                f"{name}: {len(part)} values for the {_length(sample)} tokens of sample {place}"
-            )
-    return torch.cat([part.expand(_length(s)) for part, s in zip(parts, samples, strict=True)])
-
-
-def _column(samples: Samples, name: str) -> Tensor | None:
-    """What every sample says of its tokens, `[R]`; None where one says nothing."""
-    if any(sample.get(name) is None for sample in samples):
-        return None
-    return _flat([sample[name] for sample in samples])
-
-
-def _flat(rows: Sequence[Sequence[float | None]]) -> Tensor:
-    """NaN where there is None."""
-    values = [math.nan if value is None else float(value) for row in rows for value in row]
-    return torch.tensor(values, dtype=torch.float64)
+    return credit.with_advantages(per_token("advantages", rows, samples))
 
 
 def _ragged(values: Tensor, counts: Sequence[int]) -> Ragged:

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from megatron_stare.algorithms.hooks import Filter
 from megatron_stare.system.values import Count
-from megatron_stare.types import Group, Reward, Sample, turns_from_plain, turns_to_plain
+from megatron_stare.turns import turns_from_plain, turns_to_plain
+from megatron_stare.types import Group, Reward, Sample
 
 Past = Mapping[str, Any]
 """A sample without its prompt, and its reward, as plain values."""

@@ -23,6 +23,8 @@ from megatron_stare.algorithms.links.a_grae import AGrae
 from megatron_stare.algorithms.links.ace import Ace
 from megatron_stare.algorithms.links.adaptive_entropy import AdaptiveEntropy
 from megatron_stare.algorithms.links.adora import Adora
+from megatron_stare.algorithms.links.adv_evo import AdvEvo
+from megatron_stare.algorithms.links.arpo import Arpo
 from megatron_stare.algorithms.links.canon import Canon
 from megatron_stare.algorithms.links.clip_cov import ClipCov
 from megatron_stare.algorithms.links.d3s import D3s
@@ -35,16 +37,22 @@ from megatron_stare.algorithms.links.entro_adv import EntroAdv
 from megatron_stare.algorithms.links.entrocraft import Entrocraft
 from megatron_stare.algorithms.links.entropy_clip import EntropyClip
 from megatron_stare.algorithms.links.epo import Epo
+from megatron_stare.algorithms.links.gigpo import Gigpo
 from megatron_stare.algorithms.links.gpg import Gpg
 from megatron_stare.algorithms.links.group_baselines import DrGrpo, Grpo, Rloo
 from megatron_stare.algorithms.links.grpo_n import GrpoN
 from megatron_stare.algorithms.links.gtpo import GrpoS, Gtpo
 from megatron_stare.algorithms.links.hapo import Hapo
 from megatron_stare.algorithms.links.hapo_baseline import TokenMean
+from megatron_stare.algorithms.links.hgpo import Hgpo
 from megatron_stare.algorithms.links.high_entropy import HighEntropy
+from megatron_stare.algorithms.links.igpo import Igpo
 from megatron_stare.algorithms.links.ipo import Ipo
 from megatron_stare.algorithms.links.kl_cov import KlCov
 from megatron_stare.algorithms.links.lp_reg import LpReg
+from megatron_stare.algorithms.links.mapo import Mapo
+from megatron_stare.algorithms.links.mars import Mars
+from megatron_stare.algorithms.links.match_tir import MatchTir
 from megatron_stare.algorithms.links.ngrpo import Ngrpo
 from megatron_stare.algorithms.links.off_policy_mask import OffPolicyMask
 from megatron_stare.algorithms.links.opo import Opo
@@ -55,14 +63,17 @@ from megatron_stare.algorithms.links.qae import Qae
 from megatron_stare.algorithms.links.quadrants import Quadrants
 from megatron_stare.algorithms.links.r3 import R3
 from megatron_stare.algorithms.links.reinforce import ReinforcePlusPlus, ReinforcePlusPlusBaseline
+from megatron_stare.algorithms.links.retool import Retool
 from megatron_stare.algorithms.links.rose import Rose
 from megatron_stare.algorithms.links.segment_values import SegmentValues
 from megatron_stare.algorithms.links.self_normalized import SelfNormalized
 from megatron_stare.algorithms.links.simpo import Simpo
 from megatron_stare.algorithms.links.spo import Spo
+from megatron_stare.algorithms.links.srgpo import Srgpo
 from megatron_stare.algorithms.links.stapo import Stapo
 from megatron_stare.algorithms.links.stare import Stare
 from megatron_stare.algorithms.links.steer import Steer
+from megatron_stare.algorithms.links.trloo import Trloo
 from megatron_stare.algorithms.links.turning_point import TurningPoint
 from megatron_stare.algorithms.links.unlikeliness import Unlikeliness
 from megatron_stare.algorithms.links.v05 import V05
@@ -90,6 +101,7 @@ from megatron_stare.algorithms.terms.policy_gradient import PolicyGradient
 from megatron_stare.algorithms.terms.positive_nll import PositiveNll
 from megatron_stare.algorithms.terms.sapo import Sapo
 from megatron_stare.algorithms.terms.smoothed_entropy import SmoothedEntropy
+from megatron_stare.algorithms.terms.st_ppo import StPpo
 from megatron_stare.algorithms.terms.tangent import Tangent
 from megatron_stare.algorithms.updates import Epochs
 
@@ -157,6 +169,18 @@ LINKS: dict[str, type[Link]] = {
     "dpo": Dpo,
     "ipo": Ipo,
     "simpo": Simpo,
+    "arpo": Arpo,
+    # Of turns.
+    "gigpo": Gigpo,
+    "hgpo": Hgpo,
+    "srgpo": Srgpo,
+    "mars": Mars,
+    "adv_evo": AdvEvo,
+    "trloo": Trloo,
+    "igpo": Igpo,
+    "match_tir": MatchTir,
+    "mapo": Mapo,
+    "retool": Retool,
 }
 
 TERMS: dict[str, type[Term]] = {
@@ -174,6 +198,7 @@ TERMS: dict[str, type[Term]] = {
     # In the place of the clipped surrogate.
     "gspo": Gspo,
     "gspo_token": GspoToken,
+    "st_ppo": StPpo,
     "cispo": Cispo,
     "sapo": Sapo,
     "gmpo": Gmpo,

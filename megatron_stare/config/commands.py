@@ -30,7 +30,7 @@ from megatron_stare.config.run import (
 )
 from megatron_stare.config.slurm import SlurmConfig
 from megatron_stare.config.tools import ToolsConfig
-from megatron_stare.config.workflow import WorkflowConfig, check_workflow
+from megatron_stare.config.workflow import WorkflowConfig, check_parts_of_turns, check_workflow
 from megatron_stare.system.settings import Settings
 from megatron_stare.system.values import BatchCount, Count, CountOrZero
 
@@ -175,6 +175,12 @@ class TrainConfig(Settings):
                     f"algorithm.{name} with rollout.dynamic_sampling=false: no group is looked at, "
                     "and no past sample would join one; expected true"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _turns_are_there(self) -> TrainConfig:
+        if self.rollout.engine != "replay":  # What was recorded is seen step by step.
+            check_parts_of_turns(self.algorithm.parts, self.workflow)
         return self
 
     @model_validator(mode="after")

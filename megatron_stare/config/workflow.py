@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from megatron_stare.algorithms.hooks import Component
+from megatron_stare.algorithms.needs import ROLES, TURN_REWARDS, TURNS
 from megatron_stare.config.algorithm import Pattern
 from megatron_stare.config.data import DataConfig, WorkedDataConfig
 from megatron_stare.config.tools import ToolsConfig
@@ -81,4 +83,25 @@ def check_workflow(
             raise ValueError(
                 f"workflow.format='hermes' with {key}.template={one.template!r}: the chat template "
                 "tells of tools, expected 'chat'"
+            )
+
+
+def check_parts_of_turns(parts: Mapping[str, Component], workflow: WorkflowConfig) -> None:
+    """See that samples which a run makes say of their turns what parts of its method read.
+
+    Raises:
+        ValueError: they do not.
+    """
+    for name, part in parts.items():
+        for need in sorted(part.needs & {TURN_REWARDS, ROLES}, key=lambda need: need.name):
+            raise ValueError(
+                f"algorithm.{name} reads {need.name}, which no environment of a run gives yet: "
+                "it runs on recorded samples (rollout.engine='replay') and on lists "
+                "(megatron_stare.algorithms.offline)"
+            )
+        if TURNS in part.needs and workflow.format is None:
+            raise ValueError(
+                f"algorithm.{name} reads turns with workflow.format=null: every sample is a "
+                "single one, expected a format of calls, or recorded turns "
+                "(rollout.engine='replay')"
             )

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from megatron_stare.data.tokenizer import eos_token_id
 from megatron_stare.errors import UserError
 from megatron_stare.system.reading import open_file
-from megatron_stare.types import Turn
+from megatron_stare.turns import Turn
 
 Ended = Literal["stop", "length", "turns", "seconds", "void", "failed"]
 """A `FinishReason` of what has ended."""

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from megatron_stare.system.records import RecordFile
-from megatron_stare.types import Prompt, Reward, Sample, turns_from_plain, turns_to_plain
+from megatron_stare.turns import turns_from_plain, turns_to_plain
+from megatron_stare.types import Prompt, Reward, Sample
 
 Key = tuple[str, int]
 """Of a sample in a step: its prompt's uid, and its index."""

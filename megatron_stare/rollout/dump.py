@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from megatron_stare.system.folders import replacing_file
-from megatron_stare.types import Group, Reward, Sample, turns_to_plain
+from megatron_stare.turns import turns_to_plain
+from megatron_stare.types import Group, Reward, Sample
 
 
 def dump_samples(

@@ -6,7 +6,8 @@ from dataclasses import fields
 from typing import Any
 
 from megatron_stare.rollout.groups import GrowingGroup
-from megatron_stare.types import Group, Prompt, Reward, Sample, turns_from_plain, turns_to_plain
+from megatron_stare.turns import turns_from_plain, turns_to_plain
+from megatron_stare.types import Group, Prompt, Reward, Sample
 
 
 def group_to_plain(group: Group | GrowingGroup) -> dict[str, Any]:

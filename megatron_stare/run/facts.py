@@ -8,7 +8,17 @@ import torch
 import torch.distributed as dist
 
 from megatron_stare.algorithms.hooks import Step
-from megatron_stare.algorithms.needs import DEMONSTRATED, GUIDED, ROLLOUT, UNTRUNCATED
+from megatron_stare.algorithms.method import Method
+from megatron_stare.algorithms.needs import (
+    DEMONSTRATED,
+    GUIDED,
+    ROLES,
+    ROLLOUT,
+    TURN_REWARDS,
+    TURNS,
+    UNTRUNCATED,
+    facts_of_turns,
+)
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config.prefer import PreferConfig
 from megatron_stare.data.packing import Share
@@ -47,6 +57,7 @@ def open_step(
         seed=seed,
     )
     if isinstance(batch, RolloutBatch):
+        step.facts.update(facts_of_turns(batch.judged))
         tokens = batch.tokens_of_demonstrations
         for need, which in zip((DEMONSTRATED, GUIDED), tokens, strict=True):
             step.facts[need] = which[share.index].to(device)
@@ -75,3 +86,18 @@ def check_rollout_logprobs(
                 f"algorithm.{name}: the samples have no log-probs of the engine, which it reads; "
                 "record them, or take it out of algorithm.links"
             )
+
+
+def check_turns(step: Step, method: Method) -> None:
+    """See that recorded samples say of their turns what a part reads; others always do.
+
+    Raises:
+        UserError: no sample of the batch does.
+    """
+    for name, part in method.parts.items():
+        for need in (TURNS, TURN_REWARDS, ROLES):
+            if need in part.needs and not step.knows(need):
+                raise UserError(
+                    f"algorithm.{name} reads {need.name}: no sample of step {step.number} has any, "
+                    "expected samples that were recorded with them"
+                )

@@ -20,7 +20,7 @@ from megatron_stare.data.packing import MicroBatches, Share, split_updates
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.policy.kept_graphs import num_kept
 from megatron_stare.policy.step import Policy, UpdateResult
-from megatron_stare.run.facts import check_rollout_logprobs, open_step
+from megatron_stare.run.facts import check_rollout_logprobs, check_turns, open_step
 from megatron_stare.run.head_facts import fact_of
 from megatron_stare.run.prompt_scores import score_prompts
 from megatron_stare.run.session import Session
@@ -55,6 +55,7 @@ class Learner[C: TrainConfig | PreferConfig]:
             seed=self.config.run.seed,
         )
         check_rollout_logprobs(lambda: step.knows(ROLLOUT), self.config)
+        check_turns(step, self.config.algorithm)
         for need, measure in _MEASURED.items():  # In one order on all ranks.
             if need in self.config.needs:
                 step.facts.update(measure(self, batch, share))

@@ -42,7 +42,7 @@ from tests.layout_steps import (
     take_steps,
 )
 from tests.models import make_hf_folder
-from tests.ragged_batches import ragged_batches
+from tests.ragged_batches import ragged_batches, with_turns
 from tests.reference_parts import PartsInFloat64
 from tests.reference_policy import ReferencePolicy
 from tests.reference_step import ReferenceTrainer, StepOutcome
@@ -95,10 +95,12 @@ def jobs(tmp_path_factory) -> dict[str, Job]:
     settings = {
         "optim": OPTIM,
         "train": {"updates_per_step": 2},
-        "rollout": {"prompts_per_step": 4, "max_response_tokens": 63},
+        "rollout": {"prompts_per_step": 4, "max_response_tokens": 63}
+        | {"engine": "replay", "replay_path": "unused"},
         "data": {"path": "unused", "max_prompt_tokens": 1, "demonstration_field": "worked"},
     }
-    (batch, *_) = ragged_batches(seed=SEED, shrunk=8)
+    # Turns come with recorded samples alone, as long as no environment says what they earn.
+    batch = with_turns(ragged_batches(seed=SEED, shrunk=8)[0])
     found = {}
     for name, section in sections().items():
         job = Job(folder, {**settings, "algorithm": section}, [batch])

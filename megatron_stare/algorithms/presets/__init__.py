@@ -7,6 +7,7 @@ from megatron_stare.algorithms.presets.preferences import PREFERENCES
 from megatron_stare.algorithms.presets.preset import Preset
 from megatron_stare.algorithms.presets.surrogates import SURROGATES
 from megatron_stare.algorithms.presets.tokens import TOKENS
+from megatron_stare.algorithms.presets.turns import OF_TURNS
 
 METHODS: dict[str, Preset] = {
     **BASELINES,
@@ -15,6 +16,7 @@ METHODS: dict[str, Preset] = {
     **SURROGATES,
     **GROUPS,
     **PREFERENCES,
+    **OF_TURNS,
 }
 
 __all__ = ["METHODS", "Preset"]

@@ -214,7 +214,7 @@ def fenced_python(tokenizer: PreTrainedTokenizerBase, tool: str) -> CodeBlocks:
 
 
 def code_tag(tokenizer: PreTrainedTokenizerBase, tool: str) -> CodeBlocks:
-    """Code in <code>, with or without a fence, and output in <interpreter> (ReTool)."""
+    """Code in <code>, with or without a fence, and output in <interpreter>."""
     return CodeBlocks(
         tokenizer,
         tool,

@@ -18,7 +18,8 @@ from megatron_stare.config.workflow import WorkflowConfig
 from megatron_stare.rollout.workflow.formats import Format, cut_middle
 from megatron_stare.rollout.workflow.workflow import Ask, Call, Calls
 from megatron_stare.tools.tool import ToolResult
-from megatron_stare.types import FinishReason, Sample, TakenAs, Turn
+from megatron_stare.turns import TakenAs, Turn
+from megatron_stare.types import FinishReason, Sample
 
 NO_VERSION = -1
 """Of the weights that chose a token that no policy chose."""

@@ -208,11 +208,14 @@ def test_every_method_runs_by_its_name_and_prefers_right_samples(method):
         {"reward": i % 2, "group": "one", "logprobs": [-1.0 - i] * len(row), "entropies": row}
         for i, row in enumerate(entropies)
     ]
-    further = {"hidden_ranks": [3.0, 0.1, 0.0]}
-    names = ("reference_logprobs", "min_p_logprobs")
-    samples = [
-        {**sample, **dict.fromkeys(names, sample["logprobs"]), **further} for sample in samples
-    ]
+    names = ("reference_logprobs", "rollout_logprobs", "min_p_logprobs")
+    for sample in samples:
+        logprobs = sample["logprobs"]
+        turns = [0, *[1] * (len(logprobs) - 1)]
+        sample |= {**dict.fromkeys(names, logprobs), "hidden_ranks": [3.0, 0.1, 0.0]}
+        count = len({*turns})
+        sample |= {"turns": turns, "turn_rewards": [sample["reward"] / 2] * count}
+        sample |= {"roles": ["one"] * count}
     credit, _ = run_links(method, samples)
     wrong, right, *others = map(sum, run_loss(method, samples, credit).gradients)
     assert all(map(math.isfinite, (wrong, right, *others)))

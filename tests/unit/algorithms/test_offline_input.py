@@ -73,6 +73,18 @@ def test_a_chain_may_start_from_advantages_of_samples_or_tokens():
         (lambda s: run_loss("grpo", [s], {"advantage": [[1, 1]]}), "advantage"),
         (lambda s: run_links("gpro", [s]), "method='gpro': expected one of grpo, "),
         (lambda s: run_links(["grppo"], [s]), "unknown name 'grppo': .* did you mean grpo?"),
+        (
+            lambda s: run_links("grpo", [s | {"turns": [1, 1]}]),
+            r"turns: \[1, 1\], expected numbers",
+        ),
+        (
+            lambda s: run_links("grpo", [s | {"turns": [0, 2]}]),
+            r"turns: \[0, 2\], expected numbers",
+        ),
+        (
+            lambda s: run_links("grpo", [s | {"anchors": ["a", "b"]}]),
+            "anchors: 2 values for the 1 t",
+        ),
         (lambda s: run_links([{"tis": {"high": 0}}], [s]), "(?s)tis.high.*greater than or equal"),
     ],
 )

@@ -4,8 +4,12 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
+from pydantic import ValidationError
 
-from megatron_stare.config.commands import EvalSection
+from megatron_stare.algorithms.needs import facts_of_turns
+from megatron_stare.algorithms.step import Step
+from megatron_stare.config.commands import EvalSection, TrainConfig
 from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.engines.replay import ReplayEngine
 from megatron_stare.errors import UserError
@@ -16,14 +20,16 @@ from megatron_stare.rollout.evaluate import evaluate
 from megatron_stare.rollout.groups import GrowingGroup
 from megatron_stare.rollout.plain import group_from_plain, group_to_plain
 from megatron_stare.rollout.statistics import group_statistics, staleness_statistics
-from megatron_stare.types import Group, Reward, RolloutBatch, Sample, Turn
+from megatron_stare.run.facts import check_turns
+from megatron_stare.turns import Turn
+from megatron_stare.types import Group, Reward, RolloutBatch, Sample
 from tests.models import VOCAB_SIZE
 from tests.requests_of import requests_of
 from tests.unit.rollout.problems import TOKENIZER, make_prompt, make_sample, write_jsonl
 
 PROMPT = make_prompt("6 * 7 = ")
 TURNS = (
-    Turn(0, 4, "model", "call", "call", num_calls=1),
+    Turn(0, 4, "model", "call", "call", num_calls=1, reward=0.5, anchor="start", role="asker"),
     Turn(4, 7, "observation", "42.", num_ok=1, seconds=0.5),
     Turn(7, 12, "model", "is 42", "answer"),
 )
@@ -55,6 +61,23 @@ def test_a_batch_numbers_the_turns_of_its_tokens():
     assert RolloutBatch.from_groups([group_of(make_sample(PROMPT, 0, "no"))]).turns is None
 
 
+def test_a_batch_says_of_tokens_what_turns_have_earned_where_and_by_whom():
+    """Without an anchor, a turn is written in the state that what was put in before it says."""
+    elsewhere = episode(1, turns=(Turn(0, 4, "model"), *TURNS[1:]))
+    batch = RolloutBatch.from_groups([group_of(episode(), elsewhere)])
+    assert batch.turn_rewards.tolist() == [0.5] * 7 + [0] * 17
+    assert batch.anchors.tolist() == [0] * 7 + [1] * 5 + [2] * 7 + [1] * 5
+    assert batch.roles.tolist() == [0] * 7 + [1] * 17
+
+
+def test_a_batch_whose_turns_say_nothing_has_no_columns_of_it():
+    silent = episode(turns=(Turn(0, 4, "model"), *TURNS[1:]))
+    batch = RolloutBatch.from_groups([group_of(silent)])
+    assert (batch.turn_rewards, batch.roles) == (None, None)
+    plain = RolloutBatch.from_groups([group_of(make_sample(PROMPT, 0, "no"))])
+    assert (plain.turns, plain.anchors) == (None, None)
+
+
 def test_nothing_is_learned_from_a_sample_that_ended_void():
     void = episode(1, finish_reason="void")
     batch = RolloutBatch.from_groups([group_of(episode(), void)])
@@ -78,6 +101,9 @@ def test_dumps_keep_turns_and_are_replayed_with_them(tmp_path):
         "num_ok": 1,
         "seconds": 0.5,
         "failure": None,
+        "reward": None,
+        "anchor": "",
+        "role": "",
     }
     assert "turns" not in second
     engine = ReplayEngine(path, TOKENIZER, vocab_size=VOCAB_SIZE)
@@ -100,6 +126,10 @@ def test_dumps_keep_turns_and_are_replayed_with_them(tmp_path):
             "a turn starts at 2, expected 1",
         ),
         ([{"start": 0, "end": 3, "kind": "user"}], "turns.0.kind"),
+        (
+            [{"start": 0, "end": 3, "kind": "model", "reward": 1e19}],
+            "a turn has a reward of 1e.19, expected one within 1e.18",
+        ),
     ],
 )
 def test_recorded_turns_have_to_be_the_response(tmp_path, turns, message):
@@ -167,3 +197,43 @@ def test_an_evaluation_counts_turns_and_calls(tmp_path, scorer):
         "eval/time_tools_s": 0.5,
     }
     assert {name: metrics[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"method": "gigpo"}, "algorithm.gigpo reads turns with workflow.format=null"),
+        ({"method": "st_ppo"}, "algorithm.st_ppo reads turns with workflow.format=null"),
+        ({"method": "igpo"}, "algorithm.igpo reads rewards of turns, which no environment"),
+        ({"method": "mars"}, "algorithm.mars reads roles of turns, which no environment"),
+    ],
+)
+def test_a_run_whose_turns_will_not_say_what_a_method_reads_is_refused(sections, message):
+    tree = {"model": {"path": "model"}, "data": {"path": "p.jsonl"}, "algorithm": sections}
+    with pytest.raises(ValidationError, match=message):
+        TrainConfig.model_validate(tree)
+    recorded = {"engine": "replay", "replay_path": "samples.jsonl"}
+    TrainConfig.model_validate({**tree, "rollout": recorded})
+
+
+@pytest.mark.parametrize(
+    ("method", "turns", "message"),
+    [
+        ("gigpo", (), "algorithm.gigpo reads turns: no sample of step 3 has any"),
+        ("mapo", (Turn(0, 12, "model"),), "algorithm.mapo reads rewards of turns: no sample"),
+        ("mars", (Turn(0, 12, "model", reward=1.0),), "algorithm.mars reads roles of turns: no"),
+    ],
+)
+def test_recorded_turns_that_do_not_say_it_end_the_run_where_they_come(method, turns, message):
+    tree = {"model": {"path": "model"}, "data": {"path": "p.jsonl"}}
+    tree |= {"rollout": {"engine": "replay", "replay_path": "samples.jsonl"}}
+    config = TrainConfig.model_validate({**tree, "algorithm": {"method": method}})
+    batch = RolloutBatch.from_groups([group_of(episode(turns=turns))])
+    step = Step(3, 0.5, batch, torch.arange(12), batch.sample_ids, batch.loss_mask, [[0]])
+    step.facts.update(facts_of_turns(batch))
+    with pytest.raises(UserError, match=message):
+        check_turns(step, config.algorithm)
+    named = replace(episode().turns[0], end=12, role="asker")
+    batch = RolloutBatch.from_groups([group_of(episode(turns=(named,)))])
+    step.facts.update(facts_of_turns(batch))
+    check_turns(step, config.algorithm)
