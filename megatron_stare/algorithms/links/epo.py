@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
+from megatron_stare.algorithms.batch_stats import Grouping
 from megatron_stare.algorithms.hooks import Credit, Link, Mark, Step
 from megatron_stare.algorithms.needs import OLD
 
 HISTORY = Mark("entropy_history")
-"""The mean entropy of the steps before, nats; 0 in the first."""
+"""The mean entropy of the steps before at the same turn, nats; 0 where there was none."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Mean entropies of steps: their sum and number, and their mean before this step."""
+    """Of each number of a turn, from 0: mean entropies of steps, their sum and number.
 
-    total: float = 0.0
-    count: int = 0
-    before: float = 0.0
+    totals, counts  of the steps that are over
+    before          their mean before this step; 0 where there was none
+    """
+
+    totals: Sequence[float] = ()
+    counts: Sequence[int] = ()
+    before: Sequence[float] = ()
 
 
 class Epo(Link[Seen]):
-    """Marks the mean of the mean entropies of all steps before, in nats.
+    """Marks the mean of the mean entropies of all steps before, in nats, turn by turn.
 
-    The authors keep one for each turn of an agent; this is of the first turn, all that a sample of
-    one turn has. Theirs acts from half of an agent's turns on, and perhaps fades over epochs.
+    The first turns of samples have a history of their own, and so have the second ones. The authors
+    act from half of an agent's turns on, and may let the penalty fade over epochs: here neither.
 
     Source: EPO, arXiv 2509.22576
     Status: checked against authors' code
@@ -41,14 +45,22 @@ class Epo(Link[Seen]):
         return Seen()
 
     def advance(self, state: Seen, step: Step) -> Seen:
-        """Remember this step's mean for the next; one that is not finite is forgotten."""
-        before = state.total / state.count if state.count else 0.0
-        mean = float(step.stats.mean(step[OLD].entropies))
-        if not math.isfinite(mean):
-            return Seen(state.total, state.count, before)
-        return Seen(state.total + mean, state.count + 1, before)
+        """Remember this step's means for the next; one that is not finite is forgotten."""
+        means = step.by(Grouping.by_turn_number).mean(step[OLD].entropies).tolist()
+        numbers = step.rollouts.turn_numbers.unique().tolist()
+        size = max(len(state.totals), *(number + 1 for number in numbers))
+        totals = [*state.totals, *[0.0] * (size - len(state.totals))]
+        counts = [*state.counts, *[0] * (size - len(state.counts))]
+        before = [total / max(1, count) for total, count in zip(totals, counts, strict=True)]
+        for number, mean in zip(numbers, means, strict=True):
+            if math.isfinite(mean):
+                totals[number] += mean
+                counts[number] += 1
+        return Seen(totals, counts, before)
 
     def apply(self, credit: Credit, step: Step, state: Seen) -> Credit:
         """Leave the mean on every token."""
-        step.facts[HISTORY] = torch.full_like(credit.weights, state.before)
+        before = credit.weights.new_tensor(state.before)
+        numbers = step.rollouts.turn_numbers[step.index].to(step.mask.device)
+        step.facts[HISTORY] = before[numbers]
         return credit

@@ -35,7 +35,7 @@ ENTROPY: dict[str, Preset] = {
     "epo": Preset(
         about="""GRPO with a bonus for entropy, less a penalty where it leaves its history.
 
-        Of agents in the paper, here for samples of one turn.
+        Each turn has a history of its own.
 
         Source: EPO, arXiv 2509.22576
         Status: checked against authors' code
