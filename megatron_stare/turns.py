@@ -55,6 +55,16 @@ class Turn:
             raise ValueError(
                 f"a turn has a reward of {self.reward}, expected one within {LARGEST_REWARD:g}"
             )
+        if self.reward and not is_own(self):
+            raise ValueError(
+                f"a turn of {self.kind} from {self.start} to {self.end} has a reward, expected it "
+                "of turns of the model that have tokens"
+            )
+
+
+def is_own(turn: Turn) -> bool:
+    """Whether it is of the model, and has tokens."""
+    return turn.kind == "model" and turn.end > turn.start
 
 
 def turns_to_plain(turns: Sequence[Turn]) -> dict[str, Any]:
@@ -76,26 +86,41 @@ class Response(NamedTuple):
 
     @property
     def own(self) -> list[Turn]:
-        """Those of the model."""
-        return [turn for turn in self.turns if turn.kind == "model"]
+        """Those of the model that have tokens."""
+        return [turn for turn in self.turns if is_own(turn)]
 
     @property
     def anchors(self) -> list[str]:
         """The state that each turn of the model was written in; "" is that of the prompt."""
         anchors, put_in = [], ""
         for turn in self.turns:
-            if turn.kind == "model":
+            if is_own(turn):
                 anchors.append(turn.anchor or put_in)
-            put_in = "" if turn.kind == "model" else put_in + turn.text
+            put_in = "" if is_own(turn) else put_in + turn.text
         return anchors
+
+    @property
+    def failed_calls(self) -> list[int]:
+        """Calls of each turn of the model that were made, and did not do what they were to do."""
+        failed: list[int] = []
+        num_made = 0
+        for turn in self.turns:
+            if is_own(turn):
+                failed.append(0)
+                num_made = turn.num_calls
+            elif turn.kind == "observation" and failed:
+                failed[-1] = max(0, num_made - turn.num_ok)
+        return failed
 
     def of_tokens[T](self, values: Sequence[T], nothing: T) -> list[T]:
         """What is said of each turn of the model, said of its tokens, and of those that answer it.
 
+        What stands before the first is of it.
+
         Args:
-            nothing: of a response without turns, and of what stands before the first.
+            nothing: of a response without turns.
         """
-        of_tokens = [nothing] * self.num_tokens
+        of_tokens = [values[0] if values else nothing] * self.num_tokens
         for turn, value in zip(self.own, values, strict=True):
             of_tokens[turn.start :] = [value] * (self.num_tokens - turn.start)
         return of_tokens
@@ -110,6 +135,8 @@ def turn_columns(responses: Sequence[Response]) -> dict[str, Tensor]:
         columns["turns"] = torch.tensor([number for row in numbers for number in row])
         anchors = [r.of_tokens(r.anchors, "") for r in responses]
         columns["anchors"] = numbered([anchor for row in anchors for anchor in row])
+        failed = [r.of_tokens(r.failed_calls, 0) for r in responses]
+        columns["failed_calls"] = torch.tensor([count for row in failed for count in row])
     if any(turn.reward is not None for turn in turns):
         rewards = [r.of_tokens([t.reward or 0.0 for t in r.own], 0.0) for r in responses]
         columns["turn_rewards"] = torch.tensor([reward for row in rewards for reward in row])

@@ -220,6 +220,7 @@ class RolloutBatch(TokenBatch):
     turn_rewards      float32 [R]    what it has earned by itself, without its sample's reward
     anchors           int64   [R]    turns that were written in the same state share a number
     roles             int64   [R]    and so do those of one player
+    failed_calls      int64   [R]    calls that it made, and that did not do what they were to do
     """
 
     rollout_logprobs: Tensor
@@ -234,6 +235,7 @@ class RolloutBatch(TokenBatch):
     turn_rewards: Tensor | None = None
     anchors: Tensor | None = None
     roles: Tensor | None = None
+    failed_calls: Tensor | None = None
 
     @property
     def is_truncated(self) -> Tensor:

@@ -19,18 +19,21 @@ from megatron_stare.algorithms.needs import (
     DEMONSTRATED,
     GUIDED,
     OLD,
+    PROFILES,
     PROMPT_LOGPROBS,
     REFERENCE,
     ROLLOUT,
     UNTRUNCATED,
     Cuts,
     HiddenRanks,
+    Profiles,
     PromptLogprobs,
     RankDynamics,
     facts_of_turns,
 )
 from megatron_stare.algorithms.table import LINKS, TERMS
 from megatron_stare.algorithms.terms.clipped import Clipped
+from megatron_stare.algorithms.turns import Turns
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.types import RolloutBatch
 
@@ -73,7 +76,7 @@ HEAD_NEEDS = {
     if isinstance(need, HeadNeed)
 }
 """What links ask of the head, with these settings."""
-OF_TURNS = ("turns", "turn_rewards", "anchors", "roles")
+OF_TURNS = ("turns", "turn_rewards", "anchors", "roles", "failed_calls")
 """Columns of a batch that say something of turns."""
 MARKS = frozenset().union(*(link.marks for link in LINKS.values()))
 """All that links leave for terms."""
@@ -136,6 +139,7 @@ class Batch:
                 [-torch.arange(1.0, 2 + group) / 5 for group in self.rollouts.group_ids.tolist()]
             ),
             CUTS: self.cuts,
+            PROFILES: profiles_of(Turns(self.rollouts)),
             **{need: self.of_head(need, index) for need in HEAD_NEEDS},
             **facts_of_turns(self.rollouts),
         }
@@ -270,8 +274,14 @@ def _of_turns(lengths: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
     turns = torch.cat([torch.arange(int(length)) // 7 for length in lengths])
     of_turn = (torch.cat([turns.new_ones(1), turns.diff()]) != 0).cumsum(0) - 1
     drawn = torch.randint(0, 3, (int(of_turn[-1]) + 1,), generator=generator)[of_turn]
-    columns = (turns, drawn.float(), (drawn + turns) % 3, turns % 2)
+    columns = (turns, drawn.float(), (drawn + turns) % 3, turns % 2, drawn // 2)
     return dict(zip(OF_TURNS, columns, strict=True))
+
+
+def profiles_of(turns: Turns) -> Profiles:
+    """By what they have earned, and whose they are."""
+    earned = turns.own_rewards
+    return Profiles((earned > 0).double(), earned + 0.5, (turns.numbers % 4).double() / 4)
 
 
 def _token_ids(group_ids: Tensor, lengths: Tensor) -> Tensor:

@@ -81,7 +81,9 @@ def with_turns(batch: RolloutBatch) -> RolloutBatch:
     turns = torch.cat([torch.arange(length) // 7 for length in batch.response_lengths.tolist()])
     rewards = (batch.sample_ids + turns) % 4 / 4
     anchors = (batch.sample_ids + turns) % 3
-    return replace(batch, turns=turns, turn_rewards=rewards, anchors=anchors, roles=turns % 2)
+    failed = ((batch.sample_ids + turns) % 3 == 0).long()
+    said = {"turn_rewards": rewards, "anchors": anchors, "roles": turns % 2}
+    return replace(batch, turns=turns, **said, failed_calls=failed)
 
 
 def permuted(batch: RolloutBatch, order: Sequence[int]) -> tuple[RolloutBatch, Tensor]:
@@ -89,6 +91,7 @@ def permuted(batch: RolloutBatch, order: Sequence[int]) -> tuple[RolloutBatch, T
     tokens = _spans(batch.lengths, order)
     response_tokens = _spans(batch.response_lengths, order)
     of_response = ("loss_mask", "rollout_logprobs", "turns", "turn_rewards", "anchors", "roles")
+    of_response += ("failed_calls",)
     index = {"token_ids": tokens, **dict.fromkeys(of_response, response_tokens)}
     samples = torch.as_tensor(order)
     return replace(

@@ -122,10 +122,15 @@ class Term[F](Component):
 
 
 class Update(NamedTuple):
-    """One optimizer update: the samples that it learns from, on whatever rank, and their credit."""
+    """One optimizer update: the samples that it learns from, on whatever rank, and their credit.
+
+    old  scores under the weights right before it, `[r]`, which ratios are to; None is those before
+         the step
+    """
 
     samples: Sequence[int]
     credit: Credit
+    old: TokenScores | None = None
 
 
 Rescore = Callable[[Sequence[int]], TokenScores]

@@ -63,11 +63,12 @@ def _turn_columns(samples: Samples) -> dict[str, Tensor]:
     columns: dict[str, Tensor] = {}
     if any(sample.get("turns") is not None for sample in samples):
         columns["turns"] = torch.tensor([number for row in numbers for number in row])
-    for name in ("turn_rewards", "anchors", "roles"):
+    for name in ("turn_rewards", "failed_calls", "anchors", "roles"):
         if all(sample.get(name) is not None for sample in samples):
             rows = [_of_tokens(name, *pair) for pair in zip(samples, numbers, strict=True)]
             said = [value for row in rows for value in row]
-            columns[name] = flat([said]) if name == "turn_rewards" else numbered(said)
+            is_number = name in ("turn_rewards", "failed_calls")
+            columns[name] = flat([said]) if is_number else numbered(said)
     return columns
 
 
@@ -78,6 +79,23 @@ def _turn_numbers(sample: Mapping[str, Any]) -> list[int]:
     if numbers != sorted(numbers) or {*numbers} != {*range(len({*numbers}))}:
         raise ValueError(f"turns: {numbers}, expected numbers that go up from 0, one by one")
     return numbers
+
+
+def of_turns(name: str, samples: Samples, keys: Sequence[str]) -> dict[str, Tensor]:
+    """What samples say of their turns under a name, a mapping each: by key, float64 `[N]`.
+
+    Raises:
+        ValueError: it is said of another number of turns, or has other keys.
+    """
+    said = []
+    for sample in samples:
+        numbers = _turn_numbers(sample)
+        rows = _of_tokens(name, sample, numbers)
+        said += [rows[numbers.index(number)] for number in sorted({*numbers})]
+    for row in said:
+        if {*row} != {*keys}:
+            raise ValueError(f"{name}: a turn has {[*row]}, expected {[*keys]}")
+    return {key: flat([[row[key] for row in said]]) for key in keys}
 
 
 def _of_tokens(name: str, sample: Mapping[str, Any], numbers: Sequence[int]) -> list[Any]:

@@ -88,6 +88,26 @@ class Cuts:
         return self
 
 
+@dataclass(frozen=True, slots=True)
+class Profiles:
+    """What a profiler says of what the batch's turns have written; whole on every rank, on the CPU.
+
+    Float64 `[N]` each, in the order of `Turns`.
+
+    correct   whether it does what it is to do, 1 or 0
+    speedup   how many times as fast it is as the reference
+    coverage  the share of its time that is spent in code of the policy's own
+    """
+
+    correct: Tensor
+    speedup: Tensor
+    coverage: Tensor
+
+    def at(self, tokens: slice | Tensor) -> Self:
+        """The same: it is not of this rank's tokens."""
+        return self
+
+
 def head_products(needs: Iterable[Need[Any]]) -> int:
     """Products of hidden states and the head's weight that needs take beside those of passes."""
     return sum(need.products for need in needs if isinstance(need, HeadNeed))
@@ -115,12 +135,21 @@ TURNS: Need[Turns] = Need("turns", passes=0)
 """Of every sample, with the states that they were written in; known where samples have any."""
 TURN_REWARDS: Need[Turns] = Need("rewards of turns", passes=0)
 """The same, where something says what turns have earned by themselves."""
+PROFILES: Need[Profiles] = Need("profiles of turns", passes=0)
+"""Given with lists (`offline`): no tool of a run is a profiler yet."""
+FAILED_CALLS: Need[Turns] = Need("failed calls of turns", passes=0)
+"""The same, where samples have called anything."""
 ROLES: Need[Turns] = Need("roles of turns", passes=0)
 """The same, where turns say which player has written them."""
 
 
 def facts_of_turns(batch: RolloutBatch) -> dict[Need[Any], Turns]:
     """What comes with a batch of its turns."""
-    columns = {TURNS: batch.turns, TURN_REWARDS: batch.turn_rewards, ROLES: batch.roles}
+    columns = {
+        TURNS: batch.turns,
+        TURN_REWARDS: batch.turn_rewards,
+        FAILED_CALLS: batch.failed_calls,
+        ROLES: batch.roles,
+    }
     turns = Turns(batch)
     return {need: turns for need, column in columns.items() if column is not None}

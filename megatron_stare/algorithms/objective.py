@@ -67,6 +67,8 @@ class MethodObjective:
     def of(cls, method: Method, step: Step, update: Update) -> MethodObjective:
         """Of this rank's tokens, in an update of some samples. All data-parallel ranks call it."""
         credit = update.credit
+        if update.old is not None:
+            step = replace(step, facts={**step.facts, OLD: update.old})
 
         def mean_of(terms: Sequence[Term]) -> Mean:
             counted = terms[0].counted(credit, step)

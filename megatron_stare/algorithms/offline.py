@@ -20,9 +20,11 @@ A sample is a mapping; what no part needs may be missing:
     cut_values, cut_nodes  at tokens that begin a segment, else None: what the response is worth
                            before that token, and the token's node in the tree of its group
     turns                  of each token: the number of its turn, from 0, by default one for all
-    turn_rewards, anchors, roles
-                           of each turn: its own reward, the state that it was written in and the
-                           player who wrote it, any hashables
+    profiles               of each turn: what a profiler says, `correct`, `speedup`, `coverage`
+    turn_rewards, failed_calls
+                           of each turn: its own reward, how many of its calls have failed
+    anchors, roles         of each turn: the state that it was written in, and the player who wrote
+                           it, any hashables
     advantages             where the chain starts, of the sample or a token, by default 0
     current_logprobs       of the policy that learns, by default `logprobs`
     current_entropies      by default `entropies`
@@ -43,12 +45,14 @@ from torch import Tensor
 from megatron_stare.algorithms.chain import Chain, first_credit
 from megatron_stare.algorithms.config import AlgorithmConfig
 from megatron_stare.algorithms.hooks import Component, Credit, Need, Step, Update
-from megatron_stare.algorithms.lists import Samples, batch_of, column, flat, per_token
+from megatron_stare.algorithms.lists import Samples, batch_of, column, flat, of_turns, per_token
 from megatron_stare.algorithms.needs import (
     CUTS,
     DEMONSTRATED,
+    FAILED_CALLS,
     GUIDED,
     OLD,
+    PROFILES,
     PROMPT_LOGPROBS,
     REFERENCE,
     ROLES,
@@ -59,6 +63,7 @@ from megatron_stare.algorithms.needs import (
     Cuts,
     HiddenRanks,
     MinPLogprobs,
+    Profiles,
     PromptLogprobs,
     RankDynamics,
     facts_of_turns,
@@ -213,6 +218,8 @@ def _step(samples: Samples, number: int, progress: float, needs: Iterable[Need[A
         values = torch.full_like(nothing, math.nan) if values is None else values
         nodes = torch.full_like(nothing, math.nan) if nodes is None else nodes
         step.facts[CUTS] = Cuts(values, nodes.nan_to_num(nan=-1.0).long())
+    if all(sample.get("profiles") is not None for sample in samples):
+        step.facts[PROFILES] = Profiles(**of_turns("profiles", samples, _PROFILE))
     for need in needs:
         if (fact := _of_head(need, samples)) is not None:
             step.facts[need] = fact
@@ -226,6 +233,7 @@ def _of_head(need: Need[Any], samples: Samples) -> Any:
     return column(samples, "min_p_logprobs") if isinstance(need, MinPLogprobs) else None
 
 
+_PROFILE = ("correct", "speedup", "coverage")
 _NAMES: dict[Need[Any] | type[Need[Any]], str] = {
     OLD: "logprobs",
     REFERENCE: "reference_logprobs",
@@ -236,7 +244,9 @@ _NAMES: dict[Need[Any] | type[Need[Any]], str] = {
     MinPLogprobs: "min_p_logprobs",
     HiddenRanks: "hidden_ranks",
     TURNS: "turns",
+    PROFILES: "profiles",
     TURN_REWARDS: "turn_rewards",
+    FAILED_CALLS: "failed_calls",
     ROLES: "roles",
 }
 """Where each need is met."""

@@ -7,10 +7,24 @@ from pydantic import model_validator
 from megatron_stare.algorithms.config import AlgorithmConfig
 from megatron_stare.algorithms.links.pairs import PAIR_LOSS, Pairs
 from megatron_stare.algorithms.method import Method
-from megatron_stare.algorithms.needs import CUTS, DEMONSTRATED, GUIDED, ROLLOUT, UNTRUNCATED
+from megatron_stare.algorithms.needs import (
+    CUTS,
+    DEMONSTRATED,
+    FAILED_CALLS,
+    GUIDED,
+    PROFILES,
+    ROLES,
+    ROLLOUT,
+    TURN_REWARDS,
+    TURNS,
+    UNTRUNCATED,
+)
 from megatron_stare.algorithms.table import METHODS
 
-_NOT_OF_PAIRS = (CUTS, DEMONSTRATED, GUIDED, ROLLOUT, UNTRUNCATED)
+_NOT_OF_PAIRS = (
+    *(CUTS, DEMONSTRATED, GUIDED, ROLLOUT, UNTRUNCATED),
+    *(TURNS, TURN_REWARDS, FAILED_CALLS, ROLES, PROFILES),
+)
 """Of rollouts alone."""
 
 

@@ -139,21 +139,18 @@ class Step:
         """A random number in [0, 1) for each token, float32 `[r]`, the same in every layout.
 
         It depends on the run's seed, the step, the salt and the token's place among those of the
-        batch's loss mask; under the mask it is 0. A link has no other randomness but `permutation`.
+        batch's loss mask; under the mask it is 0. A link has no other randomness but `drawn`.
         """
-        generator = self._generator(salt)
         mask = self.batch.loss_mask
-        drawn = torch.rand(1 + int(mask.sum()), generator=generator)
+        drawn = self.drawn(1 + int(mask.sum()), salt)
         place = (mask.cumsum(0) * mask)[self.index]
         return drawn[place].to(self.mask.device) * self.mask
 
-    def permutation(self, count: int, salt: str) -> Tensor:
-        """Numbers below `count` in a random order, int64 `[count]`, the same in every layout."""
-        return torch.randperm(count, generator=self._generator(salt))
-
-    def _generator(self, salt: str) -> torch.Generator:
+    def drawn(self, count: int, salt: str) -> Tensor:
+        """Random numbers in [0, 1), float32 `[count]`, on the CPU, the same in every layout."""
         key = hashlib.sha256(f"{self.seed}/{self.number}/{salt}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(key[:8], "big", signed=True))
+        generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "big", signed=True))
+        return torch.rand(count, generator=generator)
 
     def at(self, tokens: slice | Tensor) -> Step:
         """Some of this rank's tokens that make whole samples, and are all that there is."""

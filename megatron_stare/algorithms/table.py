@@ -47,6 +47,7 @@ from megatron_stare.algorithms.links.hapo_baseline import TokenMean
 from megatron_stare.algorithms.links.hgpo import Hgpo
 from megatron_stare.algorithms.links.high_entropy import HighEntropy
 from megatron_stare.algorithms.links.igpo import Igpo
+from megatron_stare.algorithms.links.infopo import InfoPo
 from megatron_stare.algorithms.links.ipo import Ipo
 from megatron_stare.algorithms.links.kl_cov import KlCov
 from megatron_stare.algorithms.links.lp_reg import LpReg
@@ -59,12 +60,15 @@ from megatron_stare.algorithms.links.opo import Opo
 from megatron_stare.algorithms.links.overlong import Overlong
 from megatron_stare.algorithms.links.polarity import Nsr, Psr, WReinforce
 from megatron_stare.algorithms.links.pro_grpo import ProGrpo
+from megatron_stare.algorithms.links.profiled import Profiled
+from megatron_stare.algorithms.links.prs import Prs
 from megatron_stare.algorithms.links.qae import Qae
 from megatron_stare.algorithms.links.quadrants import Quadrants
 from megatron_stare.algorithms.links.r3 import R3
 from megatron_stare.algorithms.links.reinforce import ReinforcePlusPlus, ReinforcePlusPlusBaseline
 from megatron_stare.algorithms.links.retool import Retool
 from megatron_stare.algorithms.links.rose import Rose
+from megatron_stare.algorithms.links.seeupo import SeeUpo
 from megatron_stare.algorithms.links.segment_values import SegmentValues
 from megatron_stare.algorithms.links.self_normalized import SelfNormalized
 from megatron_stare.algorithms.links.simpo import Simpo
@@ -73,6 +77,7 @@ from megatron_stare.algorithms.links.srgpo import Srgpo
 from megatron_stare.algorithms.links.stapo import Stapo
 from megatron_stare.algorithms.links.stare import Stare
 from megatron_stare.algorithms.links.steer import Steer
+from megatron_stare.algorithms.links.torl import Torl
 from megatron_stare.algorithms.links.trloo import Trloo
 from megatron_stare.algorithms.links.turning_point import TurningPoint
 from megatron_stare.algorithms.links.unlikeliness import Unlikeliness
@@ -81,6 +86,7 @@ from megatron_stare.algorithms.links.verl import Verl
 from megatron_stare.algorithms.links.veto import Veto
 from megatron_stare.algorithms.presets import METHODS
 from megatron_stare.algorithms.replay import Replay
+from megatron_stare.algorithms.simple_tir import AccuracyBand, Finished
 from megatron_stare.algorithms.terms.aspo import Aspo
 from megatron_stare.algorithms.terms.ce_gppo import CeGppo
 from megatron_stare.algorithms.terms.cispo import Cispo
@@ -103,6 +109,7 @@ from megatron_stare.algorithms.terms.sapo import Sapo
 from megatron_stare.algorithms.terms.smoothed_entropy import SmoothedEntropy
 from megatron_stare.algorithms.terms.st_ppo import StPpo
 from megatron_stare.algorithms.terms.tangent import Tangent
+from megatron_stare.algorithms.turn_by_turn import TurnByTurn
 from megatron_stare.algorithms.updates import Epochs
 
 LINKS: dict[str, type[Link]] = {
@@ -181,6 +188,11 @@ LINKS: dict[str, type[Link]] = {
     "match_tir": MatchTir,
     "mapo": Mapo,
     "retool": Retool,
+    "torl": Torl,
+    "infopo": InfoPo,
+    "seeupo": SeeUpo,
+    "profiled": Profiled,
+    "prs": Prs,
 }
 
 TERMS: dict[str, type[Term]] = {
@@ -216,10 +228,13 @@ FILTERS: dict[str, type[Filter]] = {
     "fall_back": FallBack,
     "not_all_wrong": NotAllWrong,
     "replay": Replay,
+    "accuracy_band": AccuracyBand,
+    "finished": Finished,
 }
 
 UPDATES: dict[str, type[Updates]] = {
     "epochs": Epochs,
+    "turn_by_turn": TurnByTurn,
 }
 
 CURRICULA: dict[str, type[Curriculum]] = {

@@ -30,7 +30,8 @@ class Turns:
     """
 
     def __init__(self, batch: RolloutBatch) -> None:
-        self._batch = batch
+        self.batch = batch
+        """Whose turns they are."""
 
     def at(self, tokens: slice | Tensor) -> Turns:
         """The same: they are not of this rank's tokens."""
@@ -38,7 +39,7 @@ class Turns:
 
     @cached_property
     def _runs(self) -> tuple[Tensor, Tensor]:
-        columns = torch.stack([self._batch.sample_ids, self._batch.turn_numbers])
+        columns = torch.stack([self.batch.sample_ids, self.batch.turn_numbers])
         return columns.unique_consecutive(dim=1, return_inverse=True)
 
     @property
@@ -54,7 +55,7 @@ class Turns:
     @property
     def groups(self) -> Tensor:
         """The group of each, int64 `[N]`."""
-        return self._batch.group_ids[self.samples]
+        return self.batch.group_ids[self.samples]
 
     @cached_property
     def are_last(self) -> Tensor:
@@ -63,21 +64,21 @@ class Turns:
         return self.samples != following
 
     @cached_property
-    def are_counted(self) -> Tensor:
-        """Whether the loss mask leaves a token of each, bool `[N]`."""
+    def num_counted(self) -> Tensor:
+        """Tokens of each that the loss mask leaves, int64 `[N]`."""
         counts = torch.zeros_like(self.samples)
-        return counts.index_add_(0, self._runs[1], self._batch.loss_mask.long()) > 0
+        return counts.index_add_(0, self._runs[1], self.batch.loss_mask.long())
 
     @cached_property
     def own_rewards(self) -> Tensor:
         """What each has earned by itself, float64 `[N]`; 0 where nothing says so."""
-        rewards = self._batch.turn_rewards
+        rewards = self.batch.turn_rewards
         return torch.zeros(len(self.samples)).double() if rewards is None else self._first(rewards)
 
     @cached_property
     def outcomes(self) -> Tensor:
         """The reward of the sample of each, float64 `[N]`."""
-        return self._batch.rewards.double()[self.samples]
+        return self.batch.rewards.double()[self.samples]
 
     @property
     def rewards(self) -> Tensor:
@@ -92,13 +93,13 @@ class Turns:
     @property
     def anchors(self) -> Tensor:
         """The same number where turns of a group were written in the same state, int64 `[N]`."""
-        anchors = self._batch.anchors
+        anchors = self.batch.anchors
         return torch.zeros_like(self.samples) if anchors is None else self._first(anchors)
 
     @property
     def roles(self) -> Tensor:
         """The same number where turns are of the same role, int64 `[N]`."""
-        roles = self._batch.roles
+        roles = self.batch.roles
         return torch.zeros_like(self.samples) if roles is None else self._first(roles)
 
     def returns(self, gamma: float, rewards: Tensor | None = None) -> Tensor:

@@ -11,6 +11,7 @@ from megatron_stare.algorithms.hooks import Step
 from megatron_stare.algorithms.method import Method
 from megatron_stare.algorithms.needs import (
     DEMONSTRATED,
+    FAILED_CALLS,
     GUIDED,
     ROLES,
     ROLLOUT,
@@ -95,7 +96,7 @@ def check_turns(step: Step, method: Method) -> None:
         UserError: no sample of the batch does.
     """
     for name, part in method.parts.items():
-        for need in (TURNS, TURN_REWARDS, ROLES):
+        for need in (TURNS, TURN_REWARDS, FAILED_CALLS, ROLES):
             if need in part.needs and not step.knows(need):
                 raise UserError(
                     f"algorithm.{name} reads {need.name}: no sample of step {step.number} has any, "

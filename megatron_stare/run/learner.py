@@ -112,8 +112,9 @@ class Learner[C: TrainConfig | PreferConfig]:
     ) -> list[UpdateResult]:
         """The step's optimizer updates, in order.
 
-        The first is under the weights of the prepass, if there was one: the head goes backward
-        only, and so does all of the network where the graph was kept.
+        The first is under the weights of the prepass, if there was one, and one that comes with
+        scores under those of its own: the head goes backward only, and so does all of the network
+        where the graph was kept.
         """
         method, policy = self.config.algorithm, self.session.policy
         graphs, self.graphs = self.graphs, ()
@@ -127,12 +128,13 @@ class Learner[C: TrainConfig | PreferConfig]:
             for update in method.in_turn(step, credit, rescore):
                 micro_batches, tokens = share.of(update.samples, batch)
                 objective = MethodObjective.of(method, step, update).at(tokens)
-                known = None if results else objective.step.facts.get(OLD)
+                is_scored = update.old is not None or not results
                 is_as_planned = not results and {*update.samples} == {*share.samples[0]}
+                waiting, graphs = (graphs if is_as_planned else ()), ()
                 result = policy.update(
                     *(batch, micro_batches, objective, advance),
-                    known=known,
-                    graphs=graphs if is_as_planned else (),
+                    known=objective.step.facts.get(OLD) if is_scored else None,
+                    graphs=waiting,
                 )
                 results.append(self.session.check(result, self.config.loop.max_bad_updates))
         return results

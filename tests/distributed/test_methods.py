@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from megatron_stare.algorithms.needs import CUTS, DEMONSTRATED, GUIDED
+from megatron_stare.algorithms.needs import CUTS, DEMONSTRATED, GUIDED, PROFILES
 from megatron_stare.algorithms.table import LINKS, METHODS, TERMS
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.types import RolloutBatch
@@ -62,8 +62,12 @@ MOST_SLACK = 1e-3
 """As a share: what moves more, with scores wrong by 1e-5 nats, hangs on their last bits."""
 
 
-TRAINABLE = [name for name, kind in LINKS.items() if CUTS not in kind(**ACTS.get(name, {})).needs]
-"""No rollout makes cuts yet, and a run with a link that reads them is refused."""
+TRAINABLE = [
+    name for name, kind in LINKS.items() if not kind(**ACTS.get(name, {})).needs & {CUTS, PROFILES}
+]
+"""No rollout makes cuts or profiles yet, and a run with a link that reads them is refused."""
+ONCE = {name: method for name, method in METHODS.items() if "epochs" in method.updates}
+"""Methods with updates that the reference knows; the others are in test_updates.py."""
 
 
 def sections() -> dict[str, dict[str, Any]]:
@@ -73,10 +77,10 @@ def sections() -> dict[str, dict[str, Any]]:
     """
     found: dict[str, dict[str, Any]] = {
         name: {"method": name, **{link: ACTS[link] for link in method.links if link in ACTS}}
-        for name, method in METHODS.items()
+        for name, method in ONCE.items()
     }
-    ends = {list(method.links)[-1] for method in METHODS.values()}
-    terms = {name for method in METHODS.values() for name in (*method.policy, *method.terms)}
+    ends = {list(method.links)[-1] for method in ONCE.values()}
+    terms = {name for method in ONCE.values() for name in (*method.policy, *method.terms)}
     rest = [name for name in TRAINABLE if name not in ends]
     found |= {f"link {name}": {"links": links_with(name)} for name in rest}
     found |= {f"term {name}": method_with_term(name) for name in TERMS if name not in terms}

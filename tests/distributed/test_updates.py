@@ -17,7 +17,7 @@ from megatron_stare.data.packing import split_updates
 from tests.distributed.test_layouts import LAYOUTS, OPTIM
 from tests.layout_steps import Job, Layout, assert_same_step, merge_ranks, take_steps
 from tests.models import NETWORKS, make_hf_folder
-from tests.ragged_batches import ragged_batches
+from tests.ragged_batches import ragged_batches, with_turns
 from tests.worlds import run_world
 
 pytestmark = pytest.mark.slow
@@ -46,6 +46,7 @@ METHODS = {
     "twice": {"epochs": {"count": 2}},
     "alternating": {"updates": f"{__name__}:Alternating"},
     "demonstrated": {"terms": ["demonstration_nll"]},
+    "turn by turn": {"method": "seeupo"},
 }
 
 
@@ -54,7 +55,7 @@ def jobs(tmp_path_factory):
     folder = make_hf_folder(
         tmp_path_factory.mktemp("qwen3"), **NETWORKS["qwen3"], num_hidden_layers=2
     )
-    (batch,) = ragged_batches(seed=0)[:1]
+    batch = with_turns(ragged_batches(seed=0)[0])
     demonstrated = torch.arange(len(batch)) == WORKED
     settings = {"optim": OPTIM, "train": {"updates_per_step": 2}}
     return {
@@ -63,6 +64,7 @@ def jobs(tmp_path_factory):
             {
                 **settings,
                 "data": {"path": "unused", "max_prompt_tokens": 1, "demonstration_field": "worked"},
+                "rollout": {"engine": "replay", "replay_path": "unused"},  # Turns are recorded.
                 "algorithm": {"method": "grpo", **section},
             },
             [replace(batch, demonstrated=demonstrated if name == "demonstrated" else None)],

@@ -38,7 +38,8 @@ class Hgpo(TurnAdvantages):
         returns = turns.returns(self.gamma)
         alike = turns.groups
         items = [of_episodes(turns, self.norm, "turns")] if self.episode else []
-        for k in range(self.history + 1):
+        longest = min(self.history, int(turns.numbers.max()))
+        for k in range(longest + 1):
             # A turn's last k + 1 states: those of the turn before it, and its own.
             before = alike if k == 0 else torch.cat([alike[:1], alike[:-1]])
             rows = torch.stack([before, turns.anchors], dim=1)
@@ -49,7 +50,6 @@ class Hgpo(TurnAdvantages):
             value = centred if self.norm == "mean" else spread
             items.append(value.masked_fill(turns.numbers < k, 0.0))
         found = torch.stack(items)
-        first = 0 if self.episode else 1
-        sizes = torch.arange(first, first + len(items)).double()
-        weights = (sizes + 1).pow(self.alpha)[:, None] * (found != 0)
-        return (weights * found).sum(0) / (weights.sum(0) + 1e-6)
+        sizes = torch.arange(len(items)).double() + (1 if self.episode else 2)
+        weights = (sizes / sizes[-1]).pow(self.alpha)[:, None] * (found != 0)
+        return (weights * found).sum(0) / weights.sum(0).clamp(min=1e-300)

@@ -34,7 +34,8 @@ class Retool(SampleAdvantages):
     def of_samples(self, batch: RolloutBatch) -> Tensor:
         """Of the shaped rewards."""
         turns = Turns(batch)
-        again = turns.numbers[turns.are_last].to(batch.rewards.dtype)
+        numbers = turns.numbers.to(batch.rewards.dtype)
+        again = torch.zeros_like(batch.rewards).index_reduce_(0, turns.samples, numbers, "amax")
         shaped = (batch.rewards + self.each * again).clamp(max=self.most)
         rewards = torch.where(batch.rewards < 0, shaped, batch.rewards)
         return group_advantages(rewards, batch.group_ids)

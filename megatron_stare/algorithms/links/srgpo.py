@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from megatron_stare.algorithms.hooks import Credit, Link, Step
 from megatron_stare.algorithms.links.gigpo import Norm, of_episodes
 from megatron_stare.algorithms.links.turn_advantages import with_turns
@@ -37,8 +35,7 @@ class Srgpo(Link[None]):
         """Every token gets its turn's advantage."""
         turns = step[TURNS]
         count = len(turns.samples)
-        places = torch.empty(count, dtype=torch.int64)
-        places[step.permutation(count, "srgpo")] = torch.arange(count)
+        places = step.drawn(count, "srgpo").argsort(stable=True).argsort()
         sets = same(places // (self.size or count))
         own = standardised(sets, turns.own_rewards)
         return with_turns(credit, step, of_episodes(turns, self.norm, "turns") + self.w * own)

@@ -24,8 +24,12 @@ class Trloo(TurnAdvantages):
     """How much of a later turn's reward is an earlier one's."""
 
     def of_turns(self, turns: Turns) -> Tensor:
-        """N / (N - 1) of the deviation from the mean."""
-        counted, returns = turns.are_counted, turns.returns(self.gamma)
+        """Of what they have earned."""
+        return self.of_rewards(turns, turns.rewards)
+
+    def of_rewards(self, turns: Turns, rewards: Tensor) -> Tensor:
+        """N / (N - 1) of the deviation from the mean, of rewards of turns, `[N]`."""
+        counted, returns = turns.num_counted > 0, turns.returns(self.gamma, rewards)
         peers = same(turns.groups[counted], turns.numbers[counted])
         values = returns[counted]
         others = peers.centred(values) * peers.size / (peers.size - 1).clamp(min=1)

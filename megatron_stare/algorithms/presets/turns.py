@@ -8,16 +8,22 @@ from megatron_stare.algorithms.links.gigpo import Gigpo
 from megatron_stare.algorithms.links.group_baselines import Grpo
 from megatron_stare.algorithms.links.hgpo import Hgpo
 from megatron_stare.algorithms.links.igpo import Igpo
+from megatron_stare.algorithms.links.infopo import InfoPo
 from megatron_stare.algorithms.links.mapo import Mapo
 from megatron_stare.algorithms.links.mars import Mars
 from megatron_stare.algorithms.links.match_tir import MatchTir
 from megatron_stare.algorithms.links.retool import Retool
+from megatron_stare.algorithms.links.seeupo import SeeUpo
 from megatron_stare.algorithms.links.srgpo import Srgpo
+from megatron_stare.algorithms.links.torl import Torl
 from megatron_stare.algorithms.links.trloo import Trloo
 from megatron_stare.algorithms.links.veto import Veto
 from megatron_stare.algorithms.presets.preset import Preset
+from megatron_stare.algorithms.simple_tir import AccuracyBand, Finished
 from megatron_stare.algorithms.terms.clip import Clip
+from megatron_stare.algorithms.terms.gspo import Gspo
 from megatron_stare.algorithms.terms.st_ppo import StPpo
+from megatron_stare.algorithms.turn_by_turn import TurnByTurn
 
 OF_TURNS: dict[str, Preset] = {
     "gigpo": Preset(
@@ -80,15 +86,16 @@ OF_TURNS: dict[str, Preset] = {
         about="""Leave-one-out turn by turn, without samples that engine and policy disagree on.
 
         The geometric mean of a sample's ratios has to be within a thousandth of 1, and none of them
-        below 1e-4 (MRS). Rewards for what a profiler says (PR, PRS) are a kernel sandbox's.
+        below 1e-4 (MRS). With a profiler, links are [profiled, prs, veto, mis], the last two as
+        here (PR, PRS).
 
         Source: Dr. Kernel, arXiv 2602.05885
         Status: checked against authors' code
         """,
         links={
             "trloo": Trloo(),
-            "mis": Mis(level="geometric", low=0.999, high=1.001),
             "veto": Veto(),
+            "mis": Mis(level="geometric", low=0.999, high=1.001),
         },
         policy={"clip": Clip(high=0.28)},
         aggregation="seq-mean-token-sum",
@@ -144,6 +151,67 @@ OF_TURNS: dict[str, Preset] = {
         """,
         links={"retool": Retool()},
         policy={"clip": Clip(high=0.28, dual=10.0)},
+    ),
+    "simple_tir": Preset(
+        about="""GRPO of groups that are neither too easy nor too hard, without void turns.
+
+        `workflow.void: mask` leaves samples with such a turn out of the loss, though not out of
+        their groups; without tools this is GRPO with two filters.
+
+        Source: SimpleTIR, arXiv 2509.02479
+        Status: checked against authors' code
+        """,
+        links={"grpo": Grpo()},
+        policy={"clip": Clip(high=0.28, dual=3.0)},
+        filters={"accuracy_band": AccuracyBand(), "finished": Finished()},
+    ),
+    "torl": Preset(
+        about="""GRPO in which code that does not run costs something.
+
+        Source: ToRL, arXiv 2503.23383
+        Status: paper
+        """,
+        links={"torl": Torl()},
+        policy={"clip": Clip(high=0.2)},
+        filters={},
+    ),
+    "slea": Preset(
+        about="""Samples against their groups, and turns against others that have seen the like.
+
+        GiGPO's parts, both standardised. Observations are alike where they are the same: clusters
+        of similar ones are for who gives anchors. The library of experiences that the paper puts
+        into prompts is not here. Its terms are [{kl: {coef: 0.01}}].
+
+        Source: SLEA-RL, arXiv 2603.18079
+        Status: paper
+        """,
+        links={"gigpo": Gigpo(norm="mean_std", over="samples")},
+        policy={"clip": Clip(high=0.2)},
+        filters={},
+    ),
+    "infopo": Preset(
+        about="""Samples against their groups; turns are paid for what they have found out.
+
+        Source: InfoPO, arXiv 2603.00656
+        Status: checked against authors' code
+        """,
+        links={"infopo": InfoPo()},
+        policy={"clip": Clip(high=0.2)},
+        filters={},
+    ),
+    "seeupo": Preset(
+        about="""An update a turn, the last first, each weighed by what those after it have moved.
+
+        The code adds terms=[{kl: {coef: 0.002}}].
+
+        Source: SeeUPO, arXiv 2602.06554
+        Status: checked against authors' code
+        """,
+        links={"seeupo": SeeUpo()},
+        policy={"gspo": Gspo()},
+        aggregation="seq-mean-token-mean",
+        updates={"turn_by_turn": TurnByTurn()},
+        filters={},
     ),
 }
 """By name."""

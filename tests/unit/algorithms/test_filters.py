@@ -13,6 +13,7 @@ from megatron_stare.algorithms.filters import (
     has_signal,
     overlong_penalty,
 )
+from megatron_stare.algorithms.simple_tir import AccuracyBand, Finished
 from megatron_stare.types import Group, Prompt, Reward, RolloutBatch, Sample
 from tests.unit.algorithms.golden import assert_golden, method_example
 
@@ -116,3 +117,41 @@ def test_a_guide_s_tokens_are_neither_samples_nor_other_demonstrations():
 def test_a_group_whose_prompt_has_no_demonstration_stays_as_it_is():
     group = group_of(0.0, 0.0)
     assert FallBack().filter(group) is group
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "kept"),
+    [
+        ((1, 0, 0, 0, 0, 0, 0, 0, 0, 0), True),
+        ((1, *[0] * 10), False),
+        ((0, *[1] * 10), False),
+        ((1, 1, 0), True),
+        ((0.5, 0.5), False),
+        ((0.0, 1.0, None, None), True),
+        ((1.0,), True),
+        ((None, None), False),
+    ],
+)
+def test_a_band_keeps_groups_that_are_neither_too_hard_nor_too_easy(verdicts, kept):
+    group = group_of(*verdicts)
+    assert AccuracyBand().filter(group) is (group if kept else None)
+
+
+@pytest.mark.parametrize(
+    ("reasons", "kept"),
+    [
+        (["stop"] * 4 + ["length"] * 4, True),
+        (["stop"] * 3 + ["length"] * 5, False),
+        (["length"] * 8, False),
+        (["stop", "stop"], True),
+        (["stop", "length"], False),
+        (["void", "turns", "seconds", "stop"], True),
+    ],
+)
+def test_a_group_is_kept_for_the_samples_that_have_ended(reasons, kept):
+    group = group_of(*[1.0] * len(reasons))
+    samples = tuple(
+        replace(s, finish_reason=r) for s, r in zip(group.samples, reasons, strict=True)
+    )
+    group = replace(group, samples=samples)
+    assert Finished().filter(group) is (group if kept else None)

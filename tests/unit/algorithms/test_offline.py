@@ -215,7 +215,7 @@ def test_every_method_runs_by_its_name_and_prefers_right_samples(method):
         sample |= {**dict.fromkeys(names, logprobs), "hidden_ranks": [3.0, 0.1, 0.0]}
         count = len({*turns})
         sample |= {"turns": turns, "turn_rewards": [sample["reward"] / 2] * count}
-        sample |= {"roles": ["one"] * count}
+        sample |= {"roles": ["one"] * count, "failed_calls": [0] * count}
     credit, _ = run_links(method, samples)
     wrong, right, *others = map(sum, run_loss(method, samples, credit).gradients)
     assert all(map(math.isfinite, (wrong, right, *others)))

@@ -21,7 +21,7 @@ from megatron_stare.rollout.groups import GrowingGroup
 from megatron_stare.rollout.plain import group_from_plain, group_to_plain
 from megatron_stare.rollout.statistics import group_statistics, staleness_statistics
 from megatron_stare.run.facts import check_turns
-from megatron_stare.turns import Turn
+from megatron_stare.turns import Response, Turn
 from megatron_stare.types import Group, Reward, RolloutBatch, Sample
 from tests.models import VOCAB_SIZE
 from tests.requests_of import requests_of
@@ -68,6 +68,29 @@ def test_a_batch_says_of_tokens_what_turns_have_earned_where_and_by_whom():
     assert batch.turn_rewards.tolist() == [0.5] * 7 + [0] * 17
     assert batch.anchors.tolist() == [0] * 7 + [1] * 5 + [2] * 7 + [1] * 5
     assert batch.roles.tolist() == [0] * 7 + [1] * 17
+
+
+def test_a_batch_counts_the_calls_of_a_turn_that_failed():
+    called = replace(TURNS[0], num_calls=3)
+    batch = RolloutBatch.from_groups([group_of(episode(turns=(called, *TURNS[1:])), episode(1))])
+    assert batch.failed_calls is not None
+    assert batch.failed_calls.tolist() == [2] * 7 + [0] * 5 + [0] * 12
+
+
+def test_what_stands_before_the_first_turn_is_of_it():
+    told = Turn(0, 2, "observation", "Go.")
+    moved = tuple(replace(turn, start=max(2, turn.start)) for turn in TURNS)
+    assert Response(12, (told, *moved)).of_tokens(["a", "b"], "") == ["a"] * 7 + ["b"] * 5
+    assert Response(12, (told, *moved)).anchors == ["start", "42."]
+
+
+def test_a_turn_without_tokens_is_none_and_earns_nothing():
+    empty = Turn(7, 7, "model")
+    assert Response(12, (*TURNS[:2], empty, TURNS[2])).own == [TURNS[0], TURNS[2]]
+    with pytest.raises(ValueError, match="a turn of model from 7 to 7 has a reward, exp"):
+        replace(empty, reward=1.0)
+    with pytest.raises(ValueError, match="a turn of observation from 4 to 7 has a reward"):
+        replace(TURNS[1], reward=1.0)
 
 
 def test_a_batch_whose_turns_say_nothing_has_no_columns_of_it():
