@@ -139,6 +139,8 @@ PROFILES: Need[Profiles] = Need("profiles of turns", passes=0)
 """Given with lists (`offline`): no tool of a run is a profiler yet."""
 FAILED_CALLS: Need[Turns] = Need("failed calls of turns", passes=0)
 """The same, where samples have called anything."""
+UNMADE: frozenset[Need[Any]] = frozenset({CUTS, PROFILES})
+"""What no rollout of a run makes yet."""
 ROLES: Need[Turns] = Need("roles of turns", passes=0)
 """The same, where turns say which player has written them."""
 

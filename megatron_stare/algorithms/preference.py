@@ -8,22 +8,21 @@ from megatron_stare.algorithms.config import AlgorithmConfig
 from megatron_stare.algorithms.links.pairs import PAIR_LOSS, Pairs
 from megatron_stare.algorithms.method import Method
 from megatron_stare.algorithms.needs import (
-    CUTS,
     DEMONSTRATED,
     FAILED_CALLS,
     GUIDED,
-    PROFILES,
     ROLES,
     ROLLOUT,
     TURN_REWARDS,
     TURNS,
+    UNMADE,
     UNTRUNCATED,
 )
 from megatron_stare.algorithms.table import METHODS
 
 _NOT_OF_PAIRS = (
-    *(CUTS, DEMONSTRATED, GUIDED, ROLLOUT, UNTRUNCATED),
-    *(TURNS, TURN_REWARDS, FAILED_CALLS, ROLES, PROFILES),
+    *(DEMONSTRATED, GUIDED, ROLLOUT, UNTRUNCATED, *UNMADE),
+    *(TURNS, TURN_REWARDS, FAILED_CALLS, ROLES),
 )
 """Of rollouts alone."""
 

@@ -14,14 +14,7 @@ from pydantic import model_validator
 
 from megatron_stare.algorithms.config import AlgorithmConfig
 from megatron_stare.algorithms.hooks import Need
-from megatron_stare.algorithms.needs import (
-    CUTS,
-    DEMONSTRATED,
-    GUIDED,
-    OLD,
-    PROFILES,
-    UNTRUNCATED,
-)
+from megatron_stare.algorithms.needs import DEMONSTRATED, GUIDED, OLD, UNMADE, UNTRUNCATED
 from megatron_stare.algorithms.renamed import renamed
 from megatron_stare.algorithms.table import LINKS
 from megatron_stare.config.algorithm import RewardConfig
@@ -228,7 +221,7 @@ class TrainConfig(Settings):
             )
         is_truncated = rollout.top_p < 1 or rollout.top_k > 0
         for name, link in self.algorithm.links.items():
-            for need in link.needs & {CUTS, PROFILES}:
+            for need in link.needs & UNMADE:
                 raise ValueError(
                     f"algorithm.{name} reads {need.name}, which no rollout makes yet: it runs on "
                     "lists (megatron_stare.algorithms.offline), take it out of algorithm.links"

@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from megatron_stare.algorithms.needs import CUTS, DEMONSTRATED, GUIDED, PROFILES
+from megatron_stare.algorithms.needs import DEMONSTRATED, GUIDED, UNMADE
 from megatron_stare.algorithms.table import LINKS, METHODS, TERMS
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.types import RolloutBatch
@@ -62,10 +62,8 @@ MOST_SLACK = 1e-3
 """As a share: what moves more, with scores wrong by 1e-5 nats, hangs on their last bits."""
 
 
-TRAINABLE = [
-    name for name, kind in LINKS.items() if not kind(**ACTS.get(name, {})).needs & {CUTS, PROFILES}
-]
-"""No rollout makes cuts or profiles yet, and a run with a link that reads them is refused."""
+TRAINABLE = [name for name, kind in LINKS.items() if not kind(**ACTS.get(name, {})).needs & UNMADE]
+"""A run with a link that reads what no rollout makes yet is refused."""
 ONCE = {name: method for name, method in METHODS.items() if "epochs" in method.updates}
 """Methods with updates that the reference knows; the others are in test_updates.py."""
 
