@@ -41,6 +41,8 @@ class Alternating(Updates):
 
 WORKED = 5
 """A sample of the batch that stands for a demonstration."""
+RECORDED = {"engine": "replay", "replay_path": "unused"}
+"""Turns come with recorded samples."""
 METHODS = {
     "once": {},
     "twice": {"epochs": {"count": 2}},
@@ -64,7 +66,7 @@ def jobs(tmp_path_factory):
             {
                 **settings,
                 "data": {"path": "unused", "max_prompt_tokens": 1, "demonstration_field": "worked"},
-                "rollout": {"engine": "replay", "replay_path": "unused"},  # Turns are recorded.
+                "rollout": {"prompts_per_step": 4, "max_response_tokens": 399, **RECORDED},
                 "algorithm": {"method": "grpo", **section},
             },
             [replace(batch, demonstrated=demonstrated if name == "demonstrated" else None)],
