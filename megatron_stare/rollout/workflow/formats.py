@@ -202,7 +202,7 @@ def _within(text: str) -> str:
 
 
 def fenced_python(tokenizer: PreTrainedTokenizerBase, tool: str) -> CodeBlocks:
-    """Fences of Python, whose output is a fence, too (ToRL, SimpleTIR)."""
+    """Fences of Python, whose output is a fence, too."""
     return CodeBlocks(
         tokenizer,
         tool,
