@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import math
-import os
 import secrets
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from megatron_stare.rewards.apart import children_of
-from megatron_stare.rewards.channel import Channel, Garbled
+from megatron_stare.rewards.channel import Garbled
+from megatron_stare.rewards.killable import Killable, start_killable
 from megatron_stare.rewards.verdict import Ending, Verdict
 from megatron_stare.rewards.worker import Setup
-from megatron_stare.system.stop_signals import kept_from_children
 
 _IMPORT_DEADLINE_S = 120.0
 _READING_DEADLINE_S = 10.0
@@ -40,7 +34,7 @@ class Sent:
 
 
 @dataclass(slots=True, eq=False)
-class Worker:
+class Worker(Killable):
     """A process, and the items sent to it that it has not answered: the first is running.
 
     since             when the stage, or the running item, began
@@ -51,10 +45,6 @@ class Worker:
 
     setup: Setup
     judging_deadline_s: float
-    process: subprocess.Popen[bytes]
-    death: int
-    """A file descriptor that can be read when the process has ended."""
-    channel: Channel
     stage: Stage = "importing"
     items: deque[Sent] = field(default_factory=deque)
     since: float = field(default_factory=time.monotonic)
@@ -65,23 +55,8 @@ class Worker:
     @classmethod
     def start(cls, setup: Setup, deadline_s: float) -> Worker:
         """Start a process, which then imports the verifier; OSError where there can be none."""
-        with ExitStack() as undo:
-            ours, theirs = socket.socketpair()
-            undo.callback(ours.close)
-            with kept_from_children(), theirs:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "megatron_stare.rewards.worker", str(theirs.fileno())],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    pass_fds=[theirs.fileno()],
-                    start_new_session=True,
-                )
-            undo.callback(process.communicate)
-            undo.callback(process.kill)
-            death = os.pidfd_open(process.pid)
-            undo.pop_all()
-        worker = cls(setup, deadline_s, process, death, Channel(ours))
+        parts = start_killable("megatron_stare.rewards.worker")
+        worker = cls(*parts, setup, deadline_s)
         with suppress(ConnectionError):  # It is found dead when it is listened to.
             worker.channel.send(setup)
         return worker
@@ -162,28 +137,8 @@ class Worker:
         self._enter("judging" if self.items else "idle")
         return place, Verdict(value, matches, failure, seconds, ending)
 
-    def kill(self) -> int:
-        """End the process and what it started, in other sessions too; its exit code."""
-        _kill_below(self.process.pid)
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.channel.close()
-        os.close(self.death)
-        self.process.communicate()
-        return self.process.returncode
-
     def _enter(self, stage: Stage) -> None:
         self.stage, self.since = stage, time.monotonic()
-
-
-def _kill_below(process: int) -> None:
-    """What a process has started, and that in turn; parents go last."""
-    children: set[int] = set()
-    with suppress(OSError):  # It is gone.
-        children = children_of(process)
-    for child in children:
-        _kill_below(child)
-        with suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
 
 
 def _require(condition: bool) -> None:

@@ -16,14 +16,10 @@ Only this process speaks: a verifier may fork, and what it forked leaves without
 
 from __future__ import annotations
 
-import fcntl
 import importlib
-import json
 import os
-import pickle
 import re
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -31,7 +27,7 @@ from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
 from megatron_stare.rewards.apart import Children, Lost
-from megatron_stare.rewards.channel import LENGTH
+from megatron_stare.rewards.child import Connection, die_with_the_trainer
 from megatron_stare.rewards.code import code_digest
 from megatron_stare.rewards.format import matches_format
 from megatron_stare.rewards.verdict import (
@@ -54,7 +50,6 @@ Verifier = Callable[[str, str], object]
 Found = tuple[Verdict, list[str], bool]
 """A verdict, what the user should know of the verifier, whether something is left running."""
 Judging = Callable[[str, str], Found]
-_BUFFER_BYTES = 1 << 18
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 
@@ -85,31 +80,11 @@ def cause_of_death(exit_code: int, memory_bytes: int) -> str:
     return f"process died (exit code {exit_code})"
 
 
-class _Connection:
-    """To the pool, of this process alone."""
-
-    def __init__(self, descriptor: int) -> None:
-        os.set_inheritable(descriptor, False)
-        self._socket = socket.socket(fileno=descriptor)
-        self._reader = self._socket.makefile("rb", buffering=_BUFFER_BYTES)
-        os.register_at_fork(after_in_child=lambda: os.close(self._socket.detach()))
-
-    def send(self, *message: Any) -> None:
-        self._socket.sendall(json.dumps(message).encode() + b"\n")
-
-    def receive(self) -> Any:
-        """The next message; the process ends where the pool has hung up."""
-        prefix = self._reader.read(LENGTH.size)
-        if not prefix:
-            sys.exit()
-        return pickle.loads(self._reader.read(*LENGTH.unpack(prefix)))
-
-
 def main(descriptor: int) -> None:
     """Serve chunks of (id, response, answer), one verdict per item, until the pool hangs up."""
     stop_signals.ignore()  # The trainer heeds them: it finishes its step, and needs the verdicts.
-    _die_with_the_trainer()
-    connection = _Connection(descriptor)
+    die_with_the_trainer()
+    connection = Connection(descriptor)
     setup: Setup = connection.receive()
     try:
         verifier = _import_function(setup)
@@ -132,7 +107,7 @@ def main(descriptor: int) -> None:
             connection.send("verdict", number, *astuple(verdict), leaves_something)
 
 
-def _receive_chunk(connection: _Connection) -> list[tuple[str, str, str]]:
+def _receive_chunk(connection: Connection) -> list[tuple[str, str, str]]:
     """The next chunk; where it does not fit into memory the process ends."""
     try:
         return connection.receive()
@@ -259,21 +234,6 @@ def _import_function(setup: Setup) -> Verifier:
     if not callable(function):
         raise TypeError(f"{setup.function} is a {type(function).__name__}, expected a function")
     return function
-
-
-def _die_with_the_trainer() -> None:
-    """Have the kernel kill this process group when the pipe at standard input closes.
-
-    Unlike a thread that watches, it works while C code holds the interpreter; unlike
-    PR_SET_PDEATHSIG it outlives the thread that started the process; and SIGKILL, unlike the usual
-    SIGIO, ends a process that is stopped.
-    """
-    watched = os.dup(0)  # A verifier may close standard input, or read it.
-    fcntl.fcntl(watched, fcntl.F_SETOWN, -os.getpgrp())
-    fcntl.fcntl(watched, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(watched, fcntl.F_SETFL, fcntl.fcntl(watched, fcntl.F_GETFL) | os.O_ASYNC)
-    with open(os.devnull) as nothing:
-        os.dup2(nothing.fileno(), 0)
 
 
 if __name__ == "__main__":
