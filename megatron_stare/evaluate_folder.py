@@ -35,6 +35,7 @@ def evaluate_folder(config: EvalConfig) -> dict[str, float]:
             max_response_tokens=config.eval.max_response_tokens,
             workflow=config.workflow,
             tools=config.tools,
+            environments=config.environments,
         ) as rollouts,
         progress.phase("evaluate") as advance,
     ):

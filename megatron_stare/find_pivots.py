@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_stare.config.data import DataConfig
+from megatron_stare.config.environments import EnvironmentsConfig
 from megatron_stare.config.pivots import PivotsConfig
 from megatron_stare.config.tools import ToolsConfig
 from megatron_stare.config.workflow import WorkflowConfig
@@ -56,6 +57,7 @@ def find_pivots(config: PivotsConfig) -> dict[str, int]:
             max_response_tokens=section.max_response_tokens,
             workflow=WorkflowConfig(),  # Its continuations are single turns.
             tools=ToolsConfig(),
+            environments=EnvironmentsConfig(),
         ) as rollouts:
             # Of like length together: less padding.
             states = sorted(rollouts.problems, key=lambda prompt: len(prompt.token_ids))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
@@ -13,7 +14,9 @@ LARGEST_REWARD = 1e18
 """Either sign: float32 holds its square."""
 
 TurnKind = Literal["model", "observation", "notice"]
-TakenAs = Literal["", "call", "answer", "invalid", "void", "cut"]
+TakenAs = Literal["", "call", "answer", "invalid", "void", "cut", "action"]
+LEFT_OUT = "\n...(truncated)...\n"
+"""What stands in the middle of an observation that was too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +27,14 @@ class Turn:
                tells the model what was wrong with its turn
     text       without special tokens
     taken_as   what a turn of the model was: calls of tools, invalid ones, an answer, neither
-               (`void`), or cut at a limit
+               (`void`), or cut at a limit; or what it did in an environment
     num_calls, num_invalid  of a turn of the model: calls that are made, and that cannot be
     num_ok     of an observation: calls that did what they were to do
     seconds    of an observation: what its tools took
     failure    of tools, which is not the model's; such an observation has no tokens
     reward     of a turn of the model: what it has earned by itself, while the sample's reward is
-               earned by its last turn; None where nothing says what turns earn
+               earned by its last turn; None where nothing says what turns earn. In an environment
+               it is all that is earned, and the sample's reward is their sum (`earned`)
     anchor     of a turn of the model: the state that it was written in; without any, it is what
                was put in before it
     role       of a turn of the model: which of several players wrote it
@@ -78,6 +82,12 @@ def turns_from_plain(record: Mapping[str, Any]) -> dict[str, tuple[Turn, ...]]:
     return {"turns": tuple(Turn(**turn) for turn in turns)}
 
 
+def earned(turns: Sequence[Turn]) -> float:
+    """What an episode in an environment has earned: its turns together, of the first one's role."""
+    own = [turn for turn in turns if turn.kind == "model"]
+    return math.fsum(turn.reward or 0.0 for turn in own if turn.role == own[0].role)
+
+
 class Response(NamedTuple):
     """A response as its turns: one after another, or none where it is a single one."""
 
@@ -112,6 +122,17 @@ class Response(NamedTuple):
                 failed[-1] = max(0, num_made - turn.num_ok)
         return failed
 
+    @property
+    def rewards(self) -> list[float]:
+        """What each turn of the model has earned beside the sample's reward, which its last earns.
+
+        Where that is their sum, the last one's is less the sum, so that nothing counts twice.
+        """
+        rewards = [turn.reward or 0.0 for turn in self.own]
+        if self.own and self.own[-1].taken_as == "action":
+            rewards[-1] -= earned(self.turns)
+        return rewards
+
     def of_tokens[T](self, values: Sequence[T], nothing: T) -> list[T]:
         """What is said of each turn of the model, said of its tokens, and of those that answer it.
 
@@ -138,7 +159,7 @@ def turn_columns(responses: Sequence[Response]) -> dict[str, Tensor]:
         failed = [r.of_tokens(r.failed_calls, 0) for r in responses]
         columns["failed_calls"] = torch.tensor([count for row in failed for count in row])
     if any(turn.reward is not None for turn in turns):
-        rewards = [r.of_tokens([t.reward or 0.0 for t in r.own], 0.0) for r in responses]
+        rewards = [r.of_tokens(r.rewards, 0.0) for r in responses]
         columns["turn_rewards"] = torch.tensor([reward for row in rewards for reward in row])
     if any(turn.role for turn in turns):
         roles = [r.of_tokens([turn.role for turn in r.own], "") for r in responses]

@@ -103,13 +103,17 @@ class Turns:
         return torch.zeros_like(self.samples) if roles is None else self._first(roles)
 
     def returns(self, gamma: float, rewards: Tensor | None = None) -> Tensor:
-        """R_t = r_t + gamma R_{t+1} within each sample, float64 `[N]`; by default of `rewards`."""
+        """R_t = r_t + gamma R_{t+1} within each sample, float64 `[N]`; by default of `rewards`.
+
+        Of several players in a sample, t + 1 is the next turn of the same.
+        """
         rewards = self.rewards if rewards is None else rewards
         found = rewards.tolist()
-        last = self.are_last.tolist()
-        for turn in range(len(found) - 2, -1, -1):
-            if not last[turn]:
-                found[turn] += gamma * found[turn + 1]
+        players = list(zip(self.samples.tolist(), self.roles.tolist(), strict=True))
+        after: dict[tuple[int, int], float] = {}
+        for turn in range(len(found) - 1, -1, -1):
+            found[turn] += gamma * after.get(players[turn], 0.0)
+            after[players[turn]] = found[turn]
         return torch.tensor(found, dtype=torch.float64)
 
     def of_tokens(self, values: Tensor) -> Tensor:

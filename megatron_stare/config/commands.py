@@ -19,6 +19,7 @@ from megatron_stare.algorithms.renamed import renamed
 from megatron_stare.algorithms.table import LINKS
 from megatron_stare.config.algorithm import RewardConfig
 from megatron_stare.config.data import DataConfig, SftDataConfig, WorkedDataConfig
+from megatron_stare.config.environments import EnvironmentsConfig
 from megatron_stare.config.policy import ModelConfig, OptimConfig, ParallelConfig, padded_length
 from megatron_stare.config.rollout import RolloutConfig, SamplingConfig
 from megatron_stare.config.run import (
@@ -78,6 +79,7 @@ class TrainConfig(Settings):
     rollout: RolloutConfig = RolloutConfig()
     workflow: WorkflowConfig = WorkflowConfig()
     tools: ToolsConfig = ToolsConfig()
+    environments: EnvironmentsConfig = EnvironmentsConfig()
     reward: RewardConfig = RewardConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     optim: OptimConfig = OptimConfig()
@@ -180,7 +182,7 @@ class TrainConfig(Settings):
     @model_validator(mode="after")
     def _turns_are_there(self) -> TrainConfig:
         if self.rollout.engine != "replay":  # What was recorded is seen step by step.
-            check_parts_of_turns(self.algorithm.parts, self.workflow)
+            check_parts_of_turns(self.algorithm.parts, self.workflow, self.data)
         return self
 
     @model_validator(mode="after")
@@ -188,7 +190,11 @@ class TrainConfig(Settings):
         held_out = {} if self.eval.data is None else self.eval.data.sources
         for name in self.data.sources.keys() & held_out.keys():
             judges = [
-                {"verifier": source.verifier_or(self.reward.kind), "right_at": source.threshold}
+                {
+                    "environment": source.environment,
+                    "verifier": source.verifier_or(self.reward.kind),
+                    "right_at": source.threshold,
+                }
                 for source in (self.data.sources[name], held_out[name])
             ]
             for key, found in judges[0].items():
@@ -322,6 +328,7 @@ class EvalConfig(Settings):
     reward: RewardConfig = RewardConfig()
     workflow: WorkflowConfig = WorkflowConfig()
     tools: ToolsConfig = ToolsConfig()
+    environments: EnvironmentsConfig = EnvironmentsConfig()
     eval: EvalSection
     log: LogConfig = LogConfig()
 

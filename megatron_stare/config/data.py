@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from megatron_stare.config.algorithm import VerifierName
+from megatron_stare.config.environments import EnvironmentConfig
 from megatron_stare.system.settings import Settings
 from megatron_stare.system.values import Count, FilePath, PositiveWeight, Share, matching
 
@@ -25,16 +26,19 @@ TaskName = Annotated[str, AfterValidator(matching(r"\w{1,80}", "the name of a ta
 
 
 class SourceConfig(Settings):
-    """One of several sets of problems: a file, or a task of reasoning-gym."""
+    """One of several sets of problems: a file, a task of reasoning-gym, or an environment's."""
 
     path: FilePath | None = None
     """JSONL or Parquet file, one problem per row."""
     task: TaskName | None = None
     """Or a task of reasoning-gym, whose problems are generated."""
+    environment: EnvironmentConfig | None = None
+    """What is acted in: it begins with each problem of the file or task, or, where there is none,
+    with seeds, and the prompts are what it says then (docs/environments.md)."""
     size: int = Field(default=1_000, ge=1, le=1_000_000)
-    """Problems of a task."""
+    """Problems of a task or of an environment."""
     seed: int = Field(default=1, ge=0, lt=2**63)
-    """Of a task's problems: another seed has others, to hold out."""
+    """Of a task's or environment's problems: another seed has others, to hold out."""
     params: dict[str, Any] = Field(default={})
     """Settings of a task, as reasoning-gym names them."""
     weight: PositiveWeight = 1.0
@@ -66,15 +70,24 @@ class SourceConfig(Settings):
         """What judges its responses; `kind` where it says nothing."""
         return TASK_SCORER if self.has_own_scorer else self.verifier or kind
 
+    @property
+    def generates(self) -> bool:
+        """Whether its problems are what the environment begins with."""
+        return self.path is None and self.task is None
+
     @model_validator(mode="after")
-    def _is_a_file_or_a_task(self) -> SourceConfig:
-        if (self.path is None) == (self.task is None):
+    def _is_one_kind(self) -> SourceConfig:
+        if (self.path is None) == (self.task is None) and not (
+            self.environment and self.path is None
+        ):
             found = "neither" if self.path is None else f"path={self.path} and task={self.task}"
-            raise ValueError(f"expected a path or a task, found {found}")
-        there = "a task" if self.path is None else f"path={self.path}"
-        for key in _OF_FILES if self.path is None else _OF_TASKS:
+            raise ValueError(f"expected a path, a task or an environment, found {found}")
+        there = "a task" if self.task else f"path={self.path}" if self.path else "an environment"
+        unread = _OF_TASKS if self.path else (*_OF_FILES, *(() if self.task else ("params",)))
+        for key in (*unread, *(("verifier",) if self.environment else ())):
             if (value := getattr(self, key)) != type(self).model_fields[key].default:
-                raise ValueError(f"{key}={value} with {there}: nothing would read it")
+                where = "an environment, which judges" if key == "verifier" else there
+                raise ValueError(f"{key}={value} with {where}: nothing would read it")
         return self
 
     @model_validator(mode="after")

@@ -32,7 +32,7 @@ class TurnsConfig(Settings):
 
 
 class WorkflowConfig(Settings):
-    """Turns of a policy that calls `tools.names`."""
+    """Turns of a policy that calls `tools.names`, or acts in environments of `data.sources`."""
 
     format: Literal["hermes", "fenced_python", "code_tag"] | None = None
     """How calls are written: `hermes` is JSON in <tool_call>, by the chat template; the other two
@@ -47,8 +47,8 @@ class WorkflowConfig(Settings):
     """Of a void turn: it ends the sample, of which nothing is learned though its reward counts
     (`mask`), or which is judged like any answer (`penalise`); or the model is told (`notice`)."""
     max_attempts: Count = 3
-    """Tries of a call that fails for a reason that is not the model's; then the sample is left
-    out."""
+    """Tries of a call, or of an environment's step, that fails for a reason that is not the
+    model's; then the sample is left out."""
 
     @model_validator(mode="after")
     def _void_turns_can_be_told(self) -> WorkflowConfig:
@@ -65,7 +65,7 @@ def check_workflow(
     tools: ToolsConfig,
     data: Mapping[str, DataConfig] | Mapping[str, WorkedDataConfig],
 ) -> None:
-    """See that tools and the way to call them are there together, and that prompts can tell of it.
+    """See that what plays is there, the one or the other, and that prompts can tell of it.
 
     Args:
         data: what is asked, by its key.
@@ -79,6 +79,17 @@ def check_workflow(
             "are called in a format, expected both, or neither"
         )
     for key, one in data.items():
+        for name, source in one.sources.items():
+            if source.environment and workflow.format is not None:
+                raise ValueError(
+                    f"workflow.format={workflow.format!r} with {key}.sources.{name}.environment: "
+                    "a run calls tools, or acts in environments; expected the one or the other"
+                )
+            if source.environment and one.template != "chat":
+                raise ValueError(
+                    f"{key}.sources.{name}.environment with {key}.template={one.template!r}: the "
+                    "chat template writes what environments say, expected 'chat'"
+                )
         if workflow.format == "hermes" and one.template != "chat":
             raise ValueError(
                 f"workflow.format='hermes' with {key}.template={one.template!r}: the chat template "
@@ -86,22 +97,28 @@ def check_workflow(
             )
 
 
-def check_parts_of_turns(parts: Mapping[str, Component], workflow: WorkflowConfig) -> None:
+def check_parts_of_turns(
+    parts: Mapping[str, Component], workflow: WorkflowConfig, data: DataConfig
+) -> None:
     """See that samples which a run makes say of their turns what parts of its method read.
+
+    Whether environments have roles they say themselves.
 
     Raises:
         ValueError: they do not.
     """
+    if any(source.environment for source in data.sources.values()):
+        return
     for name, part in parts.items():
         for need in sorted(part.needs & {TURN_REWARDS, ROLES}, key=lambda need: need.name):
             raise ValueError(
-                f"algorithm.{name} reads {need.name}, which no environment of a run gives yet: "
-                "it runs on recorded samples (rollout.engine='replay') and on lists "
-                "(megatron_stare.algorithms.offline)"
+                f"algorithm.{name} reads {need.name}, which no environment of data.sources "
+                "gives: it runs in environments, on recorded samples (rollout.engine='replay') and "
+                "on lists (megatron_stare.algorithms.offline)"
             )
         if TURNS in part.needs and workflow.format is None:
             raise ValueError(
                 f"algorithm.{name} reads turns with workflow.format=null: every sample is a "
-                "single one, expected a format of calls, or recorded turns "
-                "(rollout.engine='replay')"
+                "single one, expected a format of calls, environments of data.sources, or "
+                "recorded turns (rollout.engine='replay')"
             )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from megatron_stare.config.data import DataConfig
+from megatron_stare.config.data import DataConfig, SourceConfig
 from megatron_stare.data.prompts import PromptSet
+from megatron_stare.data.tables import Table
 from megatron_stare.data.tasks import generate_problems
 from megatron_stare.model_shape import ModelShape
 from megatron_stare.types import Prompt
@@ -25,6 +26,7 @@ def open_prompt_sets(
     seed: int,
     max_demonstration_tokens: int = sys.maxsize,
     tools: Sequence[dict[str, Any]] = (),
+    begin: Callable[[SourceConfig, str], Table] | None = None,
 ) -> dict[str, PromptSet]:
     """A prompt set of each source, by name; of one file alone under an empty name.
 
@@ -34,6 +36,8 @@ def open_prompt_sets(
         key: of `config`, for messages: `data` or `eval.data`.
         seed: of the run.
         tools: schemas for the chat template to write.
+        begin: the rows of a source that an environment generates, and of its key; needed where
+            there is one.
 
     Raises:
         UserError: a file or a task is none to ask prompts of.
@@ -42,7 +46,9 @@ def open_prompt_sets(
     for name, part in config.parts.items():
         table = None
         if part.path is None:
-            table = generate_problems(config.sources[name], f"{key}.sources.{name}")
+            generate = begin if config.sources[name].generates else generate_problems
+            assert generate is not None, "whoever has environments says how they begin"
+            table = generate(config.sources[name], f"{key}.sources.{name}")
         sets[name] = PromptSet(
             part,
             tokenizer,

@@ -18,7 +18,7 @@ LENGTH = struct.Struct("<Q")
 """Bytes of a message that goes out, before it."""
 
 _READ_BYTES = 1 << 16
-_MAX_LINE_BYTES = 1 << 16
+_MAX_LINE_BYTES = 1 << 22
 
 
 class Garbled(Exception):

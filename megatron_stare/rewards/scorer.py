@@ -4,6 +4,8 @@
 
 Each source may have a verifier of its own, with a score from which its responses are right.
 
+Where a source has an environment, the verdict is what a sample's turns have earned in it.
+
 A sample whose verification ends otherwise gets no shaping, which would reward a crash. Where that
 is the response's doing (`Ending`), it is wrong, value 0; else it is not judged.
 """
@@ -23,7 +25,11 @@ from megatron_stare.rewards.format import FormatWatch
 from megatron_stare.rewards.pool import VerifierPool
 from megatron_stare.rewards.verdict import Verdict
 from megatron_stare.rewards.worker import Setup
+from megatron_stare.turns import earned
 from megatron_stare.types import Reward, Sample
+
+_PLAYED = ""
+"""Of a sample that its environment has judged, turn by turn: no verifier has this name."""
 
 
 class Scorer:
@@ -89,7 +95,7 @@ class Scorer:
         """The reward of every sample, in their order; none is judged whose tools have failed."""
         rewards = iter(self._judge([s for s in samples if s.finish_reason != "failed"]))
         return [
-            Reward(0.0, 0.0, f"tools: {_failure_of(sample)}", 0.0, is_judged=False)
+            Reward(0.0, 0.0, self._failure_of(sample), 0.0, is_judged=False)
             if sample.finish_reason == "failed"
             else next(rewards)
             for sample in samples
@@ -97,7 +103,8 @@ class Scorer:
 
     def _judge(self, samples: Sequence[Sample]) -> list[Reward]:
         verdicts = self._verdicts(samples)
-        judged = [verdict for verdict in verdicts if verdict.failure is None]
+        pairs = zip(samples, verdicts, strict=True)
+        judged = [v for s, v in pairs if v.failure is None and not self._is_played(s)]
         num_matching = sum(verdict.matches_format for verdict in judged)
         self.format.see(num_judged=len(judged), num_matching=num_matching)
         penalties = self._overlong_penalties(samples)
@@ -109,8 +116,11 @@ class Scorer:
     def _verdicts(self, samples: Sequence[Sample]) -> list[Verdict]:
         """One verifier after the other, each with all that are its own."""
         kinds = [self._kind_of(sample) for sample in samples]
-        found = {}
+        played = [Verdict(earned(s.turns), False, None, 0.0) for s in samples if self._is_played(s)]
+        found = {_PLAYED: iter(played)}
         for kind in dict.fromkeys(kinds):
+            if kind == _PLAYED:
+                continue
             own = [sample for sample, k in zip(samples, kinds, strict=True) if k == kind]
             items = [(sample.final_text, sample.prompt.answer) for sample in own]
             found[kind] = iter(self._pools[kind].run(items))
@@ -118,7 +128,16 @@ class Scorer:
 
     def _kind_of(self, sample: Sample) -> str:
         source = self._sources.get(sample.prompt.source)
-        return self._config.kind if source is None else source.verifier_or(self._config.kind)
+        if source is None:
+            return self._config.kind
+        return _PLAYED if source.environment else source.verifier_or(self._config.kind)
+
+    def _is_played(self, sample: Sample) -> bool:
+        return self._kind_of(sample) == _PLAYED
+
+    def _failure_of(self, sample: Sample) -> str:
+        failure = next((turn.failure for turn in reversed(sample.turns) if turn.failure), None)
+        return f"{'environment' if self._is_played(sample) else 'tools'}: {failure}"
 
     def _reward(self, verdict: Verdict, penalty: float, source: SourceConfig | None) -> Reward:
         """`value` keeps the verdict; `correct` is it within [0, 1], or whether it is enough."""
@@ -162,13 +181,11 @@ def _kinds(kind: str, data: Mapping[str, DataConfig]) -> dict[str, str]:
     kinds = {}
     for key, config in data.items():
         for name, source in config.sources.items():
+            if source.environment:
+                continue
             is_said = source.verifier is not None
             own = f"{key}.sources.{name}.{'verifier' if is_said else 'task'}"
             found = source.verifier_or(kind)
             kinds["reward.kind" if found == kind else own] = found
     is_asked = not data or any(not config.sources for config in data.values())
     return {"reward.kind": kind, **kinds} if is_asked else kinds
-
-
-def _failure_of(sample: Sample) -> str | None:
-    return next((turn.failure for turn in reversed(sample.turns) if turn.failure), None)

@@ -42,8 +42,8 @@ class Verdict:
     ending: Ending = "verdict"
 
 
-def as_number(value: Any) -> float:
-    """What a verifier returned, as a float.
+def as_number(value: Any, of: str = "the verifier") -> float:
+    """What foreign code returned, as a float.
 
     A number is whatever Python calls one (int, float, bool, Fraction, Decimal, numpy's), and the
     scalar of an array library: `numpy.True_`, `torch.tensor(0.5)`.
@@ -54,13 +54,13 @@ def as_number(value: Any) -> float:
     """
     number = value.item() if _is_scalar(value) else value
     if not isinstance(number, numbers.Real | Decimal):
-        raise TypeError(f"the verifier returned {_shown(value)}, expected a number")
+        raise TypeError(f"{of} returned {_shown(value)}, expected a number")
     try:
         found = float(number)
     except (OverflowError, ValueError):  # Of an int of 5,000 digits; of Decimal("sNaN").
         found = math.inf
     if not math.isfinite(found):
-        raise ValueError(f"the verifier returned {_shown(value)}, expected a finite number")
+        raise ValueError(f"{of} returned {_shown(value)}, expected a finite number")
     return found
 
 

@@ -16,7 +16,8 @@ from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config.tools import ToolsConfig
 
 _SECTIONS = {
-    *("model", "data", "rollout", "workflow", "tools", "reward", "algorithm", "optim", "train"),
+    *("model", "data", "rollout", "workflow", "tools", "environments", "reward", "algorithm"),
+    *("optim", "train"),
 }
 _NO_MATTER = {"servers", "max_rounds"}
 """Keys of `rollout` that change no sample."""

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from megatron_stare.config.algorithm import RewardConfig
 from megatron_stare.config.data import DataConfig
+from megatron_stare.config.environments import EnvironmentsConfig
 from megatron_stare.config.policy import ModelConfig
 from megatron_stare.config.tools import ToolsConfig
 from megatron_stare.config.workflow import WorkflowConfig
@@ -23,7 +24,12 @@ from megatron_stare.launch.topology import read_topology
 from megatron_stare.observe.console import print_line
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.stop_tokens import describe_stop_tokens, stop_token_sources
-from megatron_stare.rollout.workflow.opening import open_tools, prompt_tools, tool_use
+from megatron_stare.rollout.workflow.opening import (
+    environments_of,
+    open_tools,
+    prompt_tools,
+    workflow_of,
+)
 from megatron_stare.rollout.workflow.playing import PlayingEngine
 from megatron_stare.types import Prompt
 from megatron_stare.weights.hf_config import read_hf_config
@@ -56,6 +62,7 @@ def open_folder_rollouts(
     max_response_tokens: int,
     workflow: WorkflowConfig,
     tools: ToolsConfig,
+    environments: EnvironmentsConfig,
 ) -> Iterator[FolderRollouts]:
     """The embedded engine with a folder's weights, version 0, beside problems and verifiers.
 
@@ -68,17 +75,19 @@ def open_folder_rollouts(
     shape = read_hf_config(model.path)
     tokenizer = load_tokenizer(model.path)
     check_vocabulary(tokenizer, shape.vocab_size)
-    toolbox = open_tools(tools, workflow, lambda text: print_line(console, text))
+    acting = environments_of(environments, workflow, {key: data})
+    toolbox = open_tools(tools, workflow, acting, lambda text: print_line(console, text))
     with closing(toolbox):
         schemas = prompt_tools(workflow, toolbox)
-        sets = open_prompt_sets(data, tokenizer, key=key, seed=seed, tools=schemas)
+        begin = None if acting is None else acting.rows
+        sets = open_prompt_sets(data, tokenizer, key=key, seed=seed, tools=schemas, begin=begin)
         for prompts in sets.values():
             print_line(console, str(prompts.report))
         check_lengths(sets, shape, key=key, max_response_tokens=max_response_tokens)
         form = next(iter(sets.values())).form  # Of the template, which is one for all.
         sources = stop_token_sources(model.path, tokenizer, turn_ends=form.turn_ends)
         print_line(console, describe_stop_tokens(sources, tokenizer))
-        played = tool_use(workflow, toolbox, tokenizer, tuple(sources))
+        played = workflow_of(workflow, toolbox, acting, tokenizer, tuple(sources))
         engine = EmbeddedEngine(
             model.path,
             tokenizer,

@@ -100,5 +100,5 @@ def check_turns(step: Step, method: Method) -> None:
             if need in part.needs and not step.knows(need):
                 raise UserError(
                     f"algorithm.{name} reads {need.name}: no sample of step {step.number} has any, "
-                    "expected samples that were recorded with them"
+                    "expected an environment that says it, or samples that were recorded with it"
                 )

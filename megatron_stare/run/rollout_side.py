@@ -21,6 +21,7 @@ from megatron_stare.engines.embedded import EmbeddedEngine
 from megatron_stare.engines.engine import Engine
 from megatron_stare.engines.replay import ReplayEngine
 from megatron_stare.engines.sglang.engine import SGLangEngine
+from megatron_stare.environments.acting import Acting
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.model_shape import ModelShape
 from megatron_stare.observe.console import Advance
@@ -41,7 +42,7 @@ from megatron_stare.rollout.sampler import (
     rollout_to_plain,
 )
 from megatron_stare.rollout.stop_tokens import describe_stop_tokens, stop_token_sources
-from megatron_stare.rollout.workflow.opening import open_tools, prompt_tools, tool_use
+from megatron_stare.rollout.workflow import opening
 from megatron_stare.rollout.workflow.playing import PlayingEngine
 from megatron_stare.rollout.workflow.toolbox import Toolbox
 from megatron_stare.run.engine import build_engine
@@ -203,20 +204,25 @@ def open_rollout_side(config: TrainConfig, world: World) -> Iterator[RolloutSide
 def _build(config: TrainConfig, world: World) -> RolloutSide:
     tokenizer = load_tokenizer(config.model.path)
     check_vocabulary(tokenizer, world.shape.vocab_size)
-    toolbox = open_tools(config.tools, config.workflow, world.loggers.message)
+    acting = opening.environments_of(config.environments, config.workflow, config.data_by_key)
+    toolbox = opening.open_tools(config.tools, config.workflow, acting, world.loggers.message)
     try:
-        return _build_with(toolbox, tokenizer, config, world)
+        return _build_with(toolbox, acting, tokenizer, config, world)
     except BaseException:
         toolbox.close()
         raise
 
 
 def _build_with(
-    toolbox: Toolbox, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, world: World
+    toolbox: Toolbox,
+    acting: Acting | None,
+    tokenizer: PreTrainedTokenizerBase,
+    config: TrainConfig,
+    world: World,
 ) -> RolloutSide:
     method, seed = config.algorithm, config.run.seed
-    tools = prompt_tools(config.workflow, toolbox)
-    sets, problems = _open_data(config, tokenizer, tools, world.shape)
+    tools = opening.prompt_tools(config.workflow, toolbox)
+    sets, problems = _open_data(config, tokenizer, tools, acting, world.shape)
     forms = []
     for prompts in (*sets.values(), *problems.values()):
         world.loggers.message(str(prompts.report))
@@ -224,7 +230,7 @@ def _build_with(
     turn_ends = tuple(end for form in forms for end in form.turn_ends)
     sources = stop_token_sources(config.model.path, tokenizer, turn_ends=turn_ends)
     world.loggers.message(describe_stop_tokens(sources, tokenizer))
-    workflow = tool_use(config.workflow, toolbox, tokenizer, tuple(sources))
+    workflow = opening.workflow_of(config.workflow, toolbox, acting, tokenizer, tuple(sources))
     scorer = Scorer(
         config.reward,
         config.data_by_key,
@@ -240,6 +246,7 @@ def _build_with(
         scorer.close()
         raise
     versions = versions_of(config.data, config.eval.data)
+    versions |= {} if acting is None else acting.codes
     player: Engine = engine
     if workflow is not None and not isinstance(engine, ReplayEngine):  # It has whole episodes.
         player = PlayingEngine(engine, workflow, toolbox)
@@ -285,6 +292,7 @@ def _open_data(
     config: TrainConfig,
     tokenizer: PreTrainedTokenizerBase,
     tools: Sequence[dict[str, Any]],
+    acting: Acting | None,
     shape: ModelShape,
 ) -> tuple[dict[str, PromptSet], dict[str, PromptSet]]:
     """What is trained on, and what is held out, by source."""
@@ -297,6 +305,7 @@ def _open_data(
             seed=config.run.seed,
             max_demonstration_tokens=longest.get(key, sys.maxsize),
             tools=tools,
+            begin=None if acting is None else acting.rows,
         )
         for key, data in config.data_by_key.items()
     }

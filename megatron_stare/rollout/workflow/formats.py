@@ -18,8 +18,8 @@ from megatron_stare.data.replies import ReplyForm, reply_form
 from megatron_stare.data.special_text import SpecialText
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.workflow.workflow import Call
+from megatron_stare.turns import LEFT_OUT
 
-LEFT_OUT = "\n...(truncated)...\n"
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
 

@@ -1,32 +1,62 @@
-"""A workflow and its tools, from their config."""
+"""A workflow and its tools or environments, from their config."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from megatron_stare.config.data import DataConfig
+from megatron_stare.config.environments import EnvironmentsConfig
 from megatron_stare.config.tools import ToolsConfig
 from megatron_stare.config.workflow import WorkflowConfig
+from megatron_stare.data.replies import reply_form
+from megatron_stare.environments.acting import Acting
 from megatron_stare.errors import UserError
 from megatron_stare.rollout.workflow.formats import Hermes, WritableFormat, code_tag, fenced_python
+from megatron_stare.rollout.workflow.in_environment import InEnvironment
 from megatron_stare.rollout.workflow.tool_use import ToolUse
 from megatron_stare.rollout.workflow.toolbox import Toolbox
+from megatron_stare.rollout.workflow.workflow import Workflow
 from megatron_stare.tools.table import make_tools
 
 _OF_CODE = {"fenced_python": fenced_python, "code_tag": code_tag}
 
 
+def environments_of(
+    config: EnvironmentsConfig, workflow: WorkflowConfig, data: Mapping[str, DataConfig]
+) -> Acting | None:
+    """The environments of a run, which begin with `open_tools`; None where it has none.
+
+    Args:
+        data: what is asked, by its key.
+    """
+    sources = {
+        name: (f"{key}.sources.{name}", source)
+        for key, one in data.items()
+        for name, source in one.sources.items()
+        if source.environment
+    }
+    return Acting(config, sources, max_attempts=workflow.max_attempts) if sources else None
+
+
 def open_tools(
-    tools: ToolsConfig, workflow: WorkflowConfig, report: Callable[[str], None]
+    tools: ToolsConfig,
+    workflow: WorkflowConfig,
+    acting: Acting | None,
+    report: Callable[[str], None],
 ) -> Toolbox:
-    """The tools of a run, ready.
+    """The tools of a run, or its environments, ready.
 
     Raises:
         UserError: one cannot be had, cannot work here, or does not take what the format gives.
     """
-    toolbox = find_tools(tools, workflow, report)
+    if acting is None:
+        toolbox = find_tools(tools, workflow, report)
+    else:  # A step is tried again by its processes.
+        played = {acting.name: acting}
+        toolbox = Toolbox(played, deadline_s=tools.deadline_s, max_attempts=1, report=report)
     toolbox.start()
     return toolbox
 
@@ -55,17 +85,22 @@ def prompt_tools(workflow: WorkflowConfig, toolbox: Toolbox) -> Sequence[dict[st
     return toolbox.schemas if workflow.format == "hermes" else ()
 
 
-def tool_use(
+def workflow_of(
     config: WorkflowConfig,
     toolbox: Toolbox,
+    acting: Acting | None,
     tokenizer: PreTrainedTokenizerBase,
     stop_ids: Sequence[int],
-) -> ToolUse | None:
-    """The workflow of tools; None where there is none, and all turns are single.
+) -> Workflow | None:
+    """What plays; None where there is nothing, and all turns are single.
 
     Raises:
-        UserError: the tokenizer or its chat template is not one for the format.
+        UserError: the tokenizer or its chat template is not one for it.
     """
+    if acting is not None:
+        form = reply_form(tokenizer, (), "user")
+        _check_ends(form.end, stop_ids, tokenizer, "an environment")
+        return InEnvironment(acting.start_of, tokenizer, form, tuple(stop_ids))
     if config.format is None:
         return None
     written = make_format(config, toolbox, tokenizer, stop_ids)
@@ -86,13 +121,19 @@ def make_format(
     if config.format in _OF_CODE:
         return _OF_CODE[config.format](tokenizer, *toolbox.names)
     hermes = Hermes(tokenizer, toolbox.schemas)
-    if hermes.turn_end not in stop_ids:
-        end = tokenizer.convert_ids_to_tokens(hermes.turn_end)
-        raise UserError(
-            f"workflow.format='hermes': the chat template ends turns with {end}, at which no "
-            f"response ends, expected one of {list(stop_ids)}"
-        )
+    _check_ends(hermes.turn_end, stop_ids, tokenizer, "workflow.format='hermes'")
     return hermes
+
+
+def _check_ends(
+    end: int, stop_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, needed_by: str
+) -> None:
+    if end not in stop_ids:
+        raise UserError(
+            f"{needed_by}: the chat template ends turns with "
+            f"{tokenizer.convert_ids_to_tokens(end)}, at which no response ends, expected one of "
+            f"{list(stop_ids)}"
+        )
 
 
 def _check_takes_code(toolbox: Toolbox, written: str) -> None:

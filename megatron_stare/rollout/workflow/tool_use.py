@@ -15,14 +15,13 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.config.workflow import WorkflowConfig
+from megatron_stare.rollout.workflow.buffer import Buffer, end_of, room_for
 from megatron_stare.rollout.workflow.formats import Format, cut_middle
 from megatron_stare.rollout.workflow.workflow import Ask, Call, Calls
 from megatron_stare.tools.tool import ToolResult
-from megatron_stare.turns import TakenAs, Turn
-from megatron_stare.types import FinishReason, Sample
+from megatron_stare.turns import Turn
+from megatron_stare.types import Sample
 
-NO_VERSION = -1
-"""Of the weights that chose a token that no policy chose."""
 VOID = "This is neither a call of a tool nor an answer. Call a tool, or give the answer."
 
 
@@ -43,6 +42,7 @@ class ToolUse:
     ) -> None:
         self._config = config
         self._tokenizer = tokenizer
+        self._buffer = Buffer(tokenizer)
         self._format = written
         self._tools = tools
         self._stop_ids = stop_ids
@@ -64,26 +64,26 @@ class ToolUse:
             return Calls(self._calls(episode, len(turns) - 1, sampling), before)
         can_call = not _is_last_turn(turns, sampling)
         stop_ids = self._stop_ids + (self._format.call_stops if can_call else ())
-        return Ask(_room(episode, sampling), stop_ids)
+        return Ask(room_for(episode, sampling), stop_ids)
 
     def completed(self, episode: Sample, sampling: SamplingConfig) -> Sample:
         """See `Workflow`."""
         if episode.finish_reason == "aborted":
             return episode
         if episode.finish_reason == "length":
-            return self._with_turn(episode, "cut", "length")
+            return self._buffer.with_turn(episode, "cut", "length")
         is_last = _is_last_turn(episode.turns, sampling)
-        tokens = episode.token_ids[_end(episode.turns) :]
+        tokens = episode.token_ids[end_of(episode.turns) :]
         reading = self._format.read(tokens, can_call=not is_last)
-        if reading.goes_on and _room(episode, sampling) > 0:
+        if reading.goes_on and room_for(episode, sampling) > 0:
             return replace(episode, finish_reason="aborted")
         if reading.goes_on:
-            return self._with_turn(episode, "cut", "length")
+            return self._buffer.with_turn(episode, "cut", "length")
         if not reading.calls:
             return self._answered(episode, is_last, sampling)
         known = [self._known(call) for call in reading.calls]
         num_valid = sum(not call.problem for call in known)
-        return self._with_turn(
+        return self._buffer.with_turn(
             episode,
             "call" if num_valid else "invalid",
             "turns" if is_last else "aborted",
@@ -107,23 +107,25 @@ class ToolUse:
         texts = [cut_middle(self._tokenizer, result.text, limit) for result in results]
         ids = self._format.reply(texts, last_token=episode.token_ids[-1])
         num_ok = sum(result.ok for result in results)
-        return self._put_in(
+        return self._buffer.put_in(
             episode, ids, replace(turn, text="\n".join(texts), num_ok=num_ok), sampling
         )
 
     def _answered(self, episode: Sample, is_last: bool, sampling: SamplingConfig) -> Sample:
         """A turn without calls."""
-        if self._answer.search(self._decode(episode.token_ids[_end(episode.turns) :])):
-            return self._with_turn(episode, "answer", "stop")
+        if self._answer.search(self._buffer.decode(episode.token_ids[end_of(episode.turns) :])):
+            return self._buffer.with_turn(episode, "answer", "stop")
         if self._config.void == "mask":
-            return self._with_turn(episode, "void", "void")
+            return self._buffer.with_turn(episode, "void", "void")
         if self._config.void == "penalise":
-            return self._with_turn(episode, "void", "stop")
+            return self._buffer.with_turn(episode, "void", "stop")
         if is_last:
-            return self._with_turn(episode, "void", "turns")
+            return self._buffer.with_turn(episode, "void", "turns")
         ids = self._format.notice(VOID, last_token=episode.token_ids[-1])
         turn = Turn(len(episode.token_ids), len(episode.token_ids), "notice", VOID)
-        return self._put_in(self._with_turn(episode, "void", "aborted"), ids, turn, sampling)
+        return self._buffer.put_in(
+            self._buffer.with_turn(episode, "void", "aborted"), ids, turn, sampling
+        )
 
     def _calls(self, episode: Sample, place: int, sampling: SamplingConfig) -> list[Call]:
         """Those of a turn, as they were read; those beyond the limits are not to be made."""
@@ -151,53 +153,6 @@ class ToolUse:
         """Of a turn behind others."""
         return min(self._config.max_parallel_calls, sampling.turns.max_calls - _num_calls(before))
 
-    def _with_turn(
-        self,
-        episode: Sample,
-        taken_as: TakenAs,
-        finish_reason: FinishReason,
-        *,
-        num_calls: int = 0,
-        num_invalid: int = 0,
-    ) -> Sample:
-        """With what the model wrote since the last turn as one of its own."""
-        start, size = _end(episode.turns), len(episode.token_ids)
-        text = self._decode(episode.token_ids[start:])
-        turn = Turn(start, size, "model", text, taken_as, num_calls, num_invalid)
-        return replace(episode, turns=(*episode.turns, turn), finish_reason=finish_reason)
-
-    def _put_in(
-        self, episode: Sample, ids: tuple[int, ...], turn: Turn, sampling: SamplingConfig
-    ) -> Sample:
-        """With tokens that the model did not choose; it has ended where there is no room for them.
-
-        Half of what a template writes is never put in.
-        """
-        size = len(episode.token_ids) + len(ids)
-        if size >= sampling.max_response_tokens:
-            return replace(episode, finish_reason="length")
-        limit = sampling.turns.max_seconds
-        is_late = limit is not None and episode.seconds > limit
-        token_ids = episode.token_ids + ids
-        return replace(
-            episode,
-            text=self._decode(token_ids),
-            token_ids=token_ids,
-            logprobs=episode.logprobs + (math.nan,) * len(ids),
-            loss_mask=episode.loss_mask + (False,) * len(ids),
-            weight_versions=episode.weight_versions + (NO_VERSION,) * len(ids),
-            turns=(*episode.turns, replace(turn, end=size)),
-            finish_reason="seconds" if is_late else "aborted",
-        )
-
-    def _decode(self, token_ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
-
-
-def _end(turns: Sequence[Turn]) -> int:
-    """Where the next turn begins."""
-    return turns[-1].end if turns else 0
-
 
 def _num_calls(turns: Sequence[Turn]) -> int:
     return sum(turn.num_calls for turn in turns)
@@ -208,11 +163,3 @@ def _is_last_turn(before: Sequence[Turn], sampling: SamplingConfig) -> bool:
     num_turns = sum(turn.kind == "model" for turn in before) + 1
     limits = sampling.turns
     return num_turns >= limits.max_turns or _num_calls(before) >= limits.max_calls
-
-
-def _room(episode: Sample, sampling: SamplingConfig) -> int:
-    """Tokens that the turn that is being written may still have."""
-    room = sampling.max_response_tokens
-    if (limit := sampling.turns.max_turn_tokens) is not None:
-        room = min(room, _end(episode.turns) + limit)
-    return room - len(episode.token_ids)

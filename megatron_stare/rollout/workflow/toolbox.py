@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from megatron_stare.rollout.bank import Key
@@ -127,7 +128,7 @@ class Toolbox:
             with self._lock:
                 self._failures[f"{call.name}: {result.failure}"] += 1
             sessions.pop(call.name).close()
-        return ToolResult(result.text, result.ok, result.failure, seconds)
+        return replace(result, seconds=seconds)
 
 
 class Hands:

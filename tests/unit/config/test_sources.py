@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -81,14 +82,50 @@ def test_a_task_is_judged_by_its_own_scorer_unless_told_otherwise(load):
             "data.sources.sums.weihgt=1",
             r"sums\.weihgt: unknown key .*data\.sources\.sums\.weight\?",
         ),
-        ("data.sources.sums.path=null", r"sources\.sums: expected a path or a task, found neither"),
-        ("data.sources.sums.task=x", r"expected a path or a task, found path=s\.jsonl and task=x"),
+        (
+            "data.sources.sums.path=null",
+            r"sums: expected a path, a task or .*, found neither",
+        ),
+        (
+            "data.sources.sums.task=x",
+            r"a task or .*, found path=s\.jsonl and task=x",
+        ),
         ("data.sources.sums.size=5", r"size=5 with path=s\.jsonl: nothing would read it"),
         ("data.sources.chains.answer_field=a", r"answer_field=a with a task: nothing would read"),
         ("data.sources.chains.params.seed=3", r"params has seed=3: it stands beside params"),
         ("data.sources.chains.params.x=.nan", r"params: expected numbers, texts and lists"),
         ("data.sources.chains.size=0", r"chains\.size: .*greater than or equal to 1"),
         ("data.sources.chains.task=a b", r"chains\.task: expected the name of a task, found 'a b'"),
+        (
+            "data.sources.sums.environment={name: chess}",
+            r"sums\.environment\.name: expected one of tries, textworld, openspiel, or a class of",
+        ),
+        (
+            "data.sources.sums.environment={name: 'a:B', params: {x: .inf}}",
+            r"sums\.environment: params: expected numbers, texts and lists",
+        ),
+        (
+            "data.sources.sums={path: s, environment: {name: tries}, verifier: exact}",
+            r"verifier=exact with an environment, which judges: nothing would read it",
+        ),
+        (
+            "data.sources.sums={environment: {name: textworld}, params: {rooms: 2}}",
+            r"params=.* with an environment: nothing would read it",
+        ),
+        (
+            "data.sources.games={environment: {name: openspiel}}",
+            r"data\.sources\.games\.environment with data\.template='{prompt}'.*expected 'chat'",
+        ),
+        (
+            "data={template: chat, sources: {g: {environment: {name: textworld}}}} "
+            "tools={names: [calculator]} workflow={format: hermes}",
+            r"workflow\.format='hermes' with data\.sources\.g\.environment: a run calls tools, or",
+        ),
+        (
+            "data={template: chat, sources: {g: {environment: {name: tries}}}} "
+            "eval={data: {template: chat, sources: {g: {environment: {name: textworld}}}}}",
+            r"data\.sources\.g\.environment is name='tries'.*is name='textworld'",
+        ),
         ("data.sources.sums.right_at=0", r"sums\.right_at: .*greater than 0"),
         ("data.sources.sums.verifier=maths", r"sums\.verifier: expected one of math, exact"),
         (
@@ -105,7 +142,7 @@ def test_a_task_is_judged_by_its_own_scorer_unless_told_otherwise(load):
 )
 def test_what_cannot_be_is_one_clear_error(load, override, message):
     with pytest.raises(UserError, match=message) as error:
-        load(TWO, override)
+        load(TWO, *re.split(r"(?<=}) (?=\w+=)", override))
     assert len(str(error.value).splitlines()) == 1
 
 

@@ -17,7 +17,7 @@ from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.data.sources import in_turn, open_prompt_sets
 from megatron_stare.engines.engine import Request
 from megatron_stare.errors import UserError
-from megatron_stare.rollout.workflow.opening import find_tools, prompt_tools, tool_use
+from megatron_stare.rollout.workflow.opening import find_tools, prompt_tools, workflow_of
 from megatron_stare.rollout.workflow.traces import TraceSet, open_traces
 from megatron_stare.rollout.workflow.workflow import Ask, Calls
 from megatron_stare.tools.tool import ToolResult
@@ -78,7 +78,7 @@ def played(
     data = DataConfig(path=config.data.path, template=config.data.template)
     sets = open_prompt_sets(data, tokenizer, key="data", seed=1, tools=schemas)
     stop_ids = (tokenizer.eos_token_id, END_ID)
-    workflow = tool_use(config.workflow, toolbox, tokenizer, stop_ids)
+    workflow = workflow_of(config.workflow, toolbox, None, tokenizer, stop_ids)
     assert workflow is not None
     sampling, left, said = SamplingConfig(max_response_tokens=9000), list(turns), list(results)
     (prompt,) = in_turn(sets)

@@ -1,0 +1,1 @@
+"""Environments that a policy acts in, turn by turn, in processes that can be killed."""

@@ -1,0 +1,69 @@
+"""A run whose policy plays both sides of a game: it trains on its turns, and goes on to the bit."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.e2e.kills import assert_same_run, finish, start
+from tests.e2e.programs import make_workspace, metrics_of
+from tests.tool_tokenizer import make_tool_tokenizer
+
+pytestmark = pytest.mark.slow
+
+GAME = "{environment: {name: 'tests.unit.environments.games:Parity'}, size: 6}"
+PLAYED = (
+    # So hot that every token is about as likely: a turn ends now and then.
+    *("rollout.temperature=20", "data.template=chat", f"data.sources={{games: {GAME}}}"),
+    *("data.path=null", "environments.workers=1", "algorithm={method: mars}"),
+    *("rollout.engine=embedded", "rollout.replay_path=null", "rollout.dynamic_sampling=false"),
+    *("rollout.max_response_tokens=300", "rollout.turns.max_turns=4", "data.max_prompt_tokens=64"),
+    *("rollout.turns.max_turn_tokens=40", "rollout.prompts_per_step=2"),
+    *("train.max_tokens_per_micro_batch=1800", "log.dump_samples=true"),
+    *("train.steps=3", "checkpoint.every=1"),
+)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    tokenizer = make_tool_tokenizer()
+    return make_workspace(
+        tmp_path_factory.mktemp("environments"),
+        num_hidden_layers=1,
+        tokenizer=tokenizer,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=1024,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(workspace, tmp_path_factory):
+    """A run that was left in peace."""
+    return finish(workspace, tmp_path_factory.mktemp("whole") / "run", *PLAYED)
+
+
+def test_a_run_trains_on_what_turns_have_earned(whole):
+    for step in metrics_of(whole):
+        ended = [n for name, n in step.items() if name.startswith("turns/ended_")]
+        assert sum(ended) == 8
+        assert step["optim/grad_norm"] > 0
+        assert step["mismatch/max"] < 1e-4
+        assert "reward/failures" not in step or step["reward/failures"] == 0
+    lines = (whole / "samples" / "step_000001.jsonl").read_text().splitlines()
+    for sample in map(json.loads, lines):
+        own = [turn for turn in sample["turns"] if turn["kind"] == "model"]
+        assert {turn["role"] for turn in own[::2]} == {"player_1"}
+        first = [turn["reward"] for turn in own if turn["role"] == own[0]["role"]]
+        assert sample["reward"] == sum(first)
+        for turn, said in zip(own, sample["turns"][1::2], strict=False):
+            assert said["text"] == f"{len(turn['text'])} characters"
+
+
+def test_a_run_that_is_killed_goes_on_to_the_bit(workspace, tmp_path, whole):
+    killed = tmp_path / "killed"
+    with start(workspace, killed, *PLAYED) as running:
+        running.wait_for(lambda: any((killed / "checkpoints").glob("step_??????")))
+        assert running.is_running, running.log.read_text()
+        running.kill()
+    assert_same_run(finish(workspace, killed, "run.resume=must", *PLAYED), whole)
