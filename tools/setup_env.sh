@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Makes .venv with Python 3.12 and the pinned packages of constraints.txt, and those of
-# constraints-reasoning-gym.txt where they can be built; does nothing when it is up to date. Uses uv when it is there or can be installed with pip, else venv and pip.
+# constraints-reasoning-gym.txt where they can be built, and OpenSpiel; does nothing when it is up to date. Uses uv when it is there or can be installed with pip, else venv and pip.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 venv=.venv
 stamp="$venv/.setup-stamp"
-want=$(cat pyproject.toml constraints.txt constraints-reasoning-gym.txt .python-version "$0" | sha256sum)
+want=$(cat pyproject.toml constraints.txt constraints-reasoning-gym.txt constraints-openspiel.txt .python-version "$0" | sha256sum)
 if [ -x "$venv/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then
     exit 0
 fi
@@ -38,12 +38,15 @@ skip_gym() {
     echo "setup: reasoning-gym is not installed (it needs a C compiler); its tests are skipped$try_again" >&2
 }
 
+skip_openspiel() { echo "setup: OpenSpiel is not installed; tests of its games are skipped" >&2; }
+
 uv=$(find_uv)
 echo "setup: making $venv (${uv:-venv and pip}); the first time takes a few minutes"
 if [ -n "$uv" ]; then
     $uv venv --quiet --allow-existing --python 3.12 "$venv"
     $uv pip install --quiet --compile-bytecode --python "$venv/bin/python" -c constraints.txt -e '.[dev]'
     $uv pip install --quiet --no-deps --python "$venv/bin/python" -r constraints-reasoning-gym.txt || skip_gym
+    $uv pip install --quiet --no-deps --python "$venv/bin/python" -c constraints-openspiel.txt open-spiel || skip_openspiel
 else
     python=$(find_python312)
     if [ -z "$python" ]; then
@@ -53,5 +56,6 @@ else
     "$python" -m venv "$venv"
     "$venv/bin/python" -m pip install --quiet -c constraints.txt -e '.[dev]'
     "$venv/bin/python" -m pip install --quiet --no-deps -r constraints-reasoning-gym.txt || skip_gym
+    "$venv/bin/python" -m pip install --quiet --no-deps -c constraints-openspiel.txt open-spiel || skip_openspiel
 fi
 [ -n "$try_again" ] || echo "$want" > "$stamp"

@@ -24,6 +24,7 @@ def pins(name: str) -> dict[str, str]:
 
 TRAINER, TRAINER_GPU = pins("constraints.txt"), pins("constraints-gpu.txt")
 GYM = pins("constraints-reasoning-gym.txt")
+GAMES = pins("constraints-openspiel.txt") | pins("constraints-textworld.txt")
 SGLANG, SGLANG_GPU = pins("constraints-sglang.txt"), pins("constraints-sglang-gpu.txt")
 
 
@@ -44,7 +45,7 @@ def test_every_package_of_the_image_is_pinned_by_a_constraints_file():
 
 
 def test_packages_of_gpus_do_not_change_those_that_cpus_have():
-    assert not TRAINER.keys() & (TRAINER_GPU.keys() | GYM.keys())
+    assert not TRAINER.keys() & (TRAINER_GPU.keys() | GYM.keys() | GAMES.keys())
     for name in ("sglang", "torch", "torchvision", "transformers", "triton", "tokenizers"):
         assert SGLANG_GPU[name] == SGLANG[name], name
 
@@ -59,7 +60,7 @@ def test_pins_of_the_package_are_those_of_the_constraints():
     groups = (project["dependencies"], *project["optional-dependencies"].values())
     matches = (re.fullmatch(r"([\w.-]+?)(?:\[.*\])?==(.+)", r) for group in groups for r in group)
     exact = dict(match.groups() for match in matches if match)
-    constrained = TRAINER | TRAINER_GPU | GYM | {"sglang": SGLANG["sglang"]}
+    constrained = TRAINER | TRAINER_GPU | GYM | GAMES | {"sglang": SGLANG["sglang"]}
     assert exact == {name: constrained[name] for name in exact}
     assert exact.keys() >= {"torch", "megatron-core", "transformers", "transformer-engine"}
 
