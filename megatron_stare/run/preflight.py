@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from megatron_stare.config.commands import SftConfig, TrainConfig
 from megatron_stare.config.prefer import PreferConfig
 from megatron_stare.data.tasks import check_task
 from megatron_stare.errors import UserError
 from megatron_stare.launch.topology import check_world_size
 from megatron_stare.model_shape import ModelShape
+from megatron_stare.rollout.workflow.opening import environments_of
 from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.rope_scaling import check_factors_agree
 
@@ -30,6 +33,10 @@ def check_run(config: TrainConfig, num_processes: int) -> None:
         for name, source in data.sources.items():
             if source.task is not None:  # Asks a process of the package's own.
                 check_task(source, f"{key}.sources.{name}")
+    acting = environments_of(config.environments, config.workflow, config.data_by_key)
+    if acting is not None:
+        with closing(acting):
+            acting.start()
 
 
 def check_fit(config: TrainConfig, shape: ModelShape, num_processes: int) -> None:

@@ -79,6 +79,10 @@ def test_a_job_that_cannot_be_is_refused_by_the_keys_and_what_they_need(config, 
         ("parallel.pipeline=3", "parallel.pipeline=3 does not divide the model's"),
         ("data.path=nowhere.jsonl", "data.path=nowhere.jsonl: no such file"),
         ("eval.data.path=nowhere.jsonl", "eval.data.path=nowhere.jsonl: no such file"),
+        (
+            "eval.data={template: chat, sources: {g: {environment: {name: 'nowhere:G'}}}}",
+            "eval.data.sources.g.environment: nowhere:G cannot be used: ModuleNotFoundError",
+        ),
         ("rollout.max_response_tokens=8000", "data.max_prompt_tokens . rollout.max_response_token"),
     ],
 )
