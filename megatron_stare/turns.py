@@ -84,7 +84,7 @@ def turns_from_plain(record: Mapping[str, Any]) -> dict[str, tuple[Turn, ...]]:
 
 def earned(turns: Sequence[Turn]) -> float:
     """What an episode in an environment has earned: its turns together, of the first one's role."""
-    own = [turn for turn in turns if turn.kind == "model"]
+    own = [turn for turn in turns if is_own(turn)]
     return math.fsum(turn.reward or 0.0 for turn in own if turn.role == own[0].role)
 
 
