@@ -47,6 +47,7 @@ class TextWorld:
         """Of a seed."""
         asked = textworld.EnvInfos(admissible_commands=True, won=True, lost=True)
         self._game = textworld.start(str(_game_file(self._options, int(start))), asked)
+        self._game.seed(int(start))
         self._score = 0
         return self._said(self._game.reset())
 
