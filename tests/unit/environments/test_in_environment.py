@@ -81,8 +81,8 @@ def rendered(*turns: str) -> list[int]:
     messages = [{"role": "user", "content": "6 * 7?"}]
     for place, text in enumerate(turns):
         messages.append({"role": "user" if place % 2 else "assistant", "content": text})
-    ids = TOKENIZER.apply_chat_template(messages, tokenize=True, add_generation_prompt=True)
-    return list(getattr(ids, "input_ids", ids))[len(asked().token_ids) :]
+    text = TOKENIZER.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return TOKENIZER.encode(str(text), add_special_tokens=False)[len(asked().token_ids) :]
 
 
 def test_tokens_are_those_of_the_conversation_as_a_whole(acting):
