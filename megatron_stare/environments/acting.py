@@ -48,6 +48,7 @@ class Acting:
     """
 
     name = "environment"
+    remembers = True
 
     def __init__(
         self,
