@@ -79,7 +79,8 @@ def check_workflow(
             "are called in a format, expected both, or neither"
         )
     for key, one in data.items():
-        for name, source in one.sources.items():
+        sources = one.sources if isinstance(one, DataConfig) else {}
+        for name, source in sources.items():
             if source.environment and workflow.format is not None:
                 raise ValueError(
                     f"workflow.format={workflow.format!r} with {key}.sources.{name}.environment: "
