@@ -22,7 +22,9 @@ SOURCES = [
 _PATH = re.compile(r"(?<![\w./*<>{}$-])((?:[\w-]+/)*[\w-]+\.(?:py|md))\b(?![\w*])")
 _LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 _MODULE = re.compile(r"(?<![\w./-])(megatron_stare(?:\.[a-z_0-9]+)+)")
-_WRITTEN = {"main.py", "my_rewards.py", "gpu_check.md", "comparison.md"}
+_WRITTEN = {
+    *("main.py", "my_rewards.py", "gpu_check.md", "comparison.md", "choice.md", "trial.md"),
+}
 """Files that a reader, or a program, writes."""
 
 pytestmark = pytest.mark.skipif(not _FILES, reason="needs a git checkout")
