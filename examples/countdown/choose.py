@@ -7,7 +7,7 @@ seed, the others of their settings being the best so far, and the best of the ro
 beside them. Then, for each budget asked for by `--steps` (`drawn`: prompts, `processor_s`: seconds
 of processor time), the number of steps is set with which the best costs as much as DAPO.
 FOLDER/choice.json has every candidate's pass@1 by seed, what each row left, and those numbers;
-FOLDER/choice.md the same as a table. What is done already is not done again.
+choice.md there is the same as a table. What is done already is not done again.
 """
 
 from __future__ import annotations

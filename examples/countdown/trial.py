@@ -6,7 +6,7 @@ CHOICE is the choice.json of examples/countdown/choose.py. Of each seed there ar
 to the number of steps for each budget, and DAPO with a policy saved every `SAVED` steps; a seed
 whose warm-up is refused is named, and the next one takes its place. When all runs are over, each
 STARE policy is compared on test with the first DAPO policy of its seed that has cost at least as
-much: FOLDER/trial.json has the measures of every policy, FOLDER/trial.md the paired differences
+much: FOLDER/trial.json has the measures of every policy, trial.md there the paired differences
 with 95% intervals. What is done already is not done again.
 """
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from megatron_stare.policy import step
+from megatron_stare.policy import inputs
 
 
 def tokens_on_the_cpu() -> None:
     """Micro-batches are packed for the wrong device."""
-    pack = step.pack
-    step.pack = lambda *args, **kwargs: pack(*args, **(kwargs | {"device": torch.device("cpu")}))
+    pack = inputs.pack
+    inputs.pack = lambda *args, **kwargs: pack(*args, **(kwargs | {"device": torch.device("cpu")}))
 
 
 def a_sum_on_the_cpu() -> None:

@@ -22,6 +22,7 @@ ELSEWHERE = {
     "ops/head_triton.py",  # Pins a tile, when the kernel is compiled.
     "engines/sglang/with_api_key.py",  # Runs in a server's environment, without this package.
     "engines/sglang/cpu/sgl_kernel/__init__.py",  # The same.
+    "rewards/killable.py",  # Hands its own on to a child, with a hash seed and a folder more.
     "tools/sandbox/child.py",  # Empties its own, before it runs a model's code.
 }
 
