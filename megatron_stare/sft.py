@@ -13,7 +13,7 @@ from megatron_stare.algorithms.hooks import Update
 from megatron_stare.algorithms.method import Method
 from megatron_stare.algorithms.objective import MethodObjective
 from megatron_stare.algorithms.terms.nll import Nll
-from megatron_stare.config.commands import SftConfig
+from megatron_stare.config.sft import SftConfig
 from megatron_stare.data.examples import ExampleSet
 from megatron_stare.data.packing import Share
 from megatron_stare.policy.step import Policy

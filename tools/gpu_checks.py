@@ -25,8 +25,8 @@ import transformers
 from bench_weight_sync import make_model, open_sync
 from torch import Tensor
 
-from megatron_stare.config.commands import SftConfig
 from megatron_stare.config.policy import OptimConfig
+from megatron_stare.config.sft import SftConfig
 from megatron_stare.engines.sglang.serve import ServeOptions, running_servers
 from megatron_stare.ops.head_kernels import Disagreement, disagreement, triton_kernels
 from megatron_stare.policy.memory import offload, onload

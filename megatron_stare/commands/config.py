@@ -9,9 +9,10 @@ from pydantic import BaseModel
 
 from megatron_stare.commands.arguments import number
 from megatron_stare.commands.of_config import add_of_config
-from megatron_stare.config.commands import EvalConfig, SftConfig, TrainConfig
+from megatron_stare.config.commands import EvalConfig, TrainConfig
 from megatron_stare.config.pivots import PivotsConfig
 from megatron_stare.config.prefer import PreferConfig
+from megatron_stare.config.sft import SftConfig
 from megatron_stare.config_io import load_config, to_yaml
 from megatron_stare.errors import UserError
 from megatron_stare.system.values import RankCount

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from megatron_stare.commands.of_config import add_of_config
-from megatron_stare.config.commands import SftConfig
+from megatron_stare.config.sft import SftConfig
 from megatron_stare.config_io import load_config
 from megatron_stare.system.output_stream import give_up_unwritten_output
 

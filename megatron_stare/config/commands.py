@@ -18,7 +18,7 @@ from megatron_stare.algorithms.needs import DEMONSTRATED, GUIDED, OLD, UNMADE, U
 from megatron_stare.algorithms.renamed import renamed
 from megatron_stare.algorithms.table import LINKS
 from megatron_stare.config.algorithm import RewardConfig
-from megatron_stare.config.data import DataConfig, SftDataConfig, WorkedDataConfig
+from megatron_stare.config.data import DataConfig
 from megatron_stare.config.environments import EnvironmentsConfig
 from megatron_stare.config.policy import ModelConfig, OptimConfig, ParallelConfig, padded_length
 from megatron_stare.config.rollout import RolloutConfig, SamplingConfig
@@ -252,72 +252,6 @@ class TrainConfig(Settings):
                 f"rollout.max_response_tokens={rollout.max_response_tokens}"
             )
         return self
-
-
-class SftSection(Settings):
-    """The supervised loop."""
-
-    steps: Count = 100
-    """Optimizer steps."""
-    examples_per_step: BatchCount = 64
-    """Examples in the global batch."""
-    max_tokens_per_micro_batch: Count = 8192
-    """Token budget of a packed micro-batch on one data-parallel rank."""
-    max_bad_updates: Count = 3
-    """Updates with a non-finite loss or gradient in a row, each skipped, before the run stops."""
-
-
-class SftConfig(Settings):
-    """`megatron-stare sft`: packed supervised fine-tuning."""
-
-    run: ResumableRunConfig = ResumableRunConfig()
-    model: ModelConfig
-    parallel: ParallelConfig = ParallelConfig()
-    data: SftDataConfig
-    workflow: WorkflowConfig = WorkflowConfig()
-    tools: ToolsConfig = ToolsConfig()
-    optim: OptimConfig = OptimConfig()
-    sft: SftSection = SftSection()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    log: LogConfig = LogConfig()
-
-    @property
-    def loop(self) -> SftSection:
-        """The section of its loop."""
-        return self.sft
-
-    @property
-    def sets(self) -> dict[str, SftDataConfig]:
-        """The sets that it reads, by key."""
-        return {"data": self.data}
-
-    @model_validator(mode="after")
-    def _an_example_fits_a_micro_batch(self) -> SftConfig:
-        check_apart(self.run.dir, self.model.path)
-        check_workflow(self.workflow, self.tools, self.sets)
-        if self.data.messages_field is not None and self.workflow.format is None:
-            raise ValueError(
-                f"data.messages_field={self.data.messages_field!r} with workflow.format=null: "
-                "conversations are read as episodes, expected a format"
-            )
-        budget = self.sft.max_tokens_per_micro_batch
-        check_row_fits("data.max_tokens", self.data, self.parallel, "sft", budget)
-        return self
-
-
-def check_row_fits(
-    key: str, data: WorkedDataConfig, parallel: ParallelConfig, command: str, max_tokens: int
-) -> None:
-    """See that the longest prompt with a response fits into a micro-batch.
-
-    Raises:
-        ValueError: it does not.
-    """
-    if padded_length(data.max_tokens, parallel.context) > max_tokens:
-        raise ValueError(
-            f"{key}={parallel.explain_padded(data.max_tokens)} exceeds "
-            f"{command}.max_tokens_per_micro_batch={max_tokens}"
-        )
 
 
 class EvalConfig(Settings):

@@ -8,10 +8,10 @@ from pydantic import model_validator
 
 from megatron_stare.algorithms.hooks import Need
 from megatron_stare.algorithms.preference import PreferenceAlgorithm
-from megatron_stare.config.commands import check_row_fits
 from megatron_stare.config.data import PairDataConfig
 from megatron_stare.config.policy import ModelConfig, OptimConfig, ParallelConfig
 from megatron_stare.config.run import CheckpointConfig, LogConfig, ResumableRunConfig, check_apart
+from megatron_stare.config.sft import check_row_fits
 from megatron_stare.system.settings import Settings
 from megatron_stare.system.values import BatchCount, Count, CountOrZero
 

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from megatron_stare.config.commands import SftConfig
 from megatron_stare.config.prefer import PreferConfig
+from megatron_stare.config.sft import SftConfig
 from megatron_stare.data.drawn import DrawnSet
 from megatron_stare.data.tokenizer import check_vocabulary, load_tokenizer
 from megatron_stare.launch.rank_zero import from_rank_zero

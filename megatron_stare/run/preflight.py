@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from megatron_stare.config.commands import SftConfig, TrainConfig
+from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config.prefer import PreferConfig
+from megatron_stare.config.sft import SftConfig
 from megatron_stare.data.tasks import check_task
 from megatron_stare.errors import UserError
 from megatron_stare.launch.topology import check_world_size

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from megatron_stare.algorithms.table import PARTS
-from megatron_stare.config.commands import EvalConfig, SftConfig, TrainConfig
+from megatron_stare.config.commands import EvalConfig, TrainConfig
 from megatron_stare.config.pivots import PivotsConfig
 from megatron_stare.config.prefer import PreferConfig
+from megatron_stare.config.sft import SftConfig
 from tests.e2e.programs import make_workspace, run_command, write_jsonl, write_yaml
 from tests.extremes import extremes, numbers
 

@@ -28,8 +28,9 @@ from examples.countdown.verifier import (
     read_problem,
 )
 from examples.countdown.warmup import LARGEST_LOSS, check_warmup
-from megatron_stare.config.commands import SftConfig, TrainConfig
+from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config.compare import CompareConfig
+from megatron_stare.config.sft import SftConfig
 from megatron_stare.config_io import load_config
 from megatron_stare.errors import UserError
 from megatron_stare.weights.hf_config import read_hf_config

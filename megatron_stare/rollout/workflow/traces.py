@@ -22,8 +22,8 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from megatron_stare.config.commands import SftConfig
 from megatron_stare.config.data import SftDataConfig
+from megatron_stare.config.sft import SftConfig
 from megatron_stare.data.drawn import DrawnSet, TokenRow
 from megatron_stare.data.tables import Row, UnusableRow, build_rows, checked_text, is_unicode
 from megatron_stare.data.templates import PromptTemplate, Question

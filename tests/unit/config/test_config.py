@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from megatron_stare.config.commands import EvalConfig, SftConfig, TrainConfig
+from megatron_stare.config.commands import EvalConfig, TrainConfig
 from megatron_stare.config.pivots import PivotsConfig
 from megatron_stare.config.prefer import PreferConfig
+from megatron_stare.config.sft import SftConfig
 from megatron_stare.config_io import describe, load_config, to_yaml
 from megatron_stare.errors import UserError
 

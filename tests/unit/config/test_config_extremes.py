@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from megatron_stare.config.commands import EvalConfig, SftConfig, TrainConfig
+from megatron_stare.config.commands import EvalConfig, TrainConfig
 from megatron_stare.config.pivots import PivotsConfig
 from megatron_stare.config.prefer import PreferConfig
+from megatron_stare.config.sft import SftConfig
 from megatron_stare.config_io import load_config
 from megatron_stare.errors import UserError
 from tests.extremes import extremes, numbers

@@ -7,9 +7,10 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from megatron_stare.config.commands import EvalConfig, SftConfig, TrainConfig
+from megatron_stare.config.commands import EvalConfig, TrainConfig
 from megatron_stare.config.pivots import PivotsConfig
 from megatron_stare.config.prefer import PreferConfig
+from megatron_stare.config.sft import SftConfig
 from megatron_stare.config_io import bounds_of, describe, load_config, to_yaml
 from megatron_stare.errors import UserError
 from megatron_stare.plan.hardware import Assumptions

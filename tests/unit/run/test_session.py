@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from megatron_stare.config.commands import SftConfig
+from megatron_stare.config.sft import SftConfig
 from megatron_stare.errors import UserError
 from megatron_stare.run.session import Session, open_session, open_world
 from megatron_stare.sft import sft_step

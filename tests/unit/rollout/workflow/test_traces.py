@@ -11,9 +11,9 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from megatron_stare.config.commands import SftConfig
 from megatron_stare.config.data import DataConfig
 from megatron_stare.config.rollout import SamplingConfig
+from megatron_stare.config.sft import SftConfig
 from megatron_stare.data.sources import in_turn, open_prompt_sets
 from megatron_stare.engines.engine import Request
 from megatron_stare.errors import UserError
