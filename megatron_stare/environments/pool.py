@@ -209,20 +209,13 @@ class _Process(Killable):
     def _next(self, deadline_s: float) -> list[Any]:
         until = time.monotonic() + deadline_s
         poll = select.poll()
-        poll.register(self.death, select.POLLIN)
         while not self.messages:
             left_s = until - time.monotonic()
             if left_s <= 0:
                 raise _Lost(f"deadline of {deadline_s:g} s")
-            writing = select.POLLOUT if self.channel.has_unsent else 0
-            poll.register(self.channel.fileno(), select.POLLIN | writing)
+            self.watch(poll)
             found = poll.poll(math.ceil(1000 * min(left_s, _MAX_POLL_S)))
-            ready = {descriptor for descriptor, _ in found}
-            if self.channel.fileno() in ready:
-                self.channel.flush()
-                self.messages.extend(self.channel.receive())
-            elif self.death in ready:  # What it started holds the connection open.
-                raise EOFError
+            self.messages.extend(self.receive({descriptor for descriptor, _ in found}))
         return self.messages.popleft()
 
 

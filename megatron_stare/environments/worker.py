@@ -11,7 +11,6 @@ the texts only the last is new; where it is not there, it begins again and is gi
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -20,7 +19,12 @@ from typing import Any
 
 from megatron_stare.environments.environment import Environment, Start, Step
 from megatron_stare.errors import without_surrogates
-from megatron_stare.rewards.child import Connection, die_with_the_trainer
+from megatron_stare.rewards.child import (
+    Connection,
+    die_with_the_trainer,
+    find_as_the_trainer,
+    imported,
+)
 from megatron_stare.rewards.code import code_digest
 from megatron_stare.rewards.verdict import as_number, failure_of
 from megatron_stare.rewards.worker import EXIT_MEMORY
@@ -69,7 +73,7 @@ def main(descriptor: int) -> None:
     die_with_the_trainer()
     connection = Connection(descriptor)
     setup: Setup = connection.receive()
-    sys.path[:] = dict.fromkeys([os.getcwd(), *sys.path, *setup.import_path])
+    find_as_the_trainer(setup.import_path)
     limit_memory(setup.memory_bytes)
     live: dict[str, _Live] = {}
     while True:
@@ -103,8 +107,7 @@ def _played(live: dict[str, _Live], request: Request) -> Iterator[Step]:
 
 
 def _made(request: Request) -> Environment:
-    module, _, name = request.path.partition(":")
-    return getattr(importlib.import_module(module), name)(**request.params)
+    return imported(request.path)(**request.params)
 
 
 def _checked(found: Any) -> Step:

@@ -6,12 +6,14 @@ Standard input is a pipe that nothing is ever written to, whose other end dies w
 from __future__ import annotations
 
 import fcntl
+import importlib
 import json
 import os
 import pickle
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from megatron_stare.rewards.channel import LENGTH
@@ -38,6 +40,17 @@ class Connection:
         if not prefix:
             sys.exit()
         return pickle.loads(self._reader.read(*LENGTH.unpack(prefix)))
+
+
+def find_as_the_trainer(import_path: Sequence[str]) -> None:
+    """Find modules where the trainer does, and before that in the current folder."""
+    sys.path[:] = dict.fromkeys([os.getcwd(), *sys.path, *import_path])
+
+
+def imported(path: str) -> Any:
+    """What `package.module:name` names; whatever importing raises is foreign code's."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def die_with_the_trainer() -> None:

@@ -6,13 +6,15 @@ It runs `python -m MODULE FD`, where FD is its end of the connection (`child`).
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from typing import Any
 
 from megatron_stare.rewards.apart import children_of
 from megatron_stare.rewards.channel import Channel
@@ -27,6 +29,25 @@ class Killable:
     death: int
     """A file descriptor that can be read when the process has ended."""
     channel: Channel
+
+    def watch(self, poll: select.poll) -> None:
+        """Have a poll find what `receive` wants to know."""
+        writing = select.POLLOUT if self.channel.has_unsent else 0
+        poll.register(self.channel.fileno(), select.POLLIN | writing)
+        poll.register(self.death, select.POLLIN)
+
+    def receive(self, ready: Container[int]) -> Iterator[list[Any]]:
+        """Its messages, of the descriptors that a poll found; what it can be sent, is sent.
+
+        Raises:
+            EOFError, ConnectionError: the process has ended.
+            Garbled: what came is no message.
+        """
+        if self.channel.fileno() in ready:
+            self.channel.flush()
+            yield from self.channel.receive()
+        elif self.death in ready:  # What it started holds the connection open.
+            raise EOFError
 
     def kill(self) -> int:
         """End the process and what it started, in other sessions too; its exit code."""

@@ -151,7 +151,8 @@ class VerifierPool:
         ready = self._wait()
         for worker in list(self._workers):
             try:
-                self._listen(worker, batch, ready)
+                for message in worker.receive(ready):
+                    self._take(message, worker, batch)
             except (EOFError, ConnectionError):
                 cause = cause_of_death(worker.kill(), self._setup.memory_bytes)
                 self._lose(worker, batch, cause, "lost", is_doubtful=True)
@@ -168,22 +169,12 @@ class VerifierPool:
         """Descriptors of workers that something has happened to, as soon as there are any."""
         poll = select.poll()
         for worker in self._workers:
-            writing = select.POLLOUT if worker.channel.has_unsent else 0
-            poll.register(worker.channel.fileno(), select.POLLIN | writing)
-            poll.register(worker.death, select.POLLIN)
+            worker.watch(poll)
         times_left = [worker.time_left_s for worker in self._workers if worker.is_busy]
         if self._starts.num_failures and not self._starts.are_given_up:
             times_left.append(self._starts.pause_left_s)
         patience_s = min(max(min(times_left, default=0.0), 0.0), _MAX_WAIT_S)
         return {descriptor for descriptor, _ in poll.poll(math.ceil(1000 * patience_s))}
-
-    def _listen(self, worker: Worker, batch: Batch, ready: set[int]) -> None:
-        if worker.channel.fileno() in ready:
-            worker.channel.flush()
-            for message in worker.channel.receive():
-                self._take(message, worker, batch)
-        elif worker.death in ready:  # What it started holds the connection open.
-            raise EOFError
 
     def _take(self, message: Sequence[Any], worker: Worker, batch: Batch) -> None:
         match message[0]:

@@ -16,7 +16,6 @@ Only this process speaks: a verifier may fork, and what it forked leaves without
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import signal
@@ -27,7 +26,12 @@ from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
 from megatron_stare.rewards.apart import Children, Lost
-from megatron_stare.rewards.child import Connection, die_with_the_trainer
+from megatron_stare.rewards.child import (
+    Connection,
+    die_with_the_trainer,
+    find_as_the_trainer,
+    imported,
+)
 from megatron_stare.rewards.code import code_digest
 from megatron_stare.rewards.format import matches_format
 from megatron_stare.rewards.verdict import (
@@ -89,9 +93,7 @@ def main(descriptor: int) -> None:
     try:
         verifier = _import_function(setup)
         limit_memory(setup.memory_bytes)
-        judging = (_judging_apart if setup.isolation == "process" else _judging_here)(
-            verifier, setup
-        )
+        judging = _JUDGING[setup.isolation](verifier, setup)
     except BaseException as error:  # Its module is foreign code, too.
         connection.send("error", failure_of(error))
         return
@@ -228,9 +230,8 @@ def _is_running_more_than(num_threads: int) -> bool:
 
 
 def _import_function(setup: Setup) -> Verifier:
-    sys.path[:] = dict.fromkeys([os.getcwd(), *sys.path, *setup.import_path])
-    module, _, name = setup.function.partition(":")
-    function = getattr(importlib.import_module(module), name)
+    find_as_the_trainer(setup.import_path)
+    function = imported(setup.function)
     if not callable(function):
         raise TypeError(f"{setup.function} is a {type(function).__name__}, expected a function")
     return function
