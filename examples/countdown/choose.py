@@ -22,12 +22,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from examples.countdown.demo import HERE, STARTS, megatron_stare, warm_up
-from examples.countdown.measure import costs, sample_policy, summarise
+from examples.countdown.demo import HERE, from_warmups, megatron_stare, warm_up
+from examples.countdown.measure import COSTS, costs, sample_policy, summarise
 from megatron_stare.errors import UserError
 
 STEPS = 240
-BUDGETS = ("drawn", "processor_s")
 CLOSE, MOST_TRIES = 0.02, 4
 
 
@@ -116,8 +115,7 @@ class Dev:
             UserError: a run ended with an error.
         """
         megatron_stare(
-            *("compare", HERE / "compare.yaml", f"dir={self.runs}", f"seeds={list(self.seeds)}"),
-            *(f"settings.{key}={self.runs}/{path}" for key, path in STARTS.items()),
+            *("compare", HERE / "compare.yaml", *from_warmups(self.runs, self.seeds)),
             *(f"settings.train.steps={STEPS}", f"jobs={self.jobs}", "settings.log.progress=false"),
             *(f"variants={json.dumps(dict(variants))}", f"baseline={next(iter(variants))}"),
         )
@@ -198,7 +196,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--runs", type=Path, default=Path("runs/countdown-choice"))
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--steps", nargs="*", choices=BUDGETS, default=list(BUDGETS))
+    parser.add_argument("--steps", nargs="*", choices=COSTS, default=list(COSTS))
     arguments = parser.parse_args()
     try:
         for seed in arguments.seeds:

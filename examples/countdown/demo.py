@@ -68,13 +68,15 @@ def compare(seeds: Sequence[int], runs: Path, overrides: Sequence[str]) -> Compa
     Raises:
         UserError: a run ended with an error.
     """
-    own = [
-        *(f"dir={runs}", f"seeds={list(seeds)}"),
-        *(f"settings.{key}={runs}/{path}" for key, path in STARTS.items()),
-        *(f"settings.{override}" for override in overrides),
-    ]
+    own = [*from_warmups(runs, seeds), *(f"settings.{override}" for override in overrides)]
     megatron_stare("compare", HERE / "compare.yaml", *own)
     return load_config(CompareConfig, HERE / "compare.yaml", own)
+
+
+def from_warmups(runs: Path, seeds: Sequence[int]) -> list[str]:
+    """What a comparison in a folder says of its seeds, as overrides: where they are, and start."""
+    starts = (f"settings.{key}={runs}/{path}" for key, path in STARTS.items())
+    return [f"dir={runs}", f"seeds={list(seeds)}", *starts]
 
 
 STARTS = {

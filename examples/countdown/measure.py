@@ -43,6 +43,10 @@ LOST = 0.5
 """A form is lost if pass@16 of what it alone solves fell below this share of the warm-up's."""
 
 
+COSTS = {"drawn": "rollout/drawn", "processor_s": "time/processor_s"}
+"""Metrics that a run's steps cost, summed."""
+
+
 class Measured(NamedTuple):
     """One problem's answers: how many are right, of how many, and the forms of those sampled.
 
@@ -196,9 +200,8 @@ def measure_runs(runs: Sequence[Path], problems: Path, warmup: Path) -> dict[str
 def costs(run: Path) -> dict[str, float]:
     """Prompts drawn and processor seconds of a run's steps; of each, if it logged them."""
     history = read_metrics(run)
-    names = {"drawn": "rollout/drawn", "processor_s": "time/processor_s"}
     return {
-        key: float(history[name].values.sum()) for key, name in names.items() if name in history
+        key: float(history[name].values.sum()) for key, name in COSTS.items() if name in history
     }
 
 

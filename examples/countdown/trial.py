@@ -21,15 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from examples.countdown.choose import BUDGETS, Candidate
-from examples.countdown.demo import HERE, STARTS, exit_code_of, warm_up
-from examples.countdown.measure import sample_policy, summarise
+from examples.countdown.choose import Candidate
+from examples.countdown.demo import HERE, exit_code_of, from_warmups, warm_up
+from examples.countdown.measure import COSTS, costs, sample_policy, summarise
 from megatron_stare.compare.paired import Difference, paired_difference
 from megatron_stare.errors import UserError
 from megatron_stare.observe.history import History, read_metrics
 
 DAPO_STEPS, SAVED = 360, 10
-METRICS = {"drawn": "rollout/drawn", "processor_s": "time/processor_s"}
 MEASURES = {
     "pass@1": lambda found: found["pass_at"][1],
     "accuracy at T=0.3": lambda found: found["deployed"],
@@ -70,8 +69,7 @@ def warmed_up(seeds: Sequence[int], runs: Path) -> list[int]:
 def train(seeds: Sequence[int], runs: Path, jobs: int, arms: Mapping[str, Any]) -> None:
     """All runs of all seeds; one that ends early counts with what it has saved."""
     exit_code_of(
-        *("compare", HERE / "compare.yaml", f"dir={runs}", f"seeds={list(seeds)}"),
-        *(f"settings.{key}={runs}/{path}" for key, path in STARTS.items()),
+        *("compare", HERE / "compare.yaml", *from_warmups(runs, seeds)),
         *(f"jobs={jobs}", "settings.log.progress=false", "baseline=dapo"),
         f"variants={json.dumps(dict(arms))}",
     )
@@ -100,8 +98,8 @@ def measure_seed(seed: int, runs: Path, budgets: Sequence[str]) -> dict[str, Any
     found = {}
     for budget in budgets:
         run = runs / f"stare_{budget}-seed{seed}"
-        cost = float(read_metrics(run)[METRICS[budget]].values.sum())
-        step = first_as_dear(history, METRICS[budget], cost, saved)
+        cost = costs(run)[budget]
+        step = first_as_dear(history, COSTS[budget], cost, saved)
         name = f"step_{step:06d}"
         against = sample_policy(dapo, problems, name, f"measured/{name}")
         found[budget] = {
@@ -162,7 +160,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     choice = json.loads(arguments.choice.read_text(encoding="utf-8"))
-    budgets = [budget for budget in BUDGETS if budget in choice["steps"]]
+    budgets = [budget for budget in COSTS if budget in choice["steps"]]
     try:
         seeds = warmed_up(arguments.seeds, arguments.runs)
         train(seeds, arguments.runs, arguments.jobs, variants(choice))

@@ -20,7 +20,7 @@ from megatron_stare.policy.activations import (
     head_work_bytes,
     layer_bytes,
 )
-from megatron_stare.policy.kept_graphs import USABLE_SHARE, graphs_fit
+from megatron_stare.policy.kept_graphs import USABLE_SHARE, graphs_fit, may_wait
 from megatron_stare.policy.meta import HeldElements
 
 GIB = 2**30
@@ -133,19 +133,20 @@ def num_kept(job: Job, held: HeldElements, *, num_micro_batches: int, response_t
 
     As `policy.kept_graphs` decides it, but of full ones.
     """
-    setting = job.config.train.keep_graph
-    if OLD not in job.config.needs or setting == "never" or job.parallel.pipeline > 1:
+
+    def fit() -> bool:
+        tokens = [job.config.train.max_tokens_per_micro_batch] * num_micro_batches
+        counts = {"num_micro_batches": num_micro_batches, "response_tokens": response_tokens}
+        memory = stage_memory(job, held, 0, **counts)
+        whole = (job.gpu.memory_gib - job.assumptions.reserved_gib) * GIB
+        room = USABLE_SHARE["cuda"] * (whole - memory.held - memory.batch)
+        kind = layer_kind(job)
+        return graphs_fit(tokens, room, job.shape, job.config.model, job.parallel, kind)
+
+    if OLD not in job.config.needs:
         return 0
-    if setting == "always":
-        return num_micro_batches
-    tokens = [job.config.train.max_tokens_per_micro_batch] * num_micro_batches
-    counts = {"num_micro_batches": num_micro_batches, "response_tokens": response_tokens}
-    memory = stage_memory(job, held, 0, **counts)
-    free = (job.gpu.memory_gib - job.assumptions.reserved_gib) * GIB - memory.held - memory.batch
-    room = USABLE_SHARE["cuda"] * free
-    kind = layer_kind(job)
-    fit = graphs_fit(tokens, room, job.shape, job.config.model, job.parallel, kind)
-    return num_micro_batches if fit else 0
+    can_wait = may_wait(job.config.train.keep_graph, job.parallel, fit)
+    return num_micro_batches if can_wait else 0
 
 
 def layer_kind(job: Job) -> LayerKind:

@@ -6,7 +6,7 @@ of the first update's micro-batches fit until then, and otherwise once more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -40,18 +40,22 @@ def num_kept(
 
     On all ranks alike, whose collectives are in step. Collective, if the setting is `auto`.
     """
+
+    def fit_everywhere() -> bool:
+        kind = "transformer_engine" if uses_transformer_engine(_dtype(model)) else "torch"
+        fit = graphs_fit(num_tokens, _room(device), shape, model, parallel, kind)
+        least = torch.tensor(fit, dtype=torch.int32, device=device)
+        dist.all_reduce(least, op=dist.ReduceOp.MIN)
+        return bool(least)
+
+    return len(num_tokens) if may_wait(setting, parallel, fit_everywhere) else 0
+
+
+def may_wait(setting: str, parallel: ParallelConfig, fit: Callable[[], bool]) -> bool:
+    """Whether `train.keep_graph` lets graphs wait in a layout; `fit` is asked where it is open."""
     if setting == "never" or parallel.pipeline > 1:  # Stages send each other what is between them.
-        return 0
-    if setting == "always":
-        return len(num_tokens)
-    kind = "transformer_engine" if uses_transformer_engine(_dtype(model)) else "torch"
-    fit = torch.tensor(
-        graphs_fit(num_tokens, _room(device), shape, model, parallel, kind),
-        dtype=torch.int32,
-        device=device,
-    )
-    dist.all_reduce(fit, op=dist.ReduceOp.MIN)
-    return len(num_tokens) if fit else 0
+        return False
+    return setting == "always" or fit()
 
 
 def graphs_fit(
