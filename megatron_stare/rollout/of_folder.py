@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from rich.console import Console
+from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.config.algorithm import RewardConfig
 from megatron_stare.config.data import DataConfig
@@ -88,15 +89,7 @@ def open_folder_rollouts(
         sources = stop_token_sources(model.path, tokenizer, turn_ends=form.turn_ends)
         print_line(console, describe_stop_tokens(sources, tokenizer))
         played = workflow_of(workflow, toolbox, acting, tokenizer, tuple(sources))
-        engine = EmbeddedEngine(
-            model.path,
-            tokenizer,
-            device=read_topology().device,
-            dtype=getattr(torch, model.dtype),
-            max_batch_sequences=max_batch_sequences,
-            stop_ids=sources,
-        )
-        engine.load_weights(model.path, version=0)
+        engine = _engine(model, tokenizer, tuple(sources), max_batch_sequences)
         player = engine if played is None else PlayingEngine(engine, played, toolbox)
         scorer = Scorer(
             reward,
@@ -107,3 +100,22 @@ def open_folder_rollouts(
         )
         with scorer:
             yield FolderRollouts(sets, player, scorer)
+
+
+def _engine(
+    model: ModelConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    stop_ids: tuple[int, ...],
+    max_batch_sequences: int,
+) -> EmbeddedEngine:
+    """With the folder's weights."""
+    engine = EmbeddedEngine(
+        model.path,
+        tokenizer,
+        device=read_topology().device,
+        dtype=getattr(torch, model.dtype),
+        max_batch_sequences=max_batch_sequences,
+        stop_ids=stop_ids,
+    )
+    engine.load_weights(model.path, version=0)
+    return engine

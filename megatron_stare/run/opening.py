@@ -14,7 +14,8 @@ from megatron_stare.launch.environment import check_segments
 from megatron_stare.policy.memory import check_can_offload
 from megatron_stare.run.learner import copy_of_weights
 from megatron_stare.run.preflight import check_model
-from megatron_stare.run.rollout_side import RolloutSide, open_rollout_side
+from megatron_stare.run.rollout_opening import open_rollout_side
+from megatron_stare.run.rollout_side import RolloutSide
 from megatron_stare.run.run import Run
 from megatron_stare.run.saving import keep_saving, open_folder
 from megatron_stare.run.session import open_session, open_world

@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from tests.models import make_hf_folder
+from tests.tool_tokenizer import make_tool_tokenizer
 from tests.worlds import FORKSERVER
 
 REPO = Path(__file__).parents[2]
@@ -65,6 +66,18 @@ def make_workspace(folder: Path, family: str = "qwen3", **model) -> Path:
         },
     )
     return folder
+
+
+def make_turn_workspace(folder: Path) -> Path:
+    """The same with a tokenizer that has marks for calls of tools, and room for several turns."""
+    tokenizer = make_tool_tokenizer()
+    return make_workspace(
+        folder,
+        num_hidden_layers=1,
+        tokenizer=tokenizer,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=1024,
+    )
 
 
 def _recorded(problem: dict[str, str], rng: random.Random) -> list[dict[str, str]]:

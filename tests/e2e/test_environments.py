@@ -7,8 +7,7 @@ import json
 import pytest
 
 from tests.e2e.kills import assert_same_run, finish, start
-from tests.e2e.programs import make_workspace, metrics_of
-from tests.tool_tokenizer import make_tool_tokenizer
+from tests.e2e.programs import make_turn_workspace, metrics_of
 
 pytestmark = pytest.mark.slow
 
@@ -27,14 +26,7 @@ PLAYED = (
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    tokenizer = make_tool_tokenizer()
-    return make_workspace(
-        tmp_path_factory.mktemp("environments"),
-        num_hidden_layers=1,
-        tokenizer=tokenizer,
-        vocab_size=len(tokenizer),
-        max_position_embeddings=1024,
-    )
+    return make_turn_workspace(tmp_path_factory.mktemp("environments"))
 
 
 @pytest.fixture(scope="module")

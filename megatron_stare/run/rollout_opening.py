@@ -1,0 +1,196 @@
+"""How rank 0 comes by its side of a run: data, workflow, engine, verifiers and bank."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from megatron_stare.config.commands import TrainConfig
+from megatron_stare.data.prompts import PromptSet
+from megatron_stare.data.sources import check_lengths, in_turn, open_prompt_sets
+from megatron_stare.data.tasks import versions_of
+from megatron_stare.data.tokenizer import check_vocabulary, load_tokenizer, tokenizer_identity
+from megatron_stare.engines.embedded import EmbeddedEngine
+from megatron_stare.engines.engine import Engine
+from megatron_stare.engines.replay import ReplayEngine
+from megatron_stare.engines.sglang.engine import SGLangEngine
+from megatron_stare.environments.acting import Acting
+from megatron_stare.launch.rank_zero import from_rank_zero
+from megatron_stare.model_shape import ModelShape
+from megatron_stare.rewards.scorer import Scorer
+from megatron_stare.rollout.bank import Bank
+from megatron_stare.rollout.banked import BankedEngine, BankedScorer, missing
+from megatron_stare.rollout.curated import Curated
+from megatron_stare.rollout.lineage import code_of_parts, code_of_tools, lineage_of
+from megatron_stare.rollout.mixture import Mixture
+from megatron_stare.rollout.sampler import (
+    Prompts,
+    Sampler,
+)
+from megatron_stare.rollout.stop_tokens import describe_stop_tokens, stop_token_sources
+from megatron_stare.rollout.workflow import opening
+from megatron_stare.rollout.workflow.playing import PlayingEngine
+from megatron_stare.rollout.workflow.toolbox import Toolbox
+from megatron_stare.run.engine import build_engine
+from megatron_stare.run.facts import check_rollout_logprobs
+from megatron_stare.run.rollout_side import RolloutSide
+from megatron_stare.run.session import World
+from megatron_stare.system.outage import Outage
+
+
+@contextmanager
+def open_rollout_side(config: TrainConfig, world: World) -> Iterator[RolloutSide | None]:
+    """The rollout side on rank 0, None elsewhere; bad input of rank 0 is raised on every rank."""
+    side: RolloutSide | None = None
+
+    def build() -> None:
+        nonlocal side
+        side = _build(config, world)
+
+    from_rank_zero(build)
+    try:
+        yield side
+    finally:
+        if side is not None:
+            side.close()
+
+
+def _build(config: TrainConfig, world: World) -> RolloutSide:
+    tokenizer = load_tokenizer(config.model.path)
+    check_vocabulary(tokenizer, world.shape.vocab_size)
+    acting = opening.environments_of(config.environments, config.workflow, config.data_by_key)
+    toolbox = opening.open_tools(config.tools, config.workflow, acting, world.loggers.message)
+    try:
+        return _build_with(toolbox, acting, tokenizer, config, world)
+    except BaseException:
+        toolbox.close()
+        raise
+
+
+def _build_with(
+    toolbox: Toolbox,
+    acting: Acting | None,
+    tokenizer: PreTrainedTokenizerBase,
+    config: TrainConfig,
+    world: World,
+) -> RolloutSide:
+    method, seed = config.algorithm, config.run.seed
+    tools = opening.prompt_tools(config.workflow, toolbox)
+    sets, problems = _open_data(config, tokenizer, tools, acting, world.shape)
+    forms = []
+    for prompts in (*sets.values(), *problems.values()):
+        world.loggers.message(str(prompts.report))
+        forms.append(prompts.form)
+    turn_ends = tuple(end for form in forms for end in form.turn_ends)
+    sources = stop_token_sources(config.model.path, tokenizer, turn_ends=turn_ends)
+    world.loggers.message(describe_stop_tokens(sources, tokenizer))
+    workflow = opening.workflow_of(config.workflow, toolbox, acting, tokenizer, tuple(sources))
+    scorer = Scorer(
+        config.reward,
+        config.data_by_key,
+        max_response_tokens=config.rollout.max_response_tokens,
+        report=world.loggers.message,
+        prefill=forms[0].prefill,
+    )
+    try:
+        engine = build_engine(config, tokenizer, tuple(sources), world)
+        if isinstance(engine, ReplayEngine):
+            check_rollout_logprobs(engine.has_logprobs, config)
+    except BaseException:
+        scorer.close()
+        raise
+    versions = versions_of(config.data, config.eval.data)
+    versions |= {} if acting is None else acting.codes
+    player: Engine = engine
+    if workflow is not None and not isinstance(engine, ReplayEngine):  # It has whole episodes.
+        player = PlayingEngine(engine, workflow, toolbox)
+    bank, generating, judging = None, player, scorer
+    if not isinstance(engine, ReplayEngine):
+        lineage = lineage_of(config, " ".join([scorer.code, *versions.values()]))
+        bank = Bank(config.run.dir / "bank", lineage, world.loggers.message)
+        generating = _banked(player, bank, engine, config, world)
+        judging = BankedScorer(scorer, bank)
+    drawn = _drawn(sets, config)
+    sampler = Sampler(
+        *(drawn, generating, judging, config.rollout), seed=seed, filters=method.filters
+    )
+    inputs = _inputs(config, tokenizer, tuple(sources), versions)
+    dumps = Outage(str(config.run.dir / "samples"), world.loggers.message)
+    parts = scorer, sampler, in_turn(problems), bank, inputs, dumps
+    return RolloutSide(config, engine, player, toolbox, *parts)
+
+
+def _inputs(
+    config: TrainConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    stop_ids: tuple[int, ...],
+    versions: Mapping[str, str],
+) -> dict[str, Any]:
+    """What a run that goes on should find as it was."""
+    return {
+        **tokenizer_identity(tokenizer),
+        "stop_ids": list(stop_ids),
+        **code_of_parts(config.algorithm),
+        **code_of_tools(config.tools),
+        **versions,
+    }
+
+
+def _banked(
+    player: Engine,
+    bank: Bank,
+    engine: EmbeddedEngine | SGLangEngine,
+    config: TrainConfig,
+    world: World,
+) -> BankedEngine:
+    return BankedEngine(
+        player,
+        bank,
+        max_staleness=config.rollout.max_staleness if config.rollout.is_off_policy else 0,
+        remaining=engine.remaining if isinstance(engine, EmbeddedEngine) else missing,
+        report=world.loggers.message,
+    )
+
+
+def _open_data(
+    config: TrainConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    tools: Sequence[dict[str, Any]],
+    acting: Acting | None,
+    shape: ModelShape,
+) -> tuple[dict[str, PromptSet], dict[str, PromptSet]]:
+    """What is trained on, and what is held out, by source."""
+    longest = {"data": config.rollout.max_response_tokens}
+    sets = {
+        key: open_prompt_sets(
+            data,
+            tokenizer,
+            key=key,
+            seed=config.run.seed,
+            max_demonstration_tokens=longest.get(key, sys.maxsize),
+            tools=tools,
+            begin=None if acting is None else acting.rows,
+        )
+        for key, data in config.data_by_key.items()
+    }
+    trained_on, held_out = sets["data"], sets.get("eval.data", {})
+    if config.rollout.engine != "replay":  # It has responses as they are.
+        most = config.eval.max_response_tokens
+        check_lengths(held_out, shape, key="eval.data", max_response_tokens=most)
+    return trained_on, held_out
+
+
+def _drawn(sets: dict[str, PromptSet], config: TrainConfig) -> Prompts:
+    """What training prompts are drawn from: a curriculum chooses within its source."""
+    curriculum, seed = config.algorithm.curriculum, config.run.seed
+    drawn: dict[str, Prompts] = {
+        name: Curated(prompts, curriculum, seed=seed, source=name) if curriculum else prompts
+        for name, prompts in sets.items()
+    }
+    if not config.data.sources:
+        return drawn[""]
+    return Mixture(drawn, {name: each.weight for name, each in config.data.sources.items()})
