@@ -131,8 +131,10 @@ class Sandbox:
 
     def _end(self, template: _Template) -> None:
         with self._lock:
+            is_ended = template not in self._templates  # By a thread that was faster.
             self._templates.discard(template)
-        template.close()
+        if not is_ended:
+            template.close()
 
 
 def trouble_with(walls: str) -> str | None:
@@ -161,6 +163,7 @@ class _Template:
     def __init__(
         self, walls: str, python: Interpreter, packages: Sequence[str], limits: Limits
     ) -> None:
+        self._in_use = threading.Lock()
         self._folder = None if walls == "bubblewrap" else tempfile.mkdtemp(prefix="run-of-a-model-")
         self._socket, theirs = socket.socketpair()
         self._received = b""
@@ -196,17 +199,19 @@ class _Template:
             raise
 
     def run(self, code: str, deadline_s: float) -> Run:
-        answer = self._ask({"code": code, "deadline_s": deadline_s}, deadline_s + _GRACE_S)
+        with self._in_use:
+            answer = self._ask({"code": code, "deadline_s": deadline_s}, deadline_s + _GRACE_S)
         if answer["ending"] == "killed":
             raise SandboxFailure(_KILLED)
         return Run(**answer)
 
     def close(self) -> None:
-        """End all its processes."""
+        """End all its processes, and with them a run, whose thread then lets go of it."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.communicate()
-        self._forget()
+        with self._in_use:
+            self._process.communicate()
+            self._forget()
 
     def _forget(self) -> None:
         self._socket.close()

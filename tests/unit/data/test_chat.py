@@ -61,12 +61,12 @@ ENDLESS = [
 def test_a_template_that_does_not_end_or_fit_is_one_error_within_seconds(
     tokenizer, template, problem
 ):
-    before = time.process_time()
+    before = time.thread_time()
     with pytest.raises(UserError) as error:
         render(tokenizer, template)
     assert problem in str(error.value)
     assert "(at p.jsonl:1)" in str(error.value)
-    assert time.process_time() - before < 1, "the computing is the other process's"
+    assert time.thread_time() - before < 1, "the computing is the other process's"
 
 
 FAILING = [
