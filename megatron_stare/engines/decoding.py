@@ -77,7 +77,8 @@ def decode(
     """
     device = uniforms.device
     cache = KvCache()
-    logits, hidden = _prefill(model, prefixes, cache, device)
+    logits, hidden = prefill(model, prefixes, cache, device)
+    logits = logits[:, 0]
     rows = torch.tensor([sequence.prefix for sequence in sequences], device=device)
     cache.expand(rows)
     logits, hidden = logits[rows], hidden[rows]
@@ -152,10 +153,17 @@ def register_attention() -> None:
     AttentionInterface.register(ATTENTION, grouped_query_attention)
 
 
-def _prefill(
-    model: PreTrainedModel, prefixes: Sequence[Sequence[int]], cache: KvCache, device: torch.device
+def prefill(
+    model: PreTrainedModel,
+    prefixes: Sequence[Sequence[int]],
+    cache: KvCache | None,
+    device: torch.device,
+    num_last: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """Fill the cache; logits `[P, V]` after each prefix, and what is padding, bool `[P, L]`."""
+    """Fill the cache; what is padding, bool `[P, L]`.
+
+    With it logits `[P, num_last, V]` behind the last tokens of each prefix.
+    """
     token_ids, hidden = _padded(prefixes, device)
     column = torch.arange(token_ids.shape[1], device=device)
     visible = (column <= column[:, None]) & ~hidden[:, None]
@@ -166,10 +174,10 @@ def _prefill(
         attention_mask=visible[:, None],
         position_ids=(column - hidden.sum(1, keepdim=True)).clamp(min=0),
         past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
+        use_cache=cache is not None,
+        logits_to_keep=num_last,
     )
-    return output.logits[:, 0], hidden
+    return output.logits, hidden
 
 
 def _append(

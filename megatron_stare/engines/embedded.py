@@ -14,8 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 
 from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.engines.decoding import ATTENTION, ToDecode, decode, register_attention
-from megatron_stare.engines.engine import NO_MORE, More, Request
+from megatron_stare.engines.engine import NO_MORE, More, Request, Score, check_scores
 from megatron_stare.engines.randomness import token_uniforms
+from megatron_stare.engines.scoring import token_logprobs
 from megatron_stare.errors import UserError
 from megatron_stare.types import Sample
 from megatron_stare.weights.fused_experts import named_as_in_files
@@ -78,10 +79,29 @@ class EmbeddedEngine:
                         yield from self._generate_batch(batch, sampling, seed)
                 known = more.take("all")
         except FloatingPointError as error:
-            raise UserError(
-                f"the policy of step {self.weight_version} cannot generate: {error}; expected "
-                "weights that give finite log-probs (a smaller optim.lr, or another model.path)"
-            ) from None
+            raise self._has_no_distribution("generate", error) from None
+
+    def score(self, scores: Sequence[Score]) -> list[tuple[float, ...] | None]:
+        """See `ContinuingEngine`. Those of like length are scored together."""
+        check_scores(scores, self._model.config.vocab_size)
+        places = sorted(range(len(scores)), key=lambda place: len(scores[place].token_ids))
+        found: list[tuple[float, ...] | None] = [None] * len(scores)
+        try:
+            for start in range(0, len(places), self._max_batch_sequences):
+                batch = places[start : start + self._max_batch_sequences]
+                asked = [scores[place] for place in batch]
+                answers = token_logprobs(self._model, asked, self._device)
+                for place, logprobs in zip(batch, answers, strict=True):
+                    found[place] = logprobs
+        except FloatingPointError as error:
+            raise self._has_no_distribution("score", error) from None
+        return found
+
+    def _has_no_distribution(self, what: str, error: FloatingPointError) -> UserError:
+        return UserError(
+            f"the policy of step {self.weight_version} cannot {what}: {error}; expected "
+            "weights that give finite log-probs (a smaller optim.lr, or another model.path)"
+        )
 
     def remaining(
         self, requests: Sequence[Request], there: Collection[tuple[str, int]]

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.config.rollout import SamplingConfig
+from megatron_stare.errors import UserError
 from megatron_stare.ops.entropy_temperature import EntropyTemperature
 from megatron_stare.types import FinishReason, Prompt, Sample
 
@@ -85,6 +86,38 @@ class Request:
             seconds=before.seconds + seconds,
             temperatures=temperatures,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Tokens whose log-probs are asked for: those of `token_ids` from place `start` on.
+
+    The first of all has none: nothing stands before it.
+    """
+
+    token_ids: tuple[int, ...]
+    start: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.start < len(self.token_ids):
+            raise ValueError(
+                f"a score from token {self.start} of {len(self.token_ids)}, expected one from 1 on "
+                "that is there"
+            )
+
+
+def check_scores(scores: Sequence[Score], vocab_size: int) -> None:
+    """See that all tokens are of the vocabulary.
+
+    Raises:
+        UserError: one is not.
+    """
+    for place, score in enumerate(scores):
+        if min(score.token_ids) < 0 or max(score.token_ids) >= vocab_size:
+            raise UserError(
+                f"score {place}: token ids {min(score.token_ids)} to {max(score.token_ids)}, "
+                f"expected 0 to {vocab_size - 1}, the model's vocabulary"
+            )
 
 
 class More(Protocol):
@@ -167,7 +200,7 @@ class Engine(Protocol):
 
 
 class ContinuingEngine(Engine, Protocol):
-    """One that takes further requests while it generates."""
+    """One with a model: it takes further requests while it generates, and scores."""
 
     def generate(
         self,
@@ -182,4 +215,19 @@ class ContinuingEngine(Engine, Protocol):
 
     def batches(self, requests: Sequence[Request]) -> list[list[Request]]:
         """Requests that have to be played together, for a sample to come to the bit again."""
+        ...
+
+    def score(self, scores: Sequence[Score]) -> list[tuple[float, ...] | None]:
+        """Log-probs of given tokens under the weights that it has, at temperature 1.
+
+        May be called while `generate` gives samples, by whoever takes them.
+
+        Returns:
+            Of each score one value a token, in nats, of float32 (NaN where a server's is not
+            finite); None where it could not be answered.
+
+        Raises:
+            UserError: a token is outside the vocabulary, or has no distribution, because of the
+                weights; a server refuses, or none is left.
+        """
         ...

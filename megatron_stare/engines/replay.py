@@ -22,6 +22,8 @@ from megatron_stare.types import Prompt, Sample
 class ReplayEngine:
     """Serves what was recorded for a prompt's text, in the file's order, then from the first again.
 
+    It has no model: it continues nothing and scores nothing, so that it is no `ContinuingEngine`.
+
     Under one weight version a recorded sample is served once: a prompt asked again when its samples
     are used up is not answered. Samples carry the engine's version, as if just generated;
     temperature, its rule, top_p, top_k and seed change nothing.

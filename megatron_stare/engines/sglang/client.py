@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 
 from megatron_stare.config.rollout import SamplingConfig
-from megatron_stare.engines.sglang import tempering
+from megatron_stare.engines.sglang import answers, tempering
+from megatron_stare.engines.sglang.answers import Generation, ServerFailure
 from megatron_stare.errors import UserError
 from megatron_stare.ops.entropy_temperature import EntropyTemperature
 
@@ -24,29 +24,12 @@ _KEEP_ALIVE_S = 4.0
 """Shorter than the 5 s after which a server closes an idle connection: no request meets the end."""
 
 
-class ServerFailure(Exception):
-    """A server did not answer as it should. Another one may, or the same one later."""
-
-
 class GoneError(ServerFailure):
     """Nothing listens where the server was: what ran on it has failed by itself."""
 
 
 class GivenUpError(ServerFailure):
     """An answer that is not waited for any more; see `Server.give_up`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """A response: `logprobs` in nats, one a token; NaN where the server's was not finite.
-
-    `temperatures` are empty where they were that of the request.
-    """
-
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    finish_reason: Literal["stop", "length", "aborted"]
-    temperatures: tuple[float, ...] = ()
 
 
 class Server:
@@ -107,10 +90,8 @@ class Server:
         }
         answer = await self._ask(body, deadline_s)
         self._was_heard()
-        try:
-            generation = _parse_generation(answer, parameters, version)
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise ServerFailure(f"not an answer of /generate ({error!r})") from None
+        with answers.told_apart():
+            generation = answers.parse_generation(answer, parameters, version)
         num_tokens, asked = len(generation.token_ids), parameters["max_new_tokens"]
         if generation.finish_reason == "length" and num_tokens < asked:
             raise UserError(
@@ -118,6 +99,35 @@ class Server:
                 f"after {len(token_ids)}: its --context-length or --max-total-tokens is too small"
             )
         return generation
+
+    async def score(
+        self,
+        request_id: str,
+        token_ids: Sequence[int],
+        parameters: Mapping[str, Any],
+        start: int,
+        *,
+        version: int,
+        deadline_s: float,
+    ) -> Generation:
+        """The tokens from place `start` on, as if they had been generated, and their log-probs.
+
+        Raises as `generate`.
+        """
+        body = {
+            "rid": request_id,
+            "input_ids": list(token_ids),
+            "sampling_params": dict(parameters),
+            "return_logprob": True,
+            "logprob_start_len": start - 1,  # The first that it gives is None.
+            "top_logprobs_num": 0,
+            "return_text_in_logprobs": False,
+            "stream": False,
+        }
+        answer = await self._ask(body, deadline_s)
+        self._was_heard()
+        with answers.told_apart():
+            return answers.parse_scores(answer, token_ids[start:], version)
 
     async def call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, deadline_s: float
@@ -166,7 +176,7 @@ class Server:
         self._was_heard()
         info = await self.call("GET", "/model_info", deadline_s=deadline_s)
         if version is not None:
-            _check_version(info["weight_version"], version)
+            answers.check_version(info["weight_version"], version)
 
     def give_up(self, reason: str) -> None:
         """Have all responses that are awaited fail now, for a reason, with GivenUpError."""
@@ -245,45 +255,3 @@ def _is_refusal(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, ConnectionRefusedError):
         error = error.__cause__ or error.__context__
     return error is not None
-
-
-def _parse_generation(answer: Any, parameters: Mapping[str, Any], version: int) -> Generation:
-    meta = answer["meta_info"]
-    token_ids = tuple(answer["output_ids"])
-    logprobs = meta["output_token_logprobs"]
-    if tuple(token for _, token, *_ in logprobs) != token_ids:
-        raise ServerFailure("log-probs are not those of the tokens")
-    if token_ids:
-        for span in meta["weight_versions"]:
-            _check_version(span["version"], version)
-    return Generation(
-        token_ids=token_ids,
-        logprobs=tuple(math.nan if value is None else float(value) for value, *_ in logprobs),
-        finish_reason=_finish_reason(meta["finish_reason"], token_ids, parameters),
-        temperatures=tempering.temperatures_of(meta, parameters, len(token_ids)),
-    )
-
-
-def _finish_reason(
-    finish: Mapping[str, Any], token_ids: Sequence[int], parameters: Mapping[str, Any]
-) -> Literal["stop", "length", "aborted"]:
-    if finish["type"] == "abort":
-        # The server says so too of a response whose last token came with the abort.
-        if token_ids and token_ids[-1] in parameters["stop_token_ids"]:
-            return "stop"
-        return "length" if len(token_ids) == parameters["max_new_tokens"] else "aborted"
-    if finish["type"] == "stop" and not isinstance(finish["matched"], int):
-        # No stop strings are ever sent: the server says here that its logits are broken.
-        raise ServerFailure(f"generation stopped at {finish['matched']!r}, expected a stop token")
-    if finish["type"] == "stop" and finish["matched"] not in parameters["stop_token_ids"]:
-        raise ServerFailure(
-            f"generation stopped at token {finish['matched']}, an end of the server's own; "
-            f"expected one of the trainer's, {parameters['stop_token_ids']}: start it with the "
-            "same model folder, or with --skip-tokenizer-init"
-        )
-    return finish["type"]
-
-
-def _check_version(found: str, expected: int) -> None:
-    if found != str(expected):
-        raise ServerFailure(f"has weights of version {found!r}, expected '{expected}'")

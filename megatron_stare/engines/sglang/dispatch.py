@@ -20,12 +20,8 @@ from uuid import uuid4
 
 from megatron_stare.config.rollout import ServersConfig
 from megatron_stare.engines.engine import Request
-from megatron_stare.engines.sglang.client import (
-    Generation,
-    GivenUpError,
-    Server,
-    ServerFailure,
-)
+from megatron_stare.engines.sglang.answers import Generation, ServerFailure
+from megatron_stare.engines.sglang.client import GivenUpError, Server
 from megatron_stare.engines.sglang.health import HealthWatch
 from megatron_stare.engines.sglang.pool import ServerPool
 from megatron_stare.errors import UserError
@@ -40,12 +36,16 @@ _NUM_NAMED = 8
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A request on its way: `parameters` as the server takes them, `number` of failures before."""
+    """A request on its way: `parameters` as the server takes them, `number` of failures before.
+
+    scored_from  where the tokens begin that are to be scored; None where they are to go on
+    """
 
     request: Request
     token_ids: tuple[int, ...]
     parameters: dict[str, Any]
     number: int = 0
+    scored_from: int | None = None
 
     @property
     def name(self) -> str:
@@ -223,13 +223,7 @@ class Dispatcher:
 
     async def _ask(self, ask: _Ask) -> None:
         try:
-            generation = await ask.server.generate(
-                ask.request_id,
-                ask.attempt.token_ids,
-                ask.attempt.parameters,
-                version=self._version,
-                deadline_s=self._config.request_deadline_s,
-            )
+            generation = await self._answer(ask)
             if generation.finish_reason == "aborted" and not self._is_interrupted:
                 raise ServerFailure("stopped a request that it was not told to stop")
         except ServerFailure as failure:
@@ -242,6 +236,14 @@ class Dispatcher:
         else:
             seconds = asyncio.get_running_loop().time() - ask.since
             self._arrived.put_nowait(Answered(ask.attempt.request, generation, seconds))
+
+    async def _answer(self, ask: _Ask) -> Generation:
+        attempt, deadline_s = ask.attempt, self._config.request_deadline_s
+        asked = (ask.request_id, attempt.token_ids, attempt.parameters)
+        told = {"version": self._version, "deadline_s": deadline_s}
+        if attempt.scored_from is None:
+            return await ask.server.generate(*asked, **told)
+        return await ask.server.score(*asked, attempt.scored_from, **told)
 
     def _suspect(self, server: Server, reason: str) -> None:
         """Send a server nothing more until it was seen to generate."""

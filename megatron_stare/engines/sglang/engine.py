@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.config.rollout import SamplingConfig, ServersConfig
-from megatron_stare.engines.engine import NO_MORE, More, Request
+from megatron_stare.engines.engine import NO_MORE, More, Request, Score, check_scores
 from megatron_stare.engines.randomness import derive_seed
 from megatron_stare.engines.sglang.client import sampling_parameters
 from megatron_stare.engines.sglang.dispatch import Answered, Attempt, Dispatcher
@@ -19,7 +19,7 @@ from megatron_stare.engines.sglang.memory import SharedMemory
 from megatron_stare.engines.sglang.pool import ServerPool
 from megatron_stare.engines.sglang.sync.weight_sync import WeightSync
 from megatron_stare.errors import UserError
-from megatron_stare.types import Sample
+from megatron_stare.types import Prompt, Sample
 from megatron_stare.weights.hf_config import read_hf_config
 
 
@@ -98,13 +98,7 @@ class SGLangEngine:
                 server is left, or nothing comes from any.
         """
         self._check_token_ids(requests)
-        dispatcher = Dispatcher(
-            [self._attempt(request, sampling, seed) for request in requests],
-            self._pool,
-            version=self.weight_version,
-            config=self._config,
-            report=self._report,
-        )
+        dispatcher = self._dispatch([self._attempt(one, sampling, seed) for one in requests])
         self._event_loop.run(dispatcher.start())
         self._dispatcher = dispatcher
         more.when_known(lambda: self._event_loop.run(dispatcher.wake()))
@@ -123,6 +117,19 @@ class SGLangEngine:
         finally:
             self._dispatcher = None
             self._event_loop.run(dispatcher.cancel())
+
+    def score(self, scores: Sequence[Score]) -> list[tuple[float, ...] | None]:
+        """See `ContinuingEngine`. None where as many servers failed it as may."""
+        check_scores(scores, self._shape.vocab_size)
+        dispatcher = self._dispatch([_to_score(one, place) for place, one in enumerate(scores)])
+        found: list[tuple[float, ...] | None] = [None] * len(scores)
+        self._event_loop.run(dispatcher.start())
+        try:
+            while (answered := self._event_loop.run(dispatcher.next())) is not None:
+                found[answered.request.index] = answered.generation.logprobs
+        finally:
+            self._event_loop.run(dispatcher.cancel())
+        return found
 
     def batches(self, requests: Sequence[Request]) -> list[list[Request]]:
         """All of them: what runs beside a sample does not matter to it."""
@@ -169,6 +176,15 @@ class SGLangEngine:
         self._event_loop.run(self._pool.close())
         self._event_loop.close()
 
+    def _dispatch(self, attempts: Sequence[Attempt]) -> Dispatcher:
+        return Dispatcher(
+            attempts,
+            self._pool,
+            version=self.weight_version,
+            config=self._config,
+            report=self._report,
+        )
+
     def _attempt(self, request: Request, sampling: SamplingConfig, seed: int) -> Attempt:
         prompt = request.prompt
         return Attempt(
@@ -204,3 +220,10 @@ class SGLangEngine:
             tokenizer=self._tokenizer,
             temperatures=generation.temperatures,
         )
+
+
+def _to_score(score: Score, place: int) -> Attempt:
+    request = Request(Prompt("score", f"score {place}", "", score.token_ids, ""), place)
+    sampling = SamplingConfig(max_response_tokens=1)
+    parameters = sampling_parameters(sampling, (), max_new_tokens=0, seed=0)
+    return Attempt(request, score.token_ids, parameters, scored_from=score.start)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
-from megatron_stare.engines.sglang.client import Server, ServerFailure
+from megatron_stare.engines.sglang.answers import ServerFailure
+from megatron_stare.engines.sglang.client import Server
 from megatron_stare.errors import UserError
 
 _LOOKS_PER_PERIOD = 8

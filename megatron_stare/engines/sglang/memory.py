@@ -14,7 +14,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from megatron_stare.engines.sglang.client import Server, ServerFailure
+from megatron_stare.engines.sglang.answers import ServerFailure
+from megatron_stare.engines.sglang.client import Server
 from megatron_stare.errors import UserError
 
 _WEIGHTS = ("weights",)

@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.config.rollout import ServersConfig
 from megatron_stare.engines.sglang import tempering
-from megatron_stare.engines.sglang.client import GoneError, Server, ServerFailure
+from megatron_stare.engines.sglang.answers import ServerFailure
+from megatron_stare.engines.sglang.client import GoneError, Server
 from megatron_stare.engines.sglang.registry import registered_urls
 from megatron_stare.engines.sglang.restart import Restarts
 from megatron_stare.engines.sglang.routing import Routing

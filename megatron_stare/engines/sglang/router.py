@@ -15,7 +15,8 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from megatron_stare.engines.sglang.client import Server, ServerFailure
+from megatron_stare.engines.sglang.answers import ServerFailure
+from megatron_stare.engines.sglang.client import Server
 
 _POLL_S = 0.1
 DROPPED_PARAMETERS = frozenset({"logit_bias", "stop", "stop_regex", "beam_width"})

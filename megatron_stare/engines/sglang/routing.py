@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from megatron_stare.config.rollout import ServersConfig
-from megatron_stare.engines.sglang.client import Server, ServerFailure
+from megatron_stare.engines.sglang.answers import ServerFailure
+from megatron_stare.engines.sglang.client import Server
 from megatron_stare.engines.sglang.registry import registered_urls
 from megatron_stare.engines.sglang.router import DROPPED_PARAMETERS, Router
 from megatron_stare.errors import UserError

@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.data.probes import encodable, first_difference, probes_of
 from megatron_stare.data.tokenizer import load_tokenizer
-from megatron_stare.engines.sglang.client import Server, ServerFailure
+from megatron_stare.engines.sglang.answers import ServerFailure
+from megatron_stare.engines.sglang.client import Server
 from megatron_stare.errors import UserError
 
 

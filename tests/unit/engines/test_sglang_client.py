@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from megatron_stare.engines.sglang.client import GivenUpError, GoneError, Server, ServerFailure
+from megatron_stare.engines.sglang.answers import ServerFailure
+from megatron_stare.engines.sglang.client import GivenUpError, GoneError, Server
 from megatron_stare.engines.sglang.event_loop import EventLoop
 from megatron_stare.errors import UserError
 

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from megatron_stare.engines.sglang.client import Server, ServerFailure
+from megatron_stare.engines.sglang.answers import ServerFailure
+from megatron_stare.engines.sglang.client import Server
 from megatron_stare.engines.sglang.health import HealthWatch
 
 

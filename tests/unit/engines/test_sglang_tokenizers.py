@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from megatron_stare.data.tokenizer import load_tokenizer
-from megatron_stare.engines.sglang.client import Server, ServerFailure
+from megatron_stare.engines.sglang.answers import ServerFailure
+from megatron_stare.engines.sglang.client import Server
 from megatron_stare.engines.sglang.tokenizers import check_tokenizer
 from megatron_stare.errors import UserError
 from tests.tokenizer_files import byte_level, few_words, write_folder

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch._C import _distributed_c10d as c10d
 
-from megatron_stare.engines.sglang.client import Server, ServerFailure
+from megatron_stare.engines.sglang.answers import ServerFailure
+from megatron_stare.engines.sglang.client import Server
 from megatron_stare.errors import UserError
 from megatron_stare.system.timeouts import COLLECTIVE_TIMEOUT
 

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from megatron_stare.engines.sglang.client import Server, ServerFailure
+from megatron_stare.engines.sglang.answers import ServerFailure
+from megatron_stare.engines.sglang.client import Server
 from megatron_stare.engines.sglang.pool import RollCall
 from megatron_stare.engines.sglang.sync.checksums import checksum_key
 from megatron_stare.engines.sglang.sync.weights import Shapes, check_network
