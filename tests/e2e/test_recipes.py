@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from examples.smoke import smoke
 from megatron_stare.config.commands import TrainConfig
+from megatron_stare.config.sft import SftConfig
 from megatron_stare.config_io import load_config
 from megatron_stare.plan.weights import entries_of, num_parameters
 from megatron_stare.slurm.job import plan_job
@@ -20,6 +21,7 @@ from tools.refresh_plans import PLACE, REPO, recipes, refreshed
 PUBLISHED_PARAMETERS = {
     "qwen2.5_14b_instruct": 14_770_033_664,
     "qwen2.5_32b_long_cot": 32_763_876_352,
+    "qwen2.5_7b_tool_use": 7_615_616_512,
     "qwen2.5_math_7b": 7_615_616_512,
     "qwen3_32b_long_cot": 32_762_123_264,
     "qwen3_8b_base": 8_190_735_360,
@@ -78,6 +80,18 @@ def test_the_first_is_the_papers_main_configuration():
     assert (config.optim.lr, config.train.updates_per_step) == (1e-6, 1)
     assert (stare.variant, stare.target_entropy, stare.top_share, stare.w) == ("O1", 0.3, 0.1, 1.1)
     assert (config.algorithm.terms, config.algorithm.policy["clip"].low) == ({}, 0.2)
+
+
+def test_the_one_with_tools_runs_as_its_cold_start_has_learned():
+    (recipe,) = (recipe for recipe in recipes() if recipe.name == "qwen2.5_7b_tool_use")
+    start = load_config(SftConfig, recipe / "sft.yaml")
+    config = load_config(TrainConfig, recipe / "train.yaml")
+    assert config.eval.data is not None
+    assert config.model.path == start.run.dir / "hf" / "final"
+    assert (start.workflow, start.tools.names) == (config.workflow, config.tools.names)
+    assert start.data.max_observation_tokens == config.rollout.turns.max_observation_tokens
+    assert config.data.system_prompt == config.eval.data.system_prompt
+    assert (config.rollout.turns.max_turns, config.rollout.turns) == (16, config.eval.turns)
 
 
 @pytest.mark.slow
