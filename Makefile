@@ -5,6 +5,8 @@ VENV := .venv/bin
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 # On two workers, a file on one of them; folders with the longest tests come first.
 TWO_WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
+# What takes longest is said at the end.
+SLOWEST := --durations=40 --durations-min=3
 
 .PHONY: help setup setup-sglang setup-te demo demo-seeds smoke smoke-seeds test test-fast test-slurm lint format clean
 
@@ -35,8 +37,8 @@ smoke-seeds: setup  ## tiny_addition over three seeds, with the table of its cla
 test: setup  ## every test but Slurm's; what needs an environment that cannot be made is skipped
 	-@tools/setup_sglang_env.sh
 	-@tools/setup_te_env.sh
-	$(TEST_ENV) $(VENV)/python -m pytest -m "not slurm" $(TWO_WORKERS) --ignore=tests/sglang
-	$(TEST_ENV) $(VENV)/python -m pytest tests/sglang
+	$(TEST_ENV) $(VENV)/python -m pytest -m "not slurm" $(TWO_WORKERS) --ignore=tests/sglang $(SLOWEST)
+	$(TEST_ENV) $(VENV)/python -m pytest tests/sglang $(SLOWEST)
 
 test-fast: setup  ## without the slow ones
 	$(TEST_ENV) $(VENV)/python -m pytest -m "not slow" $(TWO_WORKERS)

@@ -170,16 +170,37 @@ def _documented(kind: type[BaseModel], key: str = "") -> Iterator[tuple[str, Fie
     """`leaves`, with the keys of a section that stands under a name: under that of `key`."""
     for name, field in leaves(kind):
         yield name, field
-        section = get_args(field.annotation)[-1] if get_origin(field.annotation) is dict else None
-        if isinstance(section, type) and issubclass(section, BaseModel):
+        if (section := _named_section(field.annotation)) is not None:
             own = key.removeprefix(f"{name}.").partition(".")[0] if key.startswith(name) else _NAME
             yield from leaves(section, f"{name}.{own}.")
 
 
 def _is_text(kind: type[BaseModel], key: str) -> bool:
     """Whether the value of a key is one text."""
-    fields = dict(_documented(kind, key))
-    return key in fields and _type_name(fields[key].annotation) in ("str", "str | None")
+    field = _field(kind, key)
+    return field is not None and _type_name(field.annotation) in ("str", "str | None")
+
+
+def _field(kind: type[BaseModel], key: str) -> FieldInfo | None:
+    """Of `_documented`, the field of a key."""
+    name, _, rest = key.partition(".")
+    field = kind.model_fields.get(name)
+    if field is not None:
+        section, named = _section(field.annotation), _named_section(field.annotation)
+    else:
+        beside = kind.sections_beside() if issubclass(kind, Settings) else {}
+        section, named = beside.get(name), None
+    if named is not None and rest:
+        return _field(named, rest.partition(".")[2])
+    if section is not None:
+        return _field(section, rest)
+    return None if rest else field
+
+
+def _named_section(annotation: Any) -> type[BaseModel] | None:
+    """What stands under each name of a key that holds sections by name."""
+    section = get_args(annotation)[-1] if get_origin(annotation) is dict else None
+    return section if isinstance(section, type) and issubclass(section, BaseModel) else None
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

@@ -13,6 +13,7 @@ are checked, and wait until `method` names it, so that one key makes a run its o
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
@@ -150,10 +151,15 @@ def _parts(chains: Mapping[str, Specs], beside: Specs) -> dict[str, Component]:
         if name not in kinds:
             kinds[name] = _waiting(name, chains)
         settings[name] = _merged(settings.get(name, {}), given)
-    # A section of the parts: pydantic names a wrong key or value by its place in it.
-    fields = {f"part{i}": (kind, Field(alias=name)) for i, (name, kind) in enumerate(kinds.items())}
-    parts = create_model("Parts", **cast("dict[str, Any]", fields)).model_validate(settings)
+    parts = _section_of(tuple(kinds.items())).model_validate(settings)
     return {name: part for name, (_, part) in zip(kinds, parts, strict=True)}
+
+
+@functools.cache
+def _section_of(kinds: tuple[tuple[str, type[Component]], ...]) -> type[BaseModel]:
+    """A section of the parts: pydantic names a wrong key or value by its place in it."""
+    fields = {f"part{i}": (kind, Field(alias=name)) for i, (name, kind) in enumerate(kinds)}
+    return create_model("Parts", **cast("dict[str, Any]", fields))
 
 
 def _waiting(name: str, chains: Mapping[str, Specs]) -> type[Component]:

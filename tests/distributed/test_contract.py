@@ -66,7 +66,7 @@ def assert_same_steps(steps: list[tuple[list[Decided], Decided]]) -> None:
         assert_same(found, expected)
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_every_spread_gives_the_same_bits(alone, world):
     ranks = run_world(world, decide_all)
     for name in LINKS:

@@ -26,6 +26,7 @@ LAYOUTS = {
     "pp2 vpp2": ParallelConfig(pipeline=2, virtual_pipeline=2),
     "pp2 cp2 ep2": ParallelConfig(pipeline=2, context=2, expert=2),
 }
+QUICK = ("one process", "pp2 cp2 ep2")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -123,7 +124,7 @@ def save(chunks, folder: Path, rank: int) -> None:
 
 @pytest.mark.parametrize(
     "layout",
-    [pytest.param(name, marks=pytest.mark.slow if name == "tp8 sp" else ()) for name in LAYOUTS],
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in LAYOUTS],
 )
 def test_to_megatron_through_any_layout_and_back_changes_no_bit(folders, tmp_path, layout):
     parallel = LAYOUTS[layout]

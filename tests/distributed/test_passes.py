@@ -96,7 +96,12 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+QUICK = ("one rank", "tp2 sp")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in LAYOUTS]
+)
 def test_steps_are_the_same_to_the_bit_whether_graphs_wait_or_not(name, tmp_path):
     network, layout = LAYOUTS[name]
     folder = make_hf_folder(tmp_path / "model", **NETWORKS[network], num_hidden_layers=2)

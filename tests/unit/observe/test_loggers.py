@@ -119,6 +119,7 @@ def test_wandb_offline_writes_a_run_that_can_be_synced_and_gone_on_with(tmp_path
         assert text in content, text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cut_off")
 @pytest.mark.parametrize("moment", ["before the first step", "while the run waits for it"])
 def test_a_run_goes_on_when_the_process_of_wandb_is_killed(tmp_path, moment):

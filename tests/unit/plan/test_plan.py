@@ -136,6 +136,7 @@ def test_assumptions_can_be_replaced():
         read_assumptions(["signal_share=2"])
 
 
+@pytest.mark.slow
 def test_a_search_ranks_what_fits(tmp_path):
     config = config_of(tmp_path)
     candidates = search(job_of(config))

@@ -86,8 +86,16 @@ def test_a_traceback_shows_the_code_and_nothing_of_ours(sandbox):
         ("while True: print('x' * 100)", "output"),
         ("import os\nwhile True: os.write(2, b'x' * 100)", "output"),
         ("while True: pass", "cpu"),
-        ("import signal\nsignal.signal(signal.SIGXCPU, lambda *_: None)\nwhile True: pass", "cpu"),
-        ("while True:\n    try:\n        10 ** 10 ** 8\n    except BaseException: pass", "cpu"),
+        pytest.param(
+            "import signal\nsignal.signal(signal.SIGXCPU, lambda *_: None)\nwhile True: pass",
+            "cpu",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "while True:\n    try:\n        10 ** 10 ** 8\n    except BaseException: pass",
+            "cpu",
+            marks=pytest.mark.slow,
+        ),
         ("x = [0]\nwhile True: x = x * 2", "raised"),
     ],
 )
