@@ -7,7 +7,9 @@ SIGUSR1 and saved, 130 interrupted, 141 nobody reads standard output.
 
 from __future__ import annotations
 
+import argparse
 import errno
+import importlib
 import os
 import select
 import signal
@@ -18,44 +20,30 @@ from io import UnsupportedOperation
 
 from megatron_stare import __version__
 from megatron_stare.commands.arguments import Parser, parse
-from megatron_stare.commands.compare import add_compare
-from megatron_stare.commands.config import add_config
-from megatron_stare.commands.convert import add_convert
-from megatron_stare.commands.directions import add_directions
-from megatron_stare.commands.eval import add_eval
-from megatron_stare.commands.methods import add_methods
-from megatron_stare.commands.pivots import add_pivots
-from megatron_stare.commands.plan import add_plan
-from megatron_stare.commands.prefer import add_prefer
-from megatron_stare.commands.report import add_report
-from megatron_stare.commands.serve import add_serve
-from megatron_stare.commands.sft import add_sft
-from megatron_stare.commands.slurm import add_slurm
-from megatron_stare.commands.tools import add_tools
-from megatron_stare.commands.train import add_train
-from megatron_stare.commands.verify import add_verify
 from megatron_stare.errors import ReportedUserError, Stopped, UserError
 from megatron_stare.system.signals import STOPPED
 
-_COMMANDS = (
-    add_train,
-    add_sft,
-    add_prefer,
-    add_eval,
-    add_pivots,
-    add_serve,
-    add_compare,
-    add_slurm,
-    add_directions,
-    add_convert,
-    add_verify,
-    add_plan,
-    add_config,
-    add_methods,
-    add_tools,
-    add_report,
-)
-"""In the order of the help."""
+_COMMANDS = {
+    "train": "reinforcement learning of a policy",
+    "sft": "packed supervised fine-tuning",
+    "prefer": "learning from pairs of a better and a worse response",
+    "eval": "avg@k and pass@k of a Hugging Face folder",
+    "pivots": "the states of a data set whose sampled continuations vary",
+    "serve": "SGLang servers on this machine, until interrupted",
+    "compare": "runs of several methods over seeds, and their paired differences",
+    "slurm": "the sbatch script of a run, as the config's slurm section says",
+    "directions": "directions among several objectives: into prompts, and the best responses "
+    "along them",
+    "convert": "a Hugging Face folder to a Megatron-Core checkpoint, or back",
+    "verify": "compare two models, Hugging Face folders or checkpoints: every tensor, and "
+    "log-probs",
+    "plan": "memory, communication and time of a training run, without a GPU",
+    "config": "print the resolved config",
+    "methods": "the methods and their parts, or what one of them is",
+    "tools": "the tools that a model may call, the schema of one, or what it answers",
+    "report": "figures and one HTML page comparing runs",
+}
+"""What each does, in the order of the help; its module in `commands` says what it takes."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    arguments = parse(*_parser(), argv)
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = parse(*_parser(argv), argv)
     # Notices from libraries to their own developers; ours are errors, or lines of the console.
     warnings.filterwarnings("ignore", module=r"(torch|megatron\.core|transformers)\b")
     try:
@@ -121,15 +110,26 @@ def _end_unheard(lost: OSError) -> int:
     return 128 + signal.SIGPIPE if lost.errno == errno.EPIPE else 2
 
 
-def _parser() -> tuple[Parser, dict[str, Parser]]:
-    """The whole, and the part of each command."""
+def _parser(argv: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
+    """The whole, and the part of each command; the one that is asked for takes its arguments.
+
+    Only that one is imported: most need torch, and help is there at once.
+    """
     parser = Parser(
         prog="megatron-stare", description="Reinforcement learning with verifiable rewards."
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in _COMMANDS:
-        add(commands)
+    asked = next((word for word in argv if not word.startswith("-")), None)
+    for name, summary in _COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name == asked:
+            importlib.import_module(f"megatron_stare.commands.{name}").add_arguments(command)
     return parser, commands.choices
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from megatron_stare.commands.of_config import add_of_config
+from megatron_stare.commands.of_config import take_config
 from megatron_stare.config.compare import CompareConfig
 from megatron_stare.config_io import load_config
 
@@ -12,11 +12,10 @@ RUN_FAILED = 1
 """Exit code where a run is not finished."""
 
 
-def add_compare(commands: argparse._SubParsersAction) -> None:
+def add_arguments(command: argparse.ArgumentParser) -> None:
     """`compare CONFIG [--dry-run | --table | --slurm | --submit]`."""
-    summary = "runs of several methods over seeds, and their paired differences"
-    compare = add_of_config(commands, "compare", _compare, summary, CompareConfig)
-    what = compare.add_mutually_exclusive_group()
+    take_config(command, _compare, CompareConfig)
+    what = command.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="check and print the plan, no more")
     what.add_argument("--table", action="store_true", help="run nothing; table of what is there")
     what.add_argument(

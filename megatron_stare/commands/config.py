@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from megatron_stare.commands.arguments import number
-from megatron_stare.commands.of_config import add_of_config
+from megatron_stare.commands.of_config import take_config
 from megatron_stare.config.commands import EvalConfig, TrainConfig
 from megatron_stare.config.pivots import PivotsConfig
 from megatron_stare.config.prefer import PreferConfig
@@ -26,11 +26,11 @@ _KINDS: dict[str, type[BaseModel]] = {
 }
 
 
-def add_config(commands: argparse._SubParsersAction) -> None:
+def add_arguments(command: argparse.ArgumentParser) -> None:
     """`config CONFIG [section.key=value ...] [--kind KIND] [--processes N]`."""
-    show = add_of_config(commands, "config", _config, "print the resolved config")
-    show.add_argument("--kind", choices=_KINDS, default="train", help="what the config is for")
-    show.add_argument(
+    take_config(command, _config)
+    command.add_argument("--kind", choices=_KINDS, default="train", help="what the config is for")
+    command.add_argument(
         "--processes",
         type=number(RankCount),
         help="see that a training run in so many processes can start, too",

@@ -8,11 +8,9 @@ from megatron_stare.commands.arguments import HF_HELP, ThreadCount, number, path
 from megatron_stare.system.values import RankCount
 
 
-def add_convert(commands: argparse._SubParsersAction) -> None:
+def add_arguments(command: argparse.ArgumentParser) -> None:
     """`convert hf-to-megatron SRC DST` and `convert megatron-to-hf SRC DST`."""
-    summary = "a Hugging Face folder to a Megatron-Core checkpoint, or back"
-    convert = commands.add_parser("convert", help=summary, description=summary)
-    directions = convert.add_subparsers(dest="direction", required=True, metavar="DIRECTION")
+    directions = command.add_subparsers(dest="direction", required=True, metavar="DIRECTION")
     there = _add_direction(
         directions, "hf-to-megatron", "a Hugging Face folder", "a checkpoint to write"
     )

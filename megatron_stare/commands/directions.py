@@ -13,11 +13,9 @@ from megatron_stare.system.values import Count
 Degrees = Annotated[float, Field(ge=0, le=180)]
 
 
-def add_directions(commands: argparse._SubParsersAction) -> None:
+def add_arguments(command: argparse.ArgumentParser) -> None:
     """`directions write PROMPTS OUT` and `directions keep CANDIDATES OUT`."""
-    summary = "directions among several objectives: into prompts, and the best responses along them"
-    directions = commands.add_parser("directions", help=summary, description=summary)
-    actions = directions.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_write(actions)
     keep = actions.add_parser("keep", help="the best candidate of every prompt, and the worst")
     keep.add_argument("source", type=path, metavar="CANDIDATES", help=".jsonl or .parquet")

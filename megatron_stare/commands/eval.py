@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from megatron_stare.commands.of_config import add_of_config
+from megatron_stare.commands.of_config import take_config
 from megatron_stare.config.commands import EvalConfig
 from megatron_stare.config_io import load_config
 
 
-def add_eval(commands: argparse._SubParsersAction) -> None:
+def add_arguments(command: argparse.ArgumentParser) -> None:
     """`eval CONFIG [section.key=value ...]`."""
-    add_of_config(commands, "eval", _eval, "avg@k and pass@k of a Hugging Face folder", EvalConfig)
+    take_config(command, _eval, EvalConfig)
 
 
 def _eval(arguments: argparse.Namespace) -> int:

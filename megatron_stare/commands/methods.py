@@ -31,14 +31,12 @@ _TITLES = {
 }
 
 
-def add_methods(commands: argparse._SubParsersAction) -> None:
+def add_arguments(command: argparse.ArgumentParser) -> None:
     """`methods [NAME]`."""
-    summary = "the methods and their parts, or what one of them is"
-    methods = commands.add_parser("methods", help=summary, description=summary)
-    methods.add_argument(
+    command.add_argument(
         "name", nargs="?", help="of a method or a part; package.module:Class of your own"
     )
-    methods.set_defaults(run=_methods)
+    command.set_defaults(run=_methods)
 
 
 def _methods(arguments: argparse.Namespace) -> int:

@@ -11,25 +11,16 @@ from megatron_stare.commands.arguments import path
 from megatron_stare.config_io import describe
 
 
-def add_of_config(
-    commands: argparse._SubParsersAction,
-    name: str,
+def take_config(
+    command: argparse.ArgumentParser,
     run: Callable[[argparse.Namespace], int],
-    summary: str,
     kind: type[BaseModel] | None = None,
-) -> argparse.ArgumentParser:
-    """`NAME CONFIG [section.key=value ...]`; `kind` is what the config is for, if it is one."""
-    command = commands.add_parser(
-        name,
-        help=summary,
-        description=summary,
-        epilog=None if kind is None else key_table(kind),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+) -> None:
+    """`CONFIG [section.key=value ...]`; `kind` is what the config is for, if it is one."""
+    command.epilog = None if kind is None else key_table(kind)
     command.add_argument("config", type=path, help="YAML file of differences from the defaults")
     command.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides")
     command.set_defaults(run=run)
-    return command
 
 
 def key_table(kind: type[BaseModel]) -> str:

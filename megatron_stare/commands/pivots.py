@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from megatron_stare.commands.of_config import add_of_config
+from megatron_stare.commands.of_config import take_config
 from megatron_stare.config.pivots import PivotsConfig
 from megatron_stare.config_io import load_config
 
 
-def add_pivots(commands: argparse._SubParsersAction) -> None:
+def add_arguments(command: argparse.ArgumentParser) -> None:
     """`pivots CONFIG [section.key=value ...]`."""
-    summary = "the states of a data set whose sampled continuations vary"
-    add_of_config(commands, "pivots", _pivots, summary, PivotsConfig)
+    take_config(command, _pivots, PivotsConfig)
 
 
 def _pivots(arguments: argparse.Namespace) -> int:

@@ -11,41 +11,34 @@ from megatron_stare.plan.hardware import GPUS, Assumptions, read_assumptions
 from megatron_stare.system.values import RankCount
 
 
-def add_plan(commands: argparse._SubParsersAction) -> None:
+def add_arguments(command: argparse.ArgumentParser) -> None:
     """`plan CONFIG [--gpus N] [--gpu NAME] [--search]`."""
-    summary = "memory, communication and time of a training run, without a GPU"
-    plan = commands.add_parser(
-        "plan",
-        help=summary,
-        description=summary,
-        epilog=_assumption_table(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    plan.add_argument("config", type=path, help="YAML file of differences from the defaults")
-    plan.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides")
-    plan.add_argument("--gpu", choices=GPUS, default="h100-80", help="kind (default: h100-80)")
-    plan.add_argument(
+    command.epilog = _assumption_table()
+    command.add_argument("config", type=path, help="YAML file of differences from the defaults")
+    command.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides")
+    command.add_argument("--gpu", choices=GPUS, default="h100-80", help="kind (default: h100-80)")
+    command.add_argument(
         "--gpus",
         type=number(RankCount),
         help="in all (default: one replica of the policy, and as many servers)",
     )
-    plan.add_argument(
+    command.add_argument(
         "--rollout-gpus", type=number(RankCount), help="of them, for SGLang servers (default: half)"
     )
-    plan.add_argument(
+    command.add_argument(
         "--server-gpus",
         type=number(RankCount),
         help="of a server (default: the fewest that hold the weights twice)",
     )
-    plan.add_argument("--search", action="store_true", help="rank the layouts that fit")
-    plan.add_argument(
+    command.add_argument("--search", action="store_true", help="rank the layouts that fit")
+    command.add_argument(
         "--assume",
         action="append",
         default=[],
         metavar="NAME=VALUE",
         help="replace an assumption of those below",
     )
-    plan.set_defaults(run=_plan)
+    command.set_defaults(run=_plan)
 
 
 def _plan(arguments: argparse.Namespace) -> int:

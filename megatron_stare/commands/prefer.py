@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from megatron_stare.commands.of_config import add_of_config
+from megatron_stare.commands.of_config import take_config
 from megatron_stare.config.prefer import PreferConfig
 from megatron_stare.config_io import load_config
 from megatron_stare.system.output_stream import give_up_unwritten_output
 
 
-def add_prefer(commands: argparse._SubParsersAction) -> None:
+def add_arguments(command: argparse.ArgumentParser) -> None:
     """`prefer CONFIG [section.key=value ...]`."""
-    summary = "learning from pairs of a better and a worse response"
-    add_of_config(commands, "prefer", _prefer, summary, PreferConfig)
+    take_config(command, _prefer, PreferConfig)
 
 
 def _prefer(arguments: argparse.Namespace) -> int:

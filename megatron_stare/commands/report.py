@@ -8,12 +8,11 @@ from pathlib import Path
 from megatron_stare.commands.arguments import path
 
 
-def add_report(commands: argparse._SubParsersAction) -> None:
+def add_arguments(command: argparse.ArgumentParser) -> None:
     """`report RUN [RUN ...] [--out FOLDER]`."""
-    report = commands.add_parser("report", help="figures and one HTML page comparing runs")
-    report.add_argument("runs", nargs="+", type=path, metavar="RUN", help="run folders")
-    report.add_argument("--out", type=path, default=Path("report"), help="folder to write")
-    report.set_defaults(run=_report)
+    command.add_argument("runs", nargs="+", type=path, metavar="RUN", help="run folders")
+    command.add_argument("--out", type=path, default=Path("report"), help="folder to write")
+    command.set_defaults(run=_report)
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from megatron_stare.commands.of_config import add_of_config
+from megatron_stare.commands.of_config import take_config
 from megatron_stare.config.sft import SftConfig
 from megatron_stare.config_io import load_config
 from megatron_stare.system.output_stream import give_up_unwritten_output
 
 
-def add_sft(commands: argparse._SubParsersAction) -> None:
+def add_arguments(command: argparse.ArgumentParser) -> None:
     """`sft CONFIG [section.key=value ...]`."""
-    add_of_config(commands, "sft", _sft, "packed supervised fine-tuning", SftConfig)
+    take_config(command, _sft, SftConfig)
 
 
 def _sft(arguments: argparse.Namespace) -> int:

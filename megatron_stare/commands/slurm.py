@@ -11,23 +11,21 @@ from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config_io import load_config
 
 
-def add_slurm(commands: argparse._SubParsersAction) -> None:
+def add_arguments(command: argparse.ArgumentParser) -> None:
     """`slurm CONFIG [--submit | --dry-run]`."""
-    summary = "the sbatch script of a run, as the config's slurm section says"
-    slurm = commands.add_parser("slurm", help=summary, description=summary)
-    slurm.add_argument("config", type=path, help="of `megatron-stare train`")
-    slurm.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides")
-    slurm.add_argument(
+    command.add_argument("config", type=path, help="of `megatron-stare train`")
+    command.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides")
+    command.add_argument(
         "--out", type=path, help="file to write (default: job.sbatch in the run's folder)"
     )
-    what = slurm.add_mutually_exclusive_group()
+    what = command.add_mutually_exclusive_group()
     what.add_argument("--submit", action="store_true", help="submit it, too")
     what.add_argument(
         "--dry-run",
         action="store_true",
         help="print it, and do nothing else; model and data need not be here",
     )
-    slurm.set_defaults(run=_slurm)
+    command.set_defaults(run=_slurm)
 
 
 def _slurm(arguments: argparse.Namespace) -> int:

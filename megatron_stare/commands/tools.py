@@ -25,28 +25,21 @@ class _ToolsFile(BaseModel):
     tools: ToolsConfig = ToolsConfig()
 
 
-def add_tools(commands: argparse._SubParsersAction) -> None:
+def add_arguments(command: argparse.ArgumentParser) -> None:
     """`tools [NAME [CALL]] [tools.key=value ...] [--check]`."""
-    summary = "the tools that a model may call, the schema of one, or what it answers"
-    tools = commands.add_parser(
-        "tools",
-        help=summary,
-        description=summary,
-        epilog=key_table(_ToolsFile),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    tools.add_argument(
+    command.epilog = key_table(_ToolsFile)
+    command.add_argument(
         "words",
         nargs="*",
         metavar="NAME [CALL] | tools.key=value",
         help=f"{', '.join(TOOLS)}, or package.module:name of your own; CALL is its argument, or a "
         "JSON object of several",
     )
-    tools.add_argument("--config", type=path, help="YAML file with a section `tools`")
-    tools.add_argument(
+    command.add_argument("--config", type=path, help="YAML file with a section `tools`")
+    command.add_argument(
         "--check", action="store_true", help="which walls around a model's code work here"
     )
-    tools.set_defaults(run=_tools)
+    command.set_defaults(run=_tools)
 
 
 def _tools(arguments: argparse.Namespace) -> int:

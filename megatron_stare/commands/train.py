@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from megatron_stare.commands.of_config import add_of_config
+from megatron_stare.commands.of_config import take_config
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config_io import load_config
 from megatron_stare.system.output_stream import give_up_unwritten_output
 
 
-def add_train(commands: argparse._SubParsersAction) -> None:
+def add_arguments(command: argparse.ArgumentParser) -> None:
     """`train CONFIG [section.key=value ...]`."""
-    add_of_config(commands, "train", _train, "reinforcement learning of a policy", TrainConfig)
+    take_config(command, _train, TrainConfig)
 
 
 def _train(arguments: argparse.Namespace) -> int:

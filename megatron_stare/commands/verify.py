@@ -7,28 +7,26 @@ import argparse
 from megatron_stare.commands.arguments import HF_HELP, Tolerance, number, path
 
 
-def add_verify(commands: argparse._SubParsersAction) -> None:
+def add_arguments(command: argparse.ArgumentParser) -> None:
     """`verify A B`."""
-    summary = "compare two models, Hugging Face folders or checkpoints: every tensor, and log-probs"
-    verify = commands.add_parser("verify", help=summary, description=summary)
-    verify.add_argument("a", type=path, metavar="A")
-    verify.add_argument("b", type=path, metavar="B")
-    verify.add_argument("--hf", type=path, help=HF_HELP)
-    verify.add_argument("--tokens", type=path, help="JSON list of lists of ids (default: random)")
-    verify.add_argument("--tensors-only", action="store_true", help="no log-probs, little memory")
-    verify.add_argument(
+    command.add_argument("a", type=path, metavar="A")
+    command.add_argument("b", type=path, metavar="B")
+    command.add_argument("--hf", type=path, help=HF_HELP)
+    command.add_argument("--tokens", type=path, help="JSON list of lists of ids (default: random)")
+    command.add_argument("--tensors-only", action="store_true", help="no log-probs, little memory")
+    command.add_argument(
         "--tolerance",
         type=number(Tolerance),
         default=0.0,
         help="of a tensor, relative (default: no bit)",
     )
-    verify.add_argument(
+    command.add_argument(
         "--logprob-atol",
         type=number(Tolerance),
         default=1e-3,
         help="of a token, nats (default: 0.001)",
     )
-    verify.set_defaults(run=_verify)
+    command.set_defaults(run=_verify)
 
 
 def _verify(arguments: argparse.Namespace) -> int:

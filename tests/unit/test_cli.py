@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from megatron_stare.cli import main
+from megatron_stare.cli import _COMMANDS, main
 from tests.models import tiny_config
 
 SMALLEST = """
@@ -114,3 +114,24 @@ def test_a_full_disk_behind_standard_output(config):
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.stderr == "megatron-stare: error: No space left on device\n"
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_each_command_says_what_it_takes(name, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([name, "--help"])
+    printed = capsys.readouterr().out
+    assert f"usage: megatron-stare {name}" in printed
+    assert " ".join(_COMMANDS[name].split()) in " ".join(printed.split())
+
+
+@pytest.mark.parametrize("line", [["--help"], ["--version"], ["nonsense"], ["report", "--help"]])
+def test_what_needs_no_torch_does_not_wait_for_it(line):
+    code = (
+        "import sys\n"
+        "from megatron_stare.cli import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "except SystemExit:\n    print('torch' in sys.modules, file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *line], capture_output=True, text=True)
+    assert done.stderr.endswith("False\n")
