@@ -10,8 +10,7 @@ A method is a chain of links, one after another, the terms that read what they m
 around them (`table`). What a part can see decides what it can break:
 
     rollout     curricula, filters: groups of samples with their rewards, on rank 0, plain values
-    step view   links, updates: the whole batch, through statistics that are the same bits on every
-                rank, and no gradient
+    step view   links, updates: the whole batch by statistics, the same bits everywhere; no gradient
     live view   terms: a micro-batch's log-probs with their gradient, whole samples, nobody else's
 
 A part never gets a process group: it cannot depend on how a batch is spread. Its settings are its
@@ -124,8 +123,7 @@ class Term[F](Component):
 class Update(NamedTuple):
     """One optimizer update: the samples that it learns from, on whatever rank, and their credit.
 
-    old  scores under the weights right before it, `[r]`, which ratios are to; None is those before
-         the step
+    old  scores right before it, `[r]`, which ratios are to; None is those before the step
     """
 
     samples: Sequence[int]
@@ -134,8 +132,7 @@ class Update(NamedTuple):
 
 
 Rescore = Callable[[Sequence[int]], TokenScores]
-"""Scores of samples under the weights of now, `[r]`, 0 elsewhere; a forward pass of these samples,
-in which all ranks take part."""
+"""Scores of samples under the weights of now, `[r]`, 0 elsewhere; a forward pass on all ranks."""
 
 
 class Updates(Component):
