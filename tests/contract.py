@@ -50,6 +50,7 @@ ACTS: dict[str, dict[str, Any]] = {
     "veto": {"threshold": 0.5},
     "adora": {"max_length": 20},
     "overlong": {"max_length": 30, "buffer": 20},
+    "entropy_quadrants": {"keep": "PHR"},
     "pro_grpo": {"alpha": 0.3},
     "dgpo_distribution": {"vocab_size": 3},
     "r3": {"alpha": 1.5, "eps": 0.01, "share": 0.1, "most": 0.5},

@@ -82,26 +82,29 @@ class _Deviations(NamedTuple):
 
     reward: Tensor
     """Minus the group's mean."""
-    std: Tensor
-    """Of the group, unbiased."""
+    scale: Tensor
+    """The group's std, unbiased, and eps."""
     size: Tensor
     """G, of the group."""
 
 
-def group_advantages(rewards: Tensor, group_ids: Tensor, kind: str = "grpo") -> Tensor:
+def group_advantages(
+    rewards: Tensor, group_ids: Tensor, kind: str = "grpo", *, eps: float = GRPO_EPS
+) -> Tensor:
     """Advantage of each sample against its group, in the rewards' dtype, `[B]`.
 
     Args:
         rewards: float `[B]`.
         group_ids: int64 `[B]`; samples of one prompt share an id, in any order.
         kind: a key of `ADVANTAGES`.
+        eps: added to the std, where one divides by it.
     """
-    return ADVANTAGES[kind](_deviations(rewards.double(), group_ids)).to(rewards.dtype)
+    return ADVANTAGES[kind](_deviations(rewards.double(), group_ids, eps)).to(rewards.dtype)
 
 
 def grpo(deviations: _Deviations) -> Tensor:
-    """(r - mean) / (std + 1e-6), unbiased std (DeepSeekMath, arXiv 2402.03300, section 4.1.2)."""
-    return deviations.reward / (deviations.std + GRPO_EPS)
+    """(r - mean) / (std + eps), unbiased std (DeepSeekMath, arXiv 2402.03300, section 4.1.2)."""
+    return deviations.reward / deviations.scale
 
 
 def dr_grpo(deviations: _Deviations) -> Tensor:
@@ -121,9 +124,9 @@ ADVANTAGES: dict[str, Callable[[_Deviations], Tensor]] = {
 }
 
 
-def _deviations(rewards: Tensor, group_ids: Tensor) -> _Deviations:
+def _deviations(rewards: Tensor, group_ids: Tensor, eps: float) -> _Deviations:
     groups = Groups(group_ids)
     mean = groups.mean(rewards).masked_fill(groups.is_single, 0.0)
     deviation = without_rounding(rewards - mean, rewards)
     std = groups.std(rewards).masked_fill(groups.is_single, 1.0)
-    return _Deviations(deviation, std, groups.size)
+    return _Deviations(deviation, std + eps, groups.size)

@@ -30,6 +30,7 @@ from megatron_stare.algorithms.hooks import (
     Updates,
 )
 from megatron_stare.algorithms.method import Method
+from megatron_stare.algorithms.paper_names import in_our_words
 from megatron_stare.algorithms.table import (
     CURRICULA,
     FILTERS,
@@ -72,7 +73,7 @@ class AlgorithmConfig(Method):
             return given
         name = given.get("method", cls.model_fields["method"].default)
         if not isinstance(name, str) or name not in METHODS:
-            raise ValueError(f"method={name!r}: expected one of {', '.join(METHODS)}")
+            raise ValueError(f"method={name!r}: expected one of {', '.join(METHODS)}{_place(name)}")
         preset = METHODS[name]
         chains = {
             key: _specs(key, given[key]) if key in given else dict(getattr(preset, key))
@@ -123,6 +124,14 @@ class AlgorithmConfig(Method):
         return [{name: part.model_dump(mode="json")} for name, part in chain.items()]
 
 
+def _place(name: Any) -> str:
+    """Where a part stands whose name was taken for that of a method."""
+    for key, (table, _) in _TABLES.items():
+        if isinstance(name, str) and name in table:
+            return f"; {name} is no method of its own, expected it in {key}"
+    return ""
+
+
 def _specs(key: str, given: Any) -> Specs:
     """What a chain holds: `grpo`, `[grpo, {tis: {high: 2}}]` or `{grpo: {}, tis: {high: 2}}`."""
     specs: Specs = {}
@@ -146,11 +155,11 @@ def _parts(chains: Mapping[str, Specs], beside: Specs) -> dict[str, Component]:
             kind, short = _kind(key, name), _short(name)
             if short in kinds:
                 raise ValueError(f"{key}: {short} stands twice")
-            kinds[short], settings[short] = kind, given
+            kinds[short], settings[short] = kind, in_our_words(short, given)
     for name, given in beside.items():
         if name not in kinds:
             kinds[name] = _waiting(name, chains)
-        settings[name] = _merged(settings.get(name, {}), given)
+        settings[name] = _merged(settings.get(name, {}), in_our_words(name, given))
     parts = _section_of(tuple(kinds.items())).model_validate(settings)
     return {name: part for name, (_, part) in zip(kinds, parts, strict=True)}
 

@@ -129,7 +129,9 @@ def run_links(
     return {name: _ragged(part, counts) for name, part in parts.items()}, chain.state_dict()
 
 
-def run_loss(method: Links, samples: Samples, credit: Mapping[str, Ragged]) -> Loss:
+def run_loss(
+    method: Links, samples: Samples, credit: Mapping[str, Ragged], *, progress: float = 0.0
+) -> Loss:
     """The terms of a method on a credit that `run_links` has decided.
 
         >>> samples = [{"logprobs": [-1.0, -2.0], "current_logprobs": [-0.5, -2.0]}]
@@ -144,13 +146,14 @@ def run_loss(method: Links, samples: Samples, credit: Mapping[str, Ragged]) -> L
         method: its name, or links or section of a config; links are not run again.
         samples: of the step, in the batch's order.
         credit: any of its parts; the others are as before the first link.
+        progress: the share of a run's steps that are done, from 0 to 1.
 
     Raises:
         KeyError: a term reads what the samples do not have.
         ValueError: as for `run_links`.
     """
     chosen = _method(method)
-    view = _step(samples, 1, 0.0)
+    view = _step(samples, 1, progress)
     decided = {name: per_token(name, rows, samples) for name, rows in credit.items()}
     for link in chosen.links.values():
         for mark in link.marks:

@@ -36,6 +36,7 @@ from megatron_stare.algorithms.links.eapo import Eapo
 from megatron_stare.algorithms.links.entro_adv import EntroAdv
 from megatron_stare.algorithms.links.entrocraft import Entrocraft
 from megatron_stare.algorithms.links.entropy_clip import EntropyClip
+from megatron_stare.algorithms.links.entropy_quadrants import EntropyQuadrants
 from megatron_stare.algorithms.links.epo import Epo
 from megatron_stare.algorithms.links.gigpo import Gigpo
 from megatron_stare.algorithms.links.gpg import Gpg
@@ -149,6 +150,7 @@ LINKS: dict[str, type[Link]] = {
     "off_policy_mask": OffPolicyMask,
     "self_normalized": SelfNormalized,
     "quadrants": Quadrants,
+    "entropy_quadrants": EntropyQuadrants,
     # Of tokens.
     "high_entropy": HighEntropy,
     "steer": Steer,

@@ -16,6 +16,7 @@ import yaml
 from megatron_stare.algorithms.catalogue import Entry, entries, find
 from megatron_stare.algorithms.config import AlgorithmConfig
 from megatron_stare.algorithms.method import Method
+from megatron_stare.algorithms.paper_names import names_in_papers
 from megatron_stare.config_io import describe
 from megatron_stare.errors import UserError
 
@@ -80,10 +81,19 @@ def _how_to_set(entry: Entry) -> str:
         return _as_yaml(entry.name).rstrip()
     place = f"algorithm.{entry.name.rpartition(':')[2]}"
     rows = [
-        f"  {key}: {type_} = {default}\n      {' '.join(text.split())}"
-        for key, type_, default, text in describe(entry.of)
+        f"  {key}: {type_} = {default}\n      {text}"
+        for key, type_, default, text in _settings(entry)
     ]
     return "\n".join([f"settings: {place}.KEY=VALUE", *rows]) if rows else "settings: none"
+
+
+def _settings(entry: Entry) -> Iterator[tuple[str, str, str, str]]:
+    """Each setting of a part: key, type and bounds, default, help with its names in papers."""
+    assert not isinstance(entry.of, Method)
+    for key, type_, default, text in describe(entry.of):
+        names = names_in_papers(entry.name, key)
+        also = f" Also `{'`, `'.join(names)}`." if names else ""
+        yield key, type_, default, " ".join(text.split()) + also
 
 
 def _as_yaml(method: str) -> str:
@@ -143,10 +153,10 @@ def _section(entry: Entry) -> str:
     parts.append("\n".join(textwrap.wrap(f"{facts[0].upper()}{facts[1:]}.", 100)))
     if isinstance(entry.of, Method):
         parts.append(textwrap.indent(_as_yaml(entry.name).rstrip(), "    "))
-    elif rows := list(describe(entry.of)):
+    elif rows := list(_settings(entry)):
         lines = ["| setting | type | default | meaning |", "|---|---|---|---|"]
         for key, type_, default, text in rows:
-            cells = (f"`{key}`", _cell(type_), f"`{default}`", _cell(" ".join(text.split())))
+            cells = (f"`{key}`", _cell(type_), f"`{default}`", _cell(text))
             lines.append(f"| {' | '.join(cells)} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)

@@ -10,6 +10,7 @@ from megatron_stare.algorithms.advantages import Groups, without_rounding
 from megatron_stare.algorithms.batch_stats import Grouping
 from megatron_stare.algorithms.hooks import Credit, Link, Need, Step
 from megatron_stare.algorithms.needs import OLD
+from megatron_stare.algorithms.schedules import Waves
 from megatron_stare.system.values import Count, Weight
 
 
@@ -19,7 +20,7 @@ class Canon(Link[None]):
     Halves are of the group by metric; the upper one has the odd sample, and ties stand as in the
     batch. Between halves the favoured one has r - alpha mean + beta, the other alpha r - mean -
     beta: the upper by entropy, the lower by length (there beta is still the upper's). A group of
-    one keeps its reward. Not here: the code's schedules of mu by cosine.
+    one keeps its reward. `waves` are the code's cosine with restarts.
 
     Source: CANON, arXiv 2509.23962
     Status: checked against authors' code
@@ -31,6 +32,8 @@ class Canon(Link[None]):
     """What halves are made by: the policy's mean entropy, or how many tokens it chose."""
     mu: float | None = Field(default=1.0, ge=0, le=1)
     """Share of the comparison between halves; None is 1 - the batch's mean reward."""
+    waves: Waves | None = None
+    """How 1 - mu moves over a run, whatever `mu` is; None holds it."""
     alpha: Weight = 1.0
     """Below 1 the half that is favoured gains."""
     beta: float = Field(default=0.0, ge=-1_000_000, le=1_000_000)
@@ -60,6 +63,7 @@ class Canon(Link[None]):
             is_favoured, rewards - self.alpha * other, self.alpha * rewards - other
         ) + torch.where(is_upper, self.beta, -self.beta)
         mu = 1 - rewards.mean() if self.mu is None else self.mu
+        mu = mu if self.waves is None else 1 - self.waves.at(step.number)
         advantages = mu * between + (1 - mu) * (rewards - own)
         return without_rounding(advantages, rewards) / self.max_length
 

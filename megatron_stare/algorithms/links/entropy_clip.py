@@ -30,7 +30,7 @@ class EntropyClip(Link[None]):
 
     def apply(self, credit: Credit, step: Step, state: None) -> Credit:
         """Widen the ranges."""
-        samples, entropies = step.own_samples, step[OLD].entropies.nan_to_num()
+        samples, entropies = step.own_samples, step[OLD].entropies.nan_to_num().float()
         bound = samples.of_tokens(samples.quantile(entropies, self.quantile, credit.counted))
         is_high = credit.counted & (entropies > bound)
         return credit._replace(

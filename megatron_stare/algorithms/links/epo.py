@@ -31,7 +31,7 @@ class Epo(Link[Seen]):
     """Marks the mean of the mean entropies of all steps before, in nats, turn by turn.
 
     The first turns of samples have a history of their own, and so have the second ones. The authors
-    act from half of an agent's turns on, and may let the penalty fade over epochs: here neither.
+    act once an agent has played half of its turns: here always.
 
     Source: EPO, arXiv 2509.22576
     Status: checked against authors' code

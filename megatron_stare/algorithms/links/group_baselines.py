@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor
 
-from megatron_stare.algorithms.advantages import group_advantages
+from megatron_stare.algorithms.advantages import GRPO_EPS, group_advantages
 from megatron_stare.algorithms.hooks import Credit, Link, Step
+from megatron_stare.system.values import PositiveWeight
 from megatron_stare.types import RolloutBatch
 
 
@@ -26,18 +25,8 @@ class SampleAdvantages(Link[None]):
         return credit.with_advantages(step.of_samples(self.of_samples(step.rollouts)))
 
 
-class GroupBaseline(SampleAdvantages):
-    """Its samples' advantages, each against its group."""
-
-    kind: ClassVar[str]
-
-    def of_samples(self, batch: RolloutBatch) -> Tensor:
-        """By the group's mean, and perhaps its spread or size."""
-        return group_advantages(batch.rewards, batch.group_ids, self.kind)
-
-
-class Grpo(GroupBaseline):
-    """A = (r - mean) / (std + 1e-6) of the group's rewards, with the unbiased std.
+class Grpo(SampleAdvantages):
+    """A = (r - mean) / (std + eps) of the group's rewards, with the unbiased std.
 
     A group of one keeps its reward; a reward that is its group's mean has advantage 0 exactly.
 
@@ -45,24 +34,33 @@ class Grpo(GroupBaseline):
     Status: checked against authors' code
     """
 
-    kind = "grpo"
+    eps: PositiveWeight = GRPO_EPS
+    """What is added to the std: verl's; TRL's is 1e-4."""
+
+    def of_samples(self, batch: RolloutBatch) -> Tensor:
+        """By the group's mean and spread."""
+        return group_advantages(batch.rewards, batch.group_ids, eps=self.eps)
 
 
-class DrGrpo(GroupBaseline):
+class DrGrpo(SampleAdvantages):
     """A = r - mean of the group's rewards: easy and hard prompts weigh no more than others.
 
     Source: Understanding R1-Zero-Like Training, arXiv 2503.20783
     Status: checked against authors' code
     """
 
-    kind = "dr_grpo"
+    def of_samples(self, batch: RolloutBatch) -> Tensor:
+        """By the group's mean."""
+        return group_advantages(batch.rewards, batch.group_ids, "dr_grpo")
 
 
-class Rloo(GroupBaseline):
+class Rloo(SampleAdvantages):
     """A = r minus the mean reward of the group's others, G / (G - 1) (r - mean).
 
     Source: Back to Basics, arXiv 2402.14740
     Status: checked against authors' code
     """
 
-    kind = "rloo"
+    def of_samples(self, batch: RolloutBatch) -> Tensor:
+        """By the group's mean and size."""
+        return group_advantages(batch.rewards, batch.group_ids, "rloo")

@@ -29,7 +29,7 @@ class Stapo(Link[None]):
     def apply(self, credit: Credit, step: Step, state: None) -> Credit:
         """Leave them out."""
         scores = step[OLD]
-        entropies = scores.entropies.nan_to_num()
+        entropies = scores.entropies.nan_to_num().float()  # As they are ranked.
         bound = step.stats.quantile(entropies, self.quantile, credit.counted)
         is_unlikely = scores.logprobs.exp() < self.probability
         is_spurious = (credit.advantages > 0) & is_unlikely & (entropies < bound)

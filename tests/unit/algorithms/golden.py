@@ -53,13 +53,15 @@ def assert_case(case: dict[str, Any]) -> None:
         samples = step["samples"]
         assert step.keys() & EXPECTED, "nothing is expected"
         assert step.keys() <= EXPECTED | {"samples", "progress"}
-        where = {"step": number, "progress": step.get("progress", 0.0), "states": states}
-        credit, states = run_links(case["algorithm"], samples, **where)
+        gone = step.get("progress", 0.0)
+        credit, states = run_links(
+            case["algorithm"], samples, step=number, progress=gone, states=states
+        )
         for name, expected in step.get("credit", {}).items():
             assert_ragged(credit[name], expected)
         for name, expected in step.get("states", {}).items():
             assert states[name] == pytest.approx(expected, rel=1e-6)
-        outcome = run_loss(case["algorithm"], samples, credit)
+        outcome = run_loss(case["algorithm"], samples, credit, progress=gone)
         # What a token weighs is float32, and the losses of good and bad samples cancel.
         loss = pytest.approx(step.get("loss", outcome.loss), rel=1e-6, abs=2e-7)
         assert outcome.loss == loss

@@ -18,7 +18,7 @@ from megatron_stare.ops.partials import TokenScores
 from tests.contract import decide, links_with, method_with_term, random_batch
 from tests.extremes import extremes, numbers
 
-OPTIONAL = {"anneal": {"to": 1.0, "to_step": 9}}
+OPTIONAL = {"anneal": {"to": 1.0, "to_step": 9}, "waves": {}}
 """Sections that are off by default, so that their keys can be set one by one."""
 
 

@@ -73,7 +73,7 @@ def test_a_part_shows_every_setting_with_type_bounds_default_and_help(capsys, na
     assert kind.__doc__.splitlines()[0] in shown
     for key, field in kind.model_fields.items():
         assert f"\n  {key}" in shown
-        if key != "anneal":  # A section of keys.
+        if key not in ("anneal", "waves"):  # Sections of keys.
             assert " ".join((field.description or "").split()) in shown
     if name == "clip":
         assert "\n  low: float (>= 0, <= 1) = 0.2\n      The ratio is clipped below" in shown
