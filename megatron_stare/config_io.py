@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -51,6 +51,24 @@ def load_config[ConfigT: BaseModel](
         if len(problems) > len(lines):
             lines.append(f"{place}... and {len(problems) - len(lines):,} problems more")
         raise UserError("\n".join(lines)) from None
+
+
+def load_one_of[ConfigT: BaseModel](
+    kinds: Mapping[str, type[ConfigT]], path: Path, overrides: Sequence[str] = ()
+) -> ConfigT:
+    """`load_config` of the kind whose own section is there, by the section's name.
+
+    Without such a section it is the first kind.
+
+    Raises:
+        UserError: there are those of two kinds; and as `load_config`.
+    """
+    of_overrides = {override.partition("=")[0].partition(".")[0] for override in overrides}
+    sections = {*_read_file(path), *of_overrides}
+    own = [name for name in kinds if name in sections] or [*kinds][:1]
+    if len(own) > 1:
+        raise UserError(f"{path}: has sections {' and '.join(own)}, expected one command's")
+    return load_config(kinds[own[0]], path, overrides)
 
 
 def to_yaml(config: BaseModel) -> str:

@@ -15,13 +15,17 @@ stand there several times:
                               of their union; case and commas do not count, signs do
     --top-entropy N SHARE     the share of the rows whose sequences of N words vary most, by the
                               entropy of their frequencies
+    --top FIELD SHARE         the share of the rows with the largest number in a field: a score that
+                              a model gave them elsewhere, such as IFD or varentropy
 
-After each it prints how many rows are left and what they are like: the share of the pool, mean
-length, mean and spread of the pass rates. Similar problems are found by MinHash (128 permutations
-in 32 bands, each of which remembers a few of the problems that fell into it) and then compared
-exactly: time and memory grow with the number of rows, and nothing is random.
+After each it prints how many rows are left and what they are like: the share of the pool and of its
+characters, mean length, mean and spread of the pass rates. Similar problems are found by MinHash
+(128 permutations in 32 bands, each of which remembers a few of the problems that fell into it) and
+then compared exactly: time and memory grow with the number of rows, and nothing is random.
 
-Operators and defaults are those of AutoSelection (arXiv 2605.12944) that need no model.
+Operators are those of AutoSelection (arXiv 2605.12944) that a pool of prompts can have without a
+model. Its cut of long texts would cut problems in two: --length leaves such rows out. Its mixtures
+and unions are `data.sources` with weights.
 """
 
 from __future__ import annotations
@@ -108,6 +112,24 @@ def by_pass_rate(low: float, high: float, field: str) -> Operator:
     return kept
 
 
+def top_field(field: str, share: float) -> Operator:
+    """The share of the pool with the largest number there; UserError where a row has none."""
+    return lambda pool: _top([_number_of(problem, field) for problem in pool], share, pool)
+
+
+def _number_of(problem: Problem, field: str) -> float:
+    found = problem.fields.get(field)
+    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+        raise UserError(f"{problem.place}: {field}={found!r}, expected a number")
+    return found
+
+
+def _top(values: Sequence[float], share: float, pool: Sequence[Problem]) -> list[Problem]:
+    """The share of the pool, rounded up, with the largest values; of equals the earlier ones."""
+    order = sorted(range(len(pool)), key=lambda i: -values[i])
+    return [pool[i] for i in sorted(order[: math.ceil(round(share * len(pool), 9))])]
+
+
 def pass_rate_of(problem: Problem, field: str) -> float:
     """What a row says of how often it was solved."""
     rate = problem.fields.get(field)
@@ -117,14 +139,12 @@ def pass_rate_of(problem: Problem, field: str) -> float:
 
 
 def top_entropy(n: int, share: float) -> Operator:
-    """The share of the pool, rounded up, with the most entropy of n-grams; earlier ones first."""
+    """The share of the pool with the most entropy of n-grams."""
 
-    def kept(pool: Sequence[Problem]) -> list[Problem]:
-        entropies = [_entropy(Counter(_grams(problem.prompt, n))) for problem in pool]
-        order = sorted(range(len(pool)), key=lambda i: -entropies[i])
-        return [pool[i] for i in sorted(order[: math.ceil(share * len(pool))])]
+    def entropy_of(problem: Problem) -> float:
+        return _entropy(Counter(_grams(problem.prompt, n)))
 
-    return kept
+    return lambda pool: _top([entropy_of(problem) for problem in pool], share, pool)
 
 
 def _entropy(counts: Counter[str]) -> float:
@@ -192,11 +212,13 @@ def _jaccard(a: frozenset[int], b: frozenset[int]) -> float:
     return len(a & b) / len(a | b)
 
 
-def state_of(pool: Sequence[Problem], size: int, field: str) -> str:
-    """What a part of a pool of `size` problems is like."""
-    text = f"{len(pool)} rows, {len(pool) / size:.1%} of the pool"
+def state_of(pool: Sequence[Problem], whole: Sequence[Problem], field: str) -> str:
+    """What a part of a whole pool is like."""
+    text = f"{len(pool)} rows, {len(pool) / len(whole):.1%} of the pool"
     if pool:
-        text += f"; {fmean(len(problem.prompt) for problem in pool):.0f} characters"
+        lengths, all_lengths = ([len(p.prompt) for p in part] for part in (pool, whole))
+        text += f" and {sum(lengths) / max(1, sum(all_lengths)):.1%} of its characters"
+        text += f"; {fmean(lengths):.0f} characters"
     rates = [pass_rate_of(problem, field) for problem in pool if field in problem.fields]
     if rates:
         text += f"; {field} {fmean(rates):.3f} +- {pstdev(rates):.3f} of {len(rates)}"
@@ -210,9 +232,14 @@ class _Named(argparse.Action):
         namespace.operators = [*namespace.operators, (option, values)]
 
 
-def _operator(option: str, values: Sequence[float], field: str) -> Operator:
-    first, second = values
-    name = f"{option} {first:g} {second:g}"
+def _operator(option: str, values: Sequence[str], field: str) -> Operator:
+    name = " ".join((option, *values))
+    if option == "--top":
+        share = _number(name, values[1])
+        if not 0 < share <= 1:
+            raise UserError(f"{name}: expected a field, and a share within (0, 1]")
+        return top_field(values[0], share)
+    first, second = (_number(name, value) for value in values)
     if option in ("--dedup", "--top-entropy"):
         if not (first >= 1 and first.is_integer() and 0 < second <= 1):
             raise UserError(f"{name}: expected whole words, 1 or more, and a share within (0, 1]")
@@ -224,22 +251,30 @@ def _operator(option: str, values: Sequence[float], field: str) -> Operator:
     return by_pass_rate(first, second, field)
 
 
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"{name}: expected a number, found {text!r:.80}") from None
+
+
 def curate(pool_path: Path, chosen_path: Path, arguments: argparse.Namespace) -> None:
     """Read, apply, write, and say what became of the rows."""
     field = arguments.pass_rate_field
     operators = [
-        (f"{option} {' '.join(f'{value:g}' for value in values)}", _operator(option, values, field))
+        (" ".join((option, *values)), _operator(option, values, field))
         for option, values in arguments.operators
     ]
     if not operators:
-        raise UserError("no operator: expected --length, --dedup, --pass-rate or --top-entropy")
-    pool = read_pool(pool_path, arguments.prompt_field)
-    size = len(pool)
-    print(f"{pool_path}: {state_of(pool, size, field)}")
+        raise UserError(
+            "no operator: expected --length, --dedup, --pass-rate, --top-entropy, --top"
+        )
+    pool = whole = read_pool(pool_path, arguments.prompt_field)
+    print(f"{pool_path}: {state_of(pool, whole, field)}")
     for name, operator in operators:
         before = len(pool)
         pool = operator(pool)
-        print(f"{name}: {before - len(pool)} left out; {state_of(pool, size, field)}")
+        print(f"{name}: {before - len(pool)} left out; {state_of(pool, whole, field)}")
     if not pool:
         raise UserError(f"{pool_path}: nothing is left, expected operators that keep some rows")
     try:
@@ -263,10 +298,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("--pass-rate", ("LOW", "HIGH")),
         ("--dedup", ("N", "SIMILARITY")),
         ("--top-entropy", ("N", "SHARE")),
+        ("--top", ("FIELD", "SHARE")),
     ):
-        parser.add_argument(
-            option, nargs=2, type=float, metavar=names, action=_Named, dest="operators"
-        )
+        parser.add_argument(option, nargs=2, metavar=names, action=_Named, dest="operators")
     parser.add_argument("--prompt-field", default="prompt")
     parser.add_argument("--pass-rate-field", default="pass_rate")
     arguments = parser.parse_args(argv)

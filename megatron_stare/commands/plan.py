@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from megatron_stare.commands.arguments import number, path
-from megatron_stare.config.commands import TrainConfig
-from megatron_stare.config_io import load_config
+from megatron_stare.config.loops import LOOPS
+from megatron_stare.config_io import load_one_of
 from megatron_stare.plan.hardware import GPUS, Assumptions, read_assumptions
 from megatron_stare.system.values import RankCount
 
@@ -42,14 +42,14 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    config = load_config(TrainConfig, arguments.config, arguments.overrides)
+    config = load_one_of(LOOPS, arguments.config, arguments.overrides)
     assumptions = read_assumptions(arguments.assume)
-    from megatron_stare.plan.job import open_job
+    from megatron_stare.plan.job import needs_servers, open_job
     from megatron_stare.plan.plan import check_fits, make_plan
     from megatron_stare.plan.report import plan_report, search_report
     from megatron_stare.plan.search import search
 
-    sides = 2 if config.rollout.engine == "sglang" else 1
+    sides = 2 if needs_servers(config) else 1
     job = open_job(
         config,
         GPUS[arguments.gpu],

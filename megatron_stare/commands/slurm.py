@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_stare.commands.arguments import path
-from megatron_stare.config.commands import TrainConfig
-from megatron_stare.config_io import load_config
+from megatron_stare.config.loops import LOOPS, LoopConfig
+from megatron_stare.config_io import load_config, load_one_of
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """`slurm CONFIG [--submit | --dry-run]`."""
-    command.add_argument("config", type=path, help="of `megatron-stare train`")
+    command.add_argument("config", type=path, help="of `megatron-stare train`, sft or prefer")
     command.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides")
     command.add_argument(
         "--out", type=path, help="file to write (default: job.sbatch in the run's folder)"
@@ -29,7 +29,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _slurm(arguments: argparse.Namespace) -> int:
-    config = load_config(TrainConfig, arguments.config, arguments.overrides)
+    config = load_one_of(LOOPS, arguments.config, arguments.overrides)
     from megatron_stare.run.preflight import check_run
     from megatron_stare.slurm.script import render
     from megatron_stare.slurm.submit import submit, write_script
@@ -50,7 +50,7 @@ def _slurm(arguments: argparse.Namespace) -> int:
     return submit(out) if arguments.submit else 0
 
 
-def _runs(config: TrainConfig, path: Path, overrides: Sequence[str]) -> list[TrainConfig]:
+def _runs(config: LoopConfig, path: Path, overrides: Sequence[str]) -> list[LoopConfig]:
     """Of the job: one, or those of its sweep; UserError where one's settings cannot be."""
     sweep = (settings.split() for settings in config.slurm.sweep)
-    return [config, *(load_config(TrainConfig, path, [*overrides, *run]) for run in sweep)]
+    return [config, *(load_config(type(config), path, [*overrides, *run]) for run in sweep)]

@@ -25,7 +25,7 @@ from megatron_stare.slurm.submit import write_script
 from megatron_stare.system.output import make_folder, writing
 from megatron_stare.system.signals import stop_requests
 
-_TRAIN = (sys.executable, "-m", "megatron_stare.cli", "train")
+_PROGRAM = (sys.executable, "-m", "megatron_stare.cli")
 _MARGIN_S = 60.0
 """To write the table, when the runs have used their own time to save."""
 
@@ -62,9 +62,7 @@ def run_here(config: CompareConfig, runs: Sequence[PlannedRun], console: Console
     """
     left = [run for run in runs if not run.is_finished]
     make_folder(config.dir / "logs", "dir")
-    jobs = [
-        Job(run.title, [*_TRAIN, str(write_config(config, run))], _log(config, run)) for run in left
-    ]
+    jobs = [Job(run.title, _command(config, run), _log(config, run)) for run in left]
     grace_s = max(run.config.checkpoint.grace_s for run in runs)
     with stop_requests(grace_s + _MARGIN_S) as stop:
         problems = run_jobs(jobs, places(config.jobs), stop, lambda line: print_line(console, line))
@@ -72,6 +70,10 @@ def run_here(config: CompareConfig, runs: Sequence[PlannedRun], console: Console
             write_outcome(config, runs, problems, console)
             raise Stopped
     return problems
+
+
+def _command(config: CompareConfig, run: PlannedRun) -> list[str]:
+    return [*_PROGRAM, run.config.command, str(write_config(config, run))]
 
 
 def write_array(config: CompareConfig, runs: Sequence[PlannedRun]) -> Path:

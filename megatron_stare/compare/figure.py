@@ -15,12 +15,12 @@ from megatron_stare.observe.run_folders import Runs
 
 
 def write_figure(comparison: Comparison, runs: Runs, path: Path) -> None:
-    """Draw the finished runs, and intervals of every difference in accuracy and pass@k."""
+    """Draw the finished runs, and intervals of every difference that is a share."""
     legend = colour_legend(runs)
     colours = dict(zip(runs, legend.values(), strict=True))
     panels: list[Draw] = comparison_panels(runs)
-    for column in comparison.columns:
-        if column.startswith(("accuracy", "pass_at")) and _names(comparison, column):
+    for column, found in comparison.columns.items():
+        if found.scale == 100 and _names(comparison, column):
             panels.append(
                 partial(_draw_differences, comparison=comparison, column=column, colours=colours)
             )

@@ -10,8 +10,9 @@ from pathlib import Path
 from megatron_stare.checkpoint.run_folder import CONFIG, HF
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config.compare import CompareConfig
+from megatron_stare.config.loops import LOOPS, LoopConfig
 from megatron_stare.config.yaml_text import read_yaml
-from megatron_stare.config_io import load_config, to_yaml
+from megatron_stare.config_io import load_one_of, to_yaml
 from megatron_stare.errors import UserError
 from megatron_stare.observe.history import has_metrics, read_metrics
 from megatron_stare.run.preflight import check_run
@@ -20,6 +21,12 @@ from megatron_stare.system.reading import read_whole
 
 _MAY_DIFFER = ("slurm.", "log.", "checkpoint.", "reward.workers")
 """Keys that do not change what a run comes to."""
+LOGGED = {
+    "train": ("loss/total", "eval/avg_at_k"),
+    "sft": ("sft/loss", ""),
+    "prefer": ("loss/total", "eval/pairs_accuracy"),
+}
+"""By command, what each step logs, and each evaluation."""
 _TELL_APART = ("run.dir", "run.seed", "algorithm.method")
 """Keys by which runs may differ and be the same."""
 
@@ -30,7 +37,7 @@ class PlannedRun:
 
     name: str
     seed: int
-    config: TrainConfig
+    config: LoopConfig
 
     @property
     def title(self) -> str:
@@ -54,8 +61,9 @@ class PlannedRun:
         if not (self.has_begun and (self.folder / HF / "final").is_dir()):
             return False
         history = read_metrics(self.folder)
-        last = ["loss/total", *(["eval/avg_at_k"] if self.config.eval.data else [])]
-        steps = self.config.train.steps
+        of_steps, of_evaluations = LOGGED[self.config.command]
+        last = [of_steps, *([of_evaluations] if self.config.is_evaluated else [])]
+        steps = self.config.loop.steps
         return all(name in history and history[name].steps[-1] == steps for name in last)
 
 
@@ -69,7 +77,7 @@ def plan_runs(config: CompareConfig) -> list[PlannedRun]:
     for seed in config.seeds:
         for name in config.arms:
             with _named(f"{name}-seed{seed}"):
-                run = load_config(TrainConfig, config.base, config.overrides(name, seed))
+                run = load_one_of(LOOPS, config.base, config.overrides(name, seed))
             runs.append(PlannedRun(name, seed, run))
     return runs
 
@@ -80,6 +88,12 @@ def check_settings(runs: Sequence[PlannedRun]) -> None:
     Raises:
         UserError: they are, or it is not.
     """
+    for run in runs:
+        if run.config.command != runs[0].config.command:
+            raise UserError(
+                f"{run.title} is of `{run.config.command}`, {runs[0].title} of "
+                f"`{runs[0].config.command}`: expected runs of one command"
+            )
     _check_different([run for run in runs if run.seed == runs[0].seed])
     for run in runs:
         _check_same_settings(run)
@@ -114,16 +128,22 @@ def check_array(runs: Sequence[PlannedRun]) -> None:
                 f"{run.title}: slurm differs from {runs[0].title}'s, or has a sweep: a comparison "
                 "is one array; expected one `slurm` for all runs, without a sweep"
             )
-        if _is_on_servers(run) and run.config.rollout.servers.urls:
+        if urls := _servers_of(run):
             raise UserError(
-                f"{run.title}: rollout.servers.urls={list(run.config.rollout.servers.urls)}: runs "
-                "of an array would put their weights into the same servers; expected a registry, "
-                "with which each job starts its own"
+                f"{run.title}: rollout.servers.urls={list(urls)}: runs of an array would put their "
+                "weights into the same servers; expected a registry, with which each job starts "
+                "its own"
             )
 
 
+def _servers_of(run: PlannedRun) -> tuple[str, ...]:
+    """Those that run already."""
+    config = run.config
+    return config.rollout.servers.urls if isinstance(config, TrainConfig) else ()
+
+
 def _is_on_servers(run: PlannedRun) -> bool:
-    return run.config.rollout.engine == "sglang"
+    return isinstance(run.config, TrainConfig) and run.config.rollout.engine == "sglang"
 
 
 def _check_each(runs: Sequence[PlannedRun], processes: Callable[[PlannedRun], int]) -> None:
@@ -172,6 +192,6 @@ def _check_same_settings(run: PlannedRun) -> None:
             )
 
 
-def _settings(config: TrainConfig) -> dict[str, object]:
+def _settings(config: LoopConfig) -> dict[str, object]:
     """As a run's config.yaml has them."""
     return dict(dotted(read_yaml(to_yaml(config))))

@@ -122,6 +122,11 @@ def read_results(
 def _columns(runs: Runs) -> dict[str, Column]:
     most = pass_at_budgets(runs)[-1:]
     return {
+        "pairs_accuracy": Column(
+            "held-out pairs ranked right (%)", partial(_last, "eval/pairs_accuracy"), 100, 1
+        ),
+        "pairs_loss": Column("held-out loss of pairs", partial(_last, "eval/pairs_loss"), 1, 4),
+        "sft_loss": Column("loss (nats)", partial(mean_of, "sft/loss", LAST), 1, 4),
         "accuracy": Column("held-out accuracy (%)", partial(_last, "eval/avg_at_k"), 100, 1),
         **{
             f"pass_at_{k}": Column(

@@ -8,7 +8,7 @@ names the key, the value and what was expected. Checks that need the model's sha
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
@@ -29,7 +29,7 @@ from megatron_stare.config.run import (
     RunConfig,
     check_apart,
 )
-from megatron_stare.config.slurm import SlurmConfig
+from megatron_stare.config.slurm import TrainSlurmConfig
 from megatron_stare.config.tools import ToolsConfig
 from megatron_stare.config.workflow import WorkflowConfig, check_parts_of_turns, check_workflow
 from megatron_stare.system.settings import Settings
@@ -87,7 +87,8 @@ class TrainConfig(Settings):
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalSection = EvalSection()
     log: LogConfig = LogConfig()
-    slurm: SlurmConfig = SlurmConfig()
+    slurm: TrainSlurmConfig = TrainSlurmConfig()
+    command: ClassVar[str] = "train"
 
     @model_validator(mode="before")
     @classmethod
@@ -112,9 +113,19 @@ class TrainConfig(Settings):
         return self.train
 
     @property
+    def passes(self) -> int:
+        """How often a step's batch is gone through."""
+        return self.algorithm.passes
+
+    @property
     def updates_per_step(self) -> int:
         """Optimizer updates of a step, of a method whose batches do not decide how many."""
-        return self.train.updates_per_step * self.algorithm.passes
+        return self.train.updates_per_step * self.passes
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether there is held-out data."""
+        return self.eval.data is not None
 
     @model_validator(mode="after")
     def _older_tokens_are_corrected(self) -> TrainConfig:

@@ -28,7 +28,8 @@ class CompareConfig(Settings):
     """`megatron-stare compare`: methods and variants of one config, over seeds."""
 
     base: FilePath
-    """The config of `megatron-stare train` that every run differs from."""
+    """The config that every run differs from: of `megatron-stare train`, or of `sft` or `prefer`,
+    whose section it then has."""
     dir: FilePath = Path("runs/compare")
     """Folder of the comparison: its table and figure, and a folder NAME-seedN for each run."""
     seeds: tuple[Seed, ...] = Field(min_length=1, max_length=10_000)

@@ -12,6 +12,7 @@ from megatron_stare.config.data import PairDataConfig
 from megatron_stare.config.policy import ModelConfig, OptimConfig, ParallelConfig
 from megatron_stare.config.run import CheckpointConfig, LogConfig, ResumableRunConfig, check_apart
 from megatron_stare.config.sft import check_row_fits
+from megatron_stare.config.slurm import SlurmConfig
 from megatron_stare.system.settings import Settings
 from megatron_stare.system.values import BatchCount, Count, CountOrZero
 
@@ -53,6 +54,9 @@ class PreferConfig(Settings):
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: PreferEvalSection = PreferEvalSection()
     log: LogConfig = LogConfig()
+    slurm: SlurmConfig = SlurmConfig()
+    command: ClassVar[str] = "prefer"
+    passes: ClassVar[int] = 1
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -63,6 +67,11 @@ class PreferConfig(Settings):
     def loop(self) -> PreferSection:
         """The section of its loop."""
         return self.prefer
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether there are held-out pairs."""
+        return self.eval.data is not None
 
     @property
     def sets(self) -> dict[str, PairDataConfig]:

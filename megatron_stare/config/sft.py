@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from pydantic import model_validator
 
+from megatron_stare.algorithms.hooks import Need
 from megatron_stare.config.data import SftDataConfig, WorkedDataConfig
 from megatron_stare.config.policy import ModelConfig, OptimConfig, ParallelConfig, padded_length
 from megatron_stare.config.run import CheckpointConfig, LogConfig, ResumableRunConfig, check_apart
+from megatron_stare.config.slurm import SlurmConfig
 from megatron_stare.config.tools import ToolsConfig
 from megatron_stare.config.workflow import WorkflowConfig, check_workflow
 from megatron_stare.system.settings import Settings
@@ -24,6 +28,8 @@ class SftSection(Settings):
     """Token budget of a packed micro-batch on one data-parallel rank."""
     max_bad_updates: Count = 3
     """Updates with a non-finite loss or gradient in a row, each skipped, before the run stops."""
+    updates_per_step: ClassVar[int] = 1
+    keep_graph: ClassVar[str] = "never"
 
 
 class SftConfig(Settings):
@@ -39,6 +45,11 @@ class SftConfig(Settings):
     sft: SftSection = SftSection()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
+    slurm: SlurmConfig = SlurmConfig()
+    command: ClassVar[str] = "sft"
+    needs: ClassVar[frozenset[Need[Any]]] = frozenset()
+    passes: ClassVar[int] = 1
+    is_evaluated: ClassVar[bool] = False
 
     @property
     def loop(self) -> SftSection:

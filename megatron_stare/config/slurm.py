@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +39,7 @@ class SlurmRolloutConfig(Settings):
     """Arguments for SGLang's own launcher."""
 
 
+_AN_OPTION = "--name=value without spaces, ~ or $"
 _OPTION = re.compile(r"--[a-z][a-z-]*(=(?!~)[^\s$]+)?")
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_]\w*")
 _MOUNT = re.compile(r"(?!~)[^\s'\"\\$`,:]+:(?!~)[^\s'\"\\$`,]+")
@@ -55,7 +57,6 @@ class SlurmConfig(Settings):
     """GPUs of a node; 0 is a cluster without."""
     cpus_per_process: RankCount = 8
     """Cores of a trainer process; servers get as many for each GPU."""
-    rollout: SlurmRolloutConfig = SlurmRolloutConfig()
     hours: float = Field(default=24.0, gt=0, le=10_000)
     """Time limit of the job, which queues itself again until the run is over."""
     signal_s: int = Field(default=600, ge=60, le=1_000_000)
@@ -79,14 +80,11 @@ class SlurmConfig(Settings):
     @model_validator(mode="after")
     def _can_be_written_into_a_script(self) -> SlurmConfig:
         for key, values, pattern, expected in (
-            ("options", self.options, _OPTION, "--name=value without spaces, ~ or $"),
-            ("rollout.options", self.rollout.options, _OPTION, "--name=value without spaces, ~, $"),
+            ("options", self.options, _OPTION, _AN_OPTION),
             ("environment", self.environment, _ENVIRONMENT_NAME, "a variable's name"),
             ("mounts", self.mounts, _MOUNT, "FROM:TO without spaces, quotes, ~ or $"),
         ):
-            for value in values:
-                if not pattern.fullmatch(value):
-                    raise ValueError(f"{key} has {value!r}, expected {expected}")
+            _check_all(key, values, pattern, expected)
         for runs in self.sweep:
             if not runs.split() or not all(map(_OVERRIDE.fullmatch, runs.split())):
                 raise ValueError(
@@ -115,3 +113,20 @@ class SlurmConfig(Settings):
                 f"signal_s={self.signal_s} is no less than the time limit, hours={self.hours:g}"
             )
         return self
+
+
+class TrainSlurmConfig(SlurmConfig):
+    """The same of a run whose job may start SGLang servers, too."""
+
+    rollout: SlurmRolloutConfig = SlurmRolloutConfig()
+
+    @model_validator(mode="after")
+    def _servers_can_be_written_into_a_script(self) -> TrainSlurmConfig:
+        _check_all("rollout.options", self.rollout.options, _OPTION, _AN_OPTION)
+        return self
+
+
+def _check_all(key: str, values: Iterable[str], pattern: re.Pattern[str], expected: str) -> None:
+    for value in values:
+        if not pattern.fullmatch(value):
+            raise ValueError(f"{key} has {value!r}, expected {expected}")

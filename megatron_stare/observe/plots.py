@@ -197,7 +197,7 @@ def comparison_figure(runs: Sequence[Path], path: Path) -> None:
 
 
 def comparison_panels(runs: Runs) -> list[Draw]:
-    """Entropy with its band, accuracy, pass@k.
+    """Entropy with its band, accuracy, pass@k; of what learns from responses, what it logs.
 
     Accuracy is held-out where every label was evaluated three times or more, else the training
     batch's. Without evaluations there is no pass@k.
@@ -209,9 +209,16 @@ def comparison_panels(runs: Runs) -> list[Draw]:
         if is_curve
         else Panel("Training accuracy", "reward/accuracy")
     )
+    logged = {metric for group in runs.values() for run in group for metric in run.history}
+    shown = (
+        Panel("Policy entropy", "entropy/mean"),
+        accuracy,
+        Panel("Pairs ranked right", "pairs/accuracy"),
+        Panel("Margin of pairs", "pairs/margin"),
+        Panel("Supervised loss", "sft/loss"),
+    )
     panels: list[Draw] = [
-        partial(draw_panel, runs=runs, panel=Panel("Policy entropy", "entropy/mean")),
-        partial(draw_panel, runs=runs, panel=accuracy),
+        partial(draw_panel, runs=runs, panel=panel) for panel in shown if panel.metric in logged
     ]
     has_bars = bool(pass_at_budgets(runs))
     return [*panels, partial(draw_pass_at_k, runs=runs)] if has_bars else panels

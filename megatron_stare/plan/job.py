@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 
 from megatron_stare.config.commands import TrainConfig
+from megatron_stare.config.loops import LoopConfig
 from megatron_stare.config.policy import ParallelConfig
+from megatron_stare.config.prefer import PreferConfig
+from megatron_stare.config.rollout import RolloutConfig
 from megatron_stare.errors import UserError
 from megatron_stare.model_shape import ModelShape
 from megatron_stare.plan.hardware import Assumptions, Gpu
@@ -16,6 +20,15 @@ from megatron_stare.plan.weights import entries_of, num_parameters
 from megatron_stare.run.preflight import check_fit
 from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.rules import Entry
+
+
+class Rows(NamedTuple):
+    """So many prompts a step with so many responses each, and their longest in tokens."""
+
+    prompts: int
+    responses: int
+    prompt_tokens: int
+    response_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +39,7 @@ class Job:
     server_gpus  GPUs of one SGLang server, which splits the model over them
     """
 
-    config: TrainConfig
+    config: LoopConfig
     shape: ModelShape
     entries: tuple[Entry, ...]
     gpu: Gpu
@@ -51,9 +64,24 @@ class Job:
         return self.num_generators // self.server_gpus
 
     @property
-    def prompt_tokens(self) -> int:
-        """Of a prompt, as assumed and allowed."""
-        return min(self.assumptions.prompt_tokens, self.config.data.max_prompt_tokens)
+    def rollout(self) -> RolloutConfig:
+        """Of a job that generates."""
+        assert isinstance(self.config, TrainConfig), "it learns from given responses"
+        return self.config.rollout
+
+    @property
+    def rows(self) -> Rows:
+        """What a step learns from, as assumed and allowed."""
+        config, prompt = self.config, self.assumptions.prompt_tokens
+        if isinstance(config, TrainConfig):
+            prompt, rollout = min(prompt, config.data.max_prompt_tokens), config.rollout
+            counts = rollout.prompts_per_step, rollout.samples_per_prompt
+            return Rows(*counts, prompt, rollout.max_response_tokens)
+        longest = config.data.max_tokens
+        prompt = min(prompt, longest // 2)
+        pairs = isinstance(config, PreferConfig)
+        counts = (config.prefer.pairs_per_step, 2) if pairs else (config.sft.examples_per_step, 1)
+        return Rows(*counts, prompt, longest - prompt)
 
     @property
     def element_bytes(self) -> int:
@@ -68,13 +96,13 @@ class Job:
         tree = self.config.model_dump()
         tree["parallel"] = parallel.model_dump()
         tree["model"]["recompute"] = recompute
-        job = replace(self, config=TrainConfig.model_validate(tree))
+        job = replace(self, config=type(self.config).model_validate(tree))
         check_fit(job.config, job.shape, job.num_trainers)
         return job
 
 
 def open_job(
-    config: TrainConfig,
+    config: LoopConfig,
     gpu: Gpu,
     *,
     num_gpus: int,
@@ -94,13 +122,14 @@ def open_job(
     """
     shape = read_hf_config(config.model.path)
     entries = entries_of(shape)
-    has_servers = config.rollout.engine == "sglang"
+    has_servers = needs_servers(config)
     if num_generators is None:
         num_generators = num_gpus // 2 if has_servers else 0
     if has_servers != (num_generators > 0):
+        engine = config.rollout.engine if isinstance(config, TrainConfig) else None
         raise UserError(
-            f"--rollout-gpus {num_generators} with rollout.engine={config.rollout.engine!r}: "
-            "engine 'sglang' needs GPUs of its own, the others have none"
+            f"--rollout-gpus {num_generators} with rollout.engine={engine!r}: engine 'sglang' "
+            "needs GPUs of its own, the others have none"
         )
     num_trainers = num_gpus - num_generators
     if num_trainers < 1:
@@ -121,6 +150,11 @@ def open_job(
     job = Job(config, shape, entries, gpu, num_trainers, num_generators, server_gpus, assumptions)
     check_fit(config, shape, num_trainers)
     return job
+
+
+def needs_servers(config: LoopConfig) -> bool:
+    """Whether SGLang servers generate."""
+    return isinstance(config, TrainConfig) and config.rollout.engine == "sglang"
 
 
 def _fewest_gpus(entries: Sequence[Entry], gpu: Gpu) -> int:

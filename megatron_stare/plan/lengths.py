@@ -21,11 +21,10 @@ def response_length(assumed: Assumptions, limit: int, *name: int | str) -> int:
 
 def drawn_batch(job: Job, *, seed: int) -> Batch:
     """A batch as if its groups were the first drawn."""
-    rollout = job.config.rollout
-    limit = rollout.max_response_tokens
+    rows = job.rows
     responses = [
-        response_length(job.assumptions, limit, seed, group, index)
-        for group in range(rollout.prompts_per_step)
-        for index in range(rollout.samples_per_prompt)
+        response_length(job.assumptions, rows.response_tokens, seed, group, index)
+        for group in range(rows.prompts)
+        for index in range(rows.responses)
     ]
-    return Batch([job.prompt_tokens] * len(responses), responses)
+    return Batch([rows.prompt_tokens] * len(responses), responses)

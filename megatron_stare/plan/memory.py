@@ -1,7 +1,7 @@
 """Bytes on a training GPU, phase by phase; the largest sum is the peak.
 
-Everything is of a full micro-batch, `train.max_tokens_per_micro_batch` tokens: what the packer may
-make of any batch.
+Everything is of a full micro-batch, `max_tokens_per_micro_batch` tokens: what the packer may make
+of any batch.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import math
 from dataclasses import dataclass
 
 from megatron_stare.algorithms.needs import OLD, REFERENCE
+from megatron_stare.config.commands import TrainConfig
 from megatron_stare.engines.sglang.sync.buckets import buffer_bytes
-from megatron_stare.plan.job import Job
+from megatron_stare.plan.job import Job, needs_servers
 from megatron_stare.policy.activations import (
     LayerKind,
     RankSizes,
@@ -110,7 +111,8 @@ def stage_memory(
     layer = layer_bytes(job.shape, sizes, recompute=recompute, kind=kind, context=parallel.context)
     is_last = stage == parallel.pipeline - 1
     layers = job.shape.num_layers // parallel.pipeline
-    is_on_gpu = REFERENCE in job.config.needs and not job.config.rollout.colocated
+    is_lent = isinstance(job.config, TrainConfig) and job.config.rollout.colocated
+    is_on_gpu = REFERENCE in job.config.needs and not is_lent
     return StageMemory(
         stage=stage,
         in_flight=in_flight,
@@ -135,7 +137,7 @@ def num_kept(job: Job, held: HeldElements, *, num_micro_batches: int, response_t
     """
 
     def fit() -> bool:
-        tokens = [job.config.train.max_tokens_per_micro_batch] * num_micro_batches
+        tokens = [job.config.loop.max_tokens_per_micro_batch] * num_micro_batches
         counts = {"num_micro_batches": num_micro_batches, "response_tokens": response_tokens}
         memory = stage_memory(job, held, 0, **counts)
         whole = (job.gpu.memory_gib - job.assumptions.reserved_gib) * GIB
@@ -145,7 +147,7 @@ def num_kept(job: Job, held: HeldElements, *, num_micro_batches: int, response_t
 
     if OLD not in job.config.needs:
         return 0
-    can_wait = may_wait(job.config.train.keep_graph, job.parallel, fit)
+    can_wait = may_wait(job.config.loop.keep_graph, job.parallel, fit)
     return num_micro_batches if can_wait else 0
 
 
@@ -159,7 +161,7 @@ def rank_sizes(job: Job) -> RankSizes:
     return RankSizes.of(
         job.shape,
         job.parallel,
-        num_tokens=job.config.train.max_tokens_per_micro_batch,
+        num_tokens=job.config.loop.max_tokens_per_micro_batch,
         element_bytes=job.element_bytes,
     )
 
@@ -188,19 +190,15 @@ def sync_bytes(job: Job) -> int:
 
 def transport_bytes(job: Job) -> int:
     """The two buckets that a process group with servers sends from rank 0's GPU."""
-    servers = job.config.rollout.servers
-    if not _has_servers(job) or servers.transport != "distributed":
+    if not needs_servers(job.config) or job.rollout.servers.transport != "distributed":
         return 0
+    servers = job.rollout.servers
     return 2 * buffer_bytes(int(servers.bucket_mib * _MIB), _largest_bytes(job))
 
 
 def checksum_bytes(job: Job) -> int:
     """What rank 0 computes checksums of, at most: a tensor put together of its parts, and these."""
-    return 2 * _largest_bytes(job) if _has_servers(job) else 0
-
-
-def _has_servers(job: Job) -> bool:
-    return job.config.rollout.engine == "sglang"
+    return 2 * _largest_bytes(job) if needs_servers(job.config) else 0
 
 
 def _largest_bytes(job: Job) -> int:

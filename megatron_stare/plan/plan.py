@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import mean
 
+from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config.policy import padded_length
 from megatron_stare.errors import UserError
 from megatron_stare.plan.job import Job
@@ -96,7 +97,8 @@ def check_fits(plan: Plan) -> None:
             f"does not fit: {num_bytes / GIB:.1f} GiB on pipeline stage {worst.stage} ({phase}), "
             f"of {gpu.memory_gib - reserved:.1f} that {gpu.name} has beside {reserved:g} reserved; "
             "more parallel.tensor, parallel.context or parallel.pipeline, model.recompute, or a "
-            "smaller train.max_tokens_per_micro_batch need less (--search ranks layouts)"
+            f"smaller {plan.job.config.command}.max_tokens_per_micro_batch need less (--search "
+            "ranks layouts)"
         )
 
 
@@ -104,6 +106,7 @@ def check_servers(job: Job) -> None:
     """Raises UserError where a server cannot hold the weights and one response."""
     if job.num_servers == 0:
         return
+    assert isinstance(job.config, TrainConfig), "nothing else has servers"
     longest = job.config.data.max_prompt_tokens + job.config.rollout.max_response_tokens
     room = ServerSpeed.of(job).capacity_tokens
     if room < longest:
@@ -136,5 +139,5 @@ def _traffic(job: Job, held: HeldElements, step: StepTime) -> StepTraffic:
         padded_tokens=padded_length(step.tokens // job.data, context),
         response_tokens=step.response_tokens // job.data,
         forward_passes=num_forward_passes(job),
-        updates=job.config.updates_per_step,
+        updates=job.config.loop.updates_per_step * job.config.passes,
     )

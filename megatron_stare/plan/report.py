@@ -66,7 +66,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _heading(job: Job) -> str:
-    shape, rollout = job.shape, job.config.rollout
+    shape, rows = job.shape, job.rows
     trainers = (
         f"{job.num_trainers} train as {layout_name(job.parallel, job.data)}, "
         f"recompute {job.config.model.recompute}"
@@ -77,9 +77,8 @@ def _heading(job: Job) -> str:
     return (
         f"{shape.family}, {num_parameters(job.entries) / 1e9:.2f} B parameters, on "
         f"{job.num_trainers + job.num_generators} x {job.gpu.name}: {trainers}{servers}.\n"
-        f"{rollout.prompts_per_step} x {rollout.samples_per_prompt} responses of at most "
-        f"{rollout.max_response_tokens} tokens a step, micro-batches of "
-        f"{job.config.train.max_tokens_per_micro_batch} tokens."
+        f"{rows.prompts} x {rows.responses} responses of at most {rows.response_tokens} tokens a "
+        f"step, micro-batches of {job.config.loop.max_tokens_per_micro_batch} tokens."
     )
 
 

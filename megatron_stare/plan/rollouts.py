@@ -33,7 +33,7 @@ class Rollouts:
         limit = max(rollout.max_response_tokens // GRAIN, 1)
         config = rollout.model_copy(update={"max_response_tokens": limit})
         self.engine = SimulatedEngine(job, limit, seed=seed)
-        self._prompt_tokens = job.prompt_tokens
+        self._prompt_tokens = job.rows.prompt_tokens
         self._sampler = Sampler(
             _Prompts(),
             self.engine,
@@ -64,7 +64,7 @@ class SimulatedEngine:
         self.seconds = 0.0
         self.servers = Servers(ServerSpeed.of(job), job.num_servers)
         self._assumed, self._limit, self._seed = job.assumptions, limit, seed
-        self._prompt_tokens = job.prompt_tokens
+        self._prompt_tokens = job.rows.prompt_tokens
         self._is_interrupted = False
 
     def generate(

@@ -48,7 +48,7 @@ def search(job: Job, *, seed: int = 1) -> list[Candidate]:
     if not found:
         raise UserError(
             f"no layout fits {job.num_trainers} training GPUs of {job.gpu.memory_gib:g} GiB: more "
-            "of them, larger ones, or a smaller train.max_tokens_per_micro_batch"
+            f"of them, larger ones, or a smaller {job.config.command}.max_tokens_per_micro_batch"
         )
     return sorted(found.values(), key=lambda candidate: candidate.time.total)
 

@@ -58,7 +58,7 @@ class ServerSpeed:
             bytes_s=job.gpu.memory_gb_s * 1e9 * assumed.decode_bandwidth_share,
             overhead_s=assumed.decode_overhead_s,
             capacity_tokens=int(room / token),
-            max_requests=job.config.rollout.servers.max_requests,
+            max_requests=job.rollout.servers.max_requests,
         )
 
     def step_seconds(self, num_running: float, context_tokens: float) -> float:

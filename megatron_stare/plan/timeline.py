@@ -54,7 +54,7 @@ def simulate_steps(
         rollout: in place of the job's.
         held: by the busiest training rank.
     """
-    rollout = rollout or job.config.rollout
+    rollout = rollout or job.rollout
     rollouts = Rollouts(job, rollout, seed=seed)
     sync = sync_seconds(job)
     steps = _steps(job, held, rollouts, rollout.one_step_off, packing, sync)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from megatron_stare.config.commands import TrainConfig
 from megatron_stare.plan.hardware import GPUS_PER_NODE
 from megatron_stare.plan.job import Job
 from megatron_stare.policy.activations import RankSizes
@@ -101,7 +102,9 @@ def step_traffic(
         pipeline=edges * (forward_passes + 2) * n.s * n.h * n.b,
         expert=layers * (forwards + 1) * layer.expert_forward,
         data=updates * held.buffer * (_FLOAT32 + job.element_bytes) * _others(ranks),
-        sync=held.parameters * job.element_bytes * (parallel.tensor - 1 + (edges > 0)),
+        sync=held.parameters * job.element_bytes * (parallel.tensor - 1 + (edges > 0))
+        if isinstance(job.config, TrainConfig)
+        else 0.0,
     )
 
 

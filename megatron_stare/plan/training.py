@@ -92,10 +92,10 @@ def training_time(
         for prompt, response in zip(batch.prompts, batch.responses, strict=True)
     ]
     costs = [cost(*pair) for pair in zip(lengths, batch.responses, strict=True)]
-    updates = _updates(len(lengths), config.train.updates_per_step)
-    budget = config.train.max_tokens_per_micro_batch
+    updates = _updates(len(lengths), config.loop.updates_per_step)
+    budget = config.loop.max_tokens_per_micro_batch
     parts = [packing(samples, lengths, costs, job.data, budget) for samples in updates]
-    epochs = config.algorithm.passes
+    epochs = config.passes
     plans = parts * epochs
     clock = _Clock(job, cost, lengths, batch.responses)
     passes = num_forward_passes(job)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 
 from megatron_stare.config.commands import TrainConfig
+from megatron_stare.config.loops import LoopConfig
 from megatron_stare.config.prefer import PreferConfig
 from megatron_stare.config.sft import SftConfig
 from megatron_stare.data.tasks import check_task
@@ -16,12 +17,15 @@ from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.rope_scaling import check_factors_agree
 
 
-def check_run(config: TrainConfig, num_processes: int) -> None:
+def check_run(config: LoopConfig, num_processes: int) -> None:
     """See that a run in so many processes can start: model, layout, lengths, engine, files.
 
     Raises:
         UserError: it cannot; the message names the key or file, the value, and what was expected.
     """
+    if not isinstance(config, TrainConfig):
+        _check_worked_run(config, num_processes)
+        return
     check_fit(config, read_hf_config(config.model.path), num_processes)
     files = {"rollout.replay_path": config.rollout.replay_path}
     for key, data in config.data_by_key.items():
@@ -40,7 +44,7 @@ def check_run(config: TrainConfig, num_processes: int) -> None:
             acting.start()
 
 
-def check_fit(config: TrainConfig, shape: ModelShape, num_processes: int) -> None:
+def check_fit(config: LoopConfig, shape: ModelShape, num_processes: int) -> None:
     """See that layout, lengths and engine fit the model, and the layout the processes.
 
     Raises:
@@ -48,7 +52,10 @@ def check_fit(config: TrainConfig, shape: ModelShape, num_processes: int) -> Non
     """
     shape.check_parallel(config.parallel)
     check_world_size(num_processes, config.parallel)
-    check_model(config, shape)
+    if isinstance(config, TrainConfig):
+        check_model(config, shape)
+    else:
+        check_rows(config, shape)
 
 
 def check_model(config: TrainConfig, shape: ModelShape) -> None:
@@ -73,16 +80,9 @@ def check_model(config: TrainConfig, shape: ModelShape) -> None:
     )
 
 
-def check_worked_run(config: SftConfig | PreferConfig, num_processes: int) -> None:
-    """See that a run on given responses in so many processes can start.
-
-    Raises:
-        UserError: it cannot; the message names the key or file, the value, and what was expected.
-    """
-    shape = read_hf_config(config.model.path)
-    shape.check_parallel(config.parallel)
-    check_world_size(num_processes, config.parallel)
-    check_rows(config, shape)
+def _check_worked_run(config: SftConfig | PreferConfig, num_processes: int) -> None:
+    """On given responses."""
+    check_fit(config, read_hf_config(config.model.path), num_processes)
     for key, data in config.sets.items():
         if not data.path.is_file():
             raise UserError(f"{key}.path={data.path}: no such file")

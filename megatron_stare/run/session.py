@@ -15,10 +15,8 @@ from megatron_stare.checkpoint.folders import CHECKPOINTS, marks_of
 from megatron_stare.checkpoint.lock import RunLock
 from megatron_stare.checkpoint.resume import Resumed, network_of, resume
 from megatron_stare.checkpoint.run_folder import HF, check_run_folder
-from megatron_stare.config.commands import TrainConfig
+from megatron_stare.config.loops import LoopConfig
 from megatron_stare.config.policy import sample_multiple
-from megatron_stare.config.prefer import PreferConfig
-from megatron_stare.config.sft import SftConfig
 from megatron_stare.data.packing import Share, plan_share
 from megatron_stare.errors import UserError
 from megatron_stare.launch.rank_zero import common_error, from_rank_zero
@@ -41,9 +39,6 @@ from megatron_stare.weights.finite import LARGEST_WEIGHT
 from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.load import open_hf_weights
 from megatron_stare.weights.save import save_hf_folder
-
-LoopConfig = TrainConfig | SftConfig | PreferConfig
-"""Of the commands that train."""
 
 
 @dataclass(frozen=True, slots=True)

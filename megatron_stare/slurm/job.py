@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megatron_stare.config.commands import TrainConfig
+from megatron_stare.config.loops import LoopConfig
+from megatron_stare.config.slurm import SlurmRolloutConfig
 from megatron_stare.errors import UserError
 from megatron_stare.launch.topology import check_world_size
 
@@ -47,20 +49,14 @@ class Job:
         return max(self.server_gpus, 1) if self.servers else 0
 
 
-def plan_job(config: TrainConfig) -> Job:
+def plan_job(config: LoopConfig) -> Job:
     """The job of a config.
 
     Raises:
         UserError: it cannot be; the message names the keys and what they need.
     """
-    slurm, rollout = config.slurm, config.slurm.rollout
-    servers = config.rollout.engine == "sglang" and config.rollout.servers.registry is not None
-    if rollout.nodes and not servers:
-        raise UserError(
-            f"slurm.rollout.nodes={rollout.nodes} with rollout.engine={config.rollout.engine!r}, "
-            f"rollout.servers.registry={config.rollout.servers.registry}: nodes of servers need "
-            "engine 'sglang', and a registry"
-        )
+    slurm, rollout = config.slurm, servers_of(config)
+    servers = isinstance(config, TrainConfig) and _starts_servers(config)
     _check_processes(config)
     _check_restarts(config)
     heterogeneous = bool(rollout.options) or rollout.gpus_per_node not in (
@@ -80,7 +76,25 @@ def plan_job(config: TrainConfig) -> Job:
     )
 
 
-def _check_processes(config: TrainConfig) -> None:
+def servers_of(config: LoopConfig) -> SlurmRolloutConfig:
+    """What the config says of SGLang servers in the job; those of `train` alone have any."""
+    return config.slurm.rollout if isinstance(config, TrainConfig) else SlurmRolloutConfig()
+
+
+def _starts_servers(config: TrainConfig) -> bool:
+    """Whether the job does; UserError where it has nodes for them and does not."""
+    nodes, registry = config.slurm.rollout.nodes, config.rollout.servers.registry
+    servers = config.rollout.engine == "sglang" and registry is not None
+    if nodes and not servers:
+        raise UserError(
+            f"slurm.rollout.nodes={nodes} with rollout.engine={config.rollout.engine!r}, "
+            f"rollout.servers.registry={registry}: nodes of servers need engine 'sglang', and a "
+            "registry"
+        )
+    return servers
+
+
+def _check_processes(config: LoopConfig) -> None:
     slurm = config.slurm
     if 0 < slurm.gpus_per_node < slurm.processes_per_node:
         raise UserError(
@@ -96,7 +110,7 @@ def _check_processes(config: TrainConfig) -> None:
         ) from None
 
 
-def _check_restarts(config: TrainConfig) -> None:
+def _check_restarts(config: LoopConfig) -> None:
     """A job that is queued again goes on by itself, and has time to save before."""
     if config.run.resume != "auto":
         raise UserError(
@@ -110,20 +124,20 @@ def _check_restarts(config: TrainConfig) -> None:
         )
 
 
-def _check_options(config: TrainConfig, heterogeneous: bool) -> None:
-    slurm = config.slurm
-    if heterogeneous and slurm.rollout.nodes == 0:
+def _check_options(config: LoopConfig, heterogeneous: bool) -> None:
+    slurm, servers = config.slurm, servers_of(config)
+    if heterogeneous and servers.nodes == 0:
         raise UserError(
-            f"slurm.rollout.options={list(slurm.rollout.options)}, slurm.rollout.gpus_per_node="
-            f"{slurm.rollout.gpus_per_node}: they are of servers' nodes, and slurm.rollout.nodes=0"
+            f"slurm.rollout.options={list(servers.options)}, slurm.rollout.gpus_per_node="
+            f"{servers.gpus_per_node}: they are of servers' nodes, and slurm.rollout.nodes=0"
         )
     if heterogeneous and slurm.sweep:
         raise UserError(
             f"slurm.sweep={list(slurm.sweep)} with slurm.rollout.options="
-            f"{list(slurm.rollout.options)}, slurm.rollout.gpus_per_node="
-            f"{slurm.rollout.gpus_per_node}: Slurm has no arrays of heterogeneous jobs"
+            f"{list(servers.options)}, slurm.rollout.gpus_per_node="
+            f"{servers.gpus_per_node}: Slurm has no arrays of heterogeneous jobs"
         )
-    for key, options in (("options", slurm.options), ("rollout.options", slurm.rollout.options)):
+    for key, options in (("options", slurm.options), ("rollout.options", servers.options)):
         _check_not_own(f"slurm.{key}", options)
 
 
@@ -137,13 +151,13 @@ def _check_not_own(key: str, options: Sequence[str]) -> None:
             )
 
 
-def _server_gpus(config: TrainConfig) -> int:
+def _server_gpus(config: LoopConfig) -> int:
     """GPUs for servers on each node that has them.
 
     Raises:
         UserError: servers do not fit on them.
     """
-    slurm, rollout = config.slurm, config.slurm.rollout
+    slurm, rollout = config.slurm, servers_of(config)
     if rollout.nodes:
         found = slurm.gpus_per_node if rollout.gpus_per_node is None else rollout.gpus_per_node
         said = f"the {found} of a node of servers"

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, StrictUndefined
 
 from megatron_stare.config.commands import TrainConfig
+from megatron_stare.config.loops import LoopConfig
 from megatron_stare.errors import UserError
-from megatron_stare.slurm.job import Job, plan_job
+from megatron_stare.slurm.job import Job, plan_job, servers_of
 
 _TEMPLATE = Path(__file__).with_name("job.sbatch.jinja")
 _PROGRAM = "python -m megatron_stare.cli"
@@ -21,13 +22,13 @@ _PROGRAM = "python -m megatron_stare.cli"
 class ArrayRun(NamedTuple):
     """A run of a job array: what it is, the file that says so, and its folder."""
 
-    config: TrainConfig
+    config: LoopConfig
     path: Path
     folder: Path
 
 
-def render(config: TrainConfig, path: Path, overrides: Sequence[str] = ()) -> str:
-    """The script that runs `megatron-stare train PATH OVERRIDES` as `config.slurm` says.
+def render(config: LoopConfig, path: Path, overrides: Sequence[str] = ()) -> str:
+    """The script that runs `megatron-stare COMMAND PATH OVERRIDES` as `config.slurm` says.
 
     Args:
         config: read from `path` with `overrides`.
@@ -42,10 +43,10 @@ def render(config: TrainConfig, path: Path, overrides: Sequence[str] = ()) -> st
 
 
 def render_array(runs: Sequence[ArrayRun], folder: Path) -> str:
-    """The script of a job array: `megatron-stare train CONFIG` for each run, as `slurm` says.
+    """The script of a job array: `megatron-stare COMMAND CONFIG` for each run, as `slurm` says.
 
     Args:
-        runs: the first one's `slurm` counts for the job.
+        runs: all of one command; the first one's `slurm` counts for the job.
         folder: what the job is named after; the runs' are in it.
 
     Raises:
@@ -54,10 +55,10 @@ def render_array(runs: Sequence[ArrayRun], folder: Path) -> str:
     config = runs[0].config
     job = plan_job(config)
     if job.heterogeneous:
+        servers = servers_of(config)
         raise UserError(
-            f"slurm.rollout.options={list(config.slurm.rollout.options)}, "
-            f"slurm.rollout.gpus_per_node={config.slurm.rollout.gpus_per_node}: Slurm has no "
-            "arrays of heterogeneous jobs"
+            f"slurm.rollout.options={list(servers.options)}, slurm.rollout.gpus_per_node="
+            f"{servers.gpus_per_node}: Slurm has no arrays of heterogeneous jobs"
         )
     of_the_array = {
         "title": _title(f"{folder.name}, {len(runs)} runs of", config, job),
@@ -82,9 +83,11 @@ def _filled(settings: Mapping[str, Any]) -> str:
     return template.render(settings, program=_PROGRAM)
 
 
-def _settings(config: TrainConfig, job: Job) -> dict[str, Any]:
-    slurm, rollout = config.slurm, config.slurm.rollout
+def _settings(config: LoopConfig, job: Job) -> dict[str, Any]:
+    slurm, rollout = config.slurm, servers_of(config)
+    generation = config.rollout if isinstance(config, TrainConfig) else None
     return {
+        "command": config.command,
         "title": _title(f"{config.run.dir.name}:", config, job),
         "name": _name(config.run.dir),
         "run_dir": config.run.dir,
@@ -92,7 +95,7 @@ def _settings(config: TrainConfig, job: Job) -> dict[str, Any]:
         "nodes": slurm.nodes,
         "rollout_nodes": rollout.nodes,
         "heterogeneous": job.heterogeneous,
-        "colocated": config.rollout.colocated,
+        "colocated": generation is not None and generation.colocated,
         "gpus_per_node": slurm.gpus_per_node,
         "processes_per_node": slurm.processes_per_node,
         "trainer_gpus": slurm.processes_per_node if job.shares_nodes else slurm.gpus_per_node,
@@ -115,7 +118,7 @@ def _settings(config: TrainConfig, job: Job) -> dict[str, Any]:
         # Servers.
         "servers": job.servers,
         "model": config.model.path,
-        "registry": config.rollout.servers.registry,
+        "registry": None if generation is None else generation.servers.registry,
         "servers_per_node": job.servers_per_node,
         "server_gpus": job.server_gpus,
         "server_cpus": slurm.cpus_per_process * job.server_places,
@@ -128,7 +131,7 @@ def _settings(config: TrainConfig, job: Job) -> dict[str, Any]:
     }
 
 
-def _title(what: str, config: TrainConfig, job: Job) -> str:
+def _title(what: str, config: LoopConfig, job: Job) -> str:
     slurm = config.slurm
     kind = f"{slurm.gpus_per_node} GPUs" if slurm.gpus_per_node else "CPUs"
     title = f"{what} {job.processes} trainer processes on {_count(slurm.nodes, 'node')} with {kind}"

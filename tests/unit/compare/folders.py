@@ -64,3 +64,29 @@ def write_finished(
         )
     logger.log(steps, {"eval/avg_at_k": accuracy, "eval/pass_at_4": pass_at_4})
     logger.close()
+
+
+def write_pairs_base(folder: Path) -> Path:
+    """A config of `prefer` whose model and pairs are there; evaluated at its end."""
+    write_base(folder)
+    data = {"path": str(folder / "problems.jsonl"), "max_tokens": 64}
+    tree = {
+        "model": {"path": str(folder / "model")},
+        "data": data,
+        "prefer": {"steps": STEPS},
+        "eval": {"data": data},
+    }
+    path = folder / "train.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def write_finished_on_pairs(run: PlannedRun, *, accuracy: float, steps: int = STEPS) -> None:
+    """What a run on pairs of so many steps leaves."""
+    (run.folder / "hf" / "final").mkdir(parents=True)
+    (run.folder / "config.yaml").write_text(to_yaml(run.config))
+    logger = JsonlLogger(run.folder, print)
+    for step in range(1, steps + 1):
+        logger.log(step, {"loss/total": 0.5, "pairs/accuracy": 0.5, "time/step_s": 2.0})
+    logger.log(steps, {"eval/pairs_accuracy": accuracy, "eval/pairs_loss": 1 - accuracy})
+    logger.close()

@@ -89,13 +89,28 @@ def test_golden_entropy_and_the_share_that_has_most_of_it(tmp_path):
     assert prompts(chosen(tmp_path, rows, "--top-entropy", 1, 0.1)) == ["a b c d"]
 
 
+def test_the_share_with_the_largest_score_of_a_field(tmp_path):
+    """By hand: IFD is the loss of an answer with its question, over that without."""
+    rows = [{"prompt": str(i), "ifd": a / b} for i, (a, b) in enumerate([(1, 4), (12, 16), (1, 1)])]
+    rows.append({"prompt": "3", "ifd": 0.75})
+    assert prompts(chosen(tmp_path, rows, "--top", "ifd", 0.5)) == ["1", "2"]
+    assert prompts(chosen(tmp_path, rows, "--top", "ifd", 0.75)) == ["1", "2", "3"]
+    many = [{"prompt": str(i), "score": i} for i in range(30)]
+    assert len(chosen(tmp_path, many, "--top", "score", 0.1)) == 3
+
+
 def test_it_says_what_each_operator_left_out_and_what_is_left(tmp_path, capsys):
     rows = [{"prompt": "x" * n, "pass_rate": n / 4} for n in (1, 2, 3, 4)]
     chosen(tmp_path, rows, "--length", 2, 4, "--pass-rate", 0, 0.9)
     pool, length, rate = capsys.readouterr().out.splitlines()
-    assert pool.endswith("4 rows, 100.0% of the pool; 2 characters; pass_rate 0.625 +- 0.280 of 4")
-    assert length.startswith("--length 2 4: 1 left out; 3 rows, 75.0% of the pool; 3 characters")
-    assert rate.startswith("--pass-rate 0 0.9: 1 left out; 2 rows, 50.0% of the pool")
+    assert pool.endswith(
+        "4 rows, 100.0% of the pool and 100.0% of its characters; 2 characters; "
+        "pass_rate 0.625 +- 0.280 of 4"
+    )
+    assert length.startswith(
+        "--length 2 4: 1 left out; 3 rows, 75.0% of the pool and 90.0% of its characters; 3 "
+    )
+    assert rate.startswith("--pass-rate 0 0.9: 1 left out; 2 rows, 50.0% of the pool and 50.0% of")
 
 
 def test_the_same_comes_out_every_time(tmp_path):
@@ -113,6 +128,9 @@ def test_the_same_comes_out_every_time(tmp_path):
         ('{"prompt": [{"role": "user"}]}', ["--length", "1", "2"], "pool.jsonl:1: no text"),
         ('{"prompt": "x"}', ["--pass-rate", "0", "1"], "pool.jsonl:1: pass_rate=None, expected"),
         ('{"prompt": "x", "pass_rate": 3}', ["--pass-rate", "0", "1"], ":1: pass_rate=3, expected"),
+        ('{"prompt": "x"}', ["--top", "ifd", "0.5"], "pool.jsonl:1: ifd=None, expected a number"),
+        ('{"prompt": "x"}', ["--top", "ifd", "2"], "--top ifd 2: expected a field, and a share"),
+        ('{"prompt": "x"}', ["--length", "1", "x"], "--length 1 x: expected a number, found 'x'"),
         ('{"prompt": "x"}', [], "no operator"),
         ('{"prompt": "x"}', ["--length", "3", "2"], "--length 3 2: expected the lower bound first"),
         ('{"prompt": "x"}', ["--dedup", "nan", "0.5"], "--dedup nan 0.5: expected whole words"),

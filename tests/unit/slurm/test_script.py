@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from megatron_stare.config.commands import TrainConfig
-from megatron_stare.config_io import load_config
+from megatron_stare.config.loops import LOOPS
+from megatron_stare.config_io import load_config, load_one_of
 from megatron_stare.errors import UserError
 from megatron_stare.slurm.script import ArrayRun, render, render_array
 
@@ -41,6 +42,27 @@ def script(tmp_path):
         return render(load_config(TrainConfig, path, overrides), path, overrides)
 
     return make
+
+
+@pytest.mark.parametrize("command", ["sft", "prefer"])
+def test_a_job_runs_the_command_that_its_config_is_for(tmp_path, command):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({"model": {"path": "m"}, "data": {"path": "d.jsonl"}}))
+    overrides = [f"{command}.steps=3", "slurm.nodes=2", "slurm.sweep=[run.seed=1, run.seed=2]"]
+    written = render(load_one_of(LOOPS, path, overrides), path, overrides)
+    assert f'megatron_stare.cli {command} "$CONFIG" "${{OVERRIDES[@]}}" &' in written
+    assert (
+        'megatron_stare.cli config "$CONFIG" "${OVERRIDES[@]}" --processes "$PROCESSES"' in written
+    )
+    assert "serve" not in written
+    assert {"--nodes=2", "--array=0-1"} <= {*directives(written)}
+
+
+def test_given_responses_have_no_servers(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({"model": {"path": "m"}, "data": {"path": "d.jsonl"}}))
+    with pytest.raises(UserError, match=r"slurm.rollout: unknown key"):
+        load_one_of(LOOPS, path, ["prefer.steps=3", "slurm.rollout.nodes=1"])
 
 
 def directives(script: str) -> list[str]:
