@@ -29,9 +29,11 @@ class Verl(Link[Averages]):
     d_i = (x_i - m_i) / |m_i| within [-5, 5]; x_0 is the effective rank of a sample's hidden states
     after the last norm, x_1 and x_2 the means of its first and second differences as the response
     grows, and m_i averages over the steps before, m_i <- m_i + rate (mean x_i - m_i): the first
-    step has no bonus. As in the authors' code it is the last token's. Their x_0 is of the whole
-    response, here too of its last tokens, and their products of states are of float32, which adds
-    to the smallest directions.
+    step has no bonus. As in the authors' code it is the last token's. All three are of the last
+    `longest` tokens that the policy chose, whatever stands between them, such as a tool's words; in
+    their code x_0 is of the whole response, which takes a product of states for every two of its
+    tokens, or an approximation. Their products are of float32, which adds to the smallest
+    directions.
 
     Source: VERL, arXiv 2509.23808
     Status: checked against authors' code
@@ -46,7 +48,7 @@ class Verl(Link[Averages]):
     stride: Count = 40
     """Tokens from one difference to the next."""
     longest: Count = 512
-    """Tokens of a response that count, its last."""
+    """Tokens of a response that count, its last: two hidden states have a product each."""
     gain: PositiveWeight = 2.0
     """How fast w moves."""
     rate: Share = 0.3
