@@ -11,7 +11,8 @@ equally many micro-batches (the schedules are collective): a rank with fewer get
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -173,30 +174,43 @@ def plan_micro_batches(
 
 def _pack(samples: Sequence[int], lengths: Sequence[int], max_tokens: int) -> MicroBatches:
     """Micro-batches within the budget: the longest sample left, and what fills its room best."""
-    left = sorted(samples, key=lambda sample: (-lengths[sample], sample))
-    micro_batches = []
-    while left:
-        longest = left.pop(0)
-        others = _fullest(left, lengths, max_tokens - lengths[longest])
-        left = [sample for sample in left if sample not in others]
-        micro_batches.append(tuple(sorted((longest, *others))))
+    waiting: dict[int, list[int]] = {}
+    for sample in sorted(samples, reverse=True):
+        waiting.setdefault(lengths[sample], []).append(sample)
+    sizes, micro_batches = sorted(waiting), []
+    while sizes:
+        longest = sizes[-1]
+        taken = [waiting[longest].pop()]
+        others = _fullest(sizes, waiting, max_tokens - longest)
+        taken += [waiting[size].pop() for size in others]
+        for size in {longest, *others}:
+            if not waiting[size]:
+                sizes.remove(size)
+        micro_batches.append(tuple(sorted(taken)))
     return micro_batches
 
 
-def _fullest(longest_first: Sequence[int], lengths: Sequence[int], room: int) -> set[int]:
-    """Samples of which the lengths sum to as much of `room` as any do, long rather than short ones.
+def _fullest(
+    sizes: Sequence[int], waiting: Mapping[int, Sequence[int]], room: int
+) -> Sequence[int]:
+    """Of ascending sizes, some that sum to as much of `room` as any do, long rather than short.
 
-    Subset sums as bits of integers: bit t of `sums[i]` says that some of the first i sum to t.
+    Subset sums as bits of integers: bit t of `sums[i]` says that some of the first i sum to t. Of
+    one size there are as many as wait, and no more than `room` could take.
     """
-    sums = [1]
-    for sample in longest_first:
-        sums.append(sums[-1] | (sums[-1] << lengths[sample]) & ((2 << room) - 1))
+    tried: list[int] = []
+    sums, in_room = [1], (2 << room) - 1
+    for place in range(bisect_right(sizes, room) - 1, -1, -1):
+        size = sizes[place]
+        for _ in range(min(len(waiting[size]), room // max(size, 1))):
+            tried.append(size)
+            sums.append(sums[-1] | (sums[-1] << size) & in_room)
         if sums[-1] >> room:
             break
     total = sums[-1].bit_length() - 1
-    chosen = set()
-    for i in range(len(sums) - 1, 0, -1):
+    chosen = []
+    for i in range(len(tried), 0, -1):
         if not sums[i - 1] >> total & 1:
-            chosen.add(longest_first[i - 1])
-            total -= lengths[longest_first[i - 1]]
+            chosen.append(tried[i - 1])
+            total -= tried[i - 1]
     return chosen
