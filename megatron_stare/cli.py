@@ -1,8 +1,8 @@
 """The command line: `megatron-stare train | sft | prefer | eval | serve | slurm | convert | ...`.
 
 Exit codes: 0 done, 1 `verify` found a difference, `compare` has a run that is unfinished or a call
-of `tools` went wrong, 2 bad input (one clear line on standard error), 75 stopped by SIGTERM or
-SIGUSR1 and saved, 130 interrupted, 141 nobody reads standard output.
+of `tools` went wrong, 2 bad input (one clear line on standard error), 75 stopped by SIGTERM,
+SIGUSR1 or Ctrl-C and saved, 130 interrupted before that, 141 nobody reads standard output.
 """
 
 from __future__ import annotations

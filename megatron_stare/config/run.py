@@ -43,7 +43,7 @@ class CheckpointConfig(Settings):
     verify: bool = True
     """Read a checkpoint's files for their checksums before it is used; sizes are always checked."""
     grace_s: Seconds = 120.0
-    """Seconds from SIGTERM or SIGUSR1 until the process ends even if it has not saved."""
+    """Seconds from SIGTERM, SIGUSR1 or Ctrl-C until the process ends even if it has not saved."""
 
     @model_validator(mode="after")
     def _kept_are_made(self) -> CheckpointConfig:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1: stop with everything saved; twice: stop at once.
+"""SIGTERM, SIGUSR1 and Ctrl-C: stop with everything saved; twice: stop at once.
 
 Python runs a signal's handler between two steps of its main thread, which may sit in a collective
 for hours. So a thread of its own hears the signals, by the descriptor that Python wakes.
@@ -17,6 +17,8 @@ from megatron_stare.system.stop_signals import SIGNALS
 
 STOPPED = 75
 """Exit code of a run that was asked to stop (EX_TEMPFAIL: to be tried again)."""
+
+_SAVING = b"\nmegatron-stare: stopping, with everything saved; Ctrl-C once more stops at once\n"
 
 
 class StopRequest:
@@ -78,6 +80,8 @@ def _listen(source: socket.socket, request: StopRequest, grace_s: float) -> None
             if request.is_set:
                 os._exit(STOPPED)
             source.settimeout(grace_s)
+            if number[0] == signal.SIGINT:
+                os.write(2, _SAVING)
             request.set()
     except TimeoutError:
         os._exit(STOPPED)

@@ -1,7 +1,8 @@
 """The signals that ask a run to stop, and keeping them from processes that the run starts.
 
-Slurm may send them to every process of a step, not only to the one that it started; and a process
-that died in the middle of its work would spoil the very step that the run saves.
+Slurm may send them to every process of a step, and a terminal its Ctrl-C to all that it has in
+front, not only to the one that was started; and a process that died in the middle of its work would
+spoil the very step that the run saves.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 @contextmanager

@@ -63,8 +63,9 @@ def test_a_run_stopped_while_it_generates_does_not_evaluate_again(workspace, tmp
     with start(workspace, stopped, *settings) as running:
         # Behind the evaluation of step 2.
         running.wait_for(lambda: num_samples_banked(stopped, 3) > 0)
-        running.signal(signal.SIGTERM)
+        running.signal(signal.SIGINT)
         assert running.wait() == 75, running.log.read_text()
+        assert "stopping, with everything saved" in running.log.read_text()
     found = finish(workspace, stopped, "run.resume=must", *settings)
     assert_same_run(found, embedded)
 

@@ -116,7 +116,7 @@ def _ended(servers: Sequence[RunningServer]) -> Iterator[None]:
     try:
         yield
     finally:
-        with _on_signals(signal.SIG_IGN, [*_ENDING, signal.SIGINT]):
+        with _on_signals(signal.SIG_IGN, _ENDING):
             _stop(servers)
 
 
@@ -192,7 +192,7 @@ def _withdraw(server: RunningServer) -> None:
 
 @contextmanager
 def termination_as_interrupt() -> Iterator[None]:
-    """Have SIGTERM, SIGUSR1 and SIGHUP end the block the way Ctrl-C does; not those ignored."""
+    """Have SIGTERM, SIGUSR1 and SIGHUP end the block as Ctrl-C does; not those ignored."""
     numbers = [number for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]
     with _on_signals(signal.default_int_handler, numbers):
         yield

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from megatron_stare.system.signals import STOPPED, stop_requests
+from megatron_stare.system.stop_signals import SIGNALS
 
 # The main thread waits for ever.
 BLOCKED = """
@@ -35,8 +36,9 @@ def blocked(request):
         process.kill()
 
 
-def test_a_second_signal_ends_the_process_at_once(blocked):
-    blocked.send_signal(signal.SIGTERM)
+@pytest.mark.parametrize("first", SIGNALS)
+def test_a_second_signal_ends_the_process_at_once(blocked, first):
+    blocked.send_signal(first)
     assert blocked.stdout.readline() == "told\n"
     assert blocked.poll() is None
     blocked.send_signal(signal.SIGUSR1)
