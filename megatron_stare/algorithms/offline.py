@@ -69,11 +69,16 @@ from megatron_stare.algorithms.needs import (
     facts_of_turns,
 )
 from megatron_stare.algorithms.objective import MethodObjective
+from megatron_stare.algorithms.table import METHODS
 from megatron_stare.ops.partials import TokenScores
 
 Ragged = list[list[float]]
 Links = str | Sequence[str | Mapping[str, Any]] | Mapping[str, Any]
-"""A method's name, its links as in a config, or the whole `algorithm` section."""
+"""A method's name, its links as in a config, or the whole `algorithm` section.
+
+Links alone are those of the method that the last of them is named like, or of `grpo`: its clip
+ranges are where the credit's start, and its terms are the loss.
+"""
 
 
 class Loss(NamedTuple):
@@ -193,7 +198,9 @@ def _method(given: Links) -> AlgorithmConfig:
     if isinstance(given, str):
         section = {"method": given}
     elif not isinstance(given, Mapping):
-        section = {"method": "grpo", "links": list(given)}
+        names = [name for item in given for name in ([item] if isinstance(item, str) else item)]
+        method = next((name for name in reversed(names) if name in METHODS), "grpo")
+        section = {"method": method, "links": list(given)}
     return AlgorithmConfig.model_validate(section)
 
 

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from megatron_stare.algorithms.advantages import ROUNDING
 from megatron_stare.algorithms.hooks import Credit, Drawing, Link, Mark, Step
 from megatron_stare.algorithms.needs import OLD
 from megatron_stare.ops.entropy_temperature import EntropyTemperature
@@ -55,7 +56,7 @@ class Hapo(Link[EntropyTemperature]):
         logs = _entropies(step).clamp(min=1e-8).log().float()
         pivot = step.stats.kth(logs, (number - rank).clamp(min=1)).nan_to_num(0.0)
         above, below = (
-            float((sign * (side(logs) - pivot)).nan_to_num(1.0).clamp(min=1e-12))
+            _unless_rounding(float((sign * (side(logs) - pivot)).nan_to_num(1.0)))
             for sign, side in ((1, step.stats.max), (-1, step.stats.min))
         )
         below = below if self.sign == "intended" else -below
@@ -75,6 +76,11 @@ class Hapo(Link[EntropyTemperature]):
             clip_low=torch.where(is_high, low, low * wider).to(credit.weights.dtype),
             clip_high=torch.where(is_high, high * wider, high).to(credit.weights.dtype),
         )
+
+
+def _unless_rounding(distance: float) -> float:
+    """Of an extreme from the pivot; 1 where it is the pivot itself, so that h stays near 0."""
+    return distance if distance > ROUNDING * 20 else 1.0  # ln H is 20 at most in size.
 
 
 def _entropies(step: Step) -> Tensor:

@@ -200,6 +200,23 @@ def test_golden_weights_of_stare_and_its_gate(variant, gate_on):
     assert states["stare"]["gate_on"] is gate_on
 
 
+@pytest.mark.parametrize(
+    ("links", "clips"),
+    [
+        (["grpo"], (0.2, 0.28)),
+        (["grpo", {"quadrants": {}}], (0.2, 0.28)),
+        ([{"kl_cov": {"share": 0.5}}], (1.0, 1e6)),
+        ([{"hapo": {}}], (0.2, 0.2)),
+        (["reinforce_plus_plus"], (0.2, 0.2)),
+    ],
+)
+def test_links_alone_are_of_the_method_that_the_last_is_named_like(links, clips):
+    samples = [{"logprobs": [-1.0], "entropies": [0.5], "reward": 1.0}]
+    credit, _ = run_links(links, samples)
+    found = (credit["clip_low"][0][0], credit["clip_high"][0][0])
+    assert found == pytest.approx(clips, rel=1e-6)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_runs_by_its_name_and_prefers_right_samples(method):
     """Those that normalise right and wrong samples apart prefer only among each."""
