@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from megatron_stare.algorithms.hooks import Component
 from megatron_stare.algorithms.needs import ROLES, TURN_REWARDS, TURNS
+from megatron_stare.config.agent import AgentConfig
 from megatron_stare.config.algorithm import Pattern
 from megatron_stare.config.data import DataConfig, WorkedDataConfig
 from megatron_stare.config.tools import ToolsConfig
@@ -32,7 +33,11 @@ class TurnsConfig(Settings):
 
 
 class WorkflowConfig(Settings):
-    """Turns of a policy that calls `tools.names`, or acts in environments of `data.sources`."""
+    """Turns of a policy that calls `tools.names`, acts in environments of `data.sources`, or is the
+    model of an agent of your own."""
+
+    agent: AgentConfig = AgentConfig()
+    """Plays the episodes, where it has a function."""
 
     format: Literal["hermes", "fenced_python", "code_tag"] | None = None
     """How calls are written: `hermes` is JSON in <tool_call>, by the chat template; the other two
@@ -47,8 +52,8 @@ class WorkflowConfig(Settings):
     """Of a void turn: it ends the sample, of which nothing is learned though its reward counts
     (`mask`), or which is judged like any answer (`penalise`); or the model is told (`notice`)."""
     max_attempts: Count = 3
-    """Tries of a call, or of an environment's step, that fails for a reason that is not the
-    model's; then the sample is left out."""
+    """Tries of a call, of an environment's step, or of an agent, that fails for a reason that is
+    not the model's; then the sample is left out."""
 
     @model_validator(mode="after")
     def _void_turns_can_be_told(self) -> WorkflowConfig:
@@ -78,6 +83,8 @@ def check_workflow(
             f"workflow.format={workflow.format} with tools.names=[{', '.join(tools.names)}]: tools "
             "are called in a format, expected both, or neither"
         )
+    if workflow.agent.function is not None:
+        _check_agent(workflow, data)
     for key, one in data.items():
         sources = one.sources if isinstance(one, DataConfig) else {}
         for name, source in sources.items():
@@ -95,6 +102,29 @@ def check_workflow(
             raise ValueError(
                 f"workflow.format='hermes' with {key}.template={one.template!r}: the chat template "
                 "tells of tools, expected 'chat'"
+            )
+
+
+def _check_agent(
+    workflow: WorkflowConfig, data: Mapping[str, DataConfig] | Mapping[str, WorkedDataConfig]
+) -> None:
+    name = f"workflow.agent.function={workflow.agent.function}"
+    if workflow.format is not None:
+        raise ValueError(
+            f"{name} with workflow.format={workflow.format!r}: an agent calls its own tools, "
+            "expected format null"
+        )
+    for key, one in data.items():
+        sources = one.sources if isinstance(one, DataConfig) else {}
+        if named := [name for name, source in sources.items() if source.environment]:
+            raise ValueError(
+                f"{name} with {key}.sources.{named[0]}.environment: an agent plays by itself, "
+                "expected the one or the other"
+            )
+        if one.template != "{prompt}" or getattr(one, "system_prompt", None) is not None:
+            raise ValueError(
+                f"{name} with {key}.template={one.template!r}: an agent is given the problem as it "
+                "is and asks in its own words, expected '{prompt}', and no system_prompt"
             )
 
 
@@ -117,9 +147,9 @@ def check_parts_of_turns(
                 "gives: it runs in environments, on recorded samples (rollout.engine='replay') and "
                 "on lists (megatron_stare.algorithms.offline)"
             )
-        if TURNS in part.needs and workflow.format is None:
+        if TURNS in part.needs and workflow.format is None and workflow.agent.function is None:
             raise ValueError(
                 f"algorithm.{name} reads turns with workflow.format=null: every sample is a "
-                "single one, expected a format of calls, environments of data.sources, or "
-                "recorded turns (rollout.engine='replay')"
+                "single one, expected a format of calls, environments of data.sources, an "
+                "agent, or recorded turns (rollout.engine='replay')"
             )

@@ -68,7 +68,9 @@ class PromptSet:
         source: str = "",
         table: Table | None = None,
         tools: Sequence[dict[str, Any]] = (),
+        begins: tuple[int, ...] | None = None,
     ) -> None:
+        self._begins = begins
         self._prefix = f"{source}:" if source else ""
         self._source = source
         self._max_tokens = config.max_prompt_tokens
@@ -194,7 +196,11 @@ class PromptSet:
         ]
         pairs = zip(appended.items(), self._template.render(questions), strict=True)
         return {
-            place: {"text": now.text, "token_ids": tuple(now.token_ids), "appended": text}
+            place: {
+                "text": now.text,
+                "token_ids": self._begins or tuple(now.token_ids),
+                "appended": text,
+            }
             for (place, text), now in pairs
             if not isinstance(now, UnusableRow) and len(now.token_ids) <= self._max_tokens
         }
@@ -205,7 +211,7 @@ class PromptSet:
             uid=f"{self._prefix}{occasion}-{problem.number}",
             row=problem.name,
             text=problem.text,
-            token_ids=tuple(problem.token_ids),
+            token_ids=self._begins or tuple(problem.token_ids),
             answer=problem.answer,
             demonstration=problem.demonstration,
             demonstration_ids=tuple(problem.demonstration_ids),

@@ -27,6 +27,7 @@ def open_prompt_sets(
     max_demonstration_tokens: int = sys.maxsize,
     tools: Sequence[dict[str, Any]] = (),
     begin: Callable[[SourceConfig, str], Table] | None = None,
+    begins: tuple[int, ...] | None = None,
 ) -> dict[str, PromptSet]:
     """A prompt set of each source, by name; of one file alone under an empty name.
 
@@ -38,6 +39,7 @@ def open_prompt_sets(
         tools: schemas for the chat template to write.
         begin: the rows of a source that an environment generates, and of its key; needed where
             there is one.
+        begins: tokens of every prompt, where an agent asks the problem in its own words.
 
     Raises:
         UserError: a file or a task is none to ask prompts of.
@@ -57,6 +59,7 @@ def open_prompt_sets(
             source=name,
             table=table,
             tools=tools,
+            begins=begins,
         )
     return sets
 

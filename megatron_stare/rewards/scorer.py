@@ -4,7 +4,8 @@
 
 Each source may have a verifier of its own, with a score from which its responses are right.
 
-Where a source has an environment, the verdict is what a sample's turns have earned in it.
+Where a source has an environment, the verdict is what a sample's turns have earned in it; where an
+agent says what its episode has earned, it is that.
 
 A sample whose verification ends otherwise gets no shaping, which would reward a crash. Where that
 is the response's doing (`Ending`), it is wrong, value 0; else it is not judged.
@@ -128,6 +129,8 @@ class Scorer:
 
     def _kind_of(self, sample: Sample) -> str:
         source = self._sources.get(sample.prompt.source)
+        if sample.turns and sample.turns[-1].taken_as == "action":
+            return _PLAYED
         if source is None:
             return self._config.kind
         return _PLAYED if source.environment else source.verifier_or(self._config.kind)

@@ -12,6 +12,7 @@ from typing import Any
 
 from megatron_stare import __version__
 from megatron_stare.algorithms.method import Method
+from megatron_stare.config.agent import AgentConfig
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config.tools import ToolsConfig
 
@@ -33,6 +34,7 @@ def lineage_of(config: TrainConfig, verifier_code: str) -> str:
     for key in _NO_MATTER:
         del settings["rollout"][key]
     own = code_of_parts(config.algorithm) | code_of_tools(config.tools)
+    own |= code_of_agent(config.workflow.agent)
     return fingerprint(config.model.path, config.run.seed, settings, verifier_code, own)
 
 
@@ -51,6 +53,14 @@ def code_of_tools(config: ToolsConfig) -> dict[str, str]:
     """Digests of the files in which a user's own tools are written, by tool; they are imported."""
     modules = {name: name.partition(":")[0] for name in config.names if ":" in name}
     return {f"code of {name}": _digest(_source(sys.modules[m])) for name, m in modules.items()}
+
+
+def code_of_agent(config: AgentConfig) -> dict[str, str]:
+    """A digest of the file in which a user's agent is written, if there is one; it is imported."""
+    if config.function is None:
+        return {}
+    module = sys.modules[config.function.partition(":")[0]]
+    return {f"code of {config.function}": _digest(_source(module))}
 
 
 def _source(kind: type | ModuleType) -> bytes:

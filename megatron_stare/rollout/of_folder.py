@@ -24,6 +24,8 @@ from megatron_stare.engines.engine import Engine
 from megatron_stare.launch.topology import read_topology
 from megatron_stare.observe.console import print_line
 from megatron_stare.rewards.scorer import Scorer
+from megatron_stare.rollout.agents.chat_form import chat_form_of
+from megatron_stare.rollout.agents.playing import AgentEngine
 from megatron_stare.rollout.stop_tokens import describe_stop_tokens, stop_token_sources
 from megatron_stare.rollout.workflow.opening import (
     environments_of,
@@ -81,16 +83,32 @@ def open_folder_rollouts(
     with closing(toolbox):
         schemas = prompt_tools(workflow, toolbox)
         begin = None if acting is None else acting.rows
-        sets = open_prompt_sets(data, tokenizer, key=key, seed=seed, tools=schemas, begin=begin)
+        chats = chat_form_of(workflow.agent, tokenizer)
+        sets = open_prompt_sets(
+            *(data, tokenizer),
+            key=key,
+            seed=seed,
+            tools=schemas,
+            begin=begin,
+            begins=None if chats is None else (chats.begins,),
+        )
         for prompts in sets.values():
             print_line(console, str(prompts.report))
         check_lengths(sets, shape, key=key, max_response_tokens=max_response_tokens)
         form = next(iter(sets.values())).form  # Of the template, which is one for all.
-        sources = stop_token_sources(model.path, tokenizer, turn_ends=form.turn_ends)
+        ends = form.turn_ends + (() if chats is None else (chats.end,))
+        sources = stop_token_sources(model.path, tokenizer, turn_ends=ends)
         print_line(console, describe_stop_tokens(sources, tokenizer))
         played = workflow_of(workflow, toolbox, acting, tokenizer, tuple(sources))
         engine = _engine(model, tokenizer, tuple(sources), max_batch_sequences)
-        player = engine if played is None else PlayingEngine(engine, played, toolbox)
+        if chats is not None:
+            player = AgentEngine(
+                *(engine, workflow.agent, chats, tokenizer),
+                max_attempts=workflow.max_attempts,
+                report=lambda text: print_line(console, text),
+            )
+        else:
+            player = engine if played is None else PlayingEngine(engine, played, toolbox)
         scorer = Scorer(
             reward,
             {key: data},
@@ -98,7 +116,7 @@ def open_folder_rollouts(
             prefill=form.prefill,
             report=lambda text: print_line(console, text),
         )
-        with scorer:
+        with closing(player), scorer:
             yield FolderRollouts(sets, player, scorer)
 
 

@@ -23,8 +23,8 @@ def turn_statistics(samples: Sequence[Sample]) -> dict[str, float]:
     num_chosen = sum(sample.num_chosen for sample in samples)
     return {
         "turns/mean": len(own) / len(samples),
-        "turns/void_share": sum(turn.taken_as == "void" for turn in own) / len(own),
-        "turns/put_in_share": 1 - num_chosen / num_tokens,
+        "turns/void_share": sum(turn.taken_as == "void" for turn in own) / max(len(own), 1),
+        "turns/put_in_share": 1 - num_chosen / max(num_tokens, 1),
         **{f"turns/ended_{reason}": float(n) for reason, n in endings_of(samples).items()},
         "tools/calls_mean": num_calls / len(samples),
         "tools/used_share": sum(_calls(sample) > 0 for sample in samples) / len(samples),

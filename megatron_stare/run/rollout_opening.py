@@ -22,10 +22,12 @@ from megatron_stare.environments.acting import Acting
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.model_shape import ModelShape
 from megatron_stare.rewards.scorer import Scorer
+from megatron_stare.rollout.agents.chat_form import ChatForm, chat_form_of
+from megatron_stare.rollout.agents.playing import AgentEngine
 from megatron_stare.rollout.bank import Bank
 from megatron_stare.rollout.banked import BankedEngine, BankedScorer, missing
 from megatron_stare.rollout.curated import Curated
-from megatron_stare.rollout.lineage import code_of_parts, code_of_tools, lineage_of
+from megatron_stare.rollout.lineage import code_of_agent, code_of_parts, code_of_tools, lineage_of
 from megatron_stare.rollout.mixture import Mixture
 from megatron_stare.rollout.sampler import (
     Prompts,
@@ -35,6 +37,7 @@ from megatron_stare.rollout.stop_tokens import describe_stop_tokens, stop_token_
 from megatron_stare.rollout.workflow import opening
 from megatron_stare.rollout.workflow.playing import PlayingEngine
 from megatron_stare.rollout.workflow.toolbox import Toolbox
+from megatron_stare.rollout.workflow.workflow import Workflow
 from megatron_stare.run.engine import build_engine
 from megatron_stare.run.facts import check_rollout_logprobs
 from megatron_stare.run.rollout_side import RolloutSide
@@ -80,12 +83,14 @@ def _build_with(
 ) -> RolloutSide:
     method, seed = config.algorithm, config.run.seed
     tools = opening.prompt_tools(config.workflow, toolbox)
-    sets, problems = _open_data(config, tokenizer, tools, acting, world.shape)
+    chats = chat_form_of(config.workflow.agent, tokenizer)
+    sets, problems = _open_data(config, tokenizer, tools, acting, chats, world.shape)
     forms = []
     for prompts in (*sets.values(), *problems.values()):
         world.loggers.message(str(prompts.report))
         forms.append(prompts.form)
     turn_ends = tuple(end for form in forms for end in form.turn_ends)
+    turn_ends += () if chats is None else (chats.end,)
     sources = stop_token_sources(config.model.path, tokenizer, turn_ends=turn_ends)
     world.loggers.message(describe_stop_tokens(sources, tokenizer))
     workflow = opening.workflow_of(config.workflow, toolbox, acting, tokenizer, tuple(sources))
@@ -105,9 +110,7 @@ def _build_with(
         raise
     versions = versions_of(config.data, config.eval.data)
     versions |= {} if acting is None else acting.codes
-    player: Engine = engine
-    if workflow is not None and not isinstance(engine, ReplayEngine):  # It has whole episodes.
-        player = PlayingEngine(engine, workflow, toolbox)
+    player = _player(engine, workflow, toolbox, chats, tokenizer, config, world)
     bank, generating, judging = None, player, scorer
     if not isinstance(engine, ReplayEngine):
         lineage = lineage_of(config, " ".join([scorer.code, *versions.values()]))
@@ -124,6 +127,27 @@ def _build_with(
     return RolloutSide(config, engine, player, toolbox, *parts)
 
 
+def _player(
+    engine: ReplayEngine | EmbeddedEngine | SGLangEngine,
+    workflow: Workflow | None,
+    toolbox: Toolbox,
+    chats: ChatForm | None,
+    tokenizer: PreTrainedTokenizerBase,
+    config: TrainConfig,
+    world: World,
+) -> Engine:
+    """What plays episodes on an engine; what was recorded are whole ones."""
+    if isinstance(engine, ReplayEngine):
+        return engine
+    if chats is not None:
+        return AgentEngine(
+            *(engine, config.workflow.agent, chats, tokenizer),
+            max_attempts=config.workflow.max_attempts,
+            report=world.loggers.message,
+        )
+    return engine if workflow is None else PlayingEngine(engine, workflow, toolbox)
+
+
 def _inputs(
     config: TrainConfig,
     tokenizer: PreTrainedTokenizerBase,
@@ -136,6 +160,7 @@ def _inputs(
         "stop_ids": list(stop_ids),
         **code_of_parts(config.algorithm),
         **code_of_tools(config.tools),
+        **(code_of_agent(config.workflow.agent) if config.rollout.engine != "replay" else {}),
         **versions,
     }
 
@@ -161,6 +186,7 @@ def _open_data(
     tokenizer: PreTrainedTokenizerBase,
     tools: Sequence[dict[str, Any]],
     acting: Acting | None,
+    chats: ChatForm | None,
     shape: ModelShape,
 ) -> tuple[dict[str, PromptSet], dict[str, PromptSet]]:
     """What is trained on, and what is held out, by source."""
@@ -174,6 +200,7 @@ def _open_data(
             max_demonstration_tokens=longest.get(key, sys.maxsize),
             tools=tools,
             begin=None if acting is None else acting.rows,
+            begins=None if chats is None else (chats.begins,),
         )
         for key, data in config.data_by_key.items()
     }

@@ -39,7 +39,7 @@ class RolloutSide:
     config: TrainConfig
     engine: Engine
     player: Engine
-    """The engine, or what plays episodes on it."""
+    """The engine, or what plays episodes on it, which closes it."""
     toolbox: Toolbox
     scorer: Scorer
     sampler: Sampler
@@ -153,7 +153,7 @@ class RolloutSide:
     def close(self) -> None:
         """Stop the engine and the verifiers, and what they work on."""
         self.background.stop(self.sampler.cancel)
-        self.engine.close()
+        self.player.close()
         self.toolbox.close()
         self.scorer.close()
         if self.bank is not None:

@@ -20,7 +20,9 @@ from megatron_stare.errors import UserError
 from megatron_stare.rollout.workflow.workflow import Call
 from megatron_stare.turns import LEFT_OUT
 
-_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+CALL_TAGS = "<tool_call>", "</tool_call>"
+"""Between which the format `hermes` has a call."""
+_OPEN, _CLOSE = CALL_TAGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,24 +88,15 @@ class Hermes:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, tools: Sequence[dict[str, Any]]) -> None:
         self._tokenizer = tokenizer
-        self._open, self._close = (_token_of(tokenizer, text) for text in (_OPEN, _CLOSE))
+        for tag in CALL_TAGS:
+            _check_token(tokenizer, tag)
         self._of_tools: ReplyForm = reply_form(tokenizer, tools, "tool")
         self._of_user: ReplyForm = reply_form(tokenizer, tools, "user")
         self.turn_end = self._of_tools.end
 
     def read(self, token_ids: Sequence[int], *, can_call: bool) -> Reading:
         """Calls are recognised by their tokens."""
-        calls: list[Call] = []
-        start: int | None = None
-        for place, token in enumerate(token_ids):
-            if token == self._open:
-                start = place + 1
-            elif token == self._close and start is not None:
-                calls.append(_parsed(str(self._tokenizer.decode(list(token_ids[start:place])))))
-                start = None
-        if start is not None:
-            calls.append(Call("", {}, f"{_OPEN} has no {_CLOSE} behind it"))
-        return Reading(tuple(calls))
+        return Reading(read_calls(self._tokenizer, token_ids))
 
     def reply(self, results: Sequence[str], *, last_token: int) -> tuple[int, ...]:
         """As messages of tools."""
@@ -249,14 +242,29 @@ def tokens_that_end(tokenizer: PreTrainedTokenizerBase, mark: str) -> tuple[int,
     return tuple(i for i, text in pairs if mark in text or text.startswith(ends))
 
 
-def _token_of(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+def _check_token(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     ids = tokenizer.encode(text, add_special_tokens=False)
     if len(ids) != 1:
         raise UserError(
             f"workflow.format='hermes': {text} is {len(ids)} tokens of the tokenizer "
             f"{tokenizer.name_or_path!r}, expected one: calls are recognised by it"
         )
-    return ids[0]
+
+
+def read_calls(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> tuple[Call, ...]:
+    """The calls between the tokens <tool_call> and </tool_call>, which the vocabulary has."""
+    opening, closing = (tokenizer.convert_tokens_to_ids(tag) for tag in CALL_TAGS)
+    calls: list[Call] = []
+    start: int | None = None
+    for place, token in enumerate(token_ids):
+        if token == opening:
+            start = place + 1
+        elif token == closing and start is not None:
+            calls.append(_parsed(str(tokenizer.decode(list(token_ids[start:place])))))
+            start = None
+    if start is not None:
+        calls.append(Call("", {}, f"{_OPEN} has no {_CLOSE} behind it"))
+    return tuple(calls)
 
 
 def _parsed(text: str) -> Call:

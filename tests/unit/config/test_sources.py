@@ -126,6 +126,18 @@ def test_a_task_is_judged_by_its_own_scorer_unless_told_otherwise(load):
             "eval={data: {template: chat, sources: {g: {environment: {name: textworld}}}}}",
             r"data\.sources\.g\.environment is name='tries'.*is name='textworld'",
         ),
+        (
+            "workflow.agent.function=solve",
+            r"function: expected a function of your own as package\.module:name, found 'solve'",
+        ),
+        (
+            "data={template: chat, sources: {g: {path: s}}} workflow={agent: {function: 'a:b'}}",
+            r"agent\.function=a:b with data\.template='chat': an agent is given the problem as it",
+        ),
+        (
+            "data={sources: {g: {environment: {name: tries}}}} workflow={agent: {function: 'a:b'}}",
+            r"agent\.function=a:b with data\.sources\.g\.environment: an agent plays by itself",
+        ),
         ("data.sources.sums.right_at=0", r"sums\.right_at: .*greater than 0"),
         ("data.sources.sums.verifier=maths", r"sums\.verifier: expected one of math, exact"),
         (

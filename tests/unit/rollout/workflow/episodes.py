@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.config.workflow import WorkflowConfig
 from megatron_stare.engines.engine import NO_MORE, More, Request
+from megatron_stare.rollout.workflow.buffer import end_of
 from megatron_stare.rollout.workflow.formats import Hermes, Reading
 from megatron_stare.rollout.workflow.playing import PlayingEngine
 from megatron_stare.rollout.workflow.tool_use import ToolUse
@@ -135,7 +136,7 @@ class Speaker:
 
     def _answer(self, request: Request, sampling: SamplingConfig) -> Sample:
         place = sum(turn.kind == "model" for turn in request.sample.turns)
-        said = request.behind_prompt[request.sample.turns[-1].end if place else 0 :]
+        said = request.behind_prompt[end_of(request.sample.turns) :]
         turn = (*TOKENIZER.encode(self.script[request.prompt.uid][place]), END_ID)[len(said) :]
         is_stopped = self.is_interrupted or len(self.asked) > self.stop_after
         room = len(turn) // 2 if is_stopped else request.room(sampling)

@@ -1,0 +1,1 @@
+"""Agents on an engine that says what it is told to."""
