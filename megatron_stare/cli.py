@@ -45,6 +45,12 @@ _COMMANDS = {
 }
 """What each does, in the order of the help; its module in `commands` says what it takes."""
 
+_OF_DISKS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EIO, errno.EROFS, errno.ESTALE),
+}
+"""What a write fails with that is no mistake of a program; such an error names no file."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
@@ -57,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if (lost := _lost_output()) is not None:
             return _end_unheard(lost)
-        if error.filename is None and error.errno != errno.ENOSPC:
+        if error.filename is None and error.errno not in _OF_DISKS:
             raise
         where = "" if error.filename is None else f"{error.filename}: "
         print(f"megatron-stare: error: {where}{error.strerror}", file=sys.stderr)

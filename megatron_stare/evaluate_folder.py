@@ -10,6 +10,7 @@ from megatron_stare.observe.console import Progress, open_console
 from megatron_stare.rollout.dump import dump_samples
 from megatron_stare.rollout.evaluate import evaluate
 from megatron_stare.rollout.of_folder import open_folder_rollouts
+from megatron_stare.system.folders import write_whole
 from megatron_stare.system.output import check_folder, make_folder, writing
 
 
@@ -49,6 +50,6 @@ def evaluate_folder(config: EvalConfig) -> dict[str, float]:
         )
     make_folder(config.run.dir, "run.dir")
     with writing(config.run.dir, "run.dir"):
-        (config.run.dir / "eval.json").write_text(json.dumps(evaluation.metrics, indent=2) + "\n")
+        write_whole(config.run.dir / "eval.json", json.dumps(evaluation.metrics, indent=2) + "\n")
         dump_samples(config.run.dir / "eval_samples.jsonl", [], [], evaluation.groups)
     return evaluation.metrics

@@ -23,7 +23,7 @@ from megatron_stare.observe.console import Progress, open_console, print_line
 from megatron_stare.rollout.lineage import fingerprint
 from megatron_stare.rollout.of_folder import FolderRollouts, open_folder_rollouts
 from megatron_stare.rollout.profile import KINDS, kind_of, profile
-from megatron_stare.system.folders import replacing_file
+from megatron_stare.system.folders import replacing_file, write_whole
 from megatron_stare.system.output import check_folder, make_folder, writing
 from megatron_stare.system.records import RecordFile
 from megatron_stare.types import Prompt
@@ -127,7 +127,7 @@ def _write(
                 pass_rate = {"pass_rate": sum(found) / len(found), "num_samples": len(found)}
                 file.write(_line({**row.fields, **pass_rate}))
     with writing(folder, "run.dir"):
-        (folder / "pivots.json").write_text(json.dumps(numbers, indent=2) + "\n")
+        write_whole(folder / "pivots.json", json.dumps(numbers, indent=2) + "\n")
     return numbers
 
 

@@ -90,7 +90,7 @@ def _arguments(function: dict[str, Any], call: str) -> dict[str, Any]:
     if call.lstrip().startswith("{"):
         try:
             return json.loads(call)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"tools: {call[:80]!r} is no JSON object ({error})") from None
     required = function["parameters"].get("required", [])
     if len(required) != 1:

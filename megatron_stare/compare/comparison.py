@@ -22,6 +22,7 @@ from megatron_stare.launch.gpus import count_gpus
 from megatron_stare.observe.console import print_line, print_table
 from megatron_stare.slurm.script import ArrayRun, render_array
 from megatron_stare.slurm.submit import write_script
+from megatron_stare.system.folders import write_whole
 from megatron_stare.system.output import make_folder, writing
 from megatron_stare.system.signals import stop_requests
 
@@ -100,7 +101,7 @@ def write_config(config: CompareConfig, run: PlannedRun) -> Path:
     path = config.dir / "configs" / f"{run.title}.yaml"
     make_folder(path.parent, "dir")
     with writing(path, "dir"):
-        path.write_text(to_yaml(run.config))
+        write_whole(path, to_yaml(run.config))
     return path
 
 
@@ -139,8 +140,8 @@ def write_outcome(
     make_folder(config.dir, "dir")
     page = config.dir / "comparison.md"
     with writing(page, "dir"):
-        page.write_text(to_markdown(comparison), encoding="utf-8")
-        page.with_suffix(".json").write_text(to_json(comparison), encoding="utf-8")
+        write_whole(page, to_markdown(comparison))
+        write_whole(page.with_suffix(".json"), to_json(comparison))
         if finished:
             write_figure(comparison, finished, page.with_suffix(".png"))
     print_table(console, *means_table(comparison))

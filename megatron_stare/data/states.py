@@ -12,6 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from megatron_stare.config.data import DataConfig
 from megatron_stare.data.prompts import PromptSet
 from megatron_stare.data.tables import Row, UnusableRow, build_rows
+from megatron_stare.system.folders import write_whole
+from megatron_stare.types import Prompt
 
 State = dict[str, Any]
 """A row of a prompt set: `prompt`, `answer`, the `row` that it is from, its `cut`, from 0."""
@@ -22,7 +24,8 @@ def states_of(
 ) -> tuple[list[State], str]:
     """The states of every row that has a response, each once, and a report of the rows.
 
-    A state's prompt is what the policy reads, whatever template has made it.
+    A state's prompt is what the policy reads, whatever template has made it. Rows that have special
+    tokens in a text of their own are left out: a state could not tell them from the template's.
 
     Raises:
         UserError: no row can be used.
@@ -35,6 +38,8 @@ def states_of(
         if (prompt := of_row.get(row.name)) is None:
             raise UnusableRow("no prompt")
         beginning = _without_bos(prompt.text, tokenizer)
+        if not _is_read_as(prompt, tokenizer):
+            raise UnusableRow("special tokens in the row's text")
         return [
             {"prompt": beginning + prefix, "answer": prompt.answer, "row": row.name, "cut": number}
             for number, prefix in enumerate(prefixes_of(response, cut))
@@ -65,9 +70,15 @@ def prefixes_of(response: str, cut: str) -> Iterator[str]:
 
 def write_states(states: Sequence[State], path: Path, config: DataConfig) -> DataConfig:
     """Write them as a prompt set, and say how it is read; lengths are those of `config`."""
-    path.write_text("".join(json.dumps(state) + "\n" for state in states))
+    write_whole(path, "".join(json.dumps(state) + "\n" for state in states))
     limits = {key: getattr(config, key) for key in ("max_prompt_tokens", "on_long_prompt")}
     return DataConfig(path=path, parse_special_tokens=True, **limits)
+
+
+def _is_read_as(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether its text has the prompt's tokens where special tokens in it are taken for such."""
+    ways = (tokenizer.encode(prompt.text, add_special_tokens=add) for add in (False, True))
+    return list(prompt.token_ids) in ways
 
 
 def _without_bos(text: str, tokenizer: PreTrainedTokenizerBase) -> str:

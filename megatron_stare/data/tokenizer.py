@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from megatron_stare.data.probes import encodable, first_difference, probes_of
+from megatron_stare.data.probes import PROBES, encodable, first_difference, probes_of
 from megatron_stare.errors import UserError
 from megatron_stare.system.json_file import read_object
 from megatron_stare.system.reading import check_files
@@ -25,6 +26,12 @@ _AS_THE_FILE_SAYS: dict[str, Any] = {
 }
 """Settings of tokenizer_config.json that would have text differ from what tokenizer.json says."""
 
+_BYTES = (
+    set(pre_tokenizers.ByteLevel.alphabet()),
+    {f"<0x{byte:02X}>" for byte in range(256)},
+)
+"""How vocabularies write single bytes; one that has them all can write every text."""
+
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The folder's tokenizer, which encodes and decodes as its tokenizer.json does.
@@ -36,8 +43,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         tokenizer = load_tokenizer(Path("models/Llama-3.1-8B-Instruct"))
 
     Raises:
-        UserError: there is none, it is malformed or without an end of sequence, or what is loaded
-            is not what tokenizer.json says.
+        UserError: there is none, it is malformed or without an end of sequence, what is loaded is
+            not what tokenizer.json says, or that loses text though it has a token for every byte.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder, expected a Hugging Face model folder")
@@ -55,7 +62,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise UserError(f"{folder}: no usable tokenizer ({reason})") from error
     eos_token_id(tokenizer)
     if (folder / _FILE).is_file():
-        _check_against(folder / _FILE, tokenizer)
+        file = Tokenizer.from_file(str(folder / _FILE))
+        file.no_truncation()
+        file.no_padding()
+        _check_end(folder / _FILE, file, tokenizer)
+        _check_against(folder / _FILE, file, tokenizer)
+        _check_gives_back(folder / _FILE, file)
     return tokenizer
 
 
@@ -127,11 +139,17 @@ def _take_special_tokens(tokenizer: PreTrainedTokenizerBase, folder: Path) -> No
             setattr(tokenizer, name, token)
 
 
-def _check_against(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def _check_end(path: Path, file: Tokenizer, tokenizer: PreTrainedTokenizerBase) -> None:
+    """UserError where the end of sequence is a token that transformers has just made."""
+    if file.token_to_id(str(tokenizer.eos_token)) is None:
+        raise UserError(
+            f"{path}: has no token {tokenizer.eos_token!r}, which is the eos_token of the files "
+            "beside it; expected one that it has: a model has never seen another"
+        )
+
+
+def _check_against(path: Path, file: Tokenizer, tokenizer: PreTrainedTokenizerBase) -> None:
     """UserError where the tokenizer does not encode and decode as the file does."""
-    file = Tokenizer.from_file(str(path))
-    file.no_truncation()
-    file.no_padding()
     # Others may have been added by tokenizer_config.json.
     probes, expected = encodable(
         probes_of(file.get_added_tokens_decoder()),
@@ -150,6 +168,29 @@ def _check_against(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
                 f"{path}: the tokenizer that transformers makes of it decodes {kind} to "
                 f"{text!r:.60}, expected {wanted!r:.60}"
             )
+
+
+def _check_gives_back(path: Path, file: Tokenizer) -> None:
+    """UserError where a vocabulary that can write every byte does not decode to what it encoded.
+
+    But for what its normalizer changes, and a space in front.
+    """
+    vocabulary = file.get_vocab().keys()
+    if not any(bytes_ <= vocabulary for bytes_ in _BYTES):
+        return
+    for kind, text in PROBES.items():
+        ids = file.encode(text, add_special_tokens=False).ids
+        found = file.decode(ids, skip_special_tokens=False)
+        normalized = file.normalizer.normalize_str(text) if file.normalizer else text
+        if _plain(found) not in (_plain(text), _plain(normalized)):
+            raise UserError(
+                f"{path}: decodes {kind} to {found!r:.60}, expected {text!r:.60}, which it has "
+                "encoded; its pre-tokenizer or its decoder loses text"
+            )
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).removeprefix(" ")
 
 
 def _digest(text: str) -> str:

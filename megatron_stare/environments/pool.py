@@ -35,6 +35,7 @@ from megatron_stare.types import LARGEST_REWARD
 
 _MODULE = "megatron_stare.environments.worker"
 _MAX_POLL_S = 3600.0
+_CLOSED = "the environments are closed"
 
 
 class EnvironmentFailure(Exception):
@@ -127,9 +128,11 @@ class _Slot:
     ) -> tuple[list[Step], str]:
         with self._lock:
             if self._is_closed:
-                raise EnvironmentFailure("the environments are closed")
+                raise EnvironmentFailure(_CLOSED)
             try:
                 process = self._process or self._start()
+                if self._is_closed:  # By now; `close` may not have seen the process.
+                    raise _Lost(_CLOSED)
                 return process.play(self._request(session, texts), deadline_s)
             except (EOFError, ConnectionError):
                 cause = cause_of_death(self._end(), self._setup.memory_bytes)

@@ -22,6 +22,7 @@ from megatron_stare.observe.run_folders import (
     titles,
 )
 from megatron_stare.observe.summary import MISSING, summarise
+from megatron_stare.system.folders import write_whole
 from megatron_stare.system.nested import dotted
 from megatron_stare.system.output import make_folder, writing
 
@@ -46,7 +47,7 @@ def write_report(runs: Sequence[Path], destination: Path) -> Path:
     page = destination / "report.html"
     with writing(page, "--out"):
         plots = write_figures(by_label, destination)
-        page.write_text(html_page(by_label, plots), encoding="utf-8")
+        write_whole(page, html_page(by_label, plots))
     return page
 
 

@@ -7,10 +7,11 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
+from megatron_stare.checkpoint.resume import check_inputs
 from megatron_stare.config.prefer import PreferConfig
 from megatron_stare.config.sft import SftConfig
 from megatron_stare.data.drawn import DrawnSet
-from megatron_stare.data.tokenizer import check_vocabulary, load_tokenizer
+from megatron_stare.data.tokenizer import check_vocabulary, load_tokenizer, tokenizer_identity
 from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.observe.health import Health
 from megatron_stare.run.preflight import check_rows
@@ -58,12 +59,12 @@ def loop_over_data[D: DrawnSet](
     with stop_requests(config.checkpoint.grace_s) as stop, open_world(config) as world:
         check_rows(config, world.shape)
 
-        def read_all() -> list[D]:
+        def read_all() -> tuple[list[D], dict[str, str]]:
             tokenizer = load_tokenizer(config.model.path)
             check_vocabulary(tokenizer, world.shape.vocab_size)
-            return read(tokenizer)
+            return read(tokenizer), tokenizer_identity(tokenizer)
 
-        sets = from_rank_zero(read_all)
+        sets, inputs = from_rank_zero(read_all)
         for found in sets:
             _tell(found, world.loggers.message)
         session = open_session(
@@ -77,12 +78,18 @@ def loop_over_data[D: DrawnSet](
         with keep_saving(config, world, session, stop, num_steps=last) as saving:
             if world.resumed is not None:
                 with world.resumed.reading() as state:
+                    changes = check_inputs(state.get("inputs", {}), inputs)
                     lesson.load_state_dict(state)
+                for change in changes:
+                    world.loggers.message(f"changed since the run was saved: {change}")
             open_folder(config, world)
-            _take_steps(session, lesson, saving, last)
+            _take_steps(session, lesson, saving, last, inputs)
 
 
-def _take_steps(session: Session, lesson: Lesson, saving: Saving, last: int) -> None:
+def _take_steps(
+    session: Session, lesson: Lesson, saving: Saving, last: int, inputs: Mapping[str, str]
+) -> None:
+    """Each is saved as the config says, with what the run reads besides its data."""
     health = Health()
     if saving.step == last:  # It was to be longer when it was saved, or is over.
         session.save_final(last)
@@ -96,7 +103,7 @@ def _take_steps(session: Session, lesson: Lesson, saving: Saving, last: int) -> 
         _evaluate(session, lesson, step)
         if step == last:
             session.save_final(last)
-        saving.save_if_due(step, lesson.state_dict)
+        saving.save_if_due(step, lambda: {**lesson.state_dict(), "inputs": dict(inputs)})
 
 
 def _evaluate(session: Session, lesson: Lesson, step: int) -> None:

@@ -170,6 +170,17 @@ def learn(learner: Learner[Any], batch: RolloutBatch, number: int) -> Learned:
     return Learned(step, credit, updates)
 
 
+def starting_weights_of(policy: Policy, config: TrainConfig) -> dict[str, Tensor] | None:
+    """Its weights as they are now, where a run asks for scores under them.
+
+    They wait on the host where servers get all of the GPU's memory, in their turns.
+    """
+    if REFERENCE not in config.needs:
+        return None
+    device = torch.device("cpu") if config.rollout.colocated else policy.device
+    return copy_of_weights(policy, device)
+
+
 def copy_of_weights(policy: Policy, device: torch.device) -> dict[str, Tensor]:
     """This rank's parameters as they are now, for `Policy.weights_swapped_for`."""
     return {

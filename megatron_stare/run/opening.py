@@ -8,11 +8,10 @@ from contextlib import ExitStack, contextmanager
 import torch
 
 from megatron_stare.algorithms.chain import Chain
-from megatron_stare.algorithms.needs import REFERENCE
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.launch.environment import check_segments
 from megatron_stare.policy.memory import check_can_offload
-from megatron_stare.run.learner import copy_of_weights
+from megatron_stare.run.learner import starting_weights_of
 from megatron_stare.run.preflight import check_model
 from megatron_stare.run.rollout_opening import open_rollout_side
 from megatron_stare.run.rollout_side import RolloutSide
@@ -45,11 +44,7 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
             temperature=config.rollout.temperature,
             max_tokens_per_micro_batch=config.train.max_tokens_per_micro_batch,
         )
-        starting_weights = None
-        if REFERENCE in config.needs:
-            # Servers on the same GPU get all of its memory, in their turns.
-            device = torch.device("cpu") if config.rollout.colocated else world.topology.device
-            starting_weights = copy_of_weights(session.policy, device)
+        starting_weights = starting_weights_of(session.policy, config)
         saving = stack.enter_context(
             keep_saving(
                 config,

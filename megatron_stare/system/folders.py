@@ -49,6 +49,12 @@ def replacing_file(path: Path, *, durably: bool = False) -> Iterator[Path]:
         flush(path.parent)
 
 
+def write_whole(path: Path, content: str) -> None:
+    """A text in a file: all of it, or what was there before."""
+    with replacing_file(path) as unfinished:
+        unfinished.write_text(content, encoding="utf-8")
+
+
 def partial_of(destination: Path) -> Path:
     """Where a folder is built: beside its place, hidden."""
     return destination.with_name(f".{destination.name}.partial")

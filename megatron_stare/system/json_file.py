@@ -17,10 +17,10 @@ def read_json(path: Path, expected: str) -> Any:
         expected: what it should hold, for messages.
 
     Raises:
-        UserError: it is not there, cannot be read, or is not JSON.
+        UserError: it is not there, cannot be read, is not JSON, or has a key twice in an object.
     """
     try:
-        return json.loads(read_whole(path))
+        return json.loads(read_whole(path), object_pairs_hook=_without_repeats)
     except FileNotFoundError:
         problem = "no such file"
     except OSError as error:
@@ -43,3 +43,12 @@ def read_object(path: Path, expected: str) -> dict[str, Any]:
         found = type(content).__name__
         raise UserError(f"{path}: expected {expected}, as a JSON object, found {found}")
     return content
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice[:80]!r} stands twice")
+    return found

@@ -11,13 +11,17 @@ from typing import Any
 
 
 class OutputStream:
-    """`sys.stdout`, whatever it is at the moment, without the errors of a full disk."""
+    """`sys.stdout`, whatever it is at the moment, without the errors of a full disk.
+
+    Characters that its encoding has not, as of a locale before Unicode, are written as escapes.
+    """
 
     def write(self, text: str) -> int:
         """Write a text, or lose it."""
         if sys.stdout is not None:
+            encoding = sys.stdout.encoding or "utf-8"
             with _lines_may_be_lost():
-                sys.stdout.write(text)
+                sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 
     def flush(self) -> None:

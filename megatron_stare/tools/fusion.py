@@ -45,9 +45,11 @@ class FusionSandbox:
         deadline = time.monotonic() + deadline_s + _GRACE_S
         pause_s = _FIRST_PAUSE_S
         for attempt in range(1, self._max_attempts + 1):
+            if self._client.is_closed:
+                raise SandboxFailure("the sandbox is closed")
             try:
                 return self._ask(code, deadline_s, deadline - time.monotonic())
-            except (SandboxFailure, httpx.HTTPError, ValueError) as error:
+            except (SandboxFailure, httpx.HTTPError, ValueError, RuntimeError) as error:
                 reason = f"{self._url}: {error or type(error).__name__}"
             if attempt == self._max_attempts or time.monotonic() + pause_s >= deadline:
                 raise SandboxFailure(f"{reason} (attempt {attempt} of {self._max_attempts})")
@@ -56,7 +58,7 @@ class FusionSandbox:
         raise AssertionError("unreachable")
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close its connections, also while another thread has code run."""
         self._client.close()
 
     def _ask(self, code: str, deadline_s: float, patience_s: float) -> Run:

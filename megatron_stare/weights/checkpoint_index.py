@@ -8,7 +8,7 @@ What is in it, besides the plans of the save, which nobody reads again:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -80,14 +80,28 @@ def read_index(folder: Path) -> Metadata:
 
 def _metadata(record: Any) -> Metadata:
     fields = _fields(record, "Metadata")
-    tensors = _items(fields["state_dict_metadata"])
-    places = _items(fields["storage_data"])
+    entries = {_text(k): _entry(entry) for k, entry in _items(fields["state_dict_metadata"])}
+    places = {_index(index): _storage_info(info) for index, info in _items(fields["storage_data"])}
+    for key, entry in entries.items():
+        if not places.keys() >= set(_indices(key, entry)):
+            raise ValueError(f"it does not say where {key} is")
     return Metadata(
-        {_text(key): _entry(entry) for key, entry in tensors},
-        storage_data={_index(index): _storage_info(info) for index, info in places},
+        dict(entries),
+        storage_data=places,
         storage_meta=StorageMeta(),
         version=fields.get("version"),
     )
+
+
+def _indices(
+    key: str, entry: TensorStorageMetadata | BytesStorageMetadata
+) -> Iterator[MetadataIndex]:
+    """Of its parts, by which their places are found."""
+    if isinstance(entry, BytesStorageMetadata):
+        yield MetadataIndex(key)
+        return
+    for chunk in entry.chunks:
+        yield MetadataIndex(key, chunk.offsets)
 
 
 def _entry(record: Any) -> TensorStorageMetadata | BytesStorageMetadata:

@@ -44,15 +44,16 @@ class Budget:
 class Journal:
     """The results of the parts that are done, on disk.
 
-    Another job, as its description says, starts from nothing: `results` is empty then, and what
-    the folder holds besides is of no use.
+    Another job, as its description says, starts from nothing, and so does one whose journal is no
+    longer as it was written: `results` is empty then, and what the folder holds besides is of no
+    use.
 
     Raises:
         UserError: another process has it open.
     """
 
     def __init__(self, folder: Path, job: dict[str, Any]) -> None:
-        self._file = (folder / JOURNAL_FILE).open("a+")
+        self._file = (folder / JOURNAL_FILE).open("a+", encoding="utf-8", errors="replace")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -61,7 +62,7 @@ class Journal:
         self.results: dict[int, Any] = {}
         self._file.seek(0)
         lines = list(_whole_lines(self._file.read()))
-        if lines[:1] == [job]:
+        if lines[:1] == [job] and all(map(_is_result, lines[1:])):
             self.results = dict(lines[1:])
         self._file.truncate(0)
         for line in (job, *self.results.items()):
@@ -86,8 +87,12 @@ def _whole_lines(text: str) -> Iterator[Any]:
     for line in text.splitlines():
         try:
             yield json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return
+
+
+def _is_result(line: Any) -> bool:
+    return isinstance(line, list) and len(line) == 2 and type(line[0]) is int
 
 
 def run_parts[P](

@@ -190,17 +190,17 @@ class Checkpoint:
             raise UserError(f"{self.folder}: {key} is not whole: chunks are missing")
         try:
             if len(items) == 1:
-                return self._mapped(items[0])
+                return self._mapped(items[0], stored)
             whole = torch.empty(wanted.sizes, dtype=stored.properties.dtype)
             for item in items:
                 part = narrow_tensor_by_index(whole, item.dest_offsets, item.lengths)
-                part.copy_(self._mapped(item))
+                part.copy_(self._mapped(item, stored))
         except (OSError, EOFError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise UserError(f"{self.folder}: {key} cannot be read ({reason})") from None
         return whole
 
-    def _mapped(self, item: ReadItem) -> Tensor:
+    def _mapped(self, item: ReadItem, stored: TensorStorageMetadata) -> Tensor:
         """What is wanted of a chunk, mapped."""
         info = self._metadata.storage_data[item.storage_index]
         path = self.folder / info.relative_path
@@ -208,8 +208,12 @@ class Checkpoint:
             view = cast(IO[bytes], _create_file_view(stream, info.offset, info.length))
             # Without its data, but with the place where it stands.
             chunk = load_data(view, path, map_location="meta")
-        if not isinstance(chunk, Tensor):
-            raise UserError(f"{path}: {item.storage_index.fqn} is no tensor")
+        dtype, sizes = stored.properties.dtype, _sizes_at(stored, item.storage_index)
+        if not isinstance(chunk, Tensor) or (chunk.dtype, chunk.shape) != (dtype, sizes):
+            raise UserError(
+                f"{path}: {item.storage_index.fqn} is no tensor of {list(sizes)} in {dtype}, as "
+                f"{INDEX_FILE} has it"
+            )
         start = info.offset + chunk.untyped_storage()._checkpoint_offset
         file = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
         end = start + chunk.untyped_storage().nbytes()
@@ -221,6 +225,10 @@ class Checkpoint:
         wanted = narrow_tensor_by_index(tensor, item.storage_offsets, item.lengths)
         start_of = list(item.storage_index.offset or ())
         return check_finite(wanted, f"{path}: {item.storage_index.fqn}, from {start_of} on,")
+
+
+def _sizes_at(stored: TensorStorageMetadata, index: MetadataIndex) -> torch.Size:
+    return next(chunk.sizes for chunk in stored.chunks if chunk.offsets == index.offset)
 
 
 def check_objects(folder: Path) -> None:

@@ -113,6 +113,27 @@ def test_a_run_goes_on_with_recorded_samples(workspace, tmp_path, capsys):
     assert "rollout.engine: embedded -> replay" in capsys.readouterr().out
 
 
+def sft(workspace: Path, run: Path, model: Path, *overrides: str) -> int:
+    overrides = (f"run.dir={run}", f"model.path={model}", *overrides)
+    return main(["sft", str(workspace / "sft.yaml"), *overrides])
+
+
+def test_fine_tuning_does_not_go_on_with_another_tokenizer(workspace, tmp_path, capsys):
+    """Its rows have the same tokens, of digits alone: two letters have changed places."""
+    run, model = tmp_path / "run", shutil.copytree(workspace / "model", tmp_path / "model")
+    assert sft(workspace, run, model, "sft.steps=1") == 0
+    template = model / "chat_template.jinja"
+    template.write_text(template.read_text() + "{# another #}")
+    assert sft(workspace, run, model, "sft.steps=2") == 0
+    assert "changed since the run was saved: chat_template: " in capsys.readouterr().out
+    file = json.loads((model / "tokenizer.json").read_text())
+    vocabulary = file["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    (model / "tokenizer.json").write_text(json.dumps(file))
+    assert sft(workspace, run, model, "sft.steps=3") == 2
+    assert "its tokenizer is not the one that the run began with" in capsys.readouterr().err
+
+
 def test_leavings_are_removed_and_somebodys_things_are_not(workspace, tmp_path):
     run = tmp_path / "run"
     leavings = ["checkpoints/step_000009.unfinished", "samples/step_000001.jsonl.unfinished"]

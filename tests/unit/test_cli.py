@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from megatron_stare.cli import _COMMANDS, main
-from tests.models import tiny_config
+from tests.disks import full_disk
+from tests.models import make_hf_folder, tiny_config
 
 SMALLEST = """
 model: {path: m}
@@ -135,3 +136,17 @@ def test_what_needs_no_torch_does_not_wait_for_it(line):
     )
     done = subprocess.run([sys.executable, "-c", code, *line], capture_output=True, text=True)
     assert done.stderr.endswith("False\n")
+
+
+def test_a_disk_that_takes_no_more_is_one_line_whatever_the_system_calls_it(tmp_path, capsys):
+    """Here a limit on files, for a folder of the moment; a quota is another: none names a file."""
+    model, rows, config = make_hf_folder(tmp_path / "model"), tmp_path / "rows.jsonl", "pivots.yaml"
+    rows.write_text('{"prompt": "1+1", "answer": "2", "response": "so\\n\\n2"}\n')
+    (tmp_path / config).write_text(
+        f"run: {{dir: {tmp_path / 'run'}}}\nmodel: {{path: {model}}}\ndata: {{path: {rows}}}\n"
+        "pivots: {response_field: response, max_mean: 0.75}\n"
+    )
+    capsys.readouterr()
+    with full_disk():
+        code = main(["pivots", str(tmp_path / config)])
+    assert (code, capsys.readouterr().err) == (2, "megatron-stare: error: File too large\n")

@@ -58,6 +58,7 @@ async def _encoded(
         return load_tokenizer(folder)(texts, add_special_tokens=False)["input_ids"]
     body = {"prompt": texts, "add_special_tokens": False}
     answer = await server.call("POST", "/tokenize", body, deadline_s=deadline_s)
-    if not isinstance(answer, dict) or len(answer.get("tokens", ())) != len(texts):
+    tokens = answer.get("tokens") if isinstance(answer, dict) else None
+    if not isinstance(tokens, list) or [*map(type, tokens)] != [list] * len(texts):
         raise ServerFailure("not an answer of /tokenize")
-    return answer["tokens"]
+    return tokens

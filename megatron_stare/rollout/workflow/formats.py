@@ -220,7 +220,8 @@ def code_tag(tokenizer: PreTrainedTokenizerBase, tool: str) -> CodeBlocks:
 
 def cut_middle(tokenizer: PreTrainedTokenizerBase, text: str, limit: int) -> str:
     """A text of so many tokens at most, but for what says that its middle is left out."""
-    ids = tokenizer.encode(text, add_special_tokens=False)
+    # What looks like a special token is text there, and stays in it.
+    ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
     if len(ids) <= limit:
         return text
     head, tail = (

@@ -81,6 +81,7 @@ def test_the_check_tells_which_walls_work(capsys, troubles):
         (["no.such:tool"], "tools.names: cannot import no.such:tool"),
         (["search"], "tools: names has 'search' with search.corpus=null"),
         (["calculator", "{"], "tools: '{' is no JSON object"),
+        (["calculator", '{"a":' * 9_000], "is no JSON object (maximum recursion depth"),
         (["tests.unit.tools.own_tools:table", "x"], "tools: table takes no argument"),
         (["python", "1", "tools.sandbox=docker"], "tools.sandbox: input should be 'auto'"),
         (["python", "1", "tools.sandbx=none"], "tools.sandbx: unknown key (value 'none'); did you"),

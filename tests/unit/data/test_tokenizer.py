@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
 
 from examples.tiny_addition import make_data
 from megatron_stare.data.probes import PROBES, first_difference
@@ -135,7 +135,7 @@ def test_an_identity_changes_with_vocabulary_rules_end_and_template_alone(tmp_pa
     assert changed(chat_template="{{ messages }}") == {"chat_template"}
     assert changed(eos_token="<|im_end|>") == {"chat_template", "tokenizer"}
     core = byte_level()
-    core.pre_tokenizer = None
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     write_folder(folder, core)
     assert changed() == {"tokenizer"}
 
@@ -178,3 +178,38 @@ def test_a_tokenizer_without_an_end_of_sequence_is_refused(tmp_path: Path):
     make_tokenizer(eos=False).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="has no eos_token"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "decoder", [None, decoders.BPEDecoder(), decoders.Sequence([decoders.Fuse()])], ids=repr
+)
+def test_bytes_that_are_not_decoded_to_text_are_refused(tmp_path: Path, decoder):
+    """A verifier would read `HowĠare`, whatever the policy has written."""
+    core = byte_level()
+    core.decoder = decoder
+    with pytest.raises(UserError, match=r"tokenizer\.json: decodes words to .*Ġ"):
+        load_tokenizer(write_folder(tmp_path, core))
+
+
+def test_bytes_of_which_the_file_itself_loses_the_spaces_are_refused(tmp_path: Path):
+    core = byte_level()
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(False, use_regex=False)]
+    )
+    with pytest.raises(UserError, match=r"decodes words to .Howareyou.*its pre-tokenizer or its"):
+        load_tokenizer(write_folder(tmp_path, core))
+
+
+def test_what_a_normalizer_changes_and_a_space_in_front_are_the_tokenizers_own(tmp_path: Path):
+    core = byte_level()
+    core.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer = load_tokenizer(write_folder(tmp_path, core))
+    assert tokenizer.decode(tokenizer.encode("A e\u0301", add_special_tokens=False)) == " a é"
+
+
+def test_an_end_of_sequence_that_only_the_config_knows_is_refused(tmp_path: Path):
+    """transformers would give it the next id, whose embedding nobody has trained."""
+    folder = write_folder(tmp_path, byte_level(), eos_token="<|eot_id|>")
+    with pytest.raises(UserError, match=r"tokenizer\.json: has no token '<\|eot_id\|>'"):
+        load_tokenizer(folder)

@@ -94,8 +94,9 @@ def test_a_server_with_another_is_refused_by_its_url_and_the_text(folder, other)
     assert "words: " in str(error.value)
 
 
-def test_what_is_no_answer_is_the_servers_failure(folder):
-    with serving(lambda _: {"tokens": [[1]]}) as url, pytest.raises(ServerFailure):
+@pytest.mark.parametrize("tokens", [[[1]], [1] * 10, 5, None, {"0": []}], ids=str)
+def test_what_is_no_answer_is_the_servers_failure(folder, tokens):
+    with serving(lambda _: {"tokens": tokens}) as url, pytest.raises(ServerFailure):
         check(url, folder, tokenizer_path="x")
 
 

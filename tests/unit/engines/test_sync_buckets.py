@@ -1,6 +1,8 @@
 """Weights on their way to servers: buckets, checks, shared memory."""
 
+import base64
 import os
+import pickletools
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ import torch
 from megatron_stare.engines.sglang.addresses import is_loopback
 from megatron_stare.engines.sglang.sync.buckets import buffer_bytes, fill_buckets
 from megatron_stare.engines.sglang.sync.shared_memory import SharedBuffer
+from megatron_stare.engines.sglang.sync.tensor import _by_name, _pickled
 from megatron_stare.errors import UserError
 from megatron_stare.weights.checked import checked
 from megatron_stare.weights.hf_config import read_hf_config
@@ -104,6 +107,19 @@ def test_shared_memory_is_what_torch_opens_and_leaves_nothing_behind():
             assert done.stdout == b"%d\n" % (7 << 16)
     buffer.close()
     assert not [name for name in names if os.path.exists(f"/dev/shm{name}")]
+
+
+def test_what_a_server_is_sent_names_shared_memory_and_no_gpu():
+    """A server that does not see the GPU of a CUDA handle would end (decision 19)."""
+    buffer = SharedBuffer(1 << 12)
+    tensors = [("model.norm.weight", torch.ones(8))]
+    (bucket,) = fill_buckets(tensors, [buffer.tensor] * 2, torch.float32, lambda *_: None)
+    with buffer.named(1) as (name,):
+        sent = _pickled(bucket, _by_name(name, buffer.tensor.numel()))
+    buffer.close()
+    words = {word for _, word, _ in pickletools.genops(base64.b64decode(sent)) if word}
+    assert {"rebuild_storage_filename", name.encode()} <= words
+    assert not [word for word in words if "cuda" in str(word)]
 
 
 def test_shared_memory_of_a_killed_process_is_removed_by_the_next():

@@ -2,12 +2,15 @@
 
 import os
 import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from megatron_stare.config.environments import EnvironmentConfig, EnvironmentsConfig
 from megatron_stare.environments.pool import EnvironmentFailure, EnvironmentPool
+from megatron_stare.rewards.killable import start_killable
 
 GAMES = "tests.unit.environments.games"
 
@@ -159,3 +162,28 @@ def test_nothing_is_left_of_a_pool_that_is_closed():
         os.kill(process, 0)
     with pytest.raises(EnvironmentFailure, match="the environments are closed"):
         pool.play(session, ["who"])
+
+
+@pytest.mark.parametrize("moment", ["while it plays", "while its process starts"])
+def test_a_pool_that_is_closed_in_use_waits_for_no_environment(monkeypatch, moment):
+    """The deadline of what it plays is ten minutes; whoever waits for a step learns why."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def started(*arguments):
+        process = start_killable(*arguments)
+        begun.set()
+        assert moment == "while it plays" or go_on.wait(60)
+        return process
+
+    monkeypatch.setattr("megatron_stare.environments.pool.start_killable", started)
+    pool = EnvironmentPool(EnvironmentsConfig(workers=1, deadline_s=600.0), max_attempts=3)
+    session = pool.open(environment("Diary"), 5)
+    with ThreadPoolExecutor() as threads:
+        playing = threads.submit(pool.play, session, ["hang"])
+        assert begun.wait(60)
+        closing = threads.submit(pool.close)
+        assert moment == "while it plays" or not closing.done()
+        go_on.set()
+        closing.result(60)
+        with pytest.raises(EnvironmentFailure, match="the environments are closed"):
+            playing.result(60)

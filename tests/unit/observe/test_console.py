@@ -144,3 +144,13 @@ def test_a_log_on_a_full_disk_costs_its_lines_and_neither_the_run_nor_its_exit_c
             [sys.executable, "-c", FULL], stdout=full, stderr=subprocess.PIPE, check=False
         )
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "iso8859-1"])
+def test_what_a_locale_cannot_write_is_written_as_escapes(monkeypatch, encoding):
+    """Of a template's tokens, say: no locale ends a run at its first line."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    print_line(open_console(quiet=False), "responses end with 7 <\uff5cend\u2581of\uff5c>")
+    sys.stdout.flush()
+    assert written.getvalue() == b"responses end with 7 <\\uff5cend\\u2581of\\uff5c>\n"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from megatron_stare.system.folders import replacing_file
+from megatron_stare.system.folders import replacing_file, write_whole
+from tests.disks import full_disk
 
 
 @pytest.mark.parametrize("durably", [False, True])
@@ -34,4 +35,13 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, error):
         fail()
 
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_text_that_does_not_fit_leaves_the_one_before(tmp_path):
+    path = tmp_path / "config.yaml"
+    write_whole(path, "é: 1\n")
+    with full_disk(4), pytest.raises(OSError, match="File too large"):
+        write_whole(path, "too: long\n")
+    assert path.read_text(encoding="utf-8") == "é: 1\n"
     assert list(tmp_path.iterdir()) == [path]

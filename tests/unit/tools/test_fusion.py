@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -168,6 +169,19 @@ def test_a_server_that_does_not_answer_is_not_waited_for(sandbox, server, monkey
 
     with pytest.raises(SandboxFailure, match=r"ReadTimeout|timed out"):
         sandbox.run("print(1)", 0.1)
+
+
+def test_one_that_is_closed_in_use_is_a_failure_to_whoever_waits(sandbox, server):
+    server.script[:] = [0.3]
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(sandbox.run, "print(1)", 5)
+        while not server.requests:
+            time.sleep(0.01)
+        sandbox.close()
+        with pytest.raises(SandboxFailure):
+            waiting.result(60)
+    with pytest.raises(SandboxFailure, match="the sandbox is closed"):
+        sandbox.run("print(1)", 5)
 
 
 def test_the_tool_runs_code_there(server):

@@ -15,7 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch.distributed.checkpoint import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    Metadata,
+    TensorStorageMetadata,
+)
 
 from megatron_stare.errors import UserError
 from megatron_stare.system.untrusted import load_data
@@ -169,6 +173,16 @@ def test_an_index_that_points_out_of_its_folder_is_refused(checkpoint: Path, nam
         read_index(checkpoint)
 
 
+@pytest.mark.parametrize("kind", [BytesStorageMetadata, TensorStorageMetadata])
+def test_an_index_that_does_not_say_where_something_is_is_damaged(checkpoint: Path, kind: type):
+    index = FileSystemReader(checkpoint).read_metadata()
+    entries = index.state_dict_metadata
+    del index.storage_data[next(i for i in index.storage_data if isinstance(entries[i.fqn], kind))]
+    (checkpoint / INDEX_FILE).write_bytes(pickle.dumps(index))
+    with pytest.raises(UserError, match=r"\.metadata: damaged \(ValueError: it does not say where"):
+        read_index(checkpoint)
+
+
 def test_an_index_of_this_project_is_what_torch_reads(converted: Path):
     ours, theirs = read_index(converted), FileSystemReader(converted).read_metadata()
     assert ours.state_dict_metadata == theirs.state_dict_metadata
@@ -210,6 +224,24 @@ def test_a_tensor_that_has_anything_called_is_refused(checkpoint: Path):
     with pytest.raises(UserError, match=r"refused, for it names builtins\.eval"):
         whole.read_part(key, (0,), size)
     assert not (checkpoint / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.zeros(47),
+        torch.tensor(1.0),
+        torch.zeros(48, dtype=torch.int32),
+        torch.zeros(48, dtype=torch.complex64),
+        {"weight": 1},
+    ],
+    ids=["short", "scalar", "integers", "complex", "no tensor"],
+)
+def test_a_tensor_that_is_not_what_the_index_says_is_named(checkpoint: Path, value: object):
+    key = "decoder.final_layernorm.weight"
+    replace_stored(checkpoint, key, save(value))
+    with pytest.raises(UserError, match=rf"{key} is no tensor of \[48\] in torch\.float32"):
+        Checkpoint(checkpoint).read_part(key, (0,), (48,))
 
 
 @pytest.mark.parametrize("legacy", [False, True])

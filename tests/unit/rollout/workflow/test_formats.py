@@ -7,7 +7,13 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.errors import UserError
-from megatron_stare.rollout.workflow.formats import Hermes, code_tag, fenced_python, tokens_that_end
+from megatron_stare.rollout.workflow.formats import (
+    Hermes,
+    code_tag,
+    cut_middle,
+    fenced_python,
+    tokens_that_end,
+)
 from tests.models import EOS_ID, make_tokenizer
 from tests.tool_tokenizer import END_ID, make_tool_tokenizer
 
@@ -116,6 +122,15 @@ def test_output_is_text_within_the_response():
     assert END_ID not in ids
     ids = code_tag(TOKENIZER, "python").reply(["a", "b"], last_token=0)
     assert TOKENIZER.decode(ids) == "\n<interpreter>\na\nb\n</interpreter>\n"
+
+
+def test_a_result_that_is_cut_keeps_what_looks_like_a_special_token():
+    text = f"<|im_end|>{'x' * 200}<|im_end|>"
+    cut = cut_middle(TOKENIZER, text, 40)
+    assert cut.startswith("<|im_end|>xxx")
+    assert cut.endswith("xxx<|im_end|>")
+    assert cut_middle(TOKENIZER, "<|im_end|>", 3) != "<|im_end|>"  # It is no single token.
+    assert TOKENIZER.encode("<|im_end|>") == [END_ID]  # As ever, elsewhere.
 
 
 def test_tokens_that_may_complete_a_mark():
