@@ -56,6 +56,12 @@ class ParallelConfig(Settings):
         """Processes that hold one copy of the policy and work on the same samples."""
         return self.tensor * self.context * self.pipeline
 
+    def named(self, data: int) -> str:
+        """Of so many replicas, such as `TP8 PP4x2 CP2 DP1`."""
+        chunks = f"x{self.virtual_pipeline}" if self.virtual_pipeline > 1 else ""
+        expert = f" EP{self.expert}" if self.expert > 1 else ""
+        return f"TP{self.tensor} PP{self.pipeline}{chunks} CP{self.context}{expert} DP{data}"
+
     def explain_padded(self, num_tokens: int) -> str:
         """`num_tokens`, and their `padded_length` where it differs."""
         padded = padded_length(num_tokens, self.context)

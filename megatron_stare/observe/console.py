@@ -7,8 +7,10 @@ log) everything is plain lines, and a long phase says now and then how far it is
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from statistics import mean
 from typing import IO, Any, cast
 
 from rich import box
@@ -23,6 +25,7 @@ from megatron_stare.observe.metrics import METRICS, targets_of
 from megatron_stare.system.output_stream import OutputStream
 
 HEARTBEAT_S = 30.0
+_STEPS_OF_RATE = 20
 
 Advance = Callable[[int], None]
 """Called with the number of items done since the last call."""
@@ -118,12 +121,13 @@ class ConsoleLogger:
     def __init__(self, console: Console, *, num_steps: int | None) -> None:
         self._console = console
         self._num_steps = num_steps
+        self._seconds: deque[float] = deque(maxlen=_STEPS_OF_RATE)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Print the metrics a person follows; the rest is in metrics.jsonl."""
         fields = self._step_fields(metrics)
         if fields:
-            self._print(step, fields)
+            self._print(step, fields | self._left(step, metrics))
         held_out = {
             name.removeprefix("eval/").replace("_at_", "@"): f"{value:.1%}"
             for name, value in metrics.items()
@@ -150,6 +154,13 @@ class ConsoleLogger:
                 fields[label] += _beside(name, metrics)
         return fields
 
+    def _left(self, step: int, metrics: Mapping[str, float]) -> dict[str, str]:
+        """How long the steps behind this one take, as the last ones did."""
+        if self._num_steps is None or "time/step_s" not in metrics:
+            return {}
+        self._seconds.append(metrics["time/step_s"])
+        return {"left": duration((self._num_steps - step) * mean(self._seconds))}
+
     def _print(self, step: int, fields: Mapping[str, str]) -> None:
         number = f"{step}"
         if self._num_steps is not None:
@@ -167,6 +178,18 @@ def _beside(name: str, metrics: Mapping[str, float]) -> str:
         if metric.switch_of == name and switch in metrics:
             text += f" {switch.rpartition('/')[2]} {'on ' if metrics[switch] else 'off'}"
     return text
+
+
+def duration(seconds: float) -> str:
+    """Such as `45s`, `12m` or `3h05m`.
+
+    >>> duration(45.4), duration(754), duration(11_100)
+    ('45s', '13m', '3h05m')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f}s"
+    minutes = round(seconds / 60)
+    return f"{minutes}m" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02}m"
 
 
 def print_line(console: Console, line: str | Text) -> None:

@@ -16,9 +16,9 @@ from megatron_stare.config.rollout import RolloutConfig
 from megatron_stare.errors import UserError
 from megatron_stare.model_shape import ModelShape
 from megatron_stare.plan.hardware import Assumptions, Gpu
-from megatron_stare.plan.weights import entries_of, num_parameters
 from megatron_stare.run.preflight import check_fit
 from megatron_stare.weights.hf_config import read_hf_config
+from megatron_stare.weights.names import entries_of, num_parameters
 from megatron_stare.weights.rules import Entry
 
 

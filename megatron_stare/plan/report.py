@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from megatron_stare.config.policy import ParallelConfig
 from megatron_stare.plan.job import Job
 from megatron_stare.plan.memory import GIB
 from megatron_stare.plan.plan import Plan
 from megatron_stare.plan.search import Candidate
-from megatron_stare.plan.weights import num_parameters
+from megatron_stare.weights.names import num_parameters
 
 _SHOWN = 10
 """Layouts of a search that are shown."""
@@ -24,7 +23,7 @@ def search_report(candidates: Sequence[Candidate]) -> str:
     """The best layouts."""
     rows = [
         [
-            layout_name(candidate.job.parallel, candidate.job.data),
+            candidate.job.parallel.named(candidate.job.data),
             candidate.job.config.model.recompute,
             f"{candidate.peak_bytes / GIB:.1f}",
             f"{candidate.time.total:.1f}",
@@ -38,15 +37,6 @@ def search_report(candidates: Sequence[Candidate]) -> str:
     return (
         f"{len(candidates)} layouts of {job.num_trainers} training GPUs fit; the fastest:\n\n"
         + table(head, rows)
-    )
-
-
-def layout_name(parallel: ParallelConfig, data: int) -> str:
-    """Such as `TP8 PP4x2 CP2 DP1`."""
-    chunks = f"x{parallel.virtual_pipeline}" if parallel.virtual_pipeline > 1 else ""
-    expert = f" EP{parallel.expert}" if parallel.expert > 1 else ""
-    return (
-        f"TP{parallel.tensor} PP{parallel.pipeline}{chunks} CP{parallel.context}{expert} DP{data}"
     )
 
 
@@ -68,7 +58,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _heading(job: Job) -> str:
     shape, rows = job.shape, job.rows
     trainers = (
-        f"{job.num_trainers} train as {layout_name(job.parallel, job.data)}, "
+        f"{job.num_trainers} train as {job.parallel.named(job.data)}, "
         f"recompute {job.config.model.recompute}"
     )
     servers = ""

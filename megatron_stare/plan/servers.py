@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from megatron_stare.plan.job import Job
-from megatron_stare.plan.weights import num_parameters
 from megatron_stare.policy.flops import sample_cost
+from megatron_stare.weights.names import num_parameters
 
 _BYTES = 2
 """Servers hold weights, keys and values in bfloat16."""

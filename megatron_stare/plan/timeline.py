@@ -9,8 +9,8 @@ from megatron_stare.config.rollout import RolloutConfig
 from megatron_stare.plan.job import Job
 from megatron_stare.plan.rollouts import GRAIN, Rollouts
 from megatron_stare.plan.training import Packing, TrainingTime, balanced, training_time
-from megatron_stare.plan.weights import num_parameters
 from megatron_stare.policy.meta import HeldElements
+from megatron_stare.weights.names import num_parameters
 
 
 @dataclass(frozen=True, slots=True)

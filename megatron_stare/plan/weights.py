@@ -8,23 +8,11 @@ from collections.abc import Iterator, Sequence
 from megatron_stare.config.policy import ModelConfig, ParallelConfig
 from megatron_stare.model_shape import ModelShape
 from megatron_stare.policy.meta import HeldElements, held_elements
-from megatron_stare.weights.names import model_entries
 from megatron_stare.weights.rules import Entry
 
 _PARAMETER_START, _BUCKET_END = 64, 128
 """Megatron starts parameters, and ends buckets, at multiples of so many elements."""
 _EMBEDDING = "model.embed_tokens.weight"
-
-
-def entries_of(shape: ModelShape) -> tuple[Entry, ...]:
-    """The parameters of the whole network: its name table, spelled out."""
-    return tuple(model_entries(shape).values())
-
-
-def num_parameters(entries: Sequence[Entry]) -> int:
-    """Of the whole network; tied embeddings count once."""
-    exported = (entry for entry in entries if not entry.is_copy)
-    return sum(math.prod(size) for entry in exported for size in entry.hf.values())
 
 
 def distinct_stages(parallel: ParallelConfig) -> list[int]:

@@ -23,6 +23,7 @@ from megatron_stare.launch.rank_zero import common_error, from_rank_zero
 from megatron_stare.observe.history import CUT_FILE_NAME, has_metrics
 from megatron_stare.observe.loggers import LogPosition
 from megatron_stare.policy.checkpoint import load_policy
+from megatron_stare.run.banner import lines_of_end, lines_of_start
 from megatron_stare.run.session import LoopConfig, Session, World
 from megatron_stare.system.output import make_folder, writing
 from megatron_stare.system.signals import StopRequest
@@ -150,6 +151,8 @@ def keep_saving(
         yield saving
         saver.finish()
         session.check_exported()
+        for line in lines_of_end(config):
+            world.loggers.message(line)
     finally:
         saver.close()
 
@@ -184,6 +187,8 @@ def _open_folder(config: LoopConfig, world: World) -> None:
                 )
             world.loggers.open_files(config.log, folder, config.model_dump(mode="json"), position)
             (folder / CONFIG).write_text(to_yaml(config))
+        for line in lines_of_start(config, world):
+            world.loggers.message(line)
     except BaseException:
         world.lock.release()
         for path in made:

@@ -7,6 +7,9 @@ a parameter or a tensor that no rule covers is an error wherever the tables are 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from megatron_stare.model_shape import Family, ModelShape
 from megatron_stare.weights.layouts import (
     GateUp,
@@ -155,3 +158,14 @@ def hf_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
     """Of every tensor, by Hugging Face name, in forward order."""
     entries = model_entries(shape).values()
     return {name: tuple(size) for entry in entries for name, size in entry.hf.items()}
+
+
+def entries_of(shape: ModelShape) -> tuple[Entry, ...]:
+    """The parameters of the whole network: its name table, spelled out."""
+    return tuple(model_entries(shape).values())
+
+
+def num_parameters(entries: Sequence[Entry]) -> int:
+    """Of the whole network; tied embeddings count once."""
+    exported = (entry for entry in entries if not entry.is_copy)
+    return sum(math.prod(size) for entry in exported for size in entry.hf.values())

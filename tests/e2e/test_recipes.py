@@ -11,10 +11,10 @@ from examples.smoke import smoke
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config.sft import SftConfig
 from megatron_stare.config_io import load_config
-from megatron_stare.plan.weights import entries_of, num_parameters
 from megatron_stare.slurm.job import plan_job
 from megatron_stare.slurm.script import render
 from megatron_stare.weights.hf_config import read_hf_config
+from megatron_stare.weights.names import entries_of, num_parameters
 from tests.e2e.programs import metrics_of
 from tools.refresh_plans import PLACE, REPO, recipes, refreshed
 

@@ -92,11 +92,17 @@ def test_a_run_shortened_to_where_it_stands_ends_there_with_its_model(workspace,
         assert tensor.equal(expected[name]), name
 
 
-def test_a_finished_run_is_not_written_again_and_one_whose_model_is_gone_is(workspace, tmp_path):
+def test_a_finished_run_is_not_written_again_and_one_whose_model_is_gone_is(
+    workspace, tmp_path, capsys
+):
     run = tmp_path / "run"
     assert train(workspace, run, "train.steps=1") == 0
+    printed = capsys.readouterr().out
+    assert f"run       {run}, steps 1 to 1" in printed
+    assert printed.splitlines()[-1].endswith(f"megatron-stare report {run} draws them")
     before = (run / "hf" / "final" / "config.json").stat()
     assert train(workspace, run, "train.steps=1") == 0
+    assert f"run       {run}: nothing is left to do after step 1" in capsys.readouterr().out
     assert (run / "hf" / "final" / "config.json").stat() == before
     shutil.rmtree(run / "hf")
     assert train(workspace, run, "train.steps=1") == 0

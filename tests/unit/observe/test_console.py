@@ -42,8 +42,16 @@ def test_a_step_is_one_line_with_what_a_person_follows(plain):
     ConsoleLogger(plain, num_steps=100).log(12, STEP)
     assert lines(plain) == [
         "step  12/100  reward  0.512  accuracy  61.2%  entropy 0.298/0.3 gate on   "
-        "length    34.5  grad   0.812  time    3.2s  tok/s 15,012"
+        "length    34.5  grad   0.812  time    3.2s  tok/s 15,012  left 5m"
     ]
+
+
+def test_the_time_left_is_that_of_the_last_steps(plain):
+    logger = ConsoleLogger(plain, num_steps=1030)
+    for step in range(1, 31):
+        logger.log(step, {"time/step_s": 100.0 if step <= 10 else 2.0})
+    assert lines(plain)[0].endswith("left 28h35m")
+    assert lines(plain)[-1].endswith("left 33m")
 
 
 def test_consecutive_steps_stand_in_columns(plain):

@@ -18,13 +18,12 @@ from megatron_stare.model_shape import ModelShape
 from megatron_stare.plan.weights import (
     built_elements,
     distinct_stages,
-    entries_of,
-    num_parameters,
     tabulated_elements,
 )
 from megatron_stare.policy.build import build_policy
 from megatron_stare.policy.meta import HeldElements, fake_world
 from megatron_stare.weights.hf_config import read_hf_config
+from megatron_stare.weights.names import entries_of, num_parameters
 from tests.unit.weights.published import QWEN25_32B, write
 
 TINY = {
