@@ -8,7 +8,7 @@ TWO_WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 # What takes longest is said at the end.
 SLOWEST := --durations=40 --durations-min=3
 
-.PHONY: help setup setup-sglang setup-te demo demo-seeds smoke smoke-seeds test test-fast test-slurm lint format clean
+.PHONY: help setup setup-sglang setup-te demo demo-seeds demo-tools demo-tools-seeds smoke smoke-seeds test test-fast test-slurm lint format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -27,6 +27,12 @@ demo: setup  ## countdown: a warm-up, GRPO, DAPO and two of STARE from it, measu
 
 demo-seeds: setup  ## the demo over five seeds, with paired differences
 	@$(VENV)/python -m examples.countdown.demo --seeds 1 2 3 4 5
+
+demo-tools: setup  ## tiny_tools: a policy learns to call two tools; GRPO and STARE from one warm-up
+	@$(VENV)/python -m examples.tiny_tools.demo
+
+demo-tools-seeds: setup  ## the same over three seeds, with paired differences
+	@$(VENV)/python -m examples.tiny_tools.demo --seeds 1 2 3
 
 smoke: setup  ## tiny_addition: SFT, GRPO, STARE, report; about 10 minutes on 2 cores
 	@$(VENV)/python examples/tiny_addition/demo.py

@@ -27,7 +27,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -184,7 +184,7 @@ def write_model_folder(folder: Path) -> None:
     Qwen3Config(**MODEL_SHAPE, vocab_size=len(tokenizer)).save_pretrained(folder)
 
 
-def write_rows(path: Path, rows: Iterable[dict[str, str]]) -> None:
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """One JSON object a line."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 

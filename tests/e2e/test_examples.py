@@ -11,6 +11,9 @@ from examples.countdown.make_data import make_data as make_countdown
 from examples.countdown.measure import markdown_table, measure_runs
 from examples.countdown.warmup import check_warmup
 from examples.preferences.make_data import make_data as make_preferences
+from examples.tiny_tools.figure import write_figure as write_tools_figure
+from examples.tiny_tools.make_data import make_data as make_tools
+from examples.tiny_tools.measure import measure_policy
 from megatron_stare.errors import UserError
 from tests.e2e.programs import REPO, metrics_of, succeed
 
@@ -89,6 +92,34 @@ def test_countdown_trains_from_its_configs_and_is_measured(tmp_path):
     assert len((run / "measured/problems.jsonl").read_text().splitlines()) == 8
     assert len(markdown_table(measures).splitlines()) == 4
     write_figure([run], measures, warmup.name, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tiny_tools_trains_on_turns_from_its_configs_and_is_measured(tmp_path):
+    data, warmup, run = (tmp_path / name for name in ("data", "sft-seed1", "stare-seed1"))
+    make_tools(data, seed=1)
+    configs = REPO / "examples/tiny_tools"
+    succeed(
+        *("sft", configs / "sft.yaml", f"run.dir={warmup}", "sft.steps=30"),
+        *(f"model.path={data}/model", f"data.path={data}/sft.jsonl", "sft.examples_per_step=16"),
+    )
+    succeed(
+        *("train", configs / "train.yaml", f"run.dir={run}", "train.steps=2"),
+        *(f"model.path={warmup}/hf/final", f"data.path={data}/train.jsonl"),
+        *(f"eval.data.path={data}/dev.jsonl", "eval.max_prompts=4"),
+        *("rollout.dynamic_sampling=false", "rollout.prompts_per_step=8"),
+    )
+    trained = metrics_of(run)[1:]
+    assert all(math.isfinite(m["entropy/mean"]) for m in trained)
+    assert all(m["turns/ended_failed"] == 0 for m in trained)
+    assert sum(m["tools/used_share"] for m in trained) > 0
+
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text("".join((data / "test.jsonl").read_text().splitlines(keepends=True)[:16]))
+    measures = measure_policy(run, problems)
+    assert len((run / "measured/with_tools/eval_samples.jsonl").read_text().splitlines()) == 64
+    assert measures["entropy"] == pytest.approx(trained[-1]["entropy/mean"])
+    write_tools_figure([run], tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -23,7 +23,8 @@ _PATH = re.compile(r"(?<![\w./*<>{}$-])((?:[\w-]+/)*[\w-]+\.(?:py|md))\b(?![\w*]
 _LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 _MODULE = re.compile(r"(?<![\w./-])(megatron_stare(?:\.[a-z_0-9]+)+)")
 _WRITTEN = {
-    *("main.py", "my_rewards.py", "gpu_check.md", "comparison.md", "choice.md", "trial.md"),
+    *("main.py", "my_rewards.py", "gpu_check.md", "comparison.md", "measures.md"),
+    *("choice.md", "trial.md"),
 }
 """Files that a reader, or a program, writes."""
 

@@ -1,0 +1,83 @@
+"""The demo: a warm-up on traces a seed, then GRPO and STARE from it, measured on new products.
+
+    python -m examples.tiny_tools.demo [--seeds 1 2 3] [--runs FOLDER] [section.key=value ...]
+
+Each seed makes its data, a warm-up (`sft-seedN`) and the two runs of compare.yaml from its weights,
+at the same time. At the end FOLDER holds a table of all policies on products of no other file, a
+figure, and the comparison of `megatron-stare compare`. Overrides are for the two runs. What is done
+already is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from examples.countdown.demo import from_warmups, megatron_stare
+from examples.tiny_tools.figure import write_figure
+from examples.tiny_tools.make_data import make_data
+from examples.tiny_tools.measure import markdown_table, measure_policy, paired_table
+from megatron_stare.config.compare import CompareConfig
+from megatron_stare.config_io import load_config
+from megatron_stare.errors import UserError
+
+HERE = Path(__file__).parent
+
+
+def main() -> int:
+    """Make the data, warm up, train, measure."""
+    parser = argparse.ArgumentParser(description="GRPO and STARE with tools, from one warm-up.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--runs", type=Path, default=Path("runs/tiny_tools"))
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    arguments = parser.parse_intermixed_args()
+    try:
+        for seed in arguments.seeds:
+            warm_up(seed, arguments.runs)
+        own = from_warmups(arguments.runs, arguments.seeds)
+        own += [f"settings.{override}" for override in arguments.overrides]
+        megatron_stare("compare", HERE / "compare.yaml", *own)
+        report(load_config(CompareConfig, HERE / "compare.yaml", own))
+    except UserError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def warm_up(seed: int, runs: Path) -> None:
+    """Data and warm-up of a seed.
+
+    Raises:
+        UserError: the warm-up ended with an error.
+    """
+    data, run = runs / f"data-seed{seed}", runs / f"sft-seed{seed}"
+    make_data(data, seed)
+    megatron_stare(
+        *("sft", HERE / "sft.yaml", f"run.dir={run}", f"run.seed={seed}", "log.progress=false"),
+        *(f"model.path={data / 'model'}", f"data.path={data / 'sft.jsonl'}"),
+    )
+
+
+def report(comparison: CompareConfig) -> None:
+    """Table and figure of all policies of a comparison, the warm-ups among them."""
+    folder, seeds = comparison.dir, comparison.seeds
+    names: Sequence[str] = ("sft", *comparison.arms)
+    measures = {
+        (name, seed): measure_policy(
+            folder / f"{name}-seed{seed}", folder / f"data-seed{seed}" / "test.jsonl"
+        )
+        for name in names
+        for seed in seeds
+    }
+    table = markdown_table(measures) + "\n" + paired_table(measures, "stare", "grpo")
+    (folder / "measures.md").write_text(table, encoding="utf-8")
+    runs = [comparison.folder(name, seed) for name in comparison.arms for seed in seeds]
+    write_figure(runs, folder / "measures.png")
+    print(f"\nproducts of no other file:\n\n{table}")
+    print(f"table: {folder / 'measures.md'}\nfigure: {folder / 'measures.png'}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
