@@ -25,6 +25,7 @@ from megatron_stare.observe.loggers import LogPosition
 from megatron_stare.policy.checkpoint import load_policy
 from megatron_stare.run.banner import lines_of_end, lines_of_start
 from megatron_stare.run.session import LoopConfig, Session, World
+from megatron_stare.system.folders import write_whole
 from megatron_stare.system.output import make_folder, writing
 from megatron_stare.system.signals import StopRequest
 
@@ -186,7 +187,7 @@ def _open_folder(config: LoopConfig, world: World) -> None:
                     f"that are there go to {CUT_FILE_NAME}"
                 )
             world.loggers.open_files(config.log, folder, config.model_dump(mode="json"), position)
-            (folder / CONFIG).write_text(to_yaml(config))
+            write_whole(folder / CONFIG, to_yaml(config))
         for line in lines_of_start(config, world):
             world.loggers.message(line)
     except BaseException:
