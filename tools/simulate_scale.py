@@ -121,7 +121,7 @@ def job_of(num_gpus: int, overrides: Sequence[str], gpu: str, assume: Sequence[s
 
 
 def simulate(job: Job, mode: Mode, num_steps: int) -> Row:
-    rollout = job.config.rollout.model_dump() | mode.rollout
+    rollout = job.rollout.model_dump() | mode.rollout
     held = tabulated_elements(job.entries, job.parallel, 0, job.num_trainers)
     steps = simulate_steps(
         job,
