@@ -30,15 +30,13 @@ HERE = Path(__file__).parent
 
 def main() -> int:
     """Make the data, warm up, train, measure."""
-    parser = argparse.ArgumentParser(description="Four runs from one warm-up, compared.")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
-    parser.add_argument("--runs", type=Path, default=Path("runs/countdown"))
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    arguments = parser.parse_intermixed_args()
+    arguments = demo_arguments("Four runs from one warm-up, compared.", Path("runs/countdown"))
     try:
         for seed in arguments.seeds:
             warm_up(seed, arguments.runs)
-        comparison = compare(arguments.seeds, arguments.runs, arguments.overrides)
+        comparison = compare(
+            HERE / "compare.yaml", arguments.seeds, arguments.runs, arguments.overrides
+        )
         for seed in arguments.seeds:
             measure_seed(seed, comparison)
     except UserError as error:
@@ -47,30 +45,51 @@ def main() -> int:
     return 0
 
 
+def demo_arguments(description: str, runs: Path) -> argparse.Namespace:
+    """Of a demo's command line: `seeds`, the folder `runs`, and `overrides` for its runs."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--runs", type=Path, default=runs)
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    return parser.parse_intermixed_args()
+
+
 def warm_up(seed: int, runs: Path) -> None:
     """Data and warm-up of a seed.
 
     Raises:
         UserError: the warm-up ended with an error, or did not get through.
     """
-    data, run = runs / f"data-seed{seed}", runs / f"sft-seed{seed}"
-    make_data(data, seed)
-    megatron_stare(
-        *("sft", HERE / "sft.yaml", f"run.dir={run}", f"run.seed={seed}", "log.progress=false"),
-        *(f"model.path={data / 'model'}", f"data.path={data / 'sft.jsonl'}"),
-    )
+    make_data(runs / f"data-seed{seed}", seed)
+    run = fine_tune(HERE / "sft.yaml", seed, runs)
     print(f"warm-up of seed {seed}: {check_warmup(run):.3f} nats a token, passed", flush=True)
 
 
-def compare(seeds: Sequence[int], runs: Path, overrides: Sequence[str]) -> CompareConfig:
-    """The four runs of each seed; what `compare.yaml` says with this folder and these seeds.
+def fine_tune(config: Path, seed: int, runs: Path) -> Path:
+    """The supervised run of a seed from its data, both below `runs`; its folder.
+
+    Raises:
+        UserError: it ended with an error.
+    """
+    data, run = runs / f"data-seed{seed}", runs / f"sft-seed{seed}"
+    megatron_stare(
+        *("sft", config, f"run.dir={run}", f"run.seed={seed}", "log.progress=false"),
+        *(f"model.path={data / 'model'}", f"data.path={data / 'sft.jsonl'}"),
+    )
+    return run
+
+
+def compare(
+    config: Path, seeds: Sequence[int], runs: Path, overrides: Sequence[str]
+) -> CompareConfig:
+    """The runs of each seed; what the config says with this folder and these seeds.
 
     Raises:
         UserError: a run ended with an error.
     """
     own = [*from_warmups(runs, seeds), *(f"settings.{override}" for override in overrides)]
-    megatron_stare("compare", HERE / "compare.yaml", *own)
-    return load_config(CompareConfig, HERE / "compare.yaml", own)
+    megatron_stare("compare", config, *own)
+    return load_config(CompareConfig, config, own)
 
 
 def from_warmups(runs: Path, seeds: Sequence[int]) -> list[str]:

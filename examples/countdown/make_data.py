@@ -22,9 +22,7 @@ slowly; that the habit pays on many of them is learned at once.
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from itertools import combinations, permutations, product
 from math import prod
@@ -36,6 +34,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config
 
 from examples.countdown.verifier import SIGNS, Expression
+from examples.tiny_addition.make_data import from_command_line, write_rows
 
 LARGEST_NUMBER = 16
 TARGETS = range(100)
@@ -133,11 +132,6 @@ def write_model_folder(folder: Path) -> None:
     Qwen3Config(**MODEL_SHAPE, vocab_size=len(tokenizer)).save_pretrained(folder)
 
 
-def write_rows(path: Path, rows: Iterable[dict[str, str]]) -> None:
-    """One JSON object a line."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
 def make_data(folder: Path, seed: int) -> None:
     """Write everything into `folder`; the same bytes for the same seed."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -167,13 +161,5 @@ def make_data(folder: Path, seed: int) -> None:
     write_rows(folder / "sft.jsonl", demonstrations)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Make the data of countdown.")
-    parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parent / "out")
-    parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    make_data(arguments.folder, arguments.seed)
-
-
 if __name__ == "__main__":
-    main()
+    from_command_line(make_data, __file__)

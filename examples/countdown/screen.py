@@ -20,7 +20,8 @@ from pathlib import Path
 from random import Random
 
 from examples.countdown.demo import HERE, STARTS, exit_code_of, warm_up
-from examples.countdown.make_data import Solutions, solve_all, write_rows
+from examples.countdown.make_data import Solutions, solve_all
+from examples.tiny_addition.make_data import write_rows
 from megatron_stare.algorithms.needs import TURNS
 from megatron_stare.algorithms.table import METHODS
 from megatron_stare.config.compare import CompareConfig

@@ -15,7 +15,6 @@ makes one the better is a digit somewhere.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -54,13 +53,5 @@ def make_data(folder: Path, seed: int) -> None:
         sums.write_rows(folder / f"{name}.jsonl", rows)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Make the pairs of preferences.")
-    parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parent / "out")
-    parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    make_data(arguments.folder, arguments.seed)
-
-
 if __name__ == "__main__":
-    main()
+    sums.from_command_line(make_data, __file__)

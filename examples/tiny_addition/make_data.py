@@ -205,13 +205,15 @@ def make_data(folder: Path, seed: int) -> None:
         write_rows(folder / f"{name}.jsonl", rows)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Make the data of tiny_addition.")
-    parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parent / "out")
+def from_command_line(make: Callable[[Path, int], None], file: str) -> None:
+    """Make an example's data as the command line says, by default into `out/` beside its file."""
+    here = Path(file).parent
+    parser = argparse.ArgumentParser(description=f"Make the data of {here.name}.")
+    parser.add_argument("folder", type=Path, nargs="?", default=here / "out")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    make_data(arguments.folder, arguments.seed)
+    make(arguments.folder, arguments.seed)
 
 
 if __name__ == "__main__":
-    main()
+    from_command_line(make_data, __file__)

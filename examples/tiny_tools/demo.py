@@ -10,17 +10,15 @@ already is not done again.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from examples.countdown.demo import from_warmups, megatron_stare
+from examples.countdown.demo import compare, demo_arguments, fine_tune
 from examples.tiny_tools.figure import write_figure
 from examples.tiny_tools.make_data import make_data
 from examples.tiny_tools.measure import markdown_table, measure_policy, paired_table
 from megatron_stare.config.compare import CompareConfig
-from megatron_stare.config_io import load_config
 from megatron_stare.errors import UserError
 
 HERE = Path(__file__).parent
@@ -28,36 +26,17 @@ HERE = Path(__file__).parent
 
 def main() -> int:
     """Make the data, warm up, train, measure."""
-    parser = argparse.ArgumentParser(description="GRPO and STARE with tools, from one warm-up.")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
-    parser.add_argument("--runs", type=Path, default=Path("runs/tiny_tools"))
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    arguments = parser.parse_intermixed_args()
+    description = "GRPO and STARE with tools, from one warm-up."
+    arguments = demo_arguments(description, Path("runs/tiny_tools"))
     try:
         for seed in arguments.seeds:
-            warm_up(seed, arguments.runs)
-        own = from_warmups(arguments.runs, arguments.seeds)
-        own += [f"settings.{override}" for override in arguments.overrides]
-        megatron_stare("compare", HERE / "compare.yaml", *own)
-        report(load_config(CompareConfig, HERE / "compare.yaml", own))
+            make_data(arguments.runs / f"data-seed{seed}", seed)
+            fine_tune(HERE / "sft.yaml", seed, arguments.runs)
+        report(compare(HERE / "compare.yaml", arguments.seeds, arguments.runs, arguments.overrides))
     except UserError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def warm_up(seed: int, runs: Path) -> None:
-    """Data and warm-up of a seed.
-
-    Raises:
-        UserError: the warm-up ended with an error.
-    """
-    data, run = runs / f"data-seed{seed}", runs / f"sft-seed{seed}"
-    make_data(data, seed)
-    megatron_stare(
-        *("sft", HERE / "sft.yaml", f"run.dir={run}", f"run.seed={seed}", "log.progress=false"),
-        *(f"model.path={data / 'model'}", f"data.path={data / 'sft.jsonl'}"),
-    )
 
 
 def report(comparison: CompareConfig) -> None:

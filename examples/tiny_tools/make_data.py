@@ -22,7 +22,6 @@ right in the traces: of the table that can be learned, of the others only that o
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Iterator
 from itertools import islice
@@ -34,7 +33,7 @@ from typing import Any, NamedTuple
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config
 
-from examples.tiny_addition.make_data import EOS, PAD, write_rows
+from examples.tiny_addition.make_data import EOS, PAD, from_command_line, write_rows
 
 NUM_TRACES = 16_000
 NUM_PROBLEMS = {"train": 8_000, "dev": 256, "test": 512}
@@ -208,13 +207,5 @@ def make_data(folder: Path, seed: int) -> None:
         write_rows(folder / f"{name}.jsonl", rows)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Make the data of tiny_tools.")
-    parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parent / "out")
-    parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    make_data(arguments.folder, arguments.seed)
-
-
 if __name__ == "__main__":
-    main()
+    from_command_line(make_data, __file__)

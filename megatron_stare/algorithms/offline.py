@@ -168,20 +168,8 @@ def run_loss(
     if "counted" in decided:
         decided["counted"] = decided["counted"].bool() & view.mask
     whole = start._replace(**decided)
-    old = view.facts.get(OLD)
-    logprobs = column(samples, "current_logprobs")
-    entropies = column(samples, "current_entropies")
-    if logprobs is None and old is not None:
-        logprobs = old.logprobs
-    if logprobs is None:
-        raise KeyError("current_logprobs: the samples have neither these nor logprobs")
-    if entropies is None:
-        entropies = column(samples, "entropies")
-    if entropies is None and chosen.differentiates_entropy:
-        raise KeyError("current_entropies: the samples have neither these nor entropies")
-    leaf = logprobs.clone().requires_grad_()
-    nothing = torch.zeros_like(leaf)
-    scores = TokenScores(leaf, nothing if entropies is None else entropies, nothing, nothing)
+    scores = _current_scores(samples, view, must_have_entropies=chosen.differentiates_entropy)
+    leaf = scores.logprobs
     without_links = chosen.model_copy(update={"links": {}})
     objective = MethodObjective.of(without_links, view, Update(range(len(samples)), whole))
     loss, held = leaf.new_zeros(()), torch.zeros_like(leaf)
@@ -191,6 +179,24 @@ def run_loss(
     (gradient,) = torch.autograd.grad(loss, leaf)
     counts = view.batch.response_lengths.tolist()
     return Loss(loss.item(), _ragged(held, counts), _ragged(gradient, counts))
+
+
+def _current_scores(samples: Samples, view: Step, *, must_have_entropies: bool) -> TokenScores:
+    """Scores under the weights of now, of which log-probs are a leaf; by default those of OLD."""
+    logprobs = column(samples, "current_logprobs")
+    entropies = column(samples, "current_entropies")
+    old = view.facts.get(OLD)
+    if logprobs is None and old is not None:
+        logprobs = old.logprobs
+    if logprobs is None:
+        raise KeyError("current_logprobs: the samples have neither these nor logprobs")
+    if entropies is None:
+        entropies = column(samples, "entropies")
+    if entropies is None and must_have_entropies:
+        raise KeyError("current_entropies: the samples have neither these nor entropies")
+    leaf = logprobs.clone().requires_grad_()
+    nothing = torch.zeros_like(leaf)
+    return TokenScores(leaf, nothing if entropies is None else entropies, nothing, nothing)
 
 
 def _method(given: Links) -> AlgorithmConfig:

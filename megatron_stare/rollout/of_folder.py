@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from rich.console import Console
@@ -25,15 +26,14 @@ from megatron_stare.launch.topology import read_topology
 from megatron_stare.observe.console import print_line
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.agents.chat_form import chat_form_of
-from megatron_stare.rollout.agents.playing import AgentEngine
-from megatron_stare.rollout.stop_tokens import describe_stop_tokens, stop_token_sources
+from megatron_stare.rollout.stop_tokens import find_stop_ids
 from megatron_stare.rollout.workflow.opening import (
     environments_of,
     open_tools,
+    player_on,
     prompt_tools,
     workflow_of,
 )
-from megatron_stare.rollout.workflow.playing import PlayingEngine
 from megatron_stare.types import Prompt
 from megatron_stare.weights.hf_config import read_hf_config
 
@@ -75,46 +75,35 @@ def open_folder_rollouts(
     Raises:
         UserError: bad input.
     """
-    shape = read_hf_config(model.path)
-    tokenizer = load_tokenizer(model.path)
+    shape, tokenizer = read_hf_config(model.path), load_tokenizer(model.path)
     check_vocabulary(tokenizer, shape.vocab_size)
+    report = partial(print_line, console)
     acting = environments_of(environments, workflow, {key: data})
-    toolbox = open_tools(tools, workflow, acting, lambda text: print_line(console, text))
+    toolbox = open_tools(tools, workflow, acting, report)
     with closing(toolbox):
-        schemas = prompt_tools(workflow, toolbox)
-        begin = None if acting is None else acting.rows
         chats = chat_form_of(workflow.agent, tokenizer)
         sets = open_prompt_sets(
             *(data, tokenizer),
             key=key,
             seed=seed,
-            tools=schemas,
-            begin=begin,
+            tools=prompt_tools(workflow, toolbox),
+            begin=None if acting is None else acting.rows,
             begins=None if chats is None else (chats.begins,),
         )
         for prompts in sets.values():
-            print_line(console, str(prompts.report))
+            report(str(prompts.report))
         check_lengths(sets, shape, key=key, max_response_tokens=max_response_tokens)
         form = next(iter(sets.values())).form  # Of the template, which is one for all.
         ends = form.turn_ends + (() if chats is None else (chats.end,))
-        sources = stop_token_sources(model.path, tokenizer, turn_ends=ends)
-        print_line(console, describe_stop_tokens(sources, tokenizer))
-        played = workflow_of(workflow, toolbox, acting, tokenizer, tuple(sources))
-        engine = _engine(model, tokenizer, tuple(sources), max_batch_sequences)
-        if chats is not None:
-            player = AgentEngine(
-                *(engine, workflow.agent, chats, tokenizer),
-                max_attempts=workflow.max_attempts,
-                report=lambda text: print_line(console, text),
-            )
-        else:
-            player = engine if played is None else PlayingEngine(engine, played, toolbox)
+        stop_ids = find_stop_ids(model.path, tokenizer, ends, report)
+        played = workflow_of(workflow, toolbox, acting, tokenizer, stop_ids)
+        engine = _engine(model, tokenizer, stop_ids, max_batch_sequences)
+        player = player_on(engine, workflow, played, toolbox, chats, tokenizer, report)
         scorer = Scorer(
-            reward,
-            {key: data},
+            *(reward, {key: data}),
             max_response_tokens=max_response_tokens,
             prefill=form.prefill,
-            report=lambda text: print_line(console, text),
+            report=report,
         )
         with closing(player), scorer:
             yield FolderRollouts(sets, player, scorer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,21 @@ def stop_token_ids(
     (128001, 128008, 128009)
     """
     return tuple(stop_token_sources(folder, tokenizer, turn_ends=turn_ends))
+
+
+def find_stop_ids(
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    turn_ends: Iterable[int],
+    report: Callable[[str], None],
+) -> tuple[int, ...]:
+    """The ids at which a response ends, of which a person is told whence each is.
+
+    Raises as `stop_token_sources`.
+    """
+    sources = stop_token_sources(folder, tokenizer, turn_ends=turn_ends)
+    report(describe_stop_tokens(sources, tokenizer))
+    return tuple(sources)
 
 
 def stop_token_sources(

@@ -23,7 +23,6 @@ from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.model_shape import ModelShape
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.agents.chat_form import ChatForm, chat_form_of
-from megatron_stare.rollout.agents.playing import AgentEngine
 from megatron_stare.rollout.bank import Bank
 from megatron_stare.rollout.banked import BankedEngine, BankedScorer, missing
 from megatron_stare.rollout.curated import Curated
@@ -33,11 +32,9 @@ from megatron_stare.rollout.sampler import (
     Prompts,
     Sampler,
 )
-from megatron_stare.rollout.stop_tokens import describe_stop_tokens, stop_token_sources
+from megatron_stare.rollout.stop_tokens import find_stop_ids
 from megatron_stare.rollout.workflow import opening
-from megatron_stare.rollout.workflow.playing import PlayingEngine
 from megatron_stare.rollout.workflow.toolbox import Toolbox
-from megatron_stare.rollout.workflow.workflow import Workflow
 from megatron_stare.run.engine import build_engine
 from megatron_stare.run.facts import check_rollout_logprobs
 from megatron_stare.run.rollout_side import RolloutSide
@@ -91,9 +88,8 @@ def _build_with(
         forms.append(prompts.form)
     turn_ends = tuple(end for form in forms for end in form.turn_ends)
     turn_ends += () if chats is None else (chats.end,)
-    sources = stop_token_sources(config.model.path, tokenizer, turn_ends=turn_ends)
-    world.loggers.message(describe_stop_tokens(sources, tokenizer))
-    workflow = opening.workflow_of(config.workflow, toolbox, acting, tokenizer, tuple(sources))
+    stop_ids = find_stop_ids(config.model.path, tokenizer, turn_ends, world.loggers.message)
+    workflow = opening.workflow_of(config.workflow, toolbox, acting, tokenizer, stop_ids)
     scorer = Scorer(
         config.reward,
         config.data_by_key,
@@ -102,7 +98,7 @@ def _build_with(
         prefill=forms[0].prefill,
     )
     try:
-        engine = build_engine(config, tokenizer, tuple(sources), world)
+        engine = build_engine(config, tokenizer, stop_ids, world)
         if isinstance(engine, ReplayEngine):
             check_rollout_logprobs(engine.has_logprobs, config)
     except BaseException:
@@ -110,9 +106,12 @@ def _build_with(
         raise
     versions = versions_of(config.data, config.eval.data)
     versions |= {} if acting is None else acting.codes
-    player = _player(engine, workflow, toolbox, chats, tokenizer, config, world)
+    player: Engine = engine
     bank, generating, judging = None, player, scorer
-    if not isinstance(engine, ReplayEngine):
+    if not isinstance(engine, ReplayEngine):  # What was recorded are whole episodes.
+        player = opening.player_on(
+            *(engine, config.workflow, workflow, toolbox, chats, tokenizer, world.loggers.message)
+        )
         lineage = lineage_of(config, " ".join([scorer.code, *versions.values()]))
         bank = Bank(config.run.dir / "bank", lineage, world.loggers.message)
         generating = _banked(player, bank, engine, config, world)
@@ -121,31 +120,10 @@ def _build_with(
     sampler = Sampler(
         *(drawn, generating, judging, config.rollout), seed=seed, filters=method.filters
     )
-    inputs = _inputs(config, tokenizer, tuple(sources), versions)
+    inputs = _inputs(config, tokenizer, stop_ids, versions)
     dumps = Outage(str(config.run.dir / "samples"), world.loggers.message)
     parts = scorer, sampler, in_turn(problems), bank, inputs, dumps
     return RolloutSide(config, engine, player, toolbox, *parts)
-
-
-def _player(
-    engine: ReplayEngine | EmbeddedEngine | SGLangEngine,
-    workflow: Workflow | None,
-    toolbox: Toolbox,
-    chats: ChatForm | None,
-    tokenizer: PreTrainedTokenizerBase,
-    config: TrainConfig,
-    world: World,
-) -> Engine:
-    """What plays episodes on an engine; what was recorded are whole ones."""
-    if isinstance(engine, ReplayEngine):
-        return engine
-    if chats is not None:
-        return AgentEngine(
-            *(engine, config.workflow.agent, chats, tokenizer),
-            max_attempts=config.workflow.max_attempts,
-            report=world.loggers.message,
-        )
-    return engine if workflow is None else PlayingEngine(engine, workflow, toolbox)
 
 
 def _inputs(

@@ -107,6 +107,15 @@ def finish(workspace: Path, run: Path, *overrides: str, processes: int = 1) -> P
     return run
 
 
+def kill_and_go_on(workspace: Path, run: Path, *overrides: str) -> Path:
+    """The same, killed once it has saved, and then to its end; returns its folder."""
+    with start(workspace, run, *overrides) as running:
+        running.wait_for(lambda: any((run / "checkpoints").glob("step_??????")))
+        assert running.is_running, running.log.read_text()
+        running.kill()
+    return finish(workspace, run, "run.resume=must", *overrides)
+
+
 def numbers_of(run: Path) -> list[dict[str, float]]:
     """Metrics of each step, but not how long they took."""
     return [

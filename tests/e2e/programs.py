@@ -68,6 +68,16 @@ def make_workspace(folder: Path, family: str = "qwen3", **model) -> Path:
     return folder
 
 
+SHORT_TURNS = (
+    *("rollout.engine=embedded", "rollout.replay_path=null", "rollout.dynamic_sampling=false"),
+    *("rollout.max_response_tokens=300", "rollout.turns.max_turns=4", "data.max_prompt_tokens=64"),
+    *("rollout.turns.max_turn_tokens=40", "rollout.prompts_per_step=2"),
+    *("train.max_tokens_per_micro_batch=1800", "log.dump_samples=true"),
+    *("train.steps=3", "checkpoint.every=1"),
+)
+"""Settings of a run in that workspace whose episodes are of up to four short turns."""
+
+
 def make_turn_workspace(folder: Path) -> Path:
     """The same with a tokenizer that has marks for calls of tools, and room for several turns."""
     tokenizer = make_tool_tokenizer()

@@ -6,19 +6,15 @@ import json
 
 import pytest
 
-from tests.e2e.kills import assert_same_run, finish, start
-from tests.e2e.programs import make_turn_workspace, metrics_of
+from tests.e2e.kills import assert_same_run, finish, kill_and_go_on
+from tests.e2e.programs import SHORT_TURNS, make_turn_workspace, metrics_of
 
 pytestmark = pytest.mark.slow
 
 PLAYED = (
     *("workflow.agent.function=tests.e2e.agent_of_tests:talk", "rollout.temperature=20"),
     *("workflow.format=null", "tools.names=[]", "data.template='{prompt}'"),
-    *("rollout.engine=embedded", "rollout.replay_path=null", "rollout.dynamic_sampling=false"),
-    *("rollout.max_response_tokens=300", "rollout.turns.max_turns=4", "data.max_prompt_tokens=64"),
-    *("rollout.turns.max_turn_tokens=40", "rollout.prompts_per_step=2"),
-    *("train.max_tokens_per_micro_batch=1800", "log.dump_samples=true"),
-    *("train.steps=3", "checkpoint.every=1"),
+    *SHORT_TURNS,
 )
 
 
@@ -47,9 +43,5 @@ def test_a_run_trains_on_what_the_agent_had_the_policy_say(whole):
 
 
 def test_a_run_that_is_killed_goes_on_to_the_bit(workspace, tmp_path, whole):
-    killed = tmp_path / "killed"
-    with start(workspace, killed, *PLAYED) as running:
-        running.wait_for(lambda: any((killed / "checkpoints").glob("step_??????")))
-        assert running.is_running, running.log.read_text()
-        running.kill()
-    assert_same_run(finish(workspace, killed, "run.resume=must", *PLAYED), whole)
+    found = kill_and_go_on(workspace, tmp_path / "killed", *PLAYED)
+    assert_same_run(found, whole)

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from tests.e2e.kills import assert_same_run, finish, start
+from tests.e2e.kills import assert_same_run, finish, kill_and_go_on
 from tests.e2e.programs import REPO, make_workspace, metrics_of, run_command, succeed
 
 pytestmark = pytest.mark.slow
@@ -39,12 +39,8 @@ def test_a_link_remembers_from_step_to_step(whole):
 
 
 def test_a_run_that_is_killed_goes_on_to_the_bit(workspace, tmp_path, whole):
-    killed = tmp_path / "killed"
-    with start(workspace, killed, *OWN) as running:
-        running.wait_for(lambda: any((killed / "checkpoints").glob("step_??????")))
-        assert running.is_running, running.log.read_text()
-        running.kill()
-    assert_same_run(finish(workspace, killed, "run.resume=must", *OWN), whole)
+    found = kill_and_go_on(workspace, tmp_path / "killed", *OWN)
+    assert_same_run(found, whole)
 
 
 @pytest.mark.parametrize("links", ["[grpo]", "[grpo, 'examples.own_method.weights:Hesitation']"])

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.e2e.kills import assert_same_run, finish, start
+from tests.e2e.kills import assert_same_run, finish, kill_and_go_on
 from tests.e2e.programs import make_turn_workspace, metrics_of, run_command
 
 pytestmark = pytest.mark.slow
@@ -53,12 +53,8 @@ def test_a_run_trains_on_turns(whole):
 
 
 def test_a_run_that_is_killed_goes_on_to_the_bit(workspace, tmp_path, whole):
-    killed = tmp_path / "killed"
-    with start(workspace, killed, *TURNS) as running:
-        running.wait_for(lambda: any((killed / "checkpoints").glob("step_??????")))
-        assert running.is_running, running.log.read_text()
-        running.kill()
-    assert_same_run(finish(workspace, killed, "run.resume=must", *TURNS), whole)
+    found = kill_and_go_on(workspace, tmp_path / "killed", *TURNS)
+    assert_same_run(found, whole)
 
 
 def test_a_step_is_done_again_from_its_dump(workspace, tmp_path, whole):

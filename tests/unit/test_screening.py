@@ -8,9 +8,10 @@ from random import Random
 
 import pytest
 
-from examples.countdown.make_data import solve_all, write_problem, write_rows
+from examples.countdown.make_data import solve_all, write_problem
 from examples.countdown.screen import demonstrated, overrides, presets
 from examples.countdown.verifier import countdown_reward
+from examples.tiny_addition.make_data import write_rows
 from megatron_stare.algorithms.table import METHODS
 from megatron_stare.compare.plan import PlannedRun, check_settings, plan_runs
 from megatron_stare.config.commands import TrainConfig

@@ -77,18 +77,8 @@ class Server:
             ServerFailure: no answer in time, not a valid one, or one of other weights.
             UserError: the server refuses the request, or has no room for so long a response.
         """
-        body = {
-            "rid": request_id,
-            "input_ids": list(token_ids),
-            "sampling_params": dict(parameters),
-            "return_logprob": True,
-            "logprob_start_len": -1,
-            "top_logprobs_num": 0,
-            "return_text_in_logprobs": False,
-            "stream": False,
-            **tempering.request_fields(parameters),
-        }
-        answer = await self._ask(body, deadline_s)
+        body = _body(request_id, token_ids, parameters, logprobs_from=-1)
+        answer = await self._ask({**body, **tempering.request_fields(parameters)}, deadline_s)
         self._was_heard()
         with answers.told_apart():
             generation = answers.parse_generation(answer, parameters, version)
@@ -114,16 +104,8 @@ class Server:
 
         Raises as `generate`.
         """
-        body = {
-            "rid": request_id,
-            "input_ids": list(token_ids),
-            "sampling_params": dict(parameters),
-            "return_logprob": True,
-            "logprob_start_len": start - 1,  # The first that it gives is None.
-            "top_logprobs_num": 0,
-            "return_text_in_logprobs": False,
-            "stream": False,
-        }
+        # The first that it gives is None.
+        body = _body(request_id, token_ids, parameters, logprobs_from=start - 1)
         answer = await self._ask(body, deadline_s)
         self._was_heard()
         with answers.told_apart():
@@ -255,3 +237,23 @@ def _is_refusal(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, ConnectionRefusedError):
         error = error.__cause__ or error.__context__
     return error is not None
+
+
+def _body(
+    request_id: str,
+    token_ids: Sequence[int],
+    parameters: Mapping[str, Any],
+    *,
+    logprobs_from: int,
+) -> dict[str, Any]:
+    """Of a request for tokens, with log-probs of those asked for from a place on, and no text."""
+    return {
+        "rid": request_id,
+        "input_ids": list(token_ids),
+        "sampling_params": dict(parameters),
+        "return_logprob": True,
+        "logprob_start_len": logprobs_from,
+        "top_logprobs_num": 0,
+        "return_text_in_logprobs": False,
+        "stream": False,
+    }

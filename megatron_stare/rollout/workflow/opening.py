@@ -12,10 +12,14 @@ from megatron_stare.config.environments import EnvironmentsConfig
 from megatron_stare.config.tools import ToolsConfig
 from megatron_stare.config.workflow import WorkflowConfig
 from megatron_stare.data.replies import reply_form
+from megatron_stare.engines.engine import ContinuingEngine, Engine
 from megatron_stare.environments.acting import Acting
 from megatron_stare.errors import UserError
+from megatron_stare.rollout.agents.chat_form import ChatForm
+from megatron_stare.rollout.agents.playing import AgentEngine
 from megatron_stare.rollout.workflow.formats import Hermes, WritableFormat, code_tag, fenced_python
 from megatron_stare.rollout.workflow.in_environment import InEnvironment
+from megatron_stare.rollout.workflow.playing import PlayingEngine
 from megatron_stare.rollout.workflow.tool_use import ToolUse
 from megatron_stare.rollout.workflow.toolbox import Toolbox
 from megatron_stare.rollout.workflow.workflow import Workflow
@@ -105,6 +109,33 @@ def workflow_of(
         return None
     written = make_format(config, toolbox, tokenizer, stop_ids)
     return ToolUse(config, tokenizer, written, toolbox.names, tuple(stop_ids))
+
+
+def player_on(
+    engine: ContinuingEngine,
+    config: WorkflowConfig,
+    workflow: Workflow | None,
+    toolbox: Toolbox,
+    chats: ChatForm | None,
+    tokenizer: PreTrainedTokenizerBase,
+    report: Callable[[str], None],
+) -> Engine:
+    """What plays episodes on an engine: agents, a workflow, or, of single turns, the engine.
+
+    Args:
+        workflow: of `workflow_of`.
+        chats: of `chat_form_of`.
+
+    Raises:
+        UserError: there is no such agent, or its endpoint cannot listen.
+    """
+    if chats is not None:
+        return AgentEngine(
+            *(engine, config.agent, chats, tokenizer),
+            max_attempts=config.max_attempts,
+            report=report,
+        )
+    return engine if workflow is None else PlayingEngine(engine, workflow, toolbox)
 
 
 def make_format(
