@@ -90,9 +90,12 @@ class TwoServers:
         """URLs of those that `serve` started and nobody killed."""
         return self.pids.keys() - self.revived.keys() - self.killed
 
-    def start(self) -> None:
-        """Start what is not up: a server that was killed, or all while `serve` has none left."""
-        if self.process is not None and self.process.poll() is None and self.own:
+    def start(self, *, num_own: int = 1) -> None:
+        """Start what is not up: a server that was killed, or all while `serve` has too few left.
+
+        num_own   of how many `serve` still has to look after: it ends, and its router, without any
+        """
+        if self.process and self.process.poll() is None and len(self.own) >= num_own:
             for url in sorted(self.killed):
                 self.revive(url)
             return

@@ -77,7 +77,7 @@ def test_a_run_without_an_answering_server_ends_with_one_line(workspace, tmp_pat
 
 def test_a_run_outlives_one_of_its_servers(session_servers, tmp_path):
     """Killed in the middle of the third batch, with a router in front."""
-    session_servers.start()
+    session_servers.start(num_own=2)
     workspace = make_workspace(tmp_path)
     pids = session_servers.pids
     num_syncs = {url: session_servers.log_of(url).count(RESUMED) + 3 for url in pids}
