@@ -8,7 +8,7 @@ TWO_WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 # What takes longest is said at the end.
 SLOWEST := --durations=40 --durations-min=3
 
-.PHONY: help setup setup-sglang setup-te demo demo-seeds demo-tools demo-tools-seeds smoke smoke-seeds test test-fast test-slurm lint format clean
+.PHONY: help setup setup-sglang setup-te demo demo-seeds demo-tools demo-tools-seeds smoke smoke-seeds test test-fast test-slurm lint docs docs-serve format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -58,6 +58,12 @@ lint: setup  ## ruff, pyright, import directions
 	$(VENV)/ruff format --check .
 	$(VENV)/pyright
 	$(VENV)/lint-imports
+
+docs: setup  ## the docs site, in build/site; stops at a dead link
+	NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs build --quiet
+
+docs-serve: setup  ## the same at http://127.0.0.1:8000, made anew where a page changes
+	NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs serve
 
 format: setup  ## ruff's formatter and fixes
 	$(VENV)/ruff check --fix .

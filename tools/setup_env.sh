@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Makes .venv with Python 3.12 and the pinned packages of constraints.txt, and those of
-# constraints-reasoning-gym.txt where they can be built, OpenSpiel, and constraints-agents.txt; does nothing when it is up to date. Uses uv when it is there or can be installed with pip, else venv and pip.
+# constraints-reasoning-gym.txt where they can be built, OpenSpiel, constraints-agents.txt and constraints-docs.txt; does nothing when it is up to date. Uses uv when it is there or can be installed with pip, else venv and pip.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 venv=.venv
 stamp="$venv/.setup-stamp"
-want=$(cat pyproject.toml constraints.txt constraints-reasoning-gym.txt constraints-openspiel.txt constraints-agents.txt .python-version "$0" | sha256sum)
+want=$(cat pyproject.toml constraints.txt constraints-reasoning-gym.txt constraints-openspiel.txt constraints-agents.txt constraints-docs.txt .python-version "$0" | sha256sum)
 if [ -x "$venv/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then
     exit 0
 fi
@@ -39,6 +39,7 @@ skip_gym() {
 }
 
 skip_agents() { echo "setup: openai and openai-agents are not installed; tests of them as clients are skipped" >&2; }
+skip_docs() { echo "setup: mkdocs is not installed; its tests are skipped" >&2; }
 skip_openspiel() { echo "setup: OpenSpiel is not installed; tests of its games are skipped" >&2; }
 
 uv=$(find_uv)
@@ -49,6 +50,7 @@ if [ -n "$uv" ]; then
     $uv pip install --quiet --no-deps --python "$venv/bin/python" -r constraints-reasoning-gym.txt || skip_gym
     $uv pip install --quiet --no-deps --python "$venv/bin/python" -c constraints-openspiel.txt open-spiel || skip_openspiel
     $uv pip install --quiet --no-deps --python "$venv/bin/python" -r constraints-agents.txt || skip_agents
+    $uv pip install --quiet --no-deps --python "$venv/bin/python" -r constraints-docs.txt || skip_docs
 else
     python=$(find_python312)
     if [ -z "$python" ]; then
@@ -60,5 +62,6 @@ else
     "$venv/bin/python" -m pip install --quiet --no-deps -r constraints-reasoning-gym.txt || skip_gym
     "$venv/bin/python" -m pip install --quiet --no-deps -c constraints-openspiel.txt open-spiel || skip_openspiel
     "$venv/bin/python" -m pip install --quiet --no-deps -r constraints-agents.txt || skip_agents
+    "$venv/bin/python" -m pip install --quiet --no-deps -r constraints-docs.txt || skip_docs
 fi
 [ -n "$try_again" ] || echo "$want" > "$stamp"

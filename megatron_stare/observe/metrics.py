@@ -13,6 +13,11 @@ from megatron_stare.algorithms.table import PARTS
 from megatron_stare.config.data import SOURCE_NAME
 
 GROUPS: dict[str, str] = {
+    **{
+        name.partition("/")[0]: f"What `{part}` measured and decided (docs/methods.md)."
+        for part, kind in PARTS.items()
+        for name in kind.metrics
+    },
     "entropy": "How random the policy is, before the update of the step.",
     "quadrant": "Loss tokens by the sign of their advantage and their surprisal: high where it is "
     "in the top share of its sign, whose threshold stands for the critical surprisal, else low. "
@@ -34,11 +39,6 @@ GROUPS: dict[str, str] = {
     "pairs": "Pairs of a better and a worse response, under the policy before the update; means "
     "over the pairs of a step. A reward is what the method reads from log-probs (docs/prefer.md).",
     "own": "What links of your own report (docs/methods.md).",
-    **{
-        name.partition("/")[0]: f"What `{part}` measured and decided (docs/methods.md)."
-        for part, kind in PARTS.items()
-        for name in kind.metrics
-    },
 }
 
 PAIRS: dict[str, Metric] = {
@@ -277,6 +277,10 @@ def is_pass_at(name: str) -> bool:
     return _PASS_AT.fullmatch(name) is not None
 
 
+def _group(name: str) -> str:
+    return name.partition("/")[0]
+
+
 def glossary() -> str:
     """The glossary as Markdown, a table per group."""
     parts = [
@@ -285,7 +289,9 @@ def glossary() -> str:
         "`unix_time_s` and the metrics below. W&B, TensorBoard and the report use the same names.",
         "A value that is not finite is written as `null`.",
     ]
-    for group, names in groupby(METRICS, key=lambda name: name.partition("/")[0]):
+    order = [*dict.fromkeys(map(_group, METRICS))]
+    names_in_order = sorted(METRICS, key=lambda name: order.index(_group(name)))
+    for group, names in groupby(names_in_order, _group):
         parts += [
             f"\n## {group}\n",
             f"{GROUPS[group]}\n",

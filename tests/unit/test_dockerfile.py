@@ -25,6 +25,7 @@ def pins(name: str) -> dict[str, str]:
 TRAINER, TRAINER_GPU = pins("constraints.txt"), pins("constraints-gpu.txt")
 GYM = pins("constraints-reasoning-gym.txt")
 GAMES = pins("constraints-openspiel.txt") | pins("constraints-textworld.txt")
+SITE = pins("constraints-docs.txt")
 SGLANG, SGLANG_GPU = pins("constraints-sglang.txt"), pins("constraints-sglang-gpu.txt")
 
 
@@ -60,7 +61,7 @@ def test_pins_of_the_package_are_those_of_the_constraints():
     groups = (project["dependencies"], *project["optional-dependencies"].values())
     matches = (re.fullmatch(r"([\w.-]+?)(?:\[.*\])?==(.+)", r) for group in groups for r in group)
     exact = dict(match.groups() for match in matches if match)
-    constrained = TRAINER | TRAINER_GPU | GYM | GAMES | {"sglang": SGLANG["sglang"]}
+    constrained = TRAINER | TRAINER_GPU | GYM | GAMES | SITE | {"sglang": SGLANG["sglang"]}
     assert exact == {name: constrained[name] for name in exact}
     assert exact.keys() >= {"torch", "megatron-core", "transformers", "transformer-engine"}
 
