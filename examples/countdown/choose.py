@@ -1,13 +1,15 @@
 """Settings of STARE for countdown, chosen on dev as docs/countdown_plan.md says.
 
     python -m examples.countdown.choose [--seeds 1 2 3] [--runs FOLDER] [--jobs N] [--steps BUDGET]
+                                        [--results FILE]
 
 goes through the plan's table row by row: the candidates of a row are run from the warm-up of each
 seed, the others of their settings being the best so far, and the best of the row stays. DAPO runs
 beside them. Then, for each budget asked for by `--steps` (`drawn`: prompts, `processor_s`: seconds
 of processor time), the number of steps is set with which the best costs as much as DAPO.
 FOLDER/choice.json has every candidate's pass@1 by seed, what each row left, and those numbers;
-choice.md there is the same as a table. What is done already is not done again.
+choice.md there is the same as a table. What is done already is not done again, and what FILE has of
+a run counts as done, whichever machine it ran on; without one it is FOLDER/dev.jsonl.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import Any
 
 from examples.countdown.demo import HERE, from_warmups, megatron_stare, warm_up
 from examples.countdown.measure import COSTS, costs, sample_policy, summarise
+from examples.countdown.results import Results
 from megatron_stare.errors import UserError
 
 STEPS = 240
@@ -103,41 +106,39 @@ def better(scores: Mapping[Candidate, Scores]) -> Candidate:
 class Dev:
     """Runs candidates from the warm-ups of the seeds, and measures their policies on dev."""
 
-    def __init__(self, seeds: Sequence[int], runs: Path, jobs: int) -> None:
-        self.seeds, self.runs, self.jobs = seeds, runs, jobs
-        self.measured: dict[str, list[dict[str, Any]]] = {}
-        """By a run's name, of each seed: `measure.summarise`'s numbers."""
+    def __init__(self, seeds: Sequence[int], runs: Path, jobs: int, results: Results) -> None:
+        self.seeds, self.runs, self.jobs, self.results = seeds, runs, jobs, results
 
     def run(self, variants: Mapping[str, Mapping[str, Any]]) -> dict[str, Scores]:
         """Pass@1 of each variant, by seed.
 
         Raises:
-            UserError: a run ended with an error.
+            UserError: a run ended with an error, or a warm-up did not get through.
         """
+        for seed in self.seeds:
+            left = {n: v for n, v in variants.items() if self.results.of(n, seed) is None}
+            if left:
+                self._run_seed(seed, left)
+        return {name: [found["pass_at"][1] for found in self._found(name)] for name in variants}
+
+    def cost(self, name: str, budget: str) -> float:
+        """What a run's steps have cost, mean over the seeds (`measure.costs`)."""
+        return mean(found[budget] for found in self._found(name))
+
+    def _found(self, name: str) -> list[dict[str, Any]]:
+        return [found for seed in self.seeds if (found := self.results.of(name, seed))]
+
+    def _run_seed(self, seed: int, variants: Mapping[str, Mapping[str, Any]]) -> None:
+        warm_up(seed, self.runs)
         megatron_stare(
-            *("compare", HERE / "compare.yaml", *from_warmups(self.runs, self.seeds)),
+            *("compare", HERE / "compare.yaml", *from_warmups(self.runs, [seed])),
             *(f"settings.train.steps={STEPS}", f"jobs={self.jobs}", "settings.log.progress=false"),
             *(f"variants={json.dumps(dict(variants))}", f"baseline={next(iter(variants))}"),
         )
         for name in variants:
-            if name not in self.measured:
-                self.measured[name] = [self._measure(name, seed) for seed in self.seeds]
-        return {n: [seed["pass_at"][1] for seed in self.measured[n]] for n in variants}
-
-    def cost(self, name: str, budget: str) -> float:
-        """What a run's steps have cost, mean over the seeds (`measure.costs`)."""
-        return mean(costs(self.runs / f"{name}-seed{seed}")[budget] for seed in self.seeds)
-
-    def _measure(self, name: str, seed: int) -> dict[str, Any]:
-        run, problems = self.runs / f"{name}-seed{seed}", self.runs / f"data-seed{seed}/dev.jsonl"
-        kept = run / "measured" / "dev.json"
-        if kept.is_file():
-            found = json.loads(kept.read_text(encoding="utf-8"))
-            return found | {"pass_at": {int(k): v for k, v in found["pass_at"].items()}}
-        policy = sample_policy(run, problems)
-        found = summarise(policy, policy)
-        kept.write_text(json.dumps(found), encoding="utf-8")
-        return found
+            run = self.runs / f"{name}-seed{seed}"
+            policy = sample_policy(run, self.runs / f"data-seed{seed}/dev.jsonl")
+            self.results.add(name, seed, summarise(policy, policy) | costs(run))
 
 
 def choose(dev: Dev, budgets: Sequence[str]) -> dict[str, Any]:
@@ -197,14 +198,16 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs/countdown-choice"))
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--steps", nargs="*", choices=COSTS, default=list(COSTS))
+    parser.add_argument("--results", type=Path, metavar="FILE")
     arguments = parser.parse_args()
+    results = Results(arguments.results or arguments.runs / "dev.jsonl")
+    dev = Dev(arguments.seeds, arguments.runs, arguments.jobs, results)
     try:
-        for seed in arguments.seeds:
-            warm_up(seed, arguments.runs)
-        choice = choose(Dev(arguments.seeds, arguments.runs, arguments.jobs), arguments.steps)
+        choice = choose(dev, arguments.steps)
     except UserError as error:
         print(f"choose: {error}", file=sys.stderr)
         return 2
+    arguments.runs.mkdir(parents=True, exist_ok=True)
     text = json.dumps(choice, indent=2) + "\n"
     (arguments.runs / "choice.json").write_text(text, encoding="utf-8")
     (arguments.runs / "choice.md").write_text(markdown(choice), encoding="utf-8")

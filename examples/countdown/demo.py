@@ -58,7 +58,8 @@ def warm_up(seed: int, runs: Path) -> None:
     """Data and warm-up of a seed.
 
     Raises:
-        UserError: the warm-up ended with an error, or did not get through.
+        FailedWarmUp: the warm-up did not get through.
+        UserError: it ended with an error.
     """
     make_data(runs / f"data-seed{seed}", seed)
     run = fine_tune(HERE / "sft.yaml", seed, runs)

@@ -1,13 +1,15 @@
 """The plan's test: the chosen STARE against DAPO on fresh seeds, at equal cost.
 
     python -m examples.countdown.trial CHOICE [--seeds 101 ... 110] [--runs FOLDER] [--jobs N]
+                                       [--results FILE]
 
 CHOICE is the choice.json of examples/countdown/choose.py. Of each seed there are a warm-up, STARE
 to the number of steps for each budget, and DAPO with a policy saved every `SAVED` steps; a seed
-whose warm-up is refused is named, and the next one takes its place. When all runs are over, each
-STARE policy is compared on test with the first DAPO policy of its seed that has cost at least as
-much: FOLDER/trial.json has the measures of every policy, trial.md there the paired differences
-with 95% intervals. What is done already is not done again.
+whose warm-up is refused is named, and the next one takes its place. When a seed's runs are over,
+each STARE policy is measured on test beside the first DAPO policy of the seed that has cost at
+least as much. When all seeds are, FOLDER/trial.json has the measures of every policy, trial.md
+there the paired differences with 95% intervals. What is done already is not done again, and what
+FILE has of a seed counts as done, whichever machine it ran on; without one it is FOLDER/test.jsonl.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ import numpy as np
 from examples.countdown.choose import Candidate
 from examples.countdown.demo import HERE, exit_code_of, from_warmups, warm_up
 from examples.countdown.measure import COSTS, costs, sample_policy, summarise
+from examples.countdown.results import Results
+from examples.countdown.warmup import FailedWarmUp
 from megatron_stare.compare.paired import Difference, paired_difference
 from megatron_stare.errors import UserError
 from megatron_stare.observe.history import History, read_metrics
@@ -52,24 +56,34 @@ def variants(choice: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return runs | {"dapo": dapo}
 
 
-def warmed_up(seeds: Sequence[int], runs: Path) -> list[int]:
-    """The seeds whose warm-up got through, and for each that did not the next one behind them."""
-    passed, left = [], list(seeds)
+def measured(
+    seeds: Sequence[int], results: Results, measure: Callable[[int], dict[str, Any]]
+) -> dict[int, dict[str, Any]]:
+    """Of each seed what `measure` finds, and for each whose warm-up it refuses of the next one."""
+    found, left = {}, list(seeds)
     while left:
         seed = left.pop(0)
-        try:
-            warm_up(seed, runs)
-            passed.append(seed)
-        except UserError as error:
-            left.append(max([seed, *left]) + 1)
-            print(f"trial: {error}\ntrial: seed {left[-1]} takes the place of {seed}", flush=True)
-    return passed
+        if (known := results.of("trial", seed)) is None:
+            try:
+                known = measure(seed)
+            except FailedWarmUp as error:
+                left.append(max([seed, *left]) + 1)
+                print(f"trial: {error}\ntrial: seed {left[-1]} takes its place", flush=True)
+                continue
+            results.add("trial", seed, known)
+        found[seed] = known
+    return found
 
 
-def train(seeds: Sequence[int], runs: Path, jobs: int, arms: Mapping[str, Any]) -> None:
-    """All runs of all seeds; one that ends early counts with what it has saved."""
+def train(seed: int, runs: Path, jobs: int, arms: Mapping[str, Any]) -> None:
+    """The warm-up of a seed and its runs; one that ends early counts with what it has saved.
+
+    Raises:
+        FailedWarmUp: it did not get through.
+    """
+    warm_up(seed, runs)
     exit_code_of(
-        *("compare", HERE / "compare.yaml", *from_warmups(runs, seeds)),
+        *("compare", HERE / "compare.yaml", *from_warmups(runs, [seed])),
         *(f"jobs={jobs}", "settings.log.progress=false", "baseline=dapo"),
         f"variants={json.dumps(dict(arms))}",
     )
@@ -158,13 +172,18 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(101, 111)))
     parser.add_argument("--runs", type=Path, default=Path("runs/countdown-trial"))
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--results", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     choice = json.loads(arguments.choice.read_text(encoding="utf-8"))
     budgets = [budget for budget in COSTS if budget in choice["steps"]]
+
+    def measure(seed: int) -> dict[str, Any]:
+        train(seed, arguments.runs, arguments.jobs, variants(choice))
+        return measure_seed(seed, arguments.runs, budgets)
+
+    results = Results(arguments.results or arguments.runs / "test.jsonl")
     try:
-        seeds = warmed_up(arguments.seeds, arguments.runs)
-        train(seeds, arguments.runs, arguments.jobs, variants(choice))
-        found = {seed: measure_seed(seed, arguments.runs, budgets) for seed in seeds}
+        found = measured(arguments.seeds, results, measure)
     except UserError as error:
         print(f"trial: {error}", file=sys.stderr)
         return 2

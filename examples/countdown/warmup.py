@@ -20,11 +20,16 @@ LARGEST_LOSS = 0.65
 """Nats a token over the last tenth of the steps."""
 
 
+class FailedWarmUp(UserError):
+    """A warm-up that did not get through."""
+
+
 def check_warmup(run: Path) -> float:
     """The loss of the run's last tenth, in nats a token.
 
     Raises:
-        UserError: it is not below `LARGEST_LOSS`, or there is none.
+        FailedWarmUp: it is not below `LARGEST_LOSS`.
+        UserError: there is none.
     """
     history = read_metrics(run)
     if "sft/loss" not in history:
@@ -32,7 +37,7 @@ def check_warmup(run: Path) -> float:
     losses = history["sft/loss"].values
     loss = float(losses[-max(len(losses) // 10, 1) :].mean())
     if not loss < LARGEST_LOSS:
-        raise UserError(
+        raise FailedWarmUp(
             f"{run}: the warm-up failed: its loss is {loss:.3f} nats a token over the last tenth "
             f"of {len(losses)} steps, expected less than {LARGEST_LOSS}; take another seed"
         )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from examples.countdown import trial
+from examples.countdown import choose, results
 from examples.countdown.choose import ROWS, Candidate, better
-from examples.countdown.trial import differences, first_as_dear, markdown, variants, warmed_up
+from examples.countdown.results import Results
+from examples.countdown.trial import differences, first_as_dear, markdown, measured, variants
+from examples.countdown.warmup import FailedWarmUp
 from megatron_stare.algorithms.links.stare import Stare
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config_io import load_config
@@ -45,6 +47,34 @@ class TestChoice:
         assert stare.target_at(240) == pytest.approx(change.get("end", 0.25))
 
 
+class TestDev:
+    """Of a choice that goes on from what another machine has measured."""
+
+    def test_what_the_file_has_is_not_run_again(self, tmp_path, monkeypatch):
+        found = Results(tmp_path / "dev.jsonl")
+        found.add("dapo", 1, {"pass_at": {1: 0.4, 16: 0.6}, "drawn": 100.0})
+        run = []
+        monkeypatch.setattr(choose, "warm_up", lambda seed, runs: run.append(seed))
+        monkeypatch.setattr(choose, "megatron_stare", lambda *line: run.append(line[-2]))
+        monkeypatch.setattr(choose, "sample_policy", lambda run, problems: [])
+        monkeypatch.setattr(choose, "summarise", lambda *_: {"pass_at": {1: 0.5}})
+        monkeypatch.setattr(choose, "costs", lambda run: {"drawn": 200.0})
+        dev = choose.Dev([1, 2], tmp_path, 1, Results(tmp_path / "dev.jsonl"))
+        assert dev.run({"dapo": {}}) == {"dapo": [0.4, 0.5]}
+        assert run == [2, 'variants={"dapo": {}}']
+        assert dev.cost("dapo", "drawn") == 150.0
+        again = choose.Dev([1, 2], tmp_path, 1, Results(tmp_path / "dev.jsonl"))
+        assert again.run({"dapo": {}}) == {"dapo": [0.4, 0.5]}
+        assert len(run) == 2
+
+    def test_lines_of_other_configs_count_for_nothing(self, tmp_path, monkeypatch):
+        path = tmp_path / "dev.jsonl"
+        Results(path).add("dapo", 1, {"drawn": 100.0})
+        assert Results(path).of("dapo", 1) == {"drawn": 100.0}
+        monkeypatch.setattr(results, "configs", lambda: "others")
+        assert Results(path).of("dapo", 1) is None
+
+
 def best_of(candidate: Candidate) -> dict[str, object]:
     return {name: getattr(candidate, name) for name in Candidate.__dataclass_fields__}
 
@@ -64,19 +94,39 @@ class TestTrial:
         assert arms["stare_processor_s"]["train"] == {"steps": 250}
         assert arms["dapo"]["train"] == {"steps": 360, "save_every": 10}
 
-    def test_a_seed_that_does_not_get_through_is_replaced_and_named(
-        self, tmp_path, monkeypatch, capsys
-    ):
-        def warm_up(seed, runs):
+    def test_a_seed_that_does_not_get_through_is_replaced_and_named(self, tmp_path, capsys):
+        def measure(seed):
             if seed in (102, 104):
-                raise UserError(f"sft-seed{seed}: the warm-up failed")
+                raise FailedWarmUp(f"sft-seed{seed}: the warm-up failed")
+            return {"drawn": seed}
 
-        monkeypatch.setattr(trial, "warm_up", warm_up)
-        assert warmed_up([101, 102, 103], tmp_path) == [101, 103, 105]
-        assert "seed 104 takes the place of 102" in capsys.readouterr().out
+        results = Results(tmp_path / "test.jsonl")
+        assert [*measured([101, 102, 103], results, measure)] == [101, 103, 105]
+        first, second, *_ = capsys.readouterr().out.splitlines()
+        assert first == "trial: sft-seed102: the warm-up failed"
+        assert second == "trial: seed 104 takes its place"
+
+    def test_a_run_that_cannot_be_made_is_no_seed_to_replace(self, tmp_path):
+        def measure(seed):
+            raise UserError("sft failed; its message is above")
+
+        with pytest.raises(UserError, match="sft failed"):
+            measured([101], Results(tmp_path / "test.jsonl"), measure)
+
+    def test_what_the_file_has_is_not_run_again(self, tmp_path):
+        path, asked = tmp_path / "test.jsonl", []
+
+        def measure(seed):
+            asked.append(seed)
+            return seed_measures(0.4, 0.3)
+
+        first = measured([101, 102], Results(path), measure)
+        assert measured([101, 102, 103], Results(path), measure) == first | {103: first[101]}
+        assert asked == [101, 102, 103]
 
     def test_differences_are_paired_by_seed(self):
-        found = {101: seed(0.40, 0.30), 102: seed(0.45, 0.33), 103: seed(0.50, 0.42)}
+        found = {101: seed_measures(0.40, 0.30), 102: seed_measures(0.45, 0.33)}
+        found[103] = seed_measures(0.50, 0.42)
         difference = differences(found, "drawn")["pass@1"]
         assert difference is not None
         assert difference.half_width is not None
@@ -86,7 +136,7 @@ class TestTrial:
         assert "| pass@1 | +10.0 ± 5.0 |" in markdown(found, ["drawn"])
 
 
-def seed(stare: float, dapo: float) -> dict[str, object]:
+def seed_measures(stare: float, dapo: float) -> dict[str, object]:
     return {"drawn": {"dapo_step": 200, "stare": measures(stare), "dapo": measures(dapo)}}
 
 
