@@ -26,7 +26,7 @@ from megatron.core.tensor_parallel.mappings import (
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from megatron_stare.ops.head_tiles import Tile, blocks
+from megatron_stare.ops.head_tiles import KEPT_BYTES, Tile, blocks
 from megatron_stare.ops.logprob_entropy import (
     linear_logprob_entropy,
     linear_token_scores,
@@ -68,9 +68,22 @@ class Peer:
 
 
 def this_op(hidden: Tensor, weight: Tensor, targets: Tensor, group: Group) -> Outputs:
-    """As in training: the weight gradient goes to `main_grad`."""
+    """As in training: the weight gradient goes to `main_grad`, and first tiles are kept."""
+    return _this_op(hidden, weight, targets, group, KEPT_BYTES[hidden.device.type])
+
+
+def this_op_keeping_none(hidden: Tensor, weight: Tensor, targets: Tensor, group: Group) -> Outputs:
+    """As in training where there is no room."""
+    return _this_op(hidden, weight, targets, group, 0)
+
+
+def _this_op(
+    hidden: Tensor, weight: Tensor, targets: Tensor, group: Group, keep_bytes: int
+) -> Outputs:
     main_grad = getattr(weight, "main_grad", None)
-    return linear_logprob_entropy(hidden, weight, targets, group=group, main_grad=main_grad)
+    return linear_logprob_entropy(
+        hidden, weight, targets, group=group, main_grad=main_grad, keep_bytes=keep_bytes
+    )
 
 
 class ThisOpAfterAPrepass:
@@ -214,8 +227,10 @@ def _tiles(hidden: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice]]:
 
 
 AFTER_A_PREPASS = "this op, after a prepass"
+KEEPING_NONE = "this op, no logits kept"
 PEERS = (
     Peer("this op", this_op),
+    Peer(KEEPING_NONE, this_op_keeping_none),
     Peer(AFTER_A_PREPASS, ThisOpAfterAPrepass()),
     Peer("this op, given logits", this_op_on_logits, materialises_logits=True),
     Peer("plain torch", plain_torch, materialises_logits=True, one_rank_only=True),

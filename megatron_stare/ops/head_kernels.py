@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from megatron_stare.errors import UserError
-from megatron_stare.ops.head_tiles import DLogits, Tile, head_d_logits, head_partial
+from megatron_stare.ops.head_tiles import DLogits, KeptTiles, Tile, head_d_logits, head_partial
 from megatron_stare.ops.partials import RowTerms, combine
 
-Partial = Callable[[Tensor, Tensor, Tensor, Tensor, Tile], Tensor]
-"""(hidden `[n, h]`, columns `[v, h]`, local targets, temperature, tile) -> partial `[4, n]`."""
+Partial = Callable[[Tensor, Tensor, Tensor, Tensor, Tile, KeptTiles], Tensor]
+"""(hidden `[n, h]`, columns `[v, h]`, local targets, temperature, tile, kept) -> `[4, n]`."""
 
 
 class HeadKernels(NamedTuple):
@@ -146,8 +146,8 @@ def _disagreement_on(case: _Case, kernels: HeadKernels, has_d_entropy: bool) -> 
 def _computed(case: _Case, kernels: HeadKernels, has_d_entropy: bool) -> tuple[Tensor, Tensor]:
     """The partial `[4, n]` and, from the same terms whatever the kernels, d_logits `[n, v]`."""
     tile = Tile.for_head(case.hidden.shape[1], case.hidden.device)
-    partial = kernels.partial(*case, tile)
-    _, entropy, maximum, total = combine(TORCH.partial(*case, tile), None)
+    partial = kernels.partial(*case, tile, KeptTiles(0))
+    _, entropy, maximum, total = combine(TORCH.partial(*case, tile, KeptTiles(0)), None)
     # Of either sign and away from 0, where the smallest would round to nothing in float16.
     d_logprob = torch.linspace(0.5, 1.0, len(entropy), device=entropy.device)
     d_logprob[::2] *= -1

@@ -25,7 +25,7 @@ import triton.language as tl
 from torch import Tensor
 
 from megatron_stare.errors import UserError
-from megatron_stare.ops.head_tiles import Tile
+from megatron_stare.ops.head_tiles import KeptTiles, Tile
 from megatron_stare.ops.partials import RowTerms, empty_partial, merge
 
 _SPLIT = 1024
@@ -76,9 +76,14 @@ _CONFIGS = configs(os.environ.get(_TILE_VARIABLE))
 
 
 def triton_partial(
-    hidden: Tensor, columns: Tensor, local_targets: Tensor, temperature: Tensor, tile: Tile
+    hidden: Tensor,
+    columns: Tensor,
+    local_targets: Tensor,
+    temperature: Tensor,
+    tile: Tile,
+    kept: KeptTiles,
 ) -> Tensor:
-    """As `head_tiles.head_partial`; the tile is the kernel's own."""
+    """As `head_tiles.head_partial`; the tile is the kernel's own, and none is kept."""
     n, v = len(hidden), len(columns)
     if n == 0 or v == 0:
         return empty_partial(local_targets)

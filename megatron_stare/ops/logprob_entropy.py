@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from megatron_stare.ops.head_kernels import kernels_for
-from megatron_stare.ops.head_tiles import CHUNK_BYTES, Tile, blocks, head_gradients
+from megatron_stare.ops.head_tiles import CHUNK_BYTES, KeptTiles, Tile, blocks, head_gradients
 from megatron_stare.ops.partials import (
     RowTerms,
     TokenScores,
@@ -75,6 +75,7 @@ class HeadOptions(TypedDict, total=False):
     chunk_size: int | None
     differentiable_entropy: bool
     main_grad: Tensor | None
+    keep_bytes: int
 
 
 def linear_logprob_entropy(
@@ -102,12 +103,14 @@ def linear_token_scores(
     chunk_size: int | None = None,
     differentiable_entropy: bool = False,
     main_grad: Tensor | None = None,
+    keep_bytes: int = 0,
     known: TokenScores | None = None,
 ) -> TokenScores:
     """Scores of each token from its hidden state, which spare a later call the forward.
 
     The LM head is inside. Logits exist for a tile of tokens and columns at a time, in float32, and
-    are computed again in the backward; what is kept between the two is the inputs and O(n) floats.
+    are computed again in the backward; what is kept between the two is the inputs and O(n) floats,
+    and as many tiles as the caller allows.
     One all-gather of `[4, n]` float32 in the forward. In the backward d_hidden is summed over the
     ranks, in float32 and by blocks of tokens while the next block is computed; so it is complete
     and the same on all ranks: nobody need reduce it again.
@@ -118,6 +121,8 @@ def linear_token_scores(
         chunk_size: tokens whose logits exist at a time; default from a budget of bytes.
         main_grad: float32 `[V/tp, h]`. If given, the gradient by `weight` is added to it, never
             rounded to weight's type, and autograd gets none.
+        keep_bytes: of logits that may wait for a backward, which need not compute them again; the
+            results are the same to the bit.
         known: what a call with the same inputs has returned; the forward then computes and
             communicates nothing.
         targets, temperature, vocab_size, group, differentiable_entropy: as for `logprob_entropy`.
@@ -142,6 +147,7 @@ def linear_token_scores(
         tile,
         differentiable_entropy,
         main_grad,
+        KeptTiles(keep_bytes if torch.is_grad_enabled() else 0),
         known,
     )
     return TokenScores(*scores)
@@ -191,13 +197,14 @@ class _LinearLogprobEntropy(torch.autograd.Function):
         tile: Tile,
         differentiable_entropy: bool,
         main_grad: Tensor | None,
+        kept: KeptTiles,
         known: TokenScores | None,
     ):
         local_targets = targets - shard.start
         if known is None:
             columns = weight[: shard.num_columns]
             kernels = kernels_for(weight.device, weight.dtype)
-            partial = kernels.partial(hidden, columns, local_targets, temperature, tile)
+            partial = kernels.partial(hidden, columns, local_targets, temperature, tile, kept)
             scores = combine(partial, shard.group)
         else:
             # Copies: autograd makes what is returned its own.
@@ -205,7 +212,7 @@ class _LinearLogprobEntropy(torch.autograd.Function):
         _keep(ctx, (hidden, weight, local_targets), temperature, scores, differentiable_entropy)
         # Not by `save_for_backward`, which forbids what others add to it before the backward.
         ctx.main_grad = main_grad
-        ctx.shard, ctx.tile = shard, tile
+        ctx.shard, ctx.tile, ctx.kept = shard, tile, kept
         return tuple(scores)
 
     @staticmethod
@@ -222,13 +229,14 @@ class _LinearLogprobEntropy(torch.autograd.Function):
             terms,
             d_weight[: ctx.shard.num_columns],
             ctx.tile,
+            ctx.kept,
             kernels_for(weight.device, weight.dtype).d_logits,
         )
         d_hidden = torch.empty_like(hidden)
         for rows, part in _summed_over_ranks(parts, ctx.shard.group):
             d_hidden[rows] = part
         returned = d_weight.to(weight.dtype) if ctx.main_grad is None else None
-        return d_hidden, returned, None, None, None, None, None, None, None
+        return d_hidden, returned, *[None] * 8
 
 
 def _keep(

@@ -35,6 +35,7 @@ class HeadInputs:
     cp_group     ranks that share the micro-batch's tokens
     known        what the head has said of the micro-batch's response tokens under these weights
     differentiates_entropy   whether entropies carry a gradient, as log-probs do
+    keep_bytes   of logits that may wait for the backward
     measures     what else is asked of the head
     measured     what it has said, `[rows, num_tokens]` each: filled by the head
     """
@@ -44,6 +45,7 @@ class HeadInputs:
     cp_group: ProcessGroup
     known: TokenScores | None = None
     differentiates_entropy: bool = False
+    keep_bytes: int = 0
     measures: Sequence[HeadNeed[Any]] = ()
     measured: list[Tensor] = field(default_factory=list)
 
@@ -89,6 +91,7 @@ def logprob_entropy_head(
         # Megatron's data parallelism attaches it; without, autograd carries the gradient. Its flag
         # `grad_added_to_main_grad` stays unset: a tied embedding's own gradient is yet to be added.
         main_grad=getattr(weight, "main_grad", None),
+        keep_bytes=context.keep_bytes,
         known=None if known is None else known.at(places),
     )
     view = HeadView(

@@ -73,6 +73,7 @@ def go_forward(
     *,
     known: TokenScores | None = None,
     with_entropy: bool = False,
+    keep_bytes: int = 0,
     measures: Sequence[HeadNeed[Any]] = (),
 ) -> Forwarded:
     """A micro-batch through a chunk of the model; the rest is as in `HeadInputs`.
@@ -82,7 +83,9 @@ def go_forward(
     """
     packed = given.packed
     said = None if known is None else known.at(given.tokens)
-    asked = HeadInputs(packed, given.temperature, cp_group, said, with_entropy, measures)
+    asked = HeadInputs(
+        *(packed, given.temperature, cp_group, said, with_entropy, keep_bytes, measures)
+    )
     output = chunk(
         input_ids=packed.input_ids,
         position_ids=packed.position_ids,

@@ -24,6 +24,7 @@ from torch import Tensor
 from megatron_stare.algorithms.hooks import HeadNeed
 from megatron_stare.data.packing import MicroBatches
 from megatron_stare.model_shape import ModelShape
+from megatron_stare.ops.head_tiles import KEPT_BYTES
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.policy.groups import ParallelGroups
 from megatron_stare.policy.inputs import MicroBatchInputs, inputs_of
@@ -136,12 +137,16 @@ class Policy:
             with_entropy: whether these will go backward from their entropies, too.
         """
         graphs: list[TokenScores] = []
+        keep_bytes = self._keep_bytes(num_kept)
 
         def forward(given: MicroBatchInputs, chunk: torch.nn.Module) -> Forwarded:
             is_kept = len(graphs) < num_kept
             with torch.set_grad_enabled(is_kept):
                 said = go_forward(
-                    *(given, chunk, self.groups.cp), with_entropy=with_entropy, measures=needs
+                    *(given, chunk, self.groups.cp),
+                    with_entropy=with_entropy,
+                    keep_bytes=keep_bytes,
+                    measures=needs,
                 )
             if is_kept:
                 graphs.append(said.output)
@@ -172,13 +177,16 @@ class Policy:
                 only.
         """
         waiting = iter(graphs)
+        keep_bytes = self._keep_bytes(self.groups.pp.size())
 
         def forward(given: MicroBatchInputs, chunk: torch.nn.Module) -> Forwarded:
             if (output := next(waiting, None)) is not None:
                 return Forwarded(output)
-            with_entropy = objective.differentiates_entropy
             return go_forward(
-                *(given, chunk, self.groups.cp), known=known, with_entropy=with_entropy
+                *(given, chunk, self.groups.cp),
+                known=known,
+                with_entropy=objective.differentiates_entropy,
+                keep_bytes=keep_bytes,
             )
 
         for chunk in self.model:
@@ -277,6 +285,10 @@ class Policy:
             device=self.device,
         )
         return run_schedule(self.model, inputs, forward, progress, objective)
+
+    def _keep_bytes(self, num_waiting: int) -> int:
+        """Of a micro-batch's logits, where at most so many wait for their backward at a time."""
+        return KEPT_BYTES[self.device.type] // max(num_waiting, 1)
 
     def _on_every_stage(
         self, outputs: Sequence[MicroBatchOutput], num_tokens: int, num_more: int = 0

@@ -155,9 +155,9 @@ def test_kernels_that_agree_are_trusted(dtype):
 def test_sums_in_another_order_are_trusted(dtype):
     """Hidden sizes summed from the other end, columns merged from tiles of another size."""
 
-    def partial(hidden, columns, targets, temperature, tile):
+    def partial(hidden, columns, targets, temperature, tile, kept):
         case = (hidden.flip(1), columns.flip(1), targets, temperature)
-        return TORCH.partial(*case, Tile(50, 300))
+        return TORCH.partial(*case, Tile(50, 300), kept)
 
     def d_logits(hidden, columns, targets, terms):
         return TORCH.d_logits(hidden.flip(1), columns.flip(1), targets, terms).to(dtype)

@@ -3,12 +3,14 @@
 import gc
 import math
 import weakref
+from unittest import mock
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from megatron_stare.ops.head_tiles import CHUNK_BYTES, Tile
+import megatron_stare.ops.logprob_entropy
+from megatron_stare.ops.head_tiles import CHUNK_BYTES, KeptTiles, Tile
 from megatron_stare.ops.logprob_entropy import (
     linear_logprob_entropy,
     linear_token_scores,
@@ -258,3 +260,50 @@ def test_a_vocabulary_larger_than_its_shards_is_an_error():
     hidden, weight, targets, _ = random_head(4, 16, 40)
     with pytest.raises(ValueError, match="vocab_size 41 exceeds 1 shards of 40 columns"):
         linear_logprob_entropy(hidden, weight, targets, vocab_size=41)
+
+
+def test_tiles_that_are_kept_change_no_bit_and_spare_their_product():
+    """A second backward computes them again. The counter sees no products that are added."""
+    hidden, weight, targets, d_logprob = random_head(2900, 8, 3100, 3000)
+    options = {"vocab_size": 3000, "temperature": torch.linspace(0.5, 2.0, 2900)}
+    tile_bytes = 4 * 1408**2
+
+    def run_twice(keep_bytes: int):
+        leaves = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        scores = linear_token_scores(*leaves, targets, keep_bytes=keep_bytes, **options)
+        loss = (d_logprob * scores.logprobs).sum()
+        found = []
+        for _ in range(2):
+            with FlopCounterMode(display=False) as counter:
+                gradients = torch.autograd.grad(loss, leaves, retain_graph=True)
+            found.append((counter.get_total_flops(), gradients))
+        return scores, found
+
+    product = 2 * 2900 * 3000 * 8
+    of_a_tile = 2 * 1408 * 1408 * 8
+    want_scores, [(_, want), _] = run_twice(0)
+    for keep_bytes, spared in (
+        (0, 0),
+        (tile_bytes - 1, 0),
+        (tile_bytes, of_a_tile),
+        (2 * tile_bytes, 2 * of_a_tile),
+        (2 * tile_bytes + 4, 2 * of_a_tile),
+        (4 * 2900 * 3000, product),
+    ):
+        scores, [(flops, first), (flops_again, second)] = run_twice(keep_bytes)
+        assert flops == product - spared
+        assert flops_again == product
+        for got, expected in zip(
+            (*scores, *first, *second), (*want_scores, *want, *want), strict=True
+        ):
+            assert torch.equal(got, expected)
+
+
+def test_no_logits_are_kept_where_no_backward_can_come():
+    hidden, weight, targets, _ = random_head(4, 8, 40)
+    with (
+        torch.no_grad(),
+        mock.patch.object(megatron_stare.ops.logprob_entropy, "KeptTiles", wraps=KeptTiles) as kept,
+    ):
+        linear_token_scores(hidden.requires_grad_(), weight, targets, keep_bytes=1 << 30)
+    kept.assert_called_once_with(0)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from megatron_stare.ops.head_kernels import Disagreement, HeadKernels, disagreement
-from megatron_stare.ops.head_tiles import Tile, head_gradients
+from megatron_stare.ops.head_tiles import KeptTiles, Tile, head_gradients
 from megatron_stare.ops.head_triton import triton_d_logits, triton_partial
 from megatron_stare.ops.partials import RowTerms, combine
 from tests.dense_head import assert_near, assert_near_in_norm, dense_logprob_entropy, random_head
@@ -23,12 +23,13 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 DTYPES = [torch.float32, torch.float16 if INTERPRETED else torch.bfloat16]
 TILE = Tile(32, 150)
+NOTHING = KeptTiles(0)
 
 
 def run(case: tuple[Tensor, ...], temperature: Tensor, d_entropy: Tensor | None = None):
     """Log-prob, entropy, d_hidden and d_weight, as the op has them on one rank, by tiles."""
     hidden, weight, targets, d_logprob, temperature = (t.to(DEVICE) for t in (*case, temperature))
-    partial = triton_partial(hidden, weight, targets, temperature, TILE)
+    partial = triton_partial(hidden, weight, targets, temperature, TILE, NOTHING)
     logprob, entropy, maximum, total = combine(partial, None)
     if d_entropy is None:
         terms = RowTerms.of(temperature, maximum, total, d_logprob, None, None)
@@ -36,7 +37,7 @@ def run(case: tuple[Tensor, ...], temperature: Tensor, d_entropy: Tensor | None 
         d_entropy = d_entropy.to(DEVICE)
         terms = RowTerms.of(temperature, maximum, total, d_logprob, d_entropy, entropy)
     d_weight = torch.zeros_like(weight, dtype=torch.float32)
-    parts = head_gradients(hidden, weight, targets, terms, d_weight, TILE, triton_d_logits)
+    parts = head_gradients(hidden, weight, targets, terms, d_weight, TILE, NOTHING, triton_d_logits)
     d_hidden = torch.cat([part for _, part in parts])
     return [t.cpu() for t in (logprob, entropy, d_hidden, d_weight)]
 
@@ -92,7 +93,7 @@ def test_several_splits_and_targets_elsewhere():
     """2100 columns are three splits of 1024, the last with 52; half the targets are not here."""
     hidden, weight, targets, _ = random_head(20, 16, 2100, 4200)
     partial = triton_partial(
-        *(t.to(DEVICE) for t in (hidden, weight, targets, torch.ones(20))), TILE
+        *(t.to(DEVICE) for t in (hidden, weight, targets, torch.ones(20))), TILE, NOTHING
     )
     logits = hidden.double() @ weight.double().t()
     maximum, total, moment, target = partial.cpu()
@@ -108,8 +109,8 @@ def test_several_splits_and_targets_elsewhere():
 def test_no_tokens_and_no_columns():
     hidden, weight, targets, _ = (t.to(DEVICE) for t in random_head(5, 16, 40))
     one = torch.ones(5, device=DEVICE)
-    nothing = triton_partial(hidden[:0], weight, targets[:0], one[:0], TILE)
+    nothing = triton_partial(hidden[:0], weight, targets[:0], one[:0], TILE, NOTHING)
     assert nothing.shape == (4, 0)
-    padding = triton_partial(hidden, weight[:0], targets, one, TILE)
+    padding = triton_partial(hidden, weight[:0], targets, one, TILE, NOTHING)
     assert not padding[1:].any()
     assert padding.isfinite().all()
