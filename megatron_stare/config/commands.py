@@ -31,7 +31,12 @@ from megatron_stare.config.run import (
 )
 from megatron_stare.config.slurm import TrainSlurmConfig
 from megatron_stare.config.tools import ToolsConfig
-from megatron_stare.config.workflow import WorkflowConfig, check_parts_of_turns, check_workflow
+from megatron_stare.config.workflow import (
+    WorkflowConfig,
+    check_parts_of_turns,
+    check_turn_gains,
+    check_workflow,
+)
 from megatron_stare.system.settings import Settings
 from megatron_stare.system.values import BatchCount, Count, CountOrZero
 
@@ -192,8 +197,15 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _turns_are_there(self) -> TrainConfig:
+        parts, gains = self.algorithm.parts, self.rollout.turn_gains
         if self.rollout.engine != "replay":  # What was recorded is seen step by step.
-            check_parts_of_turns(self.algorithm.parts, self.workflow, self.data)
+            check_turn_gains(gains, parts, self.workflow, self.data)
+            check_parts_of_turns(parts, self.workflow, self.data, gains)
+        elif gains.of is not None:
+            raise ValueError(
+                f"rollout.turn_gains.of={gains.of!r} with rollout.engine='replay': turns earn what "
+                "was recorded, expected null"
+            )
         return self
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from megatron_stare.config.gains import TurnGainsConfig
 from megatron_stare.config.workflow import TurnsConfig
 from megatron_stare.system.settings import Settings
 from megatron_stare.system.values import (
@@ -148,6 +149,8 @@ class RolloutConfig(SamplingConfig):
     with --enable-memory-saver."""
     max_batch_sequences: Count = 512
     """Sequences that the embedded engine generates together."""
+    turn_gains: TurnGainsConfig = TurnGainsConfig()
+    """What turns earn by themselves, for methods that read it."""
 
     @property
     def is_off_policy(self) -> bool:

@@ -12,6 +12,7 @@ from megatron_stare.algorithms.needs import ROLES, TURN_REWARDS, TURNS
 from megatron_stare.config.agent import AgentConfig
 from megatron_stare.config.algorithm import Pattern
 from megatron_stare.config.data import DataConfig, WorkedDataConfig
+from megatron_stare.config.gains import TurnGainsConfig
 from megatron_stare.config.tools import ToolsConfig
 from megatron_stare.system.settings import Settings
 from megatron_stare.system.values import Count, Seconds
@@ -128,8 +129,43 @@ def _check_agent(
             )
 
 
+def check_turn_gains(
+    gains: TurnGainsConfig,
+    parts: Mapping[str, Component],
+    workflow: WorkflowConfig,
+    data: DataConfig,
+) -> None:
+    """See that turns can gain something, and that a part of the run's method reads it.
+
+    Raises:
+        ValueError: they cannot, or none does.
+    """
+    if gains.of is None:
+        return
+    key = f"rollout.turn_gains.of={gains.of!r}"
+    for name, source in data.sources.items():
+        if source.environment:
+            raise ValueError(
+                f"{key} with data.sources.{name}.environment: an environment says itself what "
+                "turns earn, expected the one or the other"
+            )
+    if workflow.format is None and (gains.of == "next_turn" or workflow.agent.function is None):
+        raise ValueError(
+            f"{key} with workflow.format=null: expected a format, in which turns call tools"
+            + (", or an agent" if gains.of == "answer" else "")
+        )
+    if not any(TURN_REWARDS in part.needs for part in parts.values()):
+        raise ValueError(
+            f"{key}: no part of the method reads {TURN_REWARDS.name}, expected one that does "
+            "(docs/methods.md), or null"
+        )
+
+
 def check_parts_of_turns(
-    parts: Mapping[str, Component], workflow: WorkflowConfig, data: DataConfig
+    parts: Mapping[str, Component],
+    workflow: WorkflowConfig,
+    data: DataConfig,
+    gains: TurnGainsConfig,
 ) -> None:
     """See that samples which a run makes say of their turns what parts of its method read.
 
@@ -140,12 +176,14 @@ def check_parts_of_turns(
     """
     if any(source.environment for source in data.sources.values()):
         return
+    missing = {ROLES} if gains.of else {TURN_REWARDS, ROLES}
     for name, part in parts.items():
-        for need in sorted(part.needs & {TURN_REWARDS, ROLES}, key=lambda need: need.name):
+        for need in sorted(part.needs & missing, key=lambda need: need.name):
+            by_gains = ", or with rollout.turn_gains" if need is TURN_REWARDS else ""
             raise ValueError(
                 f"algorithm.{name} reads {need.name}, which no environment of data.sources "
                 "gives: it runs in environments, on recorded samples (rollout.engine='replay') and "
-                "on lists (megatron_stare.algorithms.offline)"
+                f"on lists (megatron_stare.algorithms.offline){by_gains}"
             )
         if TURNS in part.needs and workflow.format is None and workflow.agent.function is None:
             raise ValueError(

@@ -114,7 +114,11 @@ def _build_with(
         )
         lineage = lineage_of(config, " ".join([scorer.code, *versions.values()]))
         bank = Bank(config.run.dir / "bank", lineage, world.loggers.message)
-        generating = _banked(player, bank, engine, config, world)
+        gaining = opening.with_gains(
+            *(player, engine, config.rollout.turn_gains, config.workflow, toolbox),
+            *(tokenizer, stop_ids),
+        )
+        generating = _banked(gaining, bank, engine, config, world)
         judging = BankedScorer(scorer, bank)
     drawn = _drawn(sets, config)
     sampler = Sampler(

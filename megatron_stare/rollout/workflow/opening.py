@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.config.data import DataConfig
 from megatron_stare.config.environments import EnvironmentsConfig
+from megatron_stare.config.gains import TurnGainsConfig
 from megatron_stare.config.tools import ToolsConfig
 from megatron_stare.config.workflow import WorkflowConfig
 from megatron_stare.data.replies import reply_form
@@ -18,6 +19,7 @@ from megatron_stare.errors import UserError
 from megatron_stare.rollout.agents.chat_form import ChatForm
 from megatron_stare.rollout.agents.playing import AgentEngine
 from megatron_stare.rollout.workflow.formats import Hermes, WritableFormat, code_tag, fenced_python
+from megatron_stare.rollout.workflow.gains import GainingEngine, gains_of
 from megatron_stare.rollout.workflow.in_environment import InEnvironment
 from megatron_stare.rollout.workflow.playing import PlayingEngine
 from megatron_stare.rollout.workflow.tool_use import ToolUse
@@ -136,6 +138,23 @@ def player_on(
             report=report,
         )
     return engine if workflow is None else PlayingEngine(engine, workflow, toolbox)
+
+
+def with_gains(
+    player: Engine,
+    engine: ContinuingEngine,
+    config: TurnGainsConfig,
+    workflow: WorkflowConfig,
+    toolbox: Toolbox,
+    tokenizer: PreTrainedTokenizerBase,
+    stop_ids: Sequence[int],
+) -> Engine:
+    """The player, whose turns earn what the config says; `engine` is what it plays on."""
+    written = make_format(workflow, toolbox, tokenizer, stop_ids) if workflow.format else None
+    gains = gains_of(config, tokenizer, written)
+    if gains is None:
+        return player
+    return GainingEngine(player, engine, gains, as_probability=config.as_probability)
 
 
 def make_format(
