@@ -14,8 +14,8 @@ class TurnGainsConfig(Settings):
 
     of: Literal["answer", "next_turn"] | None = None
     """`answer`: a turn has gained what the row's answer became likelier by what came of the turn
-    (arXiv 2510.14967); `next_turn`: what the turn behind it is likelier than if nothing had come of it
-    (arXiv 2603.00656); both in nats a token. With None turns earn nothing by themselves."""
+    (arXiv 2510.14967); `next_turn`: what the turn behind it is likelier than if nothing had come of
+    it (arXiv 2603.00656); both in nats a token. With None turns earn nothing by themselves."""
     closing: str = Field(default="The answer is ", min_length=1)
     """What stands between the turns so far and the answer, where the answer is scored."""
     as_probability: bool = False
