@@ -60,10 +60,10 @@ lint: setup  ## ruff, pyright, import directions
 	$(VENV)/lint-imports
 
 docs: setup  ## the docs site, in build/site; stops at a dead link
-	NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/python -m mkdocs build --quiet
 
 docs-serve: setup  ## the same at http://127.0.0.1:8000, made anew where a page changes
-	NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs serve
+	NO_MKDOCS_2_WARNING=1 $(VENV)/python -m mkdocs serve
 
 format: setup  ## ruff's formatter and fixes
 	$(VENV)/ruff check --fix .

@@ -23,7 +23,7 @@ from megatron_stare.commands.arguments import Parser, parse
 from megatron_stare.errors import ReportedUserError, Stopped, UserError
 from megatron_stare.system.signals import STOPPED
 
-_COMMANDS = {
+COMMANDS = {
     "train": "reinforcement learning of a policy",
     "sft": "packed supervised fine-tuning",
     "prefer": "learning from pairs of a better and a worse response",
@@ -41,6 +41,7 @@ _COMMANDS = {
     "config": "print the resolved config",
     "methods": "the methods and their parts, or what one of them is",
     "tools": "the tools that a model may call, the schema of one, or what it answers",
+    "completion": "a script by which bash or zsh completes commands, options and keys",
     "report": "figures and one HTML page comparing runs",
 }
 """What each does, in the order of the help; its module in `commands` says what it takes."""
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    arguments = parse(*_parser(argv), argv)
+    arguments = parse(*parsers(argv), argv)
     # Notices from libraries to their own developers; ours are errors, or lines of the console.
     warnings.filterwarnings("ignore", module=r"(torch|megatron\.core|transformers)\b")
     try:
@@ -116,7 +117,7 @@ def _end_unheard(lost: OSError) -> int:
     return 128 + signal.SIGPIPE if lost.errno == errno.EPIPE else 2
 
 
-def _parser(argv: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
+def parsers(argv: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
     """The whole, and the part of each command; the one that is asked for takes its arguments.
 
     Only that one is imported: most need torch, and help is there at once.
@@ -127,12 +128,13 @@ def _parser(argv: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     asked = next((word for word in argv if not word.startswith("-")), None)
-    for name, summary in _COMMANDS.items():
+    for name, summary in COMMANDS.items():
         command = commands.add_parser(
             name,
             help=summary,
             description=summary,
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            conflict_handler="resolve",  # A command may have a --help of its own.
         )
         if name == asked:
             importlib.import_module(f"megatron_stare.commands.{name}").add_arguments(command)

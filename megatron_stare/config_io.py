@@ -5,14 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from megatron_stare.config.yaml_text import read_text, read_yaml
+from megatron_stare.config_words import default_in_words, kind_in_words, takes
 from megatron_stare.errors import UserError
 from megatron_stare.system.reading import open_file
 from megatron_stare.system.settings import Settings
@@ -77,11 +78,10 @@ def to_yaml(config: BaseModel) -> str:
 
 
 def describe(kind: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
-    """Every key in reading order: (dotted key, type and bounds, default, help)."""
+    """Every key in reading order: (dotted key, what it takes, default, help)."""
     for key, field in _documented(kind):
-        default = "required" if field.is_required() else str(field.get_default())
-        type_ = _type_name(field.annotation) + _bounds(field)
-        yield key, type_, default, (field.description or "").strip()
+        text = " ".join((field.description or "").split())
+        yield key, takes(key, field), default_in_words(field), text
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def _cut(text: str) -> str:
 
 
 def _suggestion(kind: type[BaseModel], key: str) -> str:
-    known = [name for name, _ in _documented(kind, key)] + _section_names(kind)
+    known = [name for name, _ in _documented(kind, key)] + [name for name, _ in sections(kind)]
     section, dot, leaf = key.rpartition(".")
     if not any(name.startswith(section + dot) for name in known):
         return ""  # Of a user's part, whose keys are not known here.
@@ -167,8 +167,11 @@ def _suggestion(kind: type[BaseModel], key: str) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _section_names(kind: type[BaseModel]) -> list[str]:
-    return [name for name, field in kind.model_fields.items() if _section(field.annotation)]
+def sections(kind: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
+    """The groups of keys of a config, by name."""
+    for name, field in kind.model_fields.items():
+        if (section := _section(field.annotation)) is not None:
+            yield name, section
 
 
 def leaves(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -196,7 +199,7 @@ def _documented(kind: type[BaseModel], key: str = "") -> Iterator[tuple[str, Fie
 def _is_text(kind: type[BaseModel], key: str) -> bool:
     """Whether the value of a key is one text."""
     field = _field(kind, key)
-    return field is not None and _type_name(field.annotation) in ("str", "str | None")
+    return field is not None and kind_in_words(field.annotation) in ("text", "text, or null")
 
 
 def _field(kind: type[BaseModel], key: str) -> FieldInfo | None:
@@ -227,44 +230,3 @@ def _section(annotation: Any) -> type[BaseModel] | None:
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate
     return None
-
-
-def _type_name(annotation: Any) -> str:
-    parts = get_args(annotation)
-    if get_origin(annotation) is Annotated:
-        return _type_name(parts[0])
-    if get_origin(annotation) in (Union, UnionType):
-        return " | ".join(map(_type_name, parts))
-    if annotation is NoneType:
-        return "None"
-    if isinstance(annotation, type) and not parts:
-        return annotation.__name__
-    origin = get_origin(annotation)
-    if origin is tuple or origin is dict:
-        names = ("..." if part is Ellipsis else _type_name(part) for part in parts)
-        return f"{origin.__name__}[{', '.join(names)}]"
-    return str(annotation).removeprefix("typing.")
-
-
-def bounds_of(annotation: Any, metadata: Sequence[Any] = ()) -> dict[str, float]:
-    """Bounds of a key's numbers: of `ge`, `gt`, `le` and `lt` those that it has.
-
-    Args:
-        annotation, metadata: of its field; an optional or nested number has its own inside.
-    """
-    bounds: dict[str, float] = {}
-    for part in get_args(annotation):
-        bounds |= bounds_of(part)
-        bounds |= bounds_of(None, getattr(part, "metadata", ()))
-    for constraint in metadata:
-        for name in ("ge", "gt", "le", "lt"):
-            if (bound := getattr(constraint, name, None)) is not None:
-                bounds[name] = bound
-    return bounds
-
-
-def _bounds(field: Any) -> str:
-    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    bounds = bounds_of(field.annotation, field.metadata)
-    texts = [f"{sign} {bounds[name]:g}" for name, sign in signs.items() if name in bounds]
-    return f" ({', '.join(texts)})" if texts else ""

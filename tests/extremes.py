@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from megatron_stare.config_io import bounds_of, leaves
+from megatron_stare.config_io import leaves
+from megatron_stare.config_words import bounds_of
 from megatron_stare.system.values import scalar_types
 
 

@@ -15,6 +15,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from tools import docs_reference
+
 REPOSITORY = Path(__file__).parents[1]
 _DOCS = "docs/"
 _BESIDE = "repository/"
@@ -24,7 +26,7 @@ _LANGUAGES = {"py": "python", "yaml": "yaml", "sbatch": "bash", "sh": "bash", "j
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add what pages link to outside docs/, and what that links to; and a list of decisions."""
+    """Add what pages link to outside docs/, what that links to, and what is printed from code."""
     pages = list(files.documentation_pages())
     todo = [path for page in pages for path in _linked(_DOCS + page.src_uri, page.content_string)]
     while todo:
@@ -35,7 +37,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         text = _as_page(path)
         files.append(File.generated(config, uri, content=text))
         todo += _linked(path, text)
-    files.append(File.generated(config, "decisions/index.md", content=_decisions(pages)))
+    printed = {
+        "decisions/index.md": _decisions(pages),
+        **{uri: docs_reference.page(uri) for uri in docs_reference.PAGES},
+    }
+    for uri, text in printed.items():
+        files.append(File.generated(config, uri, content=text))
     return files
 
 

@@ -17,7 +17,14 @@ import functools
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
-from pydantic import BaseModel, Field, create_model, field_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    GetJsonSchemaHandler,
+    create_model,
+    field_serializer,
+    model_validator,
+)
 
 from megatron_stare.algorithms.corrections import Correction, Tis
 from megatron_stare.algorithms.hooks import (
@@ -54,6 +61,8 @@ _TABLES: dict[str, tuple[Mapping[str, type[Component]], type[Component]]] = {
     "filters": (FILTERS, Filter),
 }
 """Where the parts of each key are named, and what a user's own has to be."""
+_PART_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "object"}]}
+_CHAIN_SCHEMA = {"anyOf": [*_PART_SCHEMA["anyOf"], {"type": "array", "items": _PART_SCHEMA}]}
 
 
 class AlgorithmConfig(Method):
@@ -111,6 +120,18 @@ class AlgorithmConfig(Method):
     def sections_beside(cls) -> Mapping[str, type[BaseModel]]:
         """The parts of the table."""
         return PARTS
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: Any, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Chains as `_spelled_out` takes them, and parts' settings beside them."""
+        schema = handler(core_schema)
+        keys = handler.resolve_ref_schema(schema)["properties"]
+        texts = {key: keys[key]["description"] for key in _TABLES}
+        keys |= {key: {"description": text, **_CHAIN_SCHEMA} for key, text in texts.items()}
+        keys |= {name: handler(part.__pydantic_core_schema__) for name, part in PARTS.items()}
+        return schema
 
     def corrected(self) -> AlgorithmConfig:
         """The same for tokens that may be older than the weights that they train."""

@@ -7,6 +7,7 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,9 @@ Tolerance = Annotated[float, Field(ge=0, le=1_000_000)]
 ServerCount = Annotated[int, Field(ge=1, le=1_024)]
 ThreadCount = Annotated[int, Field(ge=1, le=4_096)]
 
+_OVERRIDES = "section.key=value"
+"""In the usage of a command that takes some."""
+_OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.[\w-]+)*=")
 
 HF_HELP = "folder with the config.json of a checkpoint that has none (default: its own, SRC/hf)"
 """Of `--hf`, where a checkpoint is read."""
@@ -61,12 +65,15 @@ def number(kind: Any) -> Callable[[str], Any]:
 def parse(
     parser: argparse.ArgumentParser,
     commands: Mapping[str, argparse.ArgumentParser],
-    argv: Sequence[str] | None,
+    argv: Sequence[str],
 ) -> argparse.Namespace:
-    """Parse a command line; overrides may stand before, between and behind options.
+    """Parse a command line; overrides may stand anywhere behind the command.
 
     Exits with code 2 where something is left that the command does not know.
     """
+    name = next((word for word in argv if word in commands), None)
+    if name is not None and _OVERRIDES in (usage := commands[name].format_usage()):
+        argv = _overrides_last(argv, usage)
     arguments, rest = parser.parse_known_args(argv)
     unknown = [text for text in rest if text.startswith("-")]
     if not unknown and "overrides" in arguments:
@@ -75,6 +82,18 @@ def parse(
         command = commands[arguments.command]
         command.error(f"unrecognized arguments: {' '.join(rest)}{_hint(command, unknown)}")
     return arguments
+
+
+def _overrides_last(argv: Sequence[str], usage: str) -> list[str]:
+    """Argparse would take an override for the config that stands behind it."""
+    with_values = re.findall(r"(--[\w-]+) [A-Z{]", usage)
+    overrides = {
+        place
+        for place, (before, word) in enumerate(pairwise(["", *argv]))
+        if _OVERRIDE.match(word) and before not in with_values
+    }
+    last = [argv[place] for place in sorted(overrides)]
+    return [word for place, word in enumerate(argv) if place not in overrides] + last
 
 
 def _hint(command: argparse.ArgumentParser, unknown: Sequence[str]) -> str:
@@ -86,4 +105,4 @@ def _hint(command: argparse.ArgumentParser, unknown: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, re.findall(r"--[\w-]+", usage), n=1)
     if close:
         return f"; did you mean {close[0]}?"
-    return "; keys of the config are given as section.key=value" if "section.key" in usage else ""
+    return "; overrides are section.key=value, without dashes" if _OVERRIDES in usage else ""

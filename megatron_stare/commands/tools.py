@@ -27,7 +27,7 @@ class _ToolsFile(BaseModel):
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """`tools [NAME [CALL]] [tools.key=value ...] [--check]`."""
-    command.epilog = key_table(_ToolsFile)
+    command.epilog = key_table(_ToolsFile, "tools")
     command.add_argument(
         "words",
         nargs="*",

@@ -116,7 +116,8 @@ class SlurmConfig(Settings):
 
 
 class TrainSlurmConfig(SlurmConfig):
-    """The same of a run whose job may start SGLang servers, too."""
+    """The job that `megatron-stare slurm` makes of the config, with SGLang servers or
+    without; a run does not read it."""
 
     rollout: SlurmRolloutConfig = SlurmRolloutConfig()
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from megatron_stare.cli import _COMMANDS, main
+from megatron_stare.cli import COMMANDS, main
 from tests.disks import full_disk
 from tests.models import make_hf_folder, tiny_config
 
@@ -32,11 +32,19 @@ def config(tmp_path, monkeypatch):
         ("optim.lr=0.5", "run.seed=7", "--kind=train"),
     ],
 )
-def test_overrides_stand_anywhere_behind_the_config(config, capsys, line):
-    assert main(["config", config, *line]) == 0
-    printed = capsys.readouterr().out
-    assert "lr: 0.5" in printed
-    assert "seed: 7" in printed
+def test_overrides_stand_anywhere_behind_the_command(config, capsys, line):
+    for place in range(len(line) + 1):
+        if line[place - 1] != "--kind":
+            assert main(["config", *line[:place], config, *line[place:]]) == 0
+            printed = capsys.readouterr().out
+            assert "lr: 0.5" in printed
+            assert "seed: 7" in printed
+
+
+def test_a_value_of_an_option_is_no_override(config, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["config", config, "--kind", "optim.lr=0.5"])
+    assert "argument --kind: invalid choice: 'optim.lr=0.5'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -46,7 +54,7 @@ def test_overrides_stand_anywhere_behind_the_config(config, capsys, line):
             "config run.yaml --proceses 2",
             "unrecognized arguments: --proceses 2; did you mean --pro",
         ),
-        ("config run.yaml --steps 5", "keys of the config are given as section.key=value"),
+        ("config run.yaml --steps 5", "overrides are section.key=value, without dashes"),
         ("config run.yaml a=1 --steps=5", "unrecognized arguments: --steps=5"),
         ("verify a b c", "unrecognized arguments: c"),
         (
@@ -117,13 +125,13 @@ def test_a_full_disk_behind_standard_output(config):
     assert done.returncode == 2
 
 
-@pytest.mark.parametrize("name", _COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_says_what_it_takes(name, capsys):
     with pytest.raises(SystemExit, match="0"):
         main([name, "--help"])
     printed = capsys.readouterr().out
     assert f"usage: megatron-stare {name}" in printed
-    assert " ".join(_COMMANDS[name].split()) in " ".join(printed.split())
+    assert " ".join(COMMANDS[name].split()) in " ".join(printed.split())
 
 
 @pytest.mark.parametrize("line", [["--help"], ["--version"], ["nonsense"], ["report", "--help"]])

@@ -76,7 +76,7 @@ def test_a_part_shows_every_setting_with_type_bounds_default_and_help(capsys, na
         if key not in ("anneal", "waves"):  # Sections of keys.
             assert " ".join((field.description or "").split()) in shown
     if name == "clip":
-        assert "\n  low: float (>= 0, <= 1) = 0.2\n      The ratio is clipped below" in shown
+        assert "\n  low: number (>= 0, <= 1) = 0.2\n      The ratio is clipped below" in shown
 
 
 def test_a_name_of_a_method_and_its_link_shows_both(capsys):
@@ -90,7 +90,7 @@ def test_a_part_that_may_wait_says_so(capsys):
 
 
 def test_parts_of_ones_own_are_shown_too(capsys):
-    assert "factor: float (>= 0, <= 10) = 1.0" in said(capsys, f"{OWN}:Scaled")
+    assert "factor: number (>= 0, <= 10) = 1.0" in said(capsys, f"{OWN}:Scaled")
     assert "needs   what its settings say" in said(capsys, f"{OWN}:Chosen")
     assert "needs   nothing" in said(capsys, f"{OWN}:Between")
     assert f"{OWN}:Pull: a term" in said(capsys, f"{OWN}:Pull")

@@ -11,7 +11,8 @@ from megatron_stare.config.commands import EvalConfig, TrainConfig
 from megatron_stare.config.pivots import PivotsConfig
 from megatron_stare.config.prefer import PreferConfig
 from megatron_stare.config.sft import SftConfig
-from megatron_stare.config_io import bounds_of, describe, load_config, to_yaml
+from megatron_stare.config_io import describe, load_config, to_yaml
+from megatron_stare.config_words import bounds_of
 from megatron_stare.errors import UserError
 from megatron_stare.plan.hardware import Assumptions
 from megatron_stare.system.values import scalar_types
@@ -151,14 +152,16 @@ def test_every_number_has_bounds(kind):
         assert bounds & {"le", "lt"}, key
 
 
-def test_help_shows_bounds():
+def test_help_says_in_words_what_a_key_takes():
     types = {key: type_ for key, type_, *_ in describe(TrainConfig)}
-    assert types["train.steps"] == "int (>= 1, <= 1e+09)"
-    assert types["eval.max_prompts"] == "int | None (>= 1, <= 1e+09)"
-    assert types["optim.lr"] == "float (> 0, <= 10)"
-    assert types["slurm.environment"] == "dict[str, str]"
-    assert types["rollout.servers.restart_command"] == "tuple[str, ...] | None"
-    assert types["algorithm.kl.estimator"] == "Literal['k1', 'k2', 'k3']"
+    assert types["train.steps"] == "whole number (>= 1, <= 1e+09)"
+    assert types["eval.max_prompts"] == "whole number (>= 1, <= 1e+09), or null"
+    assert types["optim.lr"] == "number (> 0, <= 10)"
+    assert types["reward.deadline_s"] == "number (>= 0.001, <= 1e+06), seconds"
+    assert types["slurm.environment"] == "texts by name"
+    assert types["data.sources"] == "sections by name"
+    assert types["rollout.servers.restart_command"] == "list of text, or null"
+    assert types["algorithm.kl.estimator"] == "k1, k2 or k3"
 
 
 def test_of_overrides_of_one_key_the_last_counts(load):
@@ -185,7 +188,7 @@ def test_an_override_does_not_replace_what_is_no_section(load):
         load("optim: 5", "optim.lr=1")
 
 
-PATHS = [key for key, type_, *_ in describe(TrainConfig) if type_.startswith("Path")]
+PATHS = [key for key, type_, *_ in describe(TrainConfig) if type_.startswith("path")]
 
 
 def test_paths_are_found():
