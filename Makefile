@@ -43,6 +43,7 @@ smoke-seeds: setup  ## tiny_addition over three seeds, with the table of its cla
 test: setup  ## every test but Slurm's; what needs an environment that cannot be made is skipped
 	-@tools/setup_sglang_env.sh
 	-@tools/setup_te_env.sh
+	-@tools/setup_openenv_env.sh
 	$(TEST_ENV) $(VENV)/python -m pytest -m "not slurm" $(TWO_WORKERS) --ignore=tests/sglang $(SLOWEST)
 	$(TEST_ENV) $(VENV)/python -m pytest tests/sglang $(SLOWEST)
 

@@ -14,6 +14,7 @@ ENVIRONMENTS = {
     "tries": "megatron_stare.environments.tries:Tries",
     "textworld": "megatron_stare.environments.text_world:TextWorld",
     "openspiel": "megatron_stare.environments.board:Board",
+    "openenv": "megatron_stare.environments.open_env:OpenEnv",
 }
 """Classes by the names of `environment.name`; any other name is one of the user's."""
 
@@ -26,7 +27,7 @@ class EnvironmentConfig(Settings):
     """What the prompts of a source are acted in (docs/environments.md)."""
 
     name: EnvironmentName
-    """`tries`, `textworld`, `openspiel`, or your own as `package.module:Name`."""
+    """`tries`, `textworld`, `openspiel`, `openenv`, or your own as `package.module:Name`."""
     params: dict[str, Any] = Field(default={})
     """What it is made with."""
 

@@ -4,6 +4,8 @@
     observation = environment.reset(start)      the first thing that a model reads
     observation, reward, done = environment.step(text)
 
+One that has a method `close` is told so when its episode is over.
+
 It runs in a process that it shares with others, and is begun again there, or in another process,
 and given the same texts, wherever an episode goes on without it: the same start and texts have to
 have it say the same. So what it draws at random, it draws from a generator of its own, seeded by

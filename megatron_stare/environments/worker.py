@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +67,13 @@ class _Live:
     environment: Environment
     texts: list[str] = field(default_factory=list)
 
+    def end(self) -> None:
+        """Have it let go of what is not of this process, where it has anything."""
+        close = getattr(self.environment, "close", None)
+        if callable(close):
+            with suppress(Exception):  # Nobody needs it any more.
+                close()
+
 
 def main(descriptor: int) -> None:
     """Play one request after the other, until the pool hangs up."""
@@ -79,7 +87,8 @@ def main(descriptor: int) -> None:
     while True:
         request: Request = connection.receive()
         for session in request.ended:
-            live.pop(session, None)
+            if ended := live.pop(session, None):
+                ended.end()
         try:
             for step in _played(live, request):
                 connection.send("played", request.id, [*step[:-1], dict(step.rewards)])
@@ -97,6 +106,8 @@ def _played(live: dict[str, _Live], request: Request) -> Iterator[Step]:
         _made(request)
         return
     if found is None or not texts or found.texts != texts[:-1]:
+        if found is not None:
+            found.end()
         environment = _made(request)
         yield Step(_text(environment.reset(request.start)))
         found = live[request.session] = _Live(environment)

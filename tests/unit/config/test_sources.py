@@ -98,7 +98,7 @@ def test_a_task_is_judged_by_its_own_scorer_unless_told_otherwise(load):
         ("data.sources.chains.task=a b", r"chains\.task: expected the name of a task, found 'a b'"),
         (
             "data.sources.sums.environment={name: chess}",
-            r"sums\.environment\.name: expected one of tries, textworld, openspiel, or a class of",
+            r"sums\.environment\.name: expected one of tries, textworld, openspiel, openenv, or a",
         ),
         (
             "data.sources.sums.environment={name: 'a:B', params: {x: .inf}}",
