@@ -7,21 +7,21 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from megatron_stare.config.data import DataConfig
-from megatron_stare.config.environments import EnvironmentsConfig
+from megatron_stare.config.evaluation import FolderConfig
 from megatron_stare.config.pivots import PivotsConfig
-from megatron_stare.config.tools import ToolsConfig
-from megatron_stare.config.workflow import WorkflowConfig
+from megatron_stare.config.rollout import EngineConfig
 from megatron_stare.data.states import states_of, write_states
 from megatron_stare.data.tables import build_rows
 from megatron_stare.data.tokenizer import load_tokenizer
 from megatron_stare.errors import UserError
 from megatron_stare.observe.console import Progress, open_console, print_line
 from megatron_stare.rollout.lineage import fingerprint
-from megatron_stare.rollout.of_folder import FolderRollouts, open_folder_rollouts
+from megatron_stare.rollout.of_folder import Asked, FolderRollouts, open_folder_rollouts
 from megatron_stare.rollout.profile import KINDS, kind_of, profile
 from megatron_stare.system.folders import replacing_file, write_whole
 from megatron_stare.system.output import check_folder, make_folder, writing
@@ -46,21 +46,20 @@ def find_pivots(config: PivotsConfig) -> dict[str, int]:
         data, section = config.data, config.pivots
         if section.response_field is not None:
             tokenizer = load_tokenizer(config.model.path)
-            found, report = states_of(data, section.response_field, section.cut, tokenizer)
-            print_line(console, report)
+            found, said = states_of(data, section.response_field, section.cut, tokenizer)
+            print_line(console, said)
             data = write_states(found, Path(folder) / "states.jsonl", data)
-        with open_folder_rollouts(
-            *(config.model, data, config.reward, console),
-            key="data",
-            seed=config.run.seed,
-            max_batch_sequences=section.max_batch_sequences,
-            max_response_tokens=section.max_response_tokens,
-            workflow=WorkflowConfig(),  # Its continuations are single turns.
-            tools=ToolsConfig(),
-            environments=EnvironmentsConfig(),
-        ) as rollouts:
+        asked = FolderConfig(  # Its continuations are single turns.
+            run=config.run,
+            model=config.model,
+            rollout=EngineConfig(max_batch_sequences=section.max_batch_sequences),
+            reward=config.reward,
+        )
+        problems = {"data": Asked(data, section.max_response_tokens)}
+        report = partial(print_line, console)
+        with open_folder_rollouts(asked, problems, report=report) as rollouts:
             # Of like length together: less padding.
-            states = sorted(rollouts.problems, key=lambda prompt: len(prompt.token_ids))
+            states = sorted(rollouts.problems("data"), key=lambda prompt: len(prompt.token_ids))
             total = len(states) * section.samples_per_state
             with (
                 _records(config, rollouts) as (records, save),
@@ -83,7 +82,7 @@ def _records(
     """What was profiled under these settings, of these states, and how to add to it."""
     sections = config.model_dump(mode="json", include={"run", "model", "reward", "pivots"})
     del sections["run"]["dir"], sections["pivots"]["max_mean"]
-    states = [prompts.state_dict() for prompts in rollouts.sets.values()]
+    states = [prompts.state_dict() for prompts in rollouts.sets["data"].values()]
     parts = sections, states, rollouts.scorer.code
     name = fingerprint(config.model.path, *parts)
     folder = config.run.dir

@@ -28,10 +28,10 @@ from typing import Any, NamedTuple
 
 from examples.countdown.make_data import expressions
 from examples.countdown.verifier import FORMS, read_expression, read_problem
-from megatron_stare.config.commands import EvalConfig
+from megatron_stare.config.evaluation import EvalConfig
 from megatron_stare.evaluate_folder import evaluate_folder
 from megatron_stare.observe.history import read_metrics
-from megatron_stare.rollout.evaluate import pass_at_k
+from megatron_stare.rollout.measures import pass_at_k
 
 TRAINED, DEPLOYED = 1.0, 0.3
 NUM_SAMPLES = {TRAINED: 16, DEPLOYED: 4}

@@ -21,7 +21,8 @@ from typing import Any
 
 from examples.tiny_tools.make_data import is_of_table
 from megatron_stare.compare.paired import paired_difference
-from megatron_stare.config.commands import EvalConfig, TrainConfig
+from megatron_stare.config.commands import TrainConfig
+from megatron_stare.config.evaluation import EvalConfig
 from megatron_stare.config_io import load_config
 from megatron_stare.evaluate_folder import evaluate_folder
 from megatron_stare.observe.history import read_metrics

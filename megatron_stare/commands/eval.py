@@ -1,11 +1,11 @@
-"""`megatron-stare eval`: avg@k and pass@k of a Hugging Face folder."""
+"""`megatron-stare eval`: avg@k, pass@k and maj@k of a Hugging Face folder."""
 
 from __future__ import annotations
 
 import argparse
 
 from megatron_stare.commands.of_config import take_config
-from megatron_stare.config.commands import EvalConfig
+from megatron_stare.config.evaluation import EvalConfig
 from megatron_stare.config_io import load_config
 
 
@@ -18,6 +18,5 @@ def _eval(arguments: argparse.Namespace) -> int:
     config = load_config(EvalConfig, arguments.config, arguments.overrides)
     from megatron_stare.evaluate_folder import evaluate_folder
 
-    for name, value in evaluate_folder(config).items():
-        print(f"{name}\t{value:.4f}")
+    evaluate_folder(config)
     return 0

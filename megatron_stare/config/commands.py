@@ -20,13 +20,13 @@ from megatron_stare.algorithms.table import LINKS
 from megatron_stare.config.algorithm import RewardConfig
 from megatron_stare.config.data import DataConfig
 from megatron_stare.config.environments import EnvironmentsConfig
+from megatron_stare.config.evaluation import EvalSection, check_judges
 from megatron_stare.config.policy import ModelConfig, OptimConfig, ParallelConfig, padded_length
-from megatron_stare.config.rollout import RolloutConfig, SamplingConfig
+from megatron_stare.config.rollout import RolloutConfig
 from megatron_stare.config.run import (
     CheckpointConfig,
     LogConfig,
     ResumableRunConfig,
-    RunConfig,
     check_apart,
 )
 from megatron_stare.config.slurm import TrainSlurmConfig
@@ -38,7 +38,7 @@ from megatron_stare.config.workflow import (
     check_workflow,
 )
 from megatron_stare.system.settings import Settings
-from megatron_stare.system.values import BatchCount, Count, CountOrZero
+from megatron_stare.system.values import Count, CountOrZero
 
 
 class TrainSection(Settings):
@@ -57,21 +57,6 @@ class TrainSection(Settings):
     """Steps between saved Hugging Face folders; 0 saves at the end only."""
     max_bad_updates: Count = 3
     """Updates with a non-finite loss or gradient in a row, each skipped, before the run stops."""
-
-
-class EvalSection(SamplingConfig):
-    """Held-out evaluation."""
-
-    data: DataConfig | None = None
-    """Problems; None evaluates nothing."""
-    every: CountOrZero = 0
-    """Steps between evaluations; 0 evaluates at the start and end only."""
-    samples_per_prompt: BatchCount = 1
-    """k of avg@k; pass@k is reported for 1, 2, 4, ... k."""
-    max_batch_sequences: Count = 512
-    """Sequences that `megatron-stare eval` generates together."""
-    max_prompts: Count | None = None
-    """Use the first problems only."""
 
 
 class TrainConfig(Settings):
@@ -103,8 +88,7 @@ class TrainConfig(Settings):
     @property
     def data_by_key(self) -> dict[str, DataConfig]:
         """What is asked: to train on, and held out."""
-        held_out = {} if self.eval.data is None else {"eval.data": self.eval.data}
-        return {"data": self.data, **held_out}
+        return {"data": self.data, **self.eval.data_by_key}
 
     @property
     def needs(self) -> frozenset[Need[Any]]:
@@ -130,7 +114,7 @@ class TrainConfig(Settings):
     @property
     def is_evaluated(self) -> bool:
         """Whether there is held-out data."""
-        return self.eval.data is not None
+        return bool(self.eval.parts)
 
     @model_validator(mode="after")
     def _older_tokens_are_corrected(self) -> TrainConfig:
@@ -209,35 +193,11 @@ class TrainConfig(Settings):
         return self
 
     @model_validator(mode="after")
-    def _a_name_has_one_judge(self) -> TrainConfig:
-        held_out = {} if self.eval.data is None else self.eval.data.sources
-        for name in self.data.sources.keys() & held_out.keys():
-            judges = [
-                {
-                    "environment": source.environment,
-                    "verifier": source.verifier_or(self.reward.kind),
-                    "right_at": source.threshold,
-                }
-                for source in (self.data.sources[name], held_out[name])
-            ]
-            for key, found in judges[0].items():
-                if found != judges[1][key]:
-                    raise ValueError(
-                        f"data.sources.{name}.{key} is {found}, eval.data.sources.{name}.{key} is "
-                        f"{judges[1][key]}: expected one, for sources of one name"
-                    )
-        return self
-
-    @model_validator(mode="after")
     def _fields_fit_together(self) -> TrainConfig:
         check_apart(self.run.dir, self.model.path)
         check_workflow(self.workflow, self.tools, self.data_by_key)
+        check_judges(self.data_by_key, self.reward.kind)
         rollout, updates = self.rollout, self.train.updates_per_step
-        if self.eval.every and self.eval.data is None:
-            raise ValueError(
-                f"eval.every={self.eval.every} without eval.data: nothing would be evaluated, "
-                "expected problems, or 0"
-            )
         if rollout.prompts_per_step % updates:
             raise ValueError(
                 f"train.updates_per_step={updates} does not divide "
@@ -274,23 +234,4 @@ class TrainConfig(Settings):
                 f"reward.overlong_buffer_tokens={self.reward.overlong_buffer_tokens} exceeds "
                 f"rollout.max_response_tokens={rollout.max_response_tokens}"
             )
-        return self
-
-
-class EvalConfig(Settings):
-    """`megatron-stare eval`: avg@k and pass@k of a Hugging Face folder."""
-
-    run: RunConfig = RunConfig()
-    model: ModelConfig
-    reward: RewardConfig = RewardConfig()
-    workflow: WorkflowConfig = WorkflowConfig()
-    tools: ToolsConfig = ToolsConfig()
-    environments: EnvironmentsConfig = EnvironmentsConfig()
-    eval: EvalSection
-    log: LogConfig = LogConfig()
-
-    @model_validator(mode="after")
-    def _tools_can_be_called(self) -> EvalConfig:
-        held_out = {} if self.eval.data is None else {"eval.data": self.eval.data}
-        check_workflow(self.workflow, self.tools, held_out)
         return self

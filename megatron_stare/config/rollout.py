@@ -26,10 +26,13 @@ from megatron_stare.system.values import (
 _MAX_SAMPLES_PER_STEP = 10_000_000
 
 
+Temperature = Annotated[float, Field(ge=1e-4, le=1_000)]
+
+
 class SamplingConfig(Settings):
     """How responses are drawn."""
 
-    temperature: float = Field(default=1.0, ge=1e-4, le=1_000)
+    temperature: Temperature = 1.0
     """Divides the logits, in the engine and wherever the trainer computes log-probs."""
     top_p: Share = 1.0
     """Nucleus sampling; 1 keeps the whole distribution."""
@@ -117,14 +120,41 @@ class ServersConfig(Settings):
         return self
 
 
-class RolloutConfig(SamplingConfig):
-    """Generation of the training batch."""
+class EngineConfig(Settings):
+    """What generates."""
 
     engine: Literal["embedded", "replay", "sglang"] = "embedded"
     """`embedded`: transformers in this process; `replay`: recorded samples; `sglang`: servers."""
     replay_path: FilePath | None = None
     """JSONL of recorded samples, for `replay`."""
     servers: ServersConfig = ServersConfig()
+    max_batch_sequences: Count = 512
+    """Sequences that the embedded engine generates together."""
+
+    @model_validator(mode="after")
+    def _replay_has_a_path(self) -> EngineConfig:
+        if (self.engine == "replay") != (self.replay_path is not None):
+            raise ValueError(
+                f"engine={self.engine!r} with replay_path={self.replay_path}: "
+                "replay_path belongs to engine 'replay', and it needs one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sglang_has_servers(self) -> EngineConfig:
+        has_servers = bool(self.servers.urls) or self.servers.registry is not None
+        if (self.engine == "sglang") != has_servers:
+            raise ValueError(
+                f"engine={self.engine!r} with servers.urls={list(self.servers.urls)}, "
+                f"servers.registry={self.servers.registry}: servers belong to engine 'sglang', "
+                "and it needs urls or a registry"
+            )
+        return self
+
+
+class RolloutConfig(EngineConfig, SamplingConfig):
+    """Generation of the training batch."""
+
     prompts_per_step: BatchCount = 64
     """Groups in a training batch."""
     samples_per_prompt: BatchCount = 8
@@ -147,8 +177,6 @@ class RolloutConfig(SamplingConfig):
     colocated: bool = False
     """Servers and trainer share GPUs, and take turns with their memory; servers must be started
     with --enable-memory-saver."""
-    max_batch_sequences: Count = 512
-    """Sequences that the embedded engine generates together."""
     turn_gains: TurnGainsConfig = TurnGainsConfig()
     """What turns earn by themselves, for methods that read it."""
 
@@ -204,25 +232,5 @@ class RolloutConfig(SamplingConfig):
             raise ValueError(
                 "colocated=true with servers.transport='distributed': NCCL takes no two processes "
                 "on one GPU, expected 'disk' or 'tensor'"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _replay_has_a_path(self) -> RolloutConfig:
-        if (self.engine == "replay") != (self.replay_path is not None):
-            raise ValueError(
-                f"engine={self.engine!r} with replay_path={self.replay_path}: "
-                "replay_path belongs to engine 'replay', and it needs one"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _sglang_has_servers(self) -> RolloutConfig:
-        has_servers = bool(self.servers.urls) or self.servers.registry is not None
-        if (self.engine == "sglang") != has_servers:
-            raise ValueError(
-                f"engine={self.engine!r} with servers.urls={list(self.servers.urls)}, "
-                f"servers.registry={self.servers.registry}: servers belong to engine 'sglang', "
-                "and it needs urls or a registry"
             )
         return self

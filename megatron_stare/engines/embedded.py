@@ -20,9 +20,7 @@ from megatron_stare.engines.scoring import token_logprobs
 from megatron_stare.errors import UserError
 from megatron_stare.types import Sample
 from megatron_stare.weights.fused_experts import named_as_in_files
-from megatron_stare.weights.hf_config import read_hf_config
-from megatron_stare.weights.load import open_hf_weights
-from megatron_stare.weights.names import model_entries
+from megatron_stare.weights.load import hf_weights
 from megatron_stare.weights.refusals import refusals_named
 
 
@@ -148,10 +146,7 @@ class EmbeddedEngine:
         Raises:
             UserError: its tensors are damaged or are not those of its config.json.
         """
-        shape = read_hf_config(folder)
-        tensors = open_hf_weights(folder, shape)
-        names = (name for entry in model_entries(shape).values() for name in entry.hf)
-        self.update_weights(((name, tensors[name][:]) for name in names), version)
+        self.update_weights(hf_weights(folder), version)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: see `Engine`."""

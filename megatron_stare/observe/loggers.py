@@ -83,8 +83,9 @@ class Loggers:
         if log.tensorboard:
             first_step = None if position is None else position.step + 1
             optional.append(TensorBoardLogger(run_dir, resolved_config, first_step, self.message))
-        lines = ConsoleLogger(self.console, num_steps=num_steps(resolved_config))
-        self._loggers += [JsonlLogger(run_dir, self.message), lines, *optional]
+        self._loggers += [JsonlLogger(run_dir, self.message), *optional]
+        if (steps := num_steps(resolved_config)) is not None:  # An evaluation has a table.
+            self._loggers.append(ConsoleLogger(self.console, num_steps=steps))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record metrics everywhere.

@@ -203,7 +203,13 @@ METRICS: dict[str, Metric] = {
     "perf/rollout_tokens_per_s": Metric(
         "tokens/s", "Response tokens generated, per second that collecting the batch took."
     ),
-    "eval/avg_at_k": Metric("share", "Mean verdict over k samples per problem."),
+    "eval/problems": Metric("count", "Problems that were asked."),
+    "eval/avg_at_k": Metric(
+        "share", "Mean verdict over k samples per problem; of several sets, the mean over them."
+    ),
+    "eval/avg_at_k_se": Metric(
+        "share", "Its standard error, over problems; missing with a single problem."
+    ),
     "eval/pass_at_{k}": Metric("share", "Chance that one of k samples is correct (unbiased)."),
     "eval/maj_at_k": Metric(
         "share",
@@ -216,9 +222,12 @@ METRICS: dict[str, Metric] = {
     "eval/response_tokens_mean": Metric("tokens", "Mean response length."),
     "eval/truncated_share": Metric("share", "Responses cut off at the length limit."),
     **{
-        f"eval/source/{{name}}/{name}": Metric(unit, f"As eval/{name}, of a source's problems.")
+        f"eval/{part}/{{name}}/{name}": Metric(unit, f"As eval/{name}, of a {part}'s problems.")
+        for part in ("source", "set")
         for name, unit in {
+            "problems": "count",
             "avg_at_k": "share",
+            "avg_at_k_se": "share",
             "pass_at_{k}": "share",
             "maj_at_k": "share",
             "failures": "count",
@@ -239,6 +248,7 @@ METRICS: dict[str, Metric] = {
 
 _PASS_AT = re.compile(r"eval/pass_at_[1-9][0-9]{0,8}")
 _OF_SOURCE = re.compile(rf"((?:eval/)?source)/({SOURCE_NAME})/(.+)")
+_OF_SET = re.compile(rf"eval/set/({SOURCE_NAME})/(.+)")
 _TURN = re.compile(r"entropy/turn_[1-9][0-9]{0,8}")
 _OWN = re.compile(r"own/\w{1,80}(/\w{1,80}){0,4}", re.ASCII)
 
@@ -249,6 +259,9 @@ def find_metric(name: str) -> Metric:
     Raises:
         KeyError: the name is not in the glossary.
     """
+    if of_set := _OF_SET.fullmatch(name):
+        within = f"eval/{of_set[2]}"  # What is said of all is said of a set, and of its sources.
+        return METRICS.get(f"eval/set/{{name}}/{of_set[2]}") or find_metric(within)
     key = "own/{name}" if _OWN.fullmatch(name) else name
     key = "entropy/turn_{n}" if _TURN.fullmatch(name) else key
     if of_source := _OF_SOURCE.fullmatch(name):

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from typing import NamedTuple
 
-import torch
-from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
-from megatron_stare.config.algorithm import RewardConfig
 from megatron_stare.config.data import DataConfig
-from megatron_stare.config.environments import EnvironmentsConfig
-from megatron_stare.config.policy import ModelConfig
-from megatron_stare.config.tools import ToolsConfig
-from megatron_stare.config.workflow import WorkflowConfig
+from megatron_stare.config.evaluation import FolderConfig
 from megatron_stare.data.prompts import PromptSet
 from megatron_stare.data.sources import check_lengths, in_turn, open_prompt_sets
+from megatron_stare.data.tasks import versions_of
 from megatron_stare.data.tokenizer import check_vocabulary, load_tokenizer
-from megatron_stare.engines.embedded import EmbeddedEngine
 from megatron_stare.engines.engine import Engine
+from megatron_stare.engines.opening import open_engine
+from megatron_stare.engines.replay import ReplayEngine
+from megatron_stare.environments.acting import Acting
 from megatron_stare.launch.topology import read_topology
-from megatron_stare.observe.console import print_line
 from megatron_stare.rewards.scorer import Scorer
-from megatron_stare.rollout.agents.chat_form import chat_form_of
+from megatron_stare.rollout.agents.chat_form import ChatForm, chat_form_of
 from megatron_stare.rollout.stop_tokens import find_stop_ids
 from megatron_stare.rollout.workflow.opening import (
     environments_of,
@@ -34,95 +30,120 @@ from megatron_stare.rollout.workflow.opening import (
     prompt_tools,
     workflow_of,
 )
+from megatron_stare.rollout.workflow.toolbox import Toolbox
 from megatron_stare.types import Prompt
 from megatron_stare.weights.hf_config import read_hf_config
+from megatron_stare.weights.load import hf_weights
 
 
 @dataclass(frozen=True, slots=True)
 class FolderRollouts:
-    """What samples come from, and who judges them; `player` is the engine, or plays turns on it."""
+    """What samples come from, and who judges them; `player` is the engine, or plays turns on it.
 
-    sets: dict[str, PromptSet]
+    sets      problems by key, and by source
+    versions  of what else samples depend on: code of environments, packages that make problems
+    """
+
+    sets: dict[str, dict[str, PromptSet]]
+    engine: Engine
     player: Engine
     scorer: Scorer
+    versions: dict[str, str]
 
-    @property
-    def problems(self) -> list[Prompt]:
-        """All of them, the sources in turn."""
-        return in_turn(self.sets)
+    def problems(self, key: str) -> list[Prompt]:
+        """All that stand under a key, the sources in turn."""
+        return in_turn(self.sets[key])
+
+
+class Asked(NamedTuple):
+    """Problems, and the most tokens that a response to them may have."""
+
+    data: DataConfig
+    max_response_tokens: int
 
 
 @contextmanager
 def open_folder_rollouts(
-    model: ModelConfig,
-    data: DataConfig,
-    reward: RewardConfig,
-    console: Console,
+    config: FolderConfig,
+    asked: Mapping[str, Asked],
     *,
-    key: str,
-    seed: int,
-    max_batch_sequences: int,
-    max_response_tokens: int,
-    workflow: WorkflowConfig,
-    tools: ToolsConfig,
-    environments: EnvironmentsConfig,
+    report: Callable[[str], None],
+    version: int = 0,
 ) -> Iterator[FolderRollouts]:
-    """The embedded engine with a folder's weights, version 0, beside problems and verifiers.
+    """An engine with the folder's weights, as this version, beside problems and verifiers.
 
     Args:
-        key: of `data`, for messages.
+        asked: at least one, by the key that names them.
 
     Raises:
         UserError: bad input.
     """
+    model, workflow = config.model, config.workflow
     shape, tokenizer = read_hf_config(model.path), load_tokenizer(model.path)
     check_vocabulary(tokenizer, shape.vocab_size)
-    report = partial(print_line, console)
-    acting = environments_of(environments, workflow, {key: data})
-    toolbox = open_tools(tools, workflow, acting, report)
-    with closing(toolbox):
+    data = {key: one.data for key, one in asked.items()}
+    acting = environments_of(config.environments, workflow, data)
+    with ExitStack() as stack:
+        toolbox = open_tools(config.tools, workflow, acting, report)
+        stack.callback(toolbox.close)
         chats = chat_form_of(workflow.agent, tokenizer)
-        sets = open_prompt_sets(
-            *(data, tokenizer),
+        sets = _open_data(config, asked, tokenizer, toolbox, acting, chats, report)
+        if config.rollout.engine != "replay":  # It has responses as they are.
+            for key, one in asked.items():
+                most = one.max_response_tokens
+                check_lengths(sets[key], shape, key=key, max_response_tokens=most)
+        forms = [prompts.form for of_sources in sets.values() for prompts in of_sources.values()]
+        ends = tuple(end for form in forms for end in form.turn_ends)
+        ends += () if chats is None else (chats.end,)
+        stop_ids = find_stop_ids(model.path, tokenizer, ends, report)
+        played = workflow_of(workflow, toolbox, acting, tokenizer, stop_ids)
+        scorer = Scorer(
+            *(config.reward, data),
+            max_response_tokens=max(one.max_response_tokens for one in asked.values()),
+            prefill=forms[0].prefill,
+            report=report,
+        )
+        stack.enter_context(scorer)
+        engine = open_engine(
+            *(config.rollout, model, tokenizer),
+            stop_ids=stop_ids,
+            vocab_size=shape.vocab_size,
+            device=read_topology().device,
+            run_dir=config.run.dir,
+            report=report,
+        )
+        player: Engine = engine
+        if not isinstance(engine, ReplayEngine):  # What was recorded are whole episodes.
+            player = player_on(engine, workflow, played, toolbox, chats, tokenizer, report)
+        stack.callback(player.close)
+        weights = () if isinstance(engine, ReplayEngine) else hf_weights(model.path)
+        engine.update_weights(weights, version)
+        versions = versions_of(*data.values()) | ({} if acting is None else acting.codes)
+        yield FolderRollouts(sets, engine, player, scorer, versions)
+
+
+def _open_data(
+    config: FolderConfig,
+    asked: Mapping[str, Asked],
+    tokenizer: PreTrainedTokenizerBase,
+    toolbox: Toolbox,
+    acting: Acting | None,
+    chats: ChatForm | None,
+    report: Callable[[str], None],
+) -> dict[str, dict[str, PromptSet]]:
+    """Problems by key and source, with a line on each."""
+    sets = {
+        key: open_prompt_sets(
+            *(one.data, tokenizer),
             key=key,
-            seed=seed,
-            tools=prompt_tools(workflow, toolbox),
+            seed=config.run.seed,
+            tools=prompt_tools(config.workflow, toolbox),
             begin=None if acting is None else acting.rows,
             begins=None if chats is None else (chats.begins,),
         )
-        for prompts in sets.values():
+        for key, one in asked.items()
+    }
+    for of_sources in sets.values():
+        for prompts in of_sources.values():
             report(str(prompts.report))
-        check_lengths(sets, shape, key=key, max_response_tokens=max_response_tokens)
-        form = next(iter(sets.values())).form  # Of the template, which is one for all.
-        ends = form.turn_ends + (() if chats is None else (chats.end,))
-        stop_ids = find_stop_ids(model.path, tokenizer, ends, report)
-        played = workflow_of(workflow, toolbox, acting, tokenizer, stop_ids)
-        engine = _engine(model, tokenizer, stop_ids, max_batch_sequences)
-        player = player_on(engine, workflow, played, toolbox, chats, tokenizer, report)
-        scorer = Scorer(
-            *(reward, {key: data}),
-            max_response_tokens=max_response_tokens,
-            prefill=form.prefill,
-            report=report,
-        )
-        with closing(player), scorer:
-            yield FolderRollouts(sets, player, scorer)
-
-
-def _engine(
-    model: ModelConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    stop_ids: tuple[int, ...],
-    max_batch_sequences: int,
-) -> EmbeddedEngine:
-    """With the folder's weights."""
-    engine = EmbeddedEngine(
-        model.path,
-        tokenizer,
-        device=read_topology().device,
-        dtype=getattr(torch, model.dtype),
-        max_batch_sequences=max_batch_sequences,
-        stop_ids=stop_ids,
-    )
-    engine.load_weights(model.path, version=0)
-    return engine
+    return sets

@@ -5,17 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.config.commands import TrainConfig
+from megatron_stare.config.evaluation import key_of
 from megatron_stare.data.prompts import PromptSet
 from megatron_stare.data.sources import check_lengths, in_turn, open_prompt_sets
 from megatron_stare.data.tasks import versions_of
 from megatron_stare.data.tokenizer import check_vocabulary, load_tokenizer, tokenizer_identity
 from megatron_stare.engines.embedded import EmbeddedEngine
 from megatron_stare.engines.engine import Engine
+from megatron_stare.engines.opening import open_engine
 from megatron_stare.engines.replay import ReplayEngine
 from megatron_stare.engines.sglang.engine import SGLangEngine
 from megatron_stare.environments.acting import Acting
@@ -35,7 +38,6 @@ from megatron_stare.rollout.sampler import (
 from megatron_stare.rollout.stop_tokens import find_stop_ids
 from megatron_stare.rollout.workflow import opening
 from megatron_stare.rollout.workflow.toolbox import Toolbox
-from megatron_stare.run.engine import build_engine
 from megatron_stare.run.facts import check_rollout_logprobs
 from megatron_stare.run.rollout_side import RolloutSide
 from megatron_stare.run.session import World
@@ -81,9 +83,9 @@ def _build_with(
     method, seed = config.algorithm, config.run.seed
     tools = opening.prompt_tools(config.workflow, toolbox)
     chats = chat_form_of(config.workflow.agent, tokenizer)
-    sets, problems = _open_data(config, tokenizer, tools, acting, chats, world.shape)
+    sets, held_out = _open_data(config, tokenizer, tools, acting, chats, world.shape)
     forms = []
-    for prompts in (*sets.values(), *problems.values()):
+    for prompts in chain(sets.values(), *(one.values() for one in held_out.values())):
         world.loggers.message(str(prompts.report))
         forms.append(prompts.form)
     turn_ends = tuple(end for form in forms for end in form.turn_ends)
@@ -98,13 +100,23 @@ def _build_with(
         prefill=forms[0].prefill,
     )
     try:
-        engine = build_engine(config, tokenizer, stop_ids, world)
+        engine = open_engine(
+            *(config.rollout, config.model, tokenizer),
+            stop_ids=stop_ids,
+            vocab_size=world.shape.vocab_size,
+            device=world.topology.device,
+            run_dir=config.run.dir,
+            report=world.loggers.message,
+            moves_temperature=method.first_drawing.rule is not None,
+        )
+        if isinstance(engine, SGLangEngine) and config.rollout.colocated:
+            engine.give_up_memory()
         if isinstance(engine, ReplayEngine):
             check_rollout_logprobs(engine.has_logprobs, config)
     except BaseException:
         scorer.close()
         raise
-    versions = versions_of(config.data, config.eval.data)
+    versions = versions_of(*config.data_by_key.values())
     versions |= {} if acting is None else acting.codes
     player: Engine = engine
     bank, generating, judging = None, player, scorer
@@ -126,7 +138,8 @@ def _build_with(
     )
     inputs = _inputs(config, tokenizer, stop_ids, versions)
     dumps = Outage(str(config.run.dir / "samples"), world.loggers.message)
-    parts = scorer, sampler, in_turn(problems), bank, inputs, dumps
+    problems = {name: in_turn(one) for name, one in held_out.items()}
+    parts = scorer, sampler, problems, bank, inputs, dumps
     return RolloutSide(config, engine, player, toolbox, *parts)
 
 
@@ -170,8 +183,8 @@ def _open_data(
     acting: Acting | None,
     chats: ChatForm | None,
     shape: ModelShape,
-) -> tuple[dict[str, PromptSet], dict[str, PromptSet]]:
-    """What is trained on, and what is held out, by source."""
+) -> tuple[dict[str, PromptSet], dict[str, dict[str, PromptSet]]]:
+    """What is trained on, by source; and what is held out, by set and source."""
     longest = {"data": config.rollout.max_response_tokens}
     sets = {
         key: open_prompt_sets(
@@ -186,11 +199,14 @@ def _open_data(
         )
         for key, data in config.data_by_key.items()
     }
-    trained_on, held_out = sets["data"], sets.get("eval.data", {})
-    if config.rollout.engine != "replay":  # It has responses as they are.
-        most = config.eval.max_response_tokens
-        check_lengths(held_out, shape, key="eval.data", max_response_tokens=most)
-    return trained_on, held_out
+    held_out = {}
+    for name, asked in config.eval.parts.items():
+        held_out[name] = sets[f"{key_of(name)}.data"]
+        if config.rollout.engine != "replay":  # It has responses as they are.
+            most = asked.max_response_tokens
+            key = f"{key_of(name)}.data"
+            check_lengths(held_out[name], shape, key=key, max_response_tokens=most)
+    return sets["data"], held_out
 
 
 def _drawn(sets: dict[str, PromptSet], config: TrainConfig) -> Prompts:

@@ -15,7 +15,7 @@ from megatron_stare.observe.console import Advance
 from megatron_stare.rewards.scorer import Scorer
 from megatron_stare.rollout.bank import Bank
 from megatron_stare.rollout.dump import dump_samples
-from megatron_stare.rollout.evaluate import evaluate
+from megatron_stare.rollout.evaluate import evaluate, metrics_of
 from megatron_stare.rollout.sampler import (
     Cancelled,
     Rollout,
@@ -43,7 +43,8 @@ class RolloutSide:
     toolbox: Toolbox
     scorer: Scorer
     sampler: Sampler
-    held_out: list[Prompt]
+    held_out: dict[str, list[Prompt]]
+    """By set, under an empty name where there is a single one."""
     bank: Bank | None
     """None where generating again costs nothing."""
     inputs: dict[str, Any]
@@ -132,14 +133,17 @@ class RolloutSide:
 
     def evaluate(self, on_progress: Advance) -> dict[str, float]:
         """Held-out metrics of the weights in the engine."""
-        return evaluate(
-            self.player,
-            self.held_out,
-            self.scorer,
-            self.config.eval,
-            seed=self.config.run.seed,
-            on_progress=on_progress,
-        ).metrics
+        return metrics_of(
+            {
+                name: evaluate(
+                    *(self.player, self.held_out[name], self.scorer, asked),
+                    seed=self.config.run.seed,
+                    name=name,
+                    on_progress=on_progress,
+                )
+                for name, asked in self.config.eval.parts.items()
+            }
+        )
 
     def dump(self, step: int, rollout: Rollout, advantages: Sequence[float]) -> None:
         """Write every sample of the step; `advantages` of the kept samples, in batch order.

@@ -112,7 +112,7 @@ class Run(Learner[TrainConfig]):
 
         Nothing where no problems are given.
         """
-        if self.config.eval.data is None or step == self.evaluated_step:
+        if not self.config.is_evaluated or step == self.evaluated_step:
             return
 
         def measure() -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from megatron_stare.errors import UserError
 from megatron_stare.model_shape import ModelShape
 from megatron_stare.weights.finite import cast
+from megatron_stare.weights.hf_config import read_hf_config
 from megatron_stare.weights.names import model_entries
 from megatron_stare.weights.rules import Entry, check_coverage
 from megatron_stare.weights.safetensors_folder import LazyTensor, open_tensors
@@ -64,6 +65,19 @@ def open_hf_weights(folder: Path, shape: ModelShape) -> dict[str, LazyTensor]:
     tensors = open_tensors(folder)
     check_tensors(tensors, model_entries(shape).values(), Path(folder))
     return tensors
+
+
+def hf_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a folder's network, by Hugging Face name, as an engine takes them.
+
+    Raises:
+        UserError: they are damaged, or are not those of its config.json.
+    """
+    shape = read_hf_config(folder)
+    tensors = open_hf_weights(folder, shape)
+    for entry in model_entries(shape).values():
+        for name in entry.hf:
+            yield name, tensors[name][:]
 
 
 def check_tensors(

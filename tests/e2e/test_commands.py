@@ -104,7 +104,9 @@ def test_eval_measures_a_folder(workspace, tmp_path):
     metrics = json.loads((tmp_path / "eval/eval.json").read_text())
     last = metrics_of(workspace / "run")[-1]
     assert metrics["eval/avg_at_k"] == pytest.approx(last["eval/avg_at_k"])
-    assert f"eval/avg_at_k\t{metrics['eval/avg_at_k']:.4f}" in printed
+    assert metrics["eval/avg_at_k_se"] > 0
+    [row] = [line.split() for line in printed.splitlines() if line.split()[:1] == ["all"]]
+    assert row[1:4] == ["12", "4", f"{100 * metrics['eval/avg_at_k']:.1f}%"]
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from megatron_stare.algorithms.table import PARTS
-from megatron_stare.config.commands import EvalConfig, TrainConfig
+from megatron_stare.config.commands import TrainConfig
+from megatron_stare.config.evaluation import EvalConfig
 from megatron_stare.config.pivots import PivotsConfig
 from megatron_stare.config.prefer import PreferConfig
 from megatron_stare.config.sft import SftConfig

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from megatron_stare.config.commands import EvalConfig, TrainConfig
+from megatron_stare.config.commands import TrainConfig
+from megatron_stare.config.evaluation import EvalConfig
 from megatron_stare.config.pivots import PivotsConfig
 from megatron_stare.config.prefer import PreferConfig
 from megatron_stare.config.sft import SftConfig

@@ -7,7 +7,8 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from megatron_stare.config.commands import EvalConfig, TrainConfig
+from megatron_stare.config.commands import TrainConfig
+from megatron_stare.config.evaluation import EvalConfig
 from megatron_stare.config.pivots import PivotsConfig
 from megatron_stare.config.prefer import PreferConfig
 from megatron_stare.config.sft import SftConfig
@@ -67,7 +68,7 @@ def test_values_that_are_what_they_look_like(load, override, value):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("eval.every=5", r"eval\.every=5 without eval\.data: nothing would be evaluated"),
+        ("eval.every=5", r"eval: every=5 without data or sets: nothing would be"),
         ("data.answer_field=prompt", r"answer_field='prompt' is prompt_field too"),
         ("checkpoint.keep_every=50", r"keep_every=50 with every=20: expected a multiple"),
         ("checkpoint={every: 0, keep_every: 5}", r"keep_every=5 with every=0: expected a multiple"),

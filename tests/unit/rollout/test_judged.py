@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from megatron_stare.algorithms.advantages import ADVANTAGES, group_advantages
-from megatron_stare.config.commands import EvalSection
+from megatron_stare.config.evaluation import EvalSection
 from megatron_stare.data.packing import split_updates
 from megatron_stare.engines.replay import ReplayEngine
 from megatron_stare.errors import UserError

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from megatron_stare.algorithms.needs import facts_of_turns
 from megatron_stare.algorithms.step import Step
-from megatron_stare.config.commands import EvalSection, TrainConfig
+from megatron_stare.config.commands import TrainConfig
+from megatron_stare.config.evaluation import EvalSection
 from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.engines.replay import ReplayEngine
 from megatron_stare.errors import UserError
