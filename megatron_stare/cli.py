@@ -27,7 +27,7 @@ COMMANDS = {
     "train": "reinforcement learning of a policy",
     "sft": "packed supervised fine-tuning",
     "prefer": "learning from pairs of a better and a worse response",
-    "eval": "avg@k and pass@k of a Hugging Face folder",
+    "eval": "avg@k, pass@k and maj@k of a Hugging Face folder, or of a run's policy",
     "pivots": "the states of a data set whose sampled continuations vary",
     "serve": "SGLang servers on this machine, until interrupted",
     "compare": "runs of several methods over seeds, and their paired differences",

@@ -72,6 +72,15 @@ def load_one_of[ConfigT: BaseModel](
     return load_config(kinds[own[0]], path, overrides)
 
 
+def sections_of(path: Path) -> set[str]:
+    """The sections that a config file has.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return {*_read_file(path)}
+
+
 def to_yaml(config: BaseModel) -> str:
     """The resolved config, every key spelled out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
