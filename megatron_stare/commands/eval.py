@@ -10,7 +10,7 @@ from pathlib import Path
 from megatron_stare.checkpoint.policies import find_policy
 from megatron_stare.checkpoint.run_folder import CONFIG
 from megatron_stare.commands.arguments import path
-from megatron_stare.commands.of_config import key_table
+from megatron_stare.commands.of_config import take_config
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config.evaluation import EvalConfig
 from megatron_stare.config.loops import LOOPS
@@ -23,14 +23,7 @@ from megatron_stare.system.values import expand
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """`eval [CONFIG] [--run RUN [--policy NAME]] [section.key=value ...]`."""
-    command.epilog = key_table(EvalConfig)
-    command.add_argument(
-        "config",
-        nargs="?",
-        help="YAML file of an evaluation, or of a training run, whose eval section it is then "
-        "(default: the config.yaml of --run)",
-    )
-    command.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides")
+    take_config(command, _eval, EvalConfig, without_file="the config.yaml of --run")
     command.add_argument(
         "--run", dest="of_run", type=path, metavar="RUN", help="evaluate the policy of this run"
     )
@@ -39,7 +32,6 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="which folder of the run's hf/, such as step_000100 (default: final, else the newest)",
     )
-    command.set_defaults(run=_eval)
 
 
 def _eval(arguments: argparse.Namespace) -> int:

@@ -21,12 +21,22 @@ def take_config(
     command: argparse.ArgumentParser,
     run: Callable[[argparse.Namespace], int],
     kind: type[BaseModel] | None = None,
+    *,
+    without_file: str | None = None,
 ) -> None:
-    """`CONFIG [section.key=value ...]`; `kind` is what the config is for, if it is one."""
+    """`CONFIG [section.key=value ...]`; `kind` is what the config is for, if it is one.
+
+    Args:
+        without_file: what there is where no file is given; None where one has to be.
+    """
     if kind is not None:
         command.add_argument("-h", "--help", action=_Help, kind=kind, help=_Help.__doc__)
         command.epilog = section_table(kind)
-    command.add_argument("config", type=path, help="YAML file of differences from the defaults")
+    about = "YAML file of differences from the defaults"
+    if without_file is None:
+        command.add_argument("config", type=path, help=about)
+    else:  # Argparse takes the first override for it.
+        command.add_argument("config", nargs="?", help=f"{about} (without: {without_file})")
     command.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides")
     command.set_defaults(run=run)
 

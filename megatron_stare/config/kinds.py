@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from megatron_stare.config.evaluation import EvalConfig
 from megatron_stare.config.compare import CompareConfig
+from megatron_stare.config.evaluation import EvalConfig
 from megatron_stare.config.loops import LOOPS
 from megatron_stare.config.pivots import PivotsConfig
 
