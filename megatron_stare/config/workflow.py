@@ -31,6 +31,36 @@ class TurnsConfig(Settings):
     """Of what one call gives; of more, the middle is left out."""
     max_seconds: Seconds | None = None
     """Seconds of generation and of tools after which no further turn begins."""
+    reminder: bool = False
+    """Have the model read, behind each observation, how many turns it has left."""
+    first_turns: Count | None = None
+    """Turns that it is reminded of at first; None reminds of `max_turns`."""
+    extension: Count = 4
+    """Turns that it is granted whenever it has taken those, up to `max_turns`."""
+
+    def left(self, num_taken: int) -> int:
+        """Turns that the model is reminded of behind so many.
+
+        >>> limits = TurnsConfig(max_turns=8, reminder=True, first_turns=3, extension=4)
+        >>> [limits.left(taken) for taken in range(1, 9)]
+        [2, 1, 4, 3, 2, 1, 1, 0]
+        """
+        limit = self.max_turns if self.first_turns is None else self.first_turns
+        if num_taken >= limit:
+            limit += self.extension * ((num_taken - limit) // self.extension + 1)
+        return min(limit, self.max_turns) - num_taken
+
+    @model_validator(mode="after")
+    def _first_turns_are_reminded_of(self) -> TurnsConfig:
+        if self.first_turns is None:
+            return self
+        if not self.reminder or self.first_turns > self.max_turns:
+            raise ValueError(
+                f"first_turns={self.first_turns} with reminder={str(self.reminder).lower()}, "
+                f"max_turns={self.max_turns}: the model is reminded of them, expected "
+                "reminder=true and at most max_turns"
+            )
+        return self
 
 
 class WorkflowConfig(Settings):

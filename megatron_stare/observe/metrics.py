@@ -53,6 +53,9 @@ PAIRS: dict[str, Metric] = {
 
 TURNS: dict[str, Metric] = {
     "turns/mean": Metric("count", "Turns of the model in an episode."),
+    "turns/p25": Metric("count", "The 25th percentile of turns of the model in an episode."),
+    "turns/p50": Metric("count", "The median."),
+    "turns/p75": Metric("count", "The 75th percentile: a limit for `max_turns` (docs/turns.md)."),
     "turns/void_share": Metric("share", "Turns of the model with neither an answer nor a call."),
     "turns/put_in_share": Metric(
         "share", "Response tokens that the policy did not choose: what tools said, and templates."

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from megatron_stare.rollout.ledger import endings_of
 from megatron_stare.types import Sample
 
@@ -17,12 +19,14 @@ def turn_statistics(samples: Sequence[Sample]) -> dict[str, float]:
         return {}
     turns = [turn for sample in samples for turn in sample.turns]
     own = [turn for turn in turns if turn.kind == "model"]
+    taken = [sum(turn.kind == "model" for turn in sample.turns) for sample in samples]
     num_calls = sum(turn.num_calls for turn in own)
     num_invalid = sum(turn.num_invalid for turn in own)
     num_tokens = sum(len(sample.token_ids) for sample in samples)
     num_chosen = sum(sample.num_chosen for sample in samples)
     return {
         "turns/mean": len(own) / len(samples),
+        **{f"turns/p{share}": float(np.percentile(taken, share)) for share in (25, 50, 75)},
         "turns/void_share": sum(turn.taken_as == "void" for turn in own) / max(len(own), 1),
         "turns/put_in_share": 1 - num_chosen / max(num_tokens, 1),
         **{f"turns/ended_{reason}": float(n) for reason, n in endings_of(samples).items()},

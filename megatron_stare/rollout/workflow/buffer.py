@@ -66,6 +66,19 @@ class Buffer:
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
 
+def reminded(text: str, episode: Sample, sampling: SamplingConfig) -> str:
+    """What is put in behind an episode's last turn, with how many turns are left, if that is said.
+
+    Source: arXiv 2510.16786, whose words are not published.
+    """
+    limits = sampling.turns
+    if not limits.reminder:
+        return text
+    left = limits.left(sum(turn.kind == "model" for turn in episode.turns))
+    turns = "turn" if left == 1 else "turns"
+    return f"{text}\n\nREMINDER: You have {left} {turns} left to complete the task."
+
+
 def end_of(turns: Sequence[Turn]) -> int:
     """Where the next turn begins."""
     return turns[-1].end if turns else 0

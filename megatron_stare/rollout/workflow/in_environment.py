@@ -16,7 +16,7 @@ from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.data.replies import ReplyForm
 from megatron_stare.environments.acting import Acting, Played, Told
 from megatron_stare.environments.environment import Start, Step
-from megatron_stare.rollout.workflow.buffer import Buffer, room_for
+from megatron_stare.rollout.workflow.buffer import Buffer, reminded, room_for
 from megatron_stare.rollout.workflow.formats import cut_middle
 from megatron_stare.rollout.workflow.workflow import Ask, Call, Calls
 from megatron_stare.tools.tool import ToolResult
@@ -82,7 +82,8 @@ class InEnvironment:
         episode = replace(episode, turns=_credited(episode.turns, played.step))
         if ending != "aborted":
             return replace(episode, turns=(*episode.turns, turn), finish_reason=ending)
-        ids = self._form.encode([text], last_token=episode.token_ids[-1])
+        told = reminded(text, episode, sampling)
+        ids = self._form.encode([told], last_token=episode.token_ids[-1])
         return self._buffer.put_in(episode, ids, turn, sampling)
 
     def _ending(self, episode: Sample, step: Step, sampling: SamplingConfig) -> FinishReason:

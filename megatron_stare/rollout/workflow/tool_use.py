@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.config.workflow import WorkflowConfig
-from megatron_stare.rollout.workflow.buffer import Buffer, end_of, room_for
+from megatron_stare.rollout.workflow.buffer import Buffer, end_of, reminded, room_for
 from megatron_stare.rollout.workflow.formats import Format, cut_middle
 from megatron_stare.rollout.workflow.workflow import Ask, Call, Calls
 from megatron_stare.tools.tool import ToolResult
@@ -105,7 +105,8 @@ class ToolUse:
             return replace(episode, turns=turns, finish_reason="failed")
         limit = sampling.turns.max_observation_tokens
         texts = [cut_middle(self._tokenizer, result.text, limit) for result in results]
-        ids = self._format.reply(texts, last_token=episode.token_ids[-1])
+        told = [*texts[:-1], reminded(texts[-1], episode, sampling)]
+        ids = self._format.reply(told, last_token=episode.token_ids[-1])
         num_ok = sum(result.ok for result in results)
         return self._buffer.put_in(
             episode, ids, replace(turn, text="\n".join(texts), num_ok=num_ok), sampling
@@ -121,11 +122,11 @@ class ToolUse:
             return self._buffer.with_turn(episode, "void", "stop")
         if is_last:
             return self._buffer.with_turn(episode, "void", "turns")
-        ids = self._format.notice(VOID, last_token=episode.token_ids[-1])
-        turn = Turn(len(episode.token_ids), len(episode.token_ids), "notice", VOID)
-        return self._buffer.put_in(
-            self._buffer.with_turn(episode, "void", "aborted"), ids, turn, sampling
-        )
+        episode = self._buffer.with_turn(episode, "void", "aborted")
+        size = len(episode.token_ids)
+        told = reminded(VOID, episode, sampling)
+        ids = self._format.notice(told, last_token=episode.token_ids[-1])
+        return self._buffer.put_in(episode, ids, Turn(size, size, "notice", VOID), sampling)
 
     def _calls(self, episode: Sample, place: int, sampling: SamplingConfig) -> list[Call]:
         """Those of a turn, as they were read; those beyond the limits are not to be made."""
