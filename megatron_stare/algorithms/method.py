@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import takewhile
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from megatron_stare.algorithms.aggregation import Aggregation
 from megatron_stare.algorithms.drawing import Drawing, drawing_of
@@ -26,6 +26,7 @@ from megatron_stare.algorithms.hooks import (
 from megatron_stare.algorithms.needs import OLD
 from megatron_stare.algorithms.updates import Epochs
 from megatron_stare.system.settings import Settings
+from megatron_stare.system.values import Count
 
 
 class Method(Settings):
@@ -45,6 +46,18 @@ class Method(Settings):
     """Which problems are asked, one; without, all of them epoch after epoch."""
     aggregation: Aggregation = "token-mean"
     """How token losses become one number, over the global batch."""
+    sum_over: Count = 1
+    """Tokens by which every sample's sum of `seq-mean-token-sum` is divided, however long it is;
+    Dr. GRPO's authors take the longest that a response may be."""
+
+    @model_validator(mode="after")
+    def _sums_are_divided(self) -> Self:
+        if self.sum_over != 1 and self.aggregation != "seq-mean-token-sum":
+            raise ValueError(
+                f"sum_over={self.sum_over} with aggregation={self.aggregation!r}: expected "
+                "'seq-mean-token-sum', or 1"
+            )
+        return self
 
     @field_validator("policy", "updates")
     @classmethod

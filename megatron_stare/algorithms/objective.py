@@ -73,7 +73,7 @@ class MethodObjective:
         def mean_of(terms: Sequence[Term]) -> Mean:
             counted = terms[0].counted(credit, step)
             kind = terms[0].aggregation or method.aggregation
-            coefficients = token_coefficients(kind, counted, step, update.samples)
+            coefficients = token_coefficients(kind, counted, step, update.samples, method.sum_over)
             prepared = [(term, _prepared(term, step)) for term in terms]
             return Mean(prepared, counted, coefficients)
 

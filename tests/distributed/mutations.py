@@ -91,10 +91,10 @@ def _micro_batches(step: Step, max_tokens: int) -> Iterator[slice]:
 
 
 def _token_mean_per_rank() -> AbstractContextManager:
-    def per_rank(kind, counted: torch.Tensor, step: Step, samples) -> torch.Tensor:
+    def per_rank(kind, counted: torch.Tensor, step: Step, samples, sum_over) -> torch.Tensor:
         held = set(step.sample_ids.tolist())
         mine = [i for i in samples if i in held]
-        return token_coefficients(kind, counted, step, mine) / dist.get_world_size()
+        return token_coefficients(kind, counted, step, mine, sum_over) / dist.get_world_size()
 
     return _replaced(objective, "token_coefficients", per_rank)
 

@@ -30,6 +30,9 @@ BASELINES: dict[str, Preset] = {
     "dr_grpo": Preset(
         about="""GRPO without its divisions by the group's std and the response's length.
 
+        A sample's tokens are added up. The authors divide by the longest that a response may be:
+        `sum_over: 3000`, say; gradients are as much smaller then, for the same `optim.clip_grad`.
+
         Source: Understanding R1-Zero-Like Training, arXiv 2503.20783
         Status: checked against authors' code
         """,

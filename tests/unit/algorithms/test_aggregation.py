@@ -4,12 +4,14 @@ from typing import get_args
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from megatron_stare.algorithms.aggregation import (
     AGGREGATIONS,
     Aggregation,
     aggregation_coefficients,
 )
+from megatron_stare.algorithms.method import Method
 from tests.unit.algorithms.golden import method_example, tensor
 
 every_kind = pytest.mark.parametrize("kind", AGGREGATIONS)
@@ -37,6 +39,21 @@ def test_each_kind_on_a_ragged_batch():
     }
     for kind, values in expected.items():
         assert aggregation_coefficients(kind, counts).tolist() == pytest.approx(values)
+
+
+def test_golden_sums_over_the_longest_response():
+    """TRL's; verl does not divide by the 2 samples."""
+    losses = torch.tensor([[-1.2, -0.951229, -0.67032, -1.2], [1.349859, 0.8, 3, 0]]).double()
+    counts = torch.tensor([4, 3])
+    coefficients = aggregation_coefficients("seq-mean-token-sum", counts, sum_over=8)
+    loss = (coefficients[:, None] * losses).sum().item()
+    assert loss == pytest.approx(0.070519, abs=1e-6)
+    assert 2 * loss == pytest.approx(0.141039, abs=1e-6)
+
+
+def test_other_means_have_no_length_of_their_own():
+    with pytest.raises(ValidationError, match="sum_over=8 with aggregation='token-mean': expected"):
+        Method(sum_over=8)
 
 
 @every_kind
