@@ -113,6 +113,11 @@ def draw_panel(axes: Axes, runs: Runs, panel: Panel) -> None:
                 markersize=4,
                 clip_on=panel.log_scale,
             )
+            if len(group) == 1 and (errors := spread(group, f"{panel.metric}_se")):
+                _, ours, theirs = np.intersect1d(curve.steps, errors.steps, return_indices=True)
+                bars = errors.mean[theirs]
+                place = curve.steps[ours], mean[ours]
+                axes.errorbar(*place, bars, fmt="none", ecolor=colour, elinewidth=1, alpha=0.6)
             if len(group) > 1 and panel.window == 1:
                 axes.fill_between(
                     curve.steps, curve.low, curve.high, color=colour, alpha=0.16, linewidth=0
@@ -168,7 +173,7 @@ def _scale_y(axes: Axes, unit: str, *, log_scale: bool) -> None:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_major_formatter(_percent if is_share else _number)
+    axes.yaxis.set_major_formatter(percent if is_share else _number)
     axes.set_ylabel("" if is_share or unit == "1" else unit)
     # A KL estimate may be negative; all else with a unit is read against 0.
     if unit != "1" and axes.dataLim.y0 >= 0:
@@ -179,7 +184,8 @@ def _number(value: float, _: float) -> str:
     return f"{value:g}"
 
 
-def _percent(value: float, _: float) -> str:
+def percent(value: float, _: float) -> str:
+    """A tick of an axis of shares."""
     return f"{100 * value:.3g}%"
 
 

@@ -24,6 +24,8 @@ from megatron_stare.observe.drawing import (
 )
 from megatron_stare.observe.entropy_law import METRICS as LAW_METRICS
 from megatron_stare.observe.entropy_law import draw_entropy_law, law_of
+from megatron_stare.observe.held_out_figure import METRICS as HELD_OUT_METRICS
+from megatron_stare.observe.held_out_figure import draw_held_out, sets_of
 from megatron_stare.observe.run_folders import Runs, pass_at_budgets, read_runs, sources_of, spread
 
 Draw = Callable[[Axes], None]
@@ -76,6 +78,22 @@ def _of_sources(runs: Runs) -> Lines:
     ]
     panels = tuple(Panel(f"{source}: {title}", name) for title, source, name in names)
     return Lines("Sources", min(max(len(sources), 1), 4), panels)
+
+
+def _of_sets(runs: Runs) -> Lines:
+    """avg@k of each held-out set over the steps, of runs that evaluate more than once."""
+    panels = [
+        Panel(f"{title}: avg@k", f"{prefix}/avg_at_k")
+        for prefix, title in sets_of(runs).items()
+        if prefix != "eval"  # That of all stands beside the reward.
+    ]
+    curves = {p.metric: [spread(group, p.metric) for group in runs.values()] for p in panels}
+    is_curve = {
+        metric: any(each is not None and len(each.steps) > 1 for each in found)
+        for metric, found in curves.items()
+    }
+    shown = tuple(panel for panel in panels if is_curve[panel.metric])
+    return Lines("Held-out sets over the steps", 3, shown)
 
 
 FIGURES: dict[str, Lines] = {
@@ -235,7 +253,8 @@ def draw_figure(panels: Sequence[Draw], legend: Mapping[str, str], path: Path) -
 
 
 def _figures(runs: Runs) -> Iterator[tuple[str, str, Figure, tuple[str, ...]]]:
-    for name, lines in {**FIGURES, "sources": _of_sources(runs)}.items():
+    of_runs = {"sources": _of_sources(runs), "held_out_steps": _of_sets(runs)}
+    for name, lines in (FIGURES | of_runs).items():
         panels = [panel for panel in lines.panels if _has_data(runs, panel.metric)]
         if panels:
             metrics = tuple(panel.metric for panel in panels)
@@ -244,6 +263,8 @@ def _figures(runs: Runs) -> Iterator[tuple[str, str, Figure, tuple[str, ...]]]:
         figure, axes = new_figure(1, 1, colour_legend(runs))
         draw_pass_at_k(axes[0], runs)
         yield "pass_at_k", "Held-out pass@k", figure, ("eval/pass_at_{k}",)
+    if sets_of(runs):
+        yield "held_out", "Held-out sets", draw_held_out(runs), HELD_OUT_METRICS
     if any(law_of(run) is not None for group in runs.values() for run in group):
         yield "entropy_law", "Accuracy for entropy: R = -a e^H + b", _draw_laws(runs), LAW_METRICS
     phases = [phase for phase in PHASES if _has_data(runs, f"time/{phase}_s")]

@@ -13,6 +13,7 @@ from rich.console import Console
 from megatron_stare.observe.checkpoint_choice import CHOSEN, checkpoint_sharpe_ratio
 from megatron_stare.observe.console import print_table
 from megatron_stare.observe.entropy_law import ceiling_of
+from megatron_stare.observe.held_out import prefixes, samples_per_problem
 from megatron_stare.observe.metrics import targets_of
 from megatron_stare.observe.run_folders import (
     BAND,
@@ -58,7 +59,8 @@ def print_summary(folders: Sequence[Path], console: Console) -> None:
 def summarise(runs: Runs) -> Summary:
     """Quantities that at least one run has; with several seeds, their mean and (min–max)."""
     rows = []
-    for row in [*_rows(pass_at_budgets(runs)), *_rows_of_sources(sources_of(runs))]:
+    named = [*_rows_of_sources(sources_of(runs)), *_rows_of_sets(runs)]
+    for row in [*_rows(pass_at_budgets(runs)), *named]:
         cells = [_cell(row, group) for group in runs.values()]
         if set(cells) != {MISSING}:
             rows.append([row.title, *cells])
@@ -122,6 +124,28 @@ def _rows_of_sources(sources: Sequence[str]) -> list[Row]:
             ),
         )
     ]
+
+
+def _rows_of_sets(runs: Runs) -> list[Row]:
+    """Of every held-out set its accuracy at the end, the error of that, and what it is made of."""
+    percent = "{:.1%}".format
+    names = [name for group in runs.values() for run in group for name in run.history]
+    found = prefixes(dict.fromkeys(names, 0.0))
+    rows = []
+    for prefix, title in found.items():
+        if prefix.startswith("eval/set/"):
+            k = samples_per_problem(prefix, names)
+            for key, what in (
+                ("avg_at_k", f"avg@{k}"),
+                ("avg_at_k_se", f"standard error of avg@{k}"),
+                (f"pass_at_{k}", f"pass@{k}"),
+                ("maj_at_k", f"maj@{k}"),
+                ("truncated_share", "truncated"),
+            ):
+                rows.append(
+                    Row(f"{title}: {what}, end", partial(_at, f"{prefix}/{key}", -1), percent)
+                )
+    return rows
 
 
 ALL, FIRST, LAST_HALF, LAST = (0.0, 1.0), (0.0, 0.1), (0.5, 1.0), (0.9, 1.0)
