@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from megatron_stare.system.settings import Settings
-from megatron_stare.system.values import Count, CountOrZero, FilePath, Seconds
+from megatron_stare.system.values import Count, CountOrZero, FilePath, Seconds, matching
 
 
 class RunConfig(Settings):
@@ -69,6 +69,11 @@ def check_apart(run_dir: Path, model: Path) -> None:
         )
 
 
+OwnClass = Annotated[
+    str, AfterValidator(matching(r"\w+(\.\w+)*:\w+", "a class of your own as package.module:Name"))
+]
+
+
 class LogConfig(Settings):
     """Where metrics go, besides metrics.jsonl and the console."""
 
@@ -78,6 +83,16 @@ class LogConfig(Settings):
     """Weights & Biases project; None is off."""
     wandb_mode: Literal["online", "offline"] = "online"
     """`offline` writes locally, for `wandb sync`."""
+    wandb_entity: str | None = Field(default=None, min_length=1)
+    """User or team of the project; None is W&B's own default."""
+    wandb_group: str | None = Field(default=None, min_length=1)
+    """Of runs that belong together, as those of several seeds."""
+    wandb_tags: list[str] = Field(default=[])
+    """To find runs by."""
+    wandb_notes: str | None = Field(default=None, min_length=1)
+    """What the run is for, in words."""
+    trackers: list[OwnClass] = Field(default=[])
+    """Trackers of your own, `package.module:Name` (docs/trackers.md)."""
     progress: bool = True
     """Progress bars on a terminal."""
     dump_samples: bool = True

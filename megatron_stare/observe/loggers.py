@@ -1,21 +1,23 @@
-"""Where metrics go: metrics.jsonl and the console always, W&B and TensorBoard by config."""
+"""Where metrics go: metrics.jsonl and the console always, the rest by config."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from rich.console import Console
 
 from megatron_stare.config.run import LogConfig
-from megatron_stare.errors import UserError
 from megatron_stare.observe.console import ConsoleLogger, Progress, open_console, print_line
 from megatron_stare.observe.history import FILE_NAME, JsonlLogger, cut_back
 from megatron_stare.observe.metrics import find_metric
 from megatron_stare.observe.run_folders import num_steps
 from megatron_stare.observe.tensorboard import TensorBoardLogger
+from megatron_stare.observe.trackers import MakeTracker, find_trackers, open_trackers
+from megatron_stare.observe.wandb_run import open_wandb
 
 
 class Logger(Protocol):
@@ -50,8 +52,15 @@ class Loggers:
     for the run: on other ranks names of metrics are checked, and nothing else is done.
     """
 
-    def __init__(self, loggers: Sequence[Logger], console: Console, progress: Progress) -> None:
+    def __init__(
+        self,
+        loggers: Sequence[Logger],
+        console: Console,
+        progress: Progress,
+        trackers: Mapping[str, MakeTracker] = MappingProxyType({}),
+    ) -> None:
         self._loggers = list(loggers)
+        self._trackers = trackers
         self.console = console
         self.progress = progress
 
@@ -67,21 +76,24 @@ class Loggers:
         An existing metrics.jsonl is continued, where it ends or at `position`.
 
         Raises:
-            UserError: W&B is configured and cannot start.
+            UserError: W&B, or a tracker of the user's, is configured and cannot start.
         """
         if self.console.quiet:
             return
-        # W&B goes first: it alone can refuse, and then no file is left open, and none was touched.
-        optional: list[Logger] = []
+        first_step = None if position is None else position.step + 1
+        # They go first: they alone can refuse, and then no file is left open, and none was touched.
+        optional: list[Logger] = [
+            *open_trackers(self._trackers, run_dir, resolved_config, first_step, self.message)
+        ]
         if log.wandb_project is not None:
-            optional.append(WandbLogger(log, run_dir, resolved_config, position, self.message))
+            run_id = None if position is None else position.wandb_id
+            optional.append(open_wandb(log, run_dir, resolved_config, run_id, self.message))
         if position is not None and (missing := cut_back(run_dir, position.metrics_bytes)):
             self.message(
                 f"{run_dir / FILE_NAME}: {missing} bytes of what it held at step {position.step} "
                 "are gone; the run goes on without"
             )
         if log.tensorboard:
-            first_step = None if position is None else position.step + 1
             optional.append(TensorBoardLogger(run_dir, resolved_config, first_step, self.message))
         self._loggers += [JsonlLogger(run_dir, self.message), *optional]
         if (steps := num_steps(resolved_config)) is not None:  # An evaluation has a table.
@@ -119,65 +131,11 @@ class Loggers:
 
 
 def open_loggers(log: LogConfig, *, rank: int = 0) -> Loggers:
-    """The loggers of a run that has written nothing yet: its console, quiet off global rank 0."""
-    console = open_console(quiet=rank != 0)
-    return Loggers([], console, Progress(console, bars=log.progress))
+    """The loggers of a run that has written nothing yet: its console, quiet off global rank 0.
 
-
-class WandbLogger:
-    """A Weights & Biases run named after the run folder, its files under `run_dir/wandb`.
-
-    W&B writes in a process of its own. When that is lost, `report` is told, and the run goes on.
+    Raises:
+        UserError: a tracker of the user's cannot be imported.
     """
-
-    def __init__(
-        self,
-        log: LogConfig,
-        run_dir: Path,
-        resolved_config: dict[str, Any],
-        position: LogPosition | None,
-        report: Callable[[str], None],
-    ) -> None:
-        import wandb
-        from wandb.errors import Error
-
-        self._report = report
-        self._is_lost = False
-        try:
-            self._run = wandb.init(
-                project=log.wandb_project,
-                id=None if position is None else position.wandb_id,
-                resume="allow",
-                name=run_dir.name,
-                dir=run_dir,
-                mode=log.wandb_mode,
-                config=resolved_config,
-                # Capturing the console would take the terminal away from the progress bars.
-                settings=wandb.Settings(silent=True, console="off"),
-            )
-        except (Error, OSError) as error:
-            raise UserError(
-                f"log.wandb_project={log.wandb_project!r}: W&B did not start ({error}); "
-                "expected a login, or log.wandb_mode=offline"
-            ) from None
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Metrics under their own names; parts of a step are merged."""
-        self._do(lambda: self._run.log(dict(metrics), step=step))
-
-    def state_dict(self) -> dict[str, Any]:
-        """The id of the run, to go on in it."""
-        return {"wandb_id": self._run.id}
-
-    def close(self) -> None:
-        """Finish the run; in online mode, wait for the upload."""
-        self._do(self._run.finish)
-
-    def _do(self, action: Callable[[], None]) -> None:
-        if self._is_lost:
-            return
-        try:
-            action()
-        except Exception as error:  # Of many unrelated classes; none may cost the run.
-            self._is_lost = True
-            self._report(f"W&B is lost ({error!r}); {FILE_NAME} goes on")
+    console = open_console(quiet=rank != 0)
+    trackers = find_trackers(log) if rank == 0 else {}
+    return Loggers([], console, Progress(console, bars=log.progress), trackers)
