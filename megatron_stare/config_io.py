@@ -196,13 +196,15 @@ def leaves(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Field
             yield from leaves(section, f"{prefix}{name}.")
 
 
-def _documented(kind: type[BaseModel], key: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """`leaves`, with the keys of a section that stands under a name: under that of `key`."""
-    for name, field in leaves(kind):
+def _documented(
+    kind: type[BaseModel], key: str = "", prefix: str = ""
+) -> Iterator[tuple[str, FieldInfo]]:
+    """`leaves`, with the keys of sections that stand under a name: under that of `key`."""
+    for name, field in leaves(kind, prefix):
         yield name, field
         if (section := _named_section(field.annotation)) is not None:
             own = key.removeprefix(f"{name}.").partition(".")[0] if key.startswith(name) else _NAME
-            yield from leaves(section, f"{name}.{own}.")
+            yield from _documented(section, key, f"{name}.{own}.")
 
 
 def _is_text(kind: type[BaseModel], key: str) -> bool:

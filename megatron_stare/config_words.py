@@ -65,8 +65,9 @@ def kind_in_words(annotation: Any) -> str:
         kind = kind_in_words(parts[0])
         return f"list of {kind}s" if kind.endswith("number") else f"list of {kind}"
     if origin is dict:
-        is_section = isinstance(parts[1], type) and issubclass(parts[1], BaseModel)
-        return f"{'sections' if is_section else _NAMED.get(parts[1], 'any values')} by name"
+        value = get_args(parts[1])[0] if get_origin(parts[1]) is Annotated else parts[1]
+        is_section = isinstance(value, type) and issubclass(value, BaseModel)
+        return f"{'sections' if is_section else _NAMED.get(value, 'any values')} by name"
     return _SCALARS.get(annotation, "any value")
 
 

@@ -87,11 +87,11 @@ class LogConfig(Settings):
     """User or team of the project; None is W&B's own default."""
     wandb_group: str | None = Field(default=None, min_length=1)
     """Of runs that belong together, as those of several seeds."""
-    wandb_tags: list[str] = Field(default=[])
+    wandb_tags: tuple[str, ...] = ()
     """To find runs by."""
     wandb_notes: str | None = Field(default=None, min_length=1)
     """What the run is for, in words."""
-    trackers: list[OwnClass] = Field(default=[])
+    trackers: tuple[OwnClass, ...] = ()
     """Trackers of your own, `package.module:Name` (docs/trackers.md)."""
     progress: bool = True
     """Progress bars on a terminal."""

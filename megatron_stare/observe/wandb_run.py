@@ -47,7 +47,7 @@ def open_wandb(
             project=log.wandb_project,
             entity=log.wandb_entity,
             group=log.wandb_group,
-            tags=log.wandb_tags or None,
+            tags=list(log.wandb_tags) or None,
             notes=log.wandb_notes,
             id=run_id,
             resume="allow",

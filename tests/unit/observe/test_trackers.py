@@ -52,7 +52,7 @@ class Unmakeable:
 
 
 def run(run_dir: Path, *names: str, position: LogPosition | None = None) -> None:
-    log = LogConfig(trackers=[f"{HERE}:{name}" for name in names])
+    log = LogConfig(trackers=tuple(f"{HERE}:{name}" for name in names))
     with open_loggers(log) as loggers:
         loggers.open_files(log, run_dir, CONFIG, position)
         for step in (1, 2, 3):
@@ -96,7 +96,7 @@ def test_one_that_cannot_be_made_is_named_before_anything_is_written(tmp_path):
 
 
 def test_other_ranks_have_none(tmp_path):
-    log = LogConfig(trackers=[f"{HERE}:Missing"])
+    log = LogConfig(trackers=(f"{HERE}:Missing",))
     with open_loggers(log, rank=1) as loggers:
         loggers.open_files(log, tmp_path, CONFIG)
     assert not list(tmp_path.iterdir())
@@ -114,7 +114,7 @@ def test_wandb_is_told_what_the_config_says(tmp_path, monkeypatch):
         wandb_project="bands",
         wandb_entity="lab",
         wandb_group="seeds",
-        wandb_tags=["a", "b"],
+        wandb_tags=("a", "b"),
         wandb_notes="why",
     )
     with pytest.raises(UserError, match="enough"), open_loggers(log) as loggers:
