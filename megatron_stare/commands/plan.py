@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 
 from megatron_stare.commands.arguments import number, path
 from megatron_stare.config.loops import LOOPS
@@ -12,7 +13,7 @@ from megatron_stare.system.values import RankCount
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """`plan CONFIG [--gpus N] [--gpu NAME] [--search]`."""
+    """`plan CONFIG [--gpus N] [--gpu NAME] [--search] [--json]`."""
     command.epilog = _assumption_table()
     command.add_argument("config", type=path, help="YAML file of differences from the defaults")
     command.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides")
@@ -31,6 +32,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="of a server (default: the fewest that hold the weights twice)",
     )
     command.add_argument("--search", action="store_true", help="rank the layouts that fit")
+    command.add_argument("--json", action="store_true", help="print it for programs")
     command.add_argument(
         "--assume",
         action="append",
@@ -45,6 +47,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     config = load_one_of(LOOPS, arguments.config, arguments.overrides)
     assumptions = read_assumptions(arguments.assume)
     from megatron_stare.plan.job import needs_servers, open_job
+    from megatron_stare.plan.plain import candidates_as_plain, plan_as_plain
     from megatron_stare.plan.plan import check_fits, make_plan
     from megatron_stare.plan.report import plan_report, search_report
     from megatron_stare.plan.search import search
@@ -59,12 +62,17 @@ def _plan(arguments: argparse.Namespace) -> int:
         assumptions=assumptions,
     )
     if arguments.search:
-        print(search_report(search(job)))
+        found = search(job)
+        print(_as_json(candidates_as_plain(found)) if arguments.json else search_report(found))
         return 0
     plan = make_plan(job)
-    print(plan_report(plan))
+    print(_as_json(plan_as_plain(plan)) if arguments.json else plan_report(plan))
     check_fits(plan)
     return 0
+
+
+def _as_json(found: object) -> str:
+    return json.dumps(found, indent=2)
 
 
 def _assumption_table() -> str:

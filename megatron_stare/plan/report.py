@@ -8,6 +8,7 @@ from megatron_stare.plan.job import Job
 from megatron_stare.plan.memory import GIB
 from megatron_stare.plan.plan import Plan
 from megatron_stare.plan.search import Candidate
+from megatron_stare.plan.speed import flops_share, speed_of
 from megatron_stare.weights.names import num_parameters
 
 _SHOWN = 10
@@ -28,12 +29,12 @@ def search_report(candidates: Sequence[Candidate]) -> str:
             f"{candidate.peak_bytes / GIB:.1f}",
             f"{candidate.time.total:.1f}",
             f"{100 * candidate.time.busy_share:.0f}%",
-            f"{100 * _flops_share(candidate.job, candidate.time.flops, candidate.time.total):.0f}%",
+            f"{100 * flops_share(candidate.job, candidate.time.flops, candidate.time.total):.0f}%",
         ]
         for candidate in candidates[:_SHOWN]
     ]
     job = candidates[0].job
-    head = ["layout", "recompute", "peak GiB", "training s", "busy", "of peak FLOP/s"]
+    head = ["layout", "recompute", "peak GiB", "training s", "busy", "MFU"]
     return (
         f"{len(candidates)} layouts of {job.num_trainers} training GPUs fit; the fastest:\n\n"
         + table(head, rows)
@@ -131,14 +132,15 @@ def _time(plan: Plan) -> str:
     if plan.job.num_servers == 0:
         names = names[1:5]
     cells = [f"{plan.mean(name):.1f}" for name in names]
-    training = plan.mean("total")
-    flops = plan.mean("flops")
-    share = _flops_share(plan.job, flops, training)
+    speed = speed_of(plan)
     text = (
         f"Seconds of a step (estimates, docs/plan.md)\n\n{table(['', *names], [['s', *cells]])}\n\n"
-        f"{flops / 1e15:.0f} PFLOP a step, {100 * share:.0f}% of the trainers' peak while they "
-        f"train; micro-batches are {100 * plan.mean('fill'):.0f}% full, stages busy "
-        f"{100 * plan.mean('busy_share'):.0f}% of the update."
+        f"{speed.tokens_s_gpu:,.0f} tokens a second and GPU, {speed.tokens_s_trainer:,.0f} by the "
+        f"trainers alone.\n{plan.mean('flops') / 1e15:.0f} PFLOP a step, and "
+        f"{plan.mean('flops_again') / 1e15:.0f} that are made again: MFU {100 * speed.mfu:.0f}%, "
+        f"HFU {100 * speed.hfu:.0f}% of the trainers' peak while they train.\nMicro-batches are "
+        f"{100 * plan.mean('fill'):.0f}% full, stages busy {100 * plan.mean('busy_share'):.0f}% of "
+        "the update."
     )
     if plan.mean("num_kept"):
         text += "\nThe first update goes backward only: the graphs of the prepass wait for it."
@@ -149,7 +151,3 @@ def _time(plan: Plan) -> str:
             f"{100 * plan.mean('waiting_share'):.0f}% of the step."
         )
     return text
-
-
-def _flops_share(job: Job, flops: float, seconds: float) -> float:
-    return flops / seconds / (job.num_trainers * job.gpu.bf16_tflops * 1e12)

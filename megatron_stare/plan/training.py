@@ -59,7 +59,8 @@ class TrainingTime:
                  prepass has kept the graph
     exchange     gradients summed, parameters gathered
     optimizer    AdamW on this rank's share
-    flops        of the whole step, over all GPUs; what is computed again does not count
+    flops        of the whole step, over all GPUs, without what is computed again
+    flops_again  those: activations that were not kept, and the head's logits
     busy_share   of the update: the mean share of its seconds in which a GPU has a micro-batch
     num_micro_batches, fill  of a rank, most in any update; tokens over their budget
     num_kept     micro-batches of a rank that wait for the first update since the prepass
@@ -70,6 +71,7 @@ class TrainingTime:
     exchange: float
     optimizer: float
     flops: float
+    flops_again: float
     busy_share: float
     num_micro_batches: int
     fill: float
@@ -106,12 +108,13 @@ def training_time(
     flops += products * cost.per_loss_token * sum(batch.responses)
     counts = [len(plan[0]) for plan in parts]
     kept = num_kept(job, held, num_micro_batches=counts[0], response_tokens=sum(batch.responses))
-    update = busy = 0.0
+    update = busy = again = 0.0
     for number, plan in enumerate(plans):
         known = _Known(OLD in config.needs, kept) if number == 0 else _Known()
         update += max(clock.forward_and_backward(rank, known) for rank in plan)
         busy += sum(clock.busy(rank, known) for rank in plan) / len(plan)
         flops -= sum(clock.flops_spared(rank, known) for rank in plan)
+        again += sum(clock.flops_again(rank) for rank in plan)
     return TrainingTime(
         prepass=prepass,
         update=update,
@@ -121,6 +124,7 @@ def training_time(
         * _OPTIMIZER_BYTES
         / (job.gpu.memory_gb_s * 1e9 * job.assumptions.link_efficiency),
         flops=flops,
+        flops_again=again,
         busy_share=busy / update,
         num_micro_batches=max(counts),
         fill=sum(lengths) / (budget * sum(counts) * job.data),
@@ -143,6 +147,21 @@ class _Known(NamedTuple):
 
     has_scores: bool = False
     num_kept: int = 0
+
+
+class _Operations(NamedTuple):
+    """Of a micro-batch forward, over all stages.
+
+    layers  all but the head's
+    pairs   of them those of attention, a token with another
+    head    of its logits
+    again   of the layers, those that the backward makes again, since their results are not kept
+    """
+
+    layers: float
+    pairs: float
+    head: float
+    again: float
 
 
 class _Clock:
@@ -177,6 +196,11 @@ class _Clock:
                 spared += cost.per_loss_token * sum(self._responses[i] for i in micro_batch)
         return spared
 
+    def flops_again(self, rank: MicroBatches) -> float:
+        """Of the backward pass: what was not kept, and the logits."""
+        all_of_them = [self._operations(micro_batch) for micro_batch in rank]
+        return sum(one.again + one.head for one in all_of_them)
+
     def forward_and_backward(self, rank: MicroBatches, known: _Known) -> float:
         """A pass with gradients; with scores from before, the head does not go forward."""
         forward, backward = self._both(rank, known)
@@ -209,22 +233,29 @@ class _Clock:
         num_stages = self._job.parallel.pipeline
         if not micro_batch:
             return [0.0] * num_stages, [0.0] * num_stages
-        cost, job = self._cost, self._job
-        tokens = sum(self._lengths[i] for i in micro_batch)
-        head = cost.per_loss_token * sum(self._responses[i] for i in micro_batch)
-        pairs = cost.per_token_pair * sum(self._lengths[i] ** 2 for i in micro_batch)
-        matrices = cost.per_token * tokens
-        recompute = job.config.model.recompute
-        again = {"none": 0.0, "selective": pairs, "full": matrices + pairs}[recompute]
-        sent = self._sent(tokens, pairs)
+        job, n = self._job, self._operations(micro_batch)
+        sent = self._sent(sum(self._lengths[i] for i in micro_batch), n.pairs)
         overhead = job.assumptions.micro_batch_overhead_s
-        forward = (matrices + pairs) / num_stages / self._flops_s + sent[0] + overhead
-        backward = (2 * (matrices + pairs) + again) / num_stages / self._flops_s
-        backward += sent[1] + overhead + (sent[0] if recompute == "full" else 0.0)
+        forward = n.layers / num_stages / self._flops_s + sent[0] + overhead
+        backward = (2 * n.layers + n.again) / num_stages / self._flops_s
+        is_sent_again = job.config.model.recompute == "full"
+        backward += sent[1] + overhead + (sent[0] if is_sent_again else 0.0)
         forwards, backwards = [forward] * num_stages, [backward] * num_stages
-        forwards[-1] += 0.0 if has_scores else head / self._flops_s
-        backwards[-1] += 3 * head / self._flops_s  # Its logits are computed again.
+        forwards[-1] += 0.0 if has_scores else n.head / self._flops_s
+        backwards[-1] += 3 * n.head / self._flops_s  # Its logits are computed again.
         return forwards, backwards
+
+    def _operations(self, micro_batch: Sequence[int]) -> _Operations:
+        cost = self._cost
+        pairs = cost.per_token_pair * sum(self._lengths[i] ** 2 for i in micro_batch)
+        layers = cost.per_token * sum(self._lengths[i] for i in micro_batch) + pairs
+        recompute = self._job.config.model.recompute
+        return _Operations(
+            layers=layers,
+            pairs=pairs,
+            head=cost.per_loss_token * sum(self._responses[i] for i in micro_batch),
+            again={"none": 0.0, "selective": pairs, "full": layers}[recompute],
+        )
 
     def _sent(self, tokens: int, pairs: float) -> tuple[float, float]:
         """Seconds that one stage waits for what its layers send, forward and backward.

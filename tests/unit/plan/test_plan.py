@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from megatron_stare.cli import main
@@ -19,8 +21,10 @@ from megatron_stare.plan.memory import (
 from megatron_stare.plan.plan import check_fits, make_plan
 from megatron_stare.plan.report import plan_report
 from megatron_stare.plan.search import search
+from megatron_stare.plan.speed import speed_of
 from megatron_stare.plan.training import Batch, training_time
 from megatron_stare.plan.weights import tabulated_elements
+from megatron_stare.policy.flops import sample_cost
 from megatron_stare.policy.meta import HeldElements
 from tests.unit.plan.jobs import config_of, job_of
 
@@ -238,3 +242,53 @@ def test_no_graph_waits_in_a_pipeline_or_without_a_prepass(tmp_path):
         job = job_of(config_of(tmp_path, **settings), generators=32)
         held = tabulated_elements(job.entries, job.parallel, 0, job.num_trainers)
         assert num_kept(job, held, num_micro_batches=4, response_tokens=10**6) == 0
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+def test_what_is_made_again_is_counted_apart(tmp_path, recompute):
+    """Of a forward pass: all layers, their attention, or the head's logits alone."""
+    settings = {"parallel": {"context": 1, "tensor": 8}, "model": {"recompute": recompute}}
+    job = job_of(
+        config_of(tmp_path, **settings, train=ONE_GRAPH, algorithm={"method": "grpo"}), gpus=56
+    )
+    held = tabulated_elements(job.entries, job.parallel, 0, job.num_trainers)
+    time = training_time(job, Batch([200], [20_000]), held)
+    head = 2 * 5120 * 152_064 * 20_000
+    layers = time.flops / 3 - head
+    pairs = sample_cost(job.shape).per_token_pair * 20_200**2
+    again = {"none": 0.0, "selective": pairs, "full": layers}[recompute]
+    assert time.flops_again == pytest.approx(head + again, rel=1e-6)
+
+
+def test_both_definitions_of_speed_and_of_use(tmp_path):
+    """A token counts over all 64 GPUs, or over those that train."""
+    plan = make_plan(job_of(config_of(tmp_path, train=ONE_GRAPH)))
+    speed, peak = speed_of(plan), plan.job.num_trainers * 989e12
+    tokens = plan.mean("tokens")
+    assert speed.tokens_s_gpu == pytest.approx(tokens / plan.mean("step") / 64)
+    trainers = plan.job.num_trainers
+    assert speed.tokens_s_trainer == pytest.approx(tokens / plan.mean("total") / trainers)
+    assert speed.mfu == pytest.approx(plan.mean("flops") / plan.mean("total") / peak)
+    assert speed.hfu > speed.mfu * 1.2  # It recomputes in full.
+    said = plan_report(plan)
+    assert f"MFU {100 * speed.mfu:.0f}%, HFU {100 * speed.hfu:.0f}%" in said
+    assert f"{speed.tokens_s_gpu:,.0f} tokens a second and GPU" in said
+
+
+def test_a_plan_as_json_has_what_the_report_says(tmp_path, capsys):
+    path = tmp_path / "train.yaml"
+    path.write_text(to_yaml(config_of(tmp_path, train=ONE_GRAPH)))
+    assert main(["plan", str(path), "--gpus", "64", "--rollout-gpus", "48", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["gpu"] == "h100-80"
+    assert found["trainers"] + found["server_gpus"] == 64
+    assert found["peak_bytes"] == max(stage["peak_bytes"] for stage in found["stages"])
+    assert found["speed"]["hfu"] > found["speed"]["mfu"] > 0
+    assert len(found["steps"]) == 4
+    assert all(step["training"]["flops_again"] > 0 for step in found["steps"])
+    assert found["bytes_sent"]["tensor"] > 0
+    assert main(["plan", str(path), "--gpus", "64", "--search", "--json"]) == 0
+    layouts = json.loads(capsys.readouterr().out)
+    seconds = [one["training"]["total"] for one in layouts]
+    assert seconds == sorted(seconds)
+    assert {"tensor", "pipeline", "context", "data"} <= layouts[0]["layout"].keys()
