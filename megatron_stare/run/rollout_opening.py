@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -31,13 +32,11 @@ from megatron_stare.rollout.banked import BankedEngine, BankedScorer, missing
 from megatron_stare.rollout.curated import Curated
 from megatron_stare.rollout.lineage import code_of_agent, code_of_parts, code_of_tools, lineage_of
 from megatron_stare.rollout.mixture import Mixture
-from megatron_stare.rollout.sampler import (
-    Prompts,
-    Sampler,
-)
+from megatron_stare.rollout.sampler import Prompts, Sampler
 from megatron_stare.rollout.stop_tokens import find_stop_ids
 from megatron_stare.rollout.workflow import opening
 from megatron_stare.rollout.workflow.toolbox import Toolbox
+from megatron_stare.rollout.workflow.workflow import Workflow
 from megatron_stare.run.facts import check_rollout_logprobs
 from megatron_stare.run.rollout_side import RolloutSide
 from megatron_stare.run.session import World
@@ -62,25 +61,53 @@ def open_rollout_side(config: TrainConfig, world: World) -> Iterator[RolloutSide
 
 
 def _build(config: TrainConfig, world: World) -> RolloutSide:
+    with ExitStack() as opened:
+        asked = _open_questions(config, world, opened)
+        scorer = opened.enter_context(
+            Scorer(
+                config.reward,
+                config.data_by_key,
+                max_response_tokens=config.rollout.max_response_tokens,
+                report=world.loggers.message,
+                prefill=asked.prefill,
+            )
+        )
+        side = _opened_on(asked, scorer, config, world, opened)
+        opened.pop_all()  # The side closes them.
+        return side
+
+
+@dataclass(frozen=True, slots=True)
+class _Questions:
+    """What is asked, in which words, and what plays it.
+
+    sets      of problems that are trained on, by source
+    held_out  of those that are not, by set and source
+    prefill   what the template has begun a response with
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    stop_ids: tuple[int, ...]
+    toolbox: Toolbox
+    acting: Acting | None
+    chats: ChatForm | None
+    workflow: Workflow | None
+    sets: dict[str, PromptSet]
+    held_out: dict[str, dict[str, PromptSet]]
+    prefill: str
+
+    def versions(self, config: TrainConfig) -> dict[str, str]:
+        """Of tasks and environments, by name."""
+        found = versions_of(*config.data_by_key.values())
+        return found if self.acting is None else found | self.acting.codes
+
+
+def _open_questions(config: TrainConfig, world: World, opened: ExitStack) -> _Questions:
     tokenizer = load_tokenizer(config.model.path)
     check_vocabulary(tokenizer, world.shape.vocab_size)
     acting = opening.environments_of(config.environments, config.workflow, config.data_by_key)
     toolbox = opening.open_tools(config.tools, config.workflow, acting, world.loggers.message)
-    try:
-        return _build_with(toolbox, acting, tokenizer, config, world)
-    except BaseException:
-        toolbox.close()
-        raise
-
-
-def _build_with(
-    toolbox: Toolbox,
-    acting: Acting | None,
-    tokenizer: PreTrainedTokenizerBase,
-    config: TrainConfig,
-    world: World,
-) -> RolloutSide:
-    method, seed = config.algorithm, config.run.seed
+    opened.enter_context(closing(toolbox))
     tools = opening.prompt_tools(config.workflow, toolbox)
     chats = chat_form_of(config.workflow.agent, tokenizer)
     sets, held_out = _open_data(config, tokenizer, tools, acting, chats, world.shape)
@@ -92,55 +119,65 @@ def _build_with(
     turn_ends += () if chats is None else (chats.end,)
     stop_ids = find_stop_ids(config.model.path, tokenizer, turn_ends, world.loggers.message)
     workflow = opening.workflow_of(config.workflow, toolbox, acting, tokenizer, stop_ids)
-    scorer = Scorer(
-        config.reward,
-        config.data_by_key,
-        max_response_tokens=config.rollout.max_response_tokens,
-        report=world.loggers.message,
-        prefill=forms[0].prefill,
+    played = toolbox, acting, chats, workflow
+    return _Questions(tokenizer, stop_ids, *played, sets, held_out, forms[0].prefill)
+
+
+def _opened_on(
+    asked: _Questions, scorer: Scorer, config: TrainConfig, world: World, opened: ExitStack
+) -> RolloutSide:
+    """With an engine, and what stands between it and the sampler."""
+    report, versions = world.loggers.message, asked.versions(config)
+    engine = open_engine(
+        *(config.rollout, config.model, asked.tokenizer),
+        stop_ids=asked.stop_ids,
+        vocab_size=world.shape.vocab_size,
+        device=world.topology.device,
+        run_dir=config.run.dir,
+        report=report,
+        moves_temperature=config.algorithm.first_drawing.rule is not None,
     )
-    try:
-        engine = open_engine(
-            *(config.rollout, config.model, tokenizer),
-            stop_ids=stop_ids,
-            vocab_size=world.shape.vocab_size,
-            device=world.topology.device,
-            run_dir=config.run.dir,
-            report=world.loggers.message,
-            moves_temperature=method.first_drawing.rule is not None,
-        )
-        if isinstance(engine, SGLangEngine) and config.rollout.colocated:
-            engine.give_up_memory()
-        if isinstance(engine, ReplayEngine):
-            check_rollout_logprobs(engine.has_logprobs, config)
-    except BaseException:
-        scorer.close()
-        raise
-    versions = versions_of(*config.data_by_key.values())
-    versions |= {} if acting is None else acting.codes
+    opened.enter_context(closing(engine))
+    if isinstance(engine, SGLangEngine) and config.rollout.colocated:
+        engine.give_up_memory()
     player: Engine = engine
     bank, generating, judging = None, player, scorer
-    if not isinstance(engine, ReplayEngine):  # What was recorded are whole episodes.
-        player = opening.player_on(
-            *(engine, config.workflow, workflow, toolbox, chats, tokenizer, world.loggers.message)
-        )
+    if isinstance(engine, ReplayEngine):  # What was recorded are whole episodes.
+        check_rollout_logprobs(engine.has_logprobs, config)
+    else:
+        player, gaining = _players(asked, engine, config, report)
         lineage = lineage_of(config, " ".join([scorer.code, *versions.values()]))
-        bank = Bank(config.run.dir / "bank", lineage, world.loggers.message)
-        gaining = opening.with_gains(
-            *(player, engine, config.rollout.turn_gains, config.workflow, toolbox),
-            *(tokenizer, stop_ids),
-        )
+        bank = Bank(config.run.dir / "bank", lineage, report)
         generating = _banked(gaining, bank, engine, config, world)
         judging = BankedScorer(scorer, bank)
-    drawn = _drawn(sets, config)
     sampler = Sampler(
-        *(drawn, generating, judging, config.rollout), seed=seed, filters=method.filters
+        *(_drawn(asked.sets, config), generating, judging, config.rollout),
+        seed=config.run.seed,
+        filters=config.algorithm.filters,
     )
-    inputs = _inputs(config, tokenizer, stop_ids, versions)
-    dumps = Outage(str(config.run.dir / "samples"), world.loggers.message)
-    problems = {name: in_turn(one) for name, one in held_out.items()}
+    inputs = _inputs(config, asked.tokenizer, asked.stop_ids, versions)
+    dumps = Outage(str(config.run.dir / "samples"), report)
+    problems = {name: in_turn(one) for name, one in asked.held_out.items()}
     parts = scorer, sampler, problems, bank, inputs, dumps
-    return RolloutSide(config, engine, player, toolbox, *parts)
+    return RolloutSide(config, engine, player, asked.toolbox, *parts)
+
+
+def _players(
+    asked: _Questions,
+    engine: EmbeddedEngine | SGLangEngine,
+    config: TrainConfig,
+    report: Callable[[str], None],
+) -> tuple[Engine, Engine]:
+    """What plays episodes, and the same with what their turns have gained."""
+    toolbox, tokenizer = asked.toolbox, asked.tokenizer
+    player = opening.player_on(
+        *(engine, config.workflow, asked.workflow, toolbox, asked.chats, tokenizer, report)
+    )
+    gaining = opening.with_gains(
+        *(player, engine, config.rollout.turn_gains, config.workflow, toolbox),
+        *(tokenizer, asked.stop_ids),
+    )
+    return player, gaining
 
 
 def _inputs(
