@@ -20,6 +20,7 @@ import megatron_stare.policy  # noqa: F401  (brings in Megatron-Core the way it 
 from megatron_stare.algorithms.terms.clip import Clip
 from megatron_stare.algorithms.terms.entropy import Entropy
 from megatron_stare.algorithms.terms.kl import Kl
+from megatron_stare.ops.head_tiles import KEPT_BYTES
 from megatron_stare.ops.logprob_entropy import linear_token_scores
 from megatron_stare.policy import head
 from tests.distributed.test_layouts import ENGINE_RANKS, GRPO, POLICY_RANKS, TWO_UPDATES
@@ -85,6 +86,41 @@ def ways(parallel: Mapping[str, int], folder: Path, keep_graph: str) -> list[str
 
 def with_train(settings: Mapping[str, Mapping[str, Any]], **train: Any) -> dict[str, Any]:
     return {**settings, "train": {**settings.get("train", {}), **train}}
+
+
+def bytes_to_keep(rank: int, layout: Layout, jobs: dict[str, Job]) -> list[int]:
+    """Of logits, of every micro-batch that goes backward after it went forward."""
+    budgets = []
+
+    def recorded(hidden, *inputs, known, keep_bytes, **options):
+        if hidden.requires_grad and known is None:
+            budgets.append(keep_bytes)
+        return linear_token_scores(hidden, *inputs, known=known, keep_bytes=keep_bytes, **options)
+
+    with mock.patch.object(head, "linear_token_scores", recorded):
+        take_steps(rank, layout, jobs)
+    return budgets
+
+
+@pytest.mark.parametrize(
+    ("settings", "keep_graph", "parallel", "num_waiting"),
+    [
+        (GRPO, "never", {}, 1),
+        (GRPO, "never", {"pipeline": 2}, 2),
+        (POLICY_RANKS, "always", {}, None),
+    ],
+    ids=["one after the other", "a pipeline", "all wait"],
+)
+def test_micro_batches_that_wait_share_what_logits_may_take(
+    settings, keep_graph, parallel, num_waiting, tmp_path
+):
+    model = make_hf_folder(tmp_path / "qwen3", **NETWORKS["qwen3"], num_hidden_layers=2)
+    jobs = {"": Job(model, with_train(settings, keep_graph=keep_graph), ragged_batches(seed=0)[:1])}
+    layout = Layout(math.prod(parallel.values()), parallel)
+    budgets = run_world(layout.processes, bytes_to_keep, layout, jobs)[-1]
+    assert len(budgets) > 1
+    share = KEPT_BYTES["cpu"] // (num_waiting or len(budgets))
+    assert budgets == [share] * len(budgets)
 
 
 LAYOUTS = {
