@@ -73,6 +73,7 @@ def _train_one_step_off(run: Run) -> None:
 def _record(
     run: Run, step: int, batch: RolloutBatch, rollout: Rollout | None, learned: Learned
 ) -> None:
+    tokens = run.token_columns(batch, learned)
     metrics = {
         **token_metrics(learned.step),
         **run.chain.report(learned.credit, learned.step),
@@ -80,7 +81,7 @@ def _record(
         **run.session.take_timings(num_tokens=int(batch.lengths.sum())),
     }
     of_samples = learned.step.by(Grouping.by_sample).mean(learned.credit.advantages)
-    run.record(step, rollout, of_samples.nan_to_num().float(), metrics)
+    run.record(step, rollout, of_samples.nan_to_num().float(), metrics, tokens)
 
 
 def _evaluate_if_due(run: Run, step: int) -> None:

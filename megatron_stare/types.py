@@ -13,8 +13,8 @@ sample order. A token's position in that global order is its *token id for ranki
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import compress
 from typing import Literal
 
@@ -127,6 +127,8 @@ class Reward:
     failure: str | None
     seconds: float
     is_judged: bool = True
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """What `value` is the sum of, by name; nothing where there is no verdict."""
 
     def __post_init__(self) -> None:
         if not (abs(self.value) <= LARGEST_REWARD and 0 <= self.correct <= 1):

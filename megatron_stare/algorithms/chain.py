@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from megatron_stare.algorithms.drawing import Drawing, drawing_of
 from megatron_stare.algorithms.hooks import Credit, Step
@@ -43,6 +44,13 @@ class Chain:
         for name, link in self.method.links.items():
             metrics |= link.report(credit, step, self.states[name])
         return metrics
+
+    def sets(self, credit: Credit, step: Step) -> dict[str, Tensor]:
+        """Tokens that links have singled out in a step that is done, by set, bool `[r]`."""
+        sets: dict[str, Tensor] = {}
+        for name, link in self.method.links.items():
+            sets |= link.sets(credit, step, self.states[name])
+        return sets
 
     def state_dict(self) -> dict[str, Any]:
         """The state of every link by its name: plain values, or None."""

@@ -85,6 +85,10 @@ class Link[S](Remembering[S]):
         """How samples are drawn after this state's step, if this link says it."""
         return Drawing()
 
+    def sets(self, credit: Credit, step: Step, state: S) -> Mapping[str, Tensor]:
+        """Tokens that it has singled out, by the name of the set, bool `[r]`: they are dumped."""
+        return {}
+
     def report(self, credit: Credit, step: Step, state: S) -> Mapping[str, float]:
         """What it logs, of the credit of links that ran in the step view; `OLD` is known."""
         return {}

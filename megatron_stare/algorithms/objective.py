@@ -121,15 +121,32 @@ class MethodObjective:
         """Of each mean, the loss of each token before it, and its terms' shares."""
         # A single update scores its tokens itself, under the weights before it.
         old = self.step.facts.setdefault(OLD, TokenScores(*(part.detach() for part in scores)))
+        sample_ids, credit = self.step.sample_ids, self.whole_credit
+        live = Live(scores.logprobs, scores.entropies, old.logprobs, sample_ids, credit)
+        return [mean.losses(live) for mean in self.means]
+
+    @property
+    def whole_credit(self) -> Credit:
+        """The credit after the links that wait for log-probs, too, once these are known."""
         credit = self.credit
         for link in self.method.late:
             credit = link.apply(credit, self.step, None)
             if credit.counted is not self.credit.counted:  # The batch's denominators are fixed.
                 name = type(link).__name__
                 raise ValueError(f"{name} changes what is counted: its scope has to be 'batch'")
-        sample_ids = self.step.sample_ids
-        live = Live(scores.logprobs, scores.entropies, old.logprobs, sample_ids, credit)
-        return [mean.losses(live) for mean in self.means]
+        return credit
+
+    def held_back(self, scores: TokenScores) -> dict[str, Tensor]:
+        """Which tokens each bound of the terms holds back, under these scores: by its name."""
+        losses = zip(self.means, self.token_losses(scores), strict=True)
+        shares = [
+            pair for mean, (_, values) in losses for pair in zip(mean.shares, values, strict=True)
+        ]
+        return {
+            name.removeprefix("loss/").removesuffix("_share"): share
+            for name, share in shares
+            if share.dtype == torch.bool
+        }
 
 
 def _prepared(term: Term[Any], step: Step) -> Any:

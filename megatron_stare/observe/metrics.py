@@ -189,6 +189,9 @@ METRICS: dict[str, Metric] = {
     ),
     "time/prepass_s": Metric("seconds", "Log-probs and entropies of the policy before the update."),
     "time/update_s": Metric("seconds", "Forward, backward and optimizer."),
+    "time/dump_s": Metric(
+        "seconds", "Log-probs after the update, of the tokens that log.dump_tokens asks for."
+    ),
     "time/sync_s": Metric("seconds", "New weights to the engine, before the step."),
     "time/eval_s": Metric("seconds", "Held-out evaluation, logged with its results."),
     "time/save_s": Metric("seconds", "Writing the policy."),

@@ -149,12 +149,16 @@ class Scorer:
                 verdict.ending == "deadline" and self._config.on_deadline == "leave_out"
             )
             return Reward(0.0, 0.0, verdict.failure, verdict.seconds, not is_left_out)
-        value = verdict.value + self._config.format_reward * verdict.matches_format + penalty
+        parts = {"verdict": verdict.value}
+        if self._config.format_reward:
+            parts["format"] = self._config.format_reward * verdict.matches_format
+        if self._config.overlong_buffer_tokens:
+            parts["overlong"] = penalty
         threshold = None if source is None else source.threshold
         correct = min(max(verdict.value, 0.0), 1.0)
         if threshold is not None:
             correct = float(verdict.value >= threshold)
-        return Reward(value, correct, None, verdict.seconds)
+        return Reward(sum(parts.values()), correct, None, verdict.seconds, parts=parts)
 
     def close(self) -> None:
         """End the verifier processes."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from megatron_stare.system.folders import replacing_file
@@ -19,6 +20,7 @@ def dump_samples(
     groups: Sequence[Group],
     advantages: Sequence[float],
     filtered: Sequence[Group] = (),
+    reasons: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write the batch, then what was left out of it; the file appears when it is complete, or not.
 
@@ -26,6 +28,7 @@ def dump_samples(
         groups: the batch.
         advantages: of its samples that are judged, in its order, `[B]`.
         filtered: groups that were dropped; their samples have no advantage (null).
+        reasons: why, by uid.
 
     A sample that is not judged has neither reward nor verdict nor advantage.
 
@@ -39,6 +42,7 @@ def dump_samples(
         unfinished.open("w", encoding="utf-8", errors="backslashreplace") as file,
     ):
         for record in _records(groups, advantages, filtered):
+            record["dropped"] = reasons.get(record["uid"])
             file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -73,6 +77,7 @@ def _record(
         "response": sample.text,
         "reward": reward.value if reward.is_judged else None,
         "correct": reward.correct if reward.is_judged else None,
+        "parts": dict(reward.parts),
         "failure": reward.failure,
         "advantage": advantage,
         "finish_reason": sample.finish_reason,

@@ -20,6 +20,7 @@ class Filling:
     growing      by uid, under way or waiting to go on
     kept         with a learning signal
     filtered     generated and scored, and not for the batch
+    reasons      why not, by uid
     wanting      judged so far, of which the budget wants more samples
     judged       in this step, as they were before any filter
     num_tokens   response tokens that this step generated
@@ -31,6 +32,7 @@ class Filling:
         self.growing = {g.prompt.uid: g for g in carried if isinstance(g, GrowingGroup)}
         self.kept = [group for group in carried if isinstance(group, Group)]
         self.filtered: list[Group] = []
+        self.reasons: dict[str, str] = {}
         self.wanting: list[Group] = []
         self.judged: list[Group] = []
         self.num_tokens = 0
@@ -87,6 +89,11 @@ class Filling:
         for group in whole:
             del self.growing[group.prompt.uid]
         return whole
+
+    def drop(self, groups: Sequence[Group], reason: str) -> None:
+        """Leave groups out of the batch."""
+        self.filtered += groups
+        self.reasons |= {group.prompt.uid: reason for group in groups}
 
     def give_up_growing(self, is_interrupted: bool) -> None:
         """End what grows: as failed where the engine did not answer, as aborted if stopped."""

@@ -17,12 +17,14 @@ class Filtering:
         self._filters = filters
         self._states: dict[str, Any] = {name: each.start() for name, each in filters.items()}
 
-    def keep(self, group: Group) -> Group | None:
-        """What the filters make of it, one after another; None drops it."""
-        kept: Group | None = group
+    def keep(self, group: Group) -> Group | str:
+        """What the filters make of it, one after another, or the name of the one that drops it."""
         for name, each in self._filters.items():
-            kept = None if kept is None else each.recall(kept, self._states[name])
-        return kept
+            kept = each.recall(group, self._states[name])
+            if kept is None:
+                return name
+            group = kept
+        return group
 
     def observe(self, judged: Sequence[Group]) -> None:
         """End a step, in which these groups were judged."""

@@ -16,8 +16,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
 
 from megatron_stare.algorithms.drawing import Drawing
 from megatron_stare.algorithms.filters import Mixed
@@ -50,31 +50,30 @@ class Rollout:
     filtered  groups that were generated and scored, and are not in the batch
     metrics   `rollout/*` and `reward/*`
     seconds   from the first draw to the last verdict
+    reasons   why groups are filtered, by uid: `filter NAME`, `too few judged`, `batch full`
     """
 
     groups: list[Group]
     filtered: list[Group]
     metrics: dict[str, float]
     seconds: float
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+_OF_GROUPS = ("groups", "filtered")
 
 
 def rollout_to_plain(rollout: Rollout) -> dict[str, Any]:
     """As plain values, for a checkpoint."""
-    return {
-        "groups": [group_to_plain(group) for group in rollout.groups],
-        "filtered": [group_to_plain(group) for group in rollout.filtered],
-        "metrics": rollout.metrics,
-        "seconds": rollout.seconds,
-    }
+    plain = {each.name: getattr(rollout, each.name) for each in fields(rollout)}
+    return plain | {key: [group_to_plain(group) for group in plain[key]] for key in _OF_GROUPS}
 
 
 def rollout_from_plain(plain: dict[str, Any]) -> Rollout:
     """The rollout that `rollout_to_plain` was given."""
-    groups, filtered = (
-        [cast(Group, group_from_plain(group)) for group in plain[key]]
-        for key in ("groups", "filtered")
-    )
-    return Rollout(groups, filtered, plain["metrics"], plain["seconds"])
+    groups = {key: [group_from_plain(group) for group in plain[key]] for key in _OF_GROUPS}
+    known: dict[str, Any] = plain | groups
+    return Rollout(**known)
 
 
 class Prompts(Protocol):
@@ -281,11 +280,12 @@ class Sampler:
 
     def _settle(self, filling: Filling, group: Group) -> None:
         filling.judged.append(group)
-        kept = self._filtering.keep(group) if group.can_be_compared else None
-        if kept is None:
-            filling.filtered.append(group)
-        else:
-            filling.kept.append(kept)
+        if not group.can_be_compared:
+            return filling.drop([group], "too few judged")
+        kept = self._filtering.keep(group)
+        if isinstance(kept, str):
+            return filling.drop([group], f"filter {kept}")
+        filling.kept.append(kept)
 
     def _finish(self, filling: Filling, step: int, num_rounds: int, seconds: float) -> Rollout:
         groups, surplus = filling.split_kept(self._size)
@@ -293,7 +293,7 @@ class Sampler:
         if self._config.partial_rollouts:
             self._carried = filling.in_order_drawn([*surplus, *filling.growing.values()])
         else:
-            filling.filtered += surplus
+            filling.drop(surplus, "batch full")
         judged = filling.in_order_drawn(filling.judged)
         self._prompts.observe(judged)
         self._filtering.observe(judged)
@@ -314,7 +314,7 @@ class Sampler:
             **self._filtering.statistics(groups),
             **source_statistics(filling.drawn, generated, groups),
         }
-        return Rollout(groups, filling.filtered, metrics, seconds)
+        return Rollout(groups, filling.filtered, metrics, seconds, filling.reasons)
 
 
 def num_to_generate(size: int, num_kept: int, num_judged: int) -> int:

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config.evaluation import key_of
+from megatron_stare.data.pieces import Pieces
 from megatron_stare.data.prompts import PromptSet
 from megatron_stare.data.sources import check_lengths, in_turn, open_prompt_sets
 from megatron_stare.data.tasks import versions_of
@@ -158,7 +159,7 @@ def _opened_on(
     inputs = _inputs(config, asked.tokenizer, asked.stop_ids, versions)
     dumps = Outage(str(config.run.dir / "samples"), report)
     problems = {name: in_turn(one) for name, one in asked.held_out.items()}
-    parts = scorer, sampler, problems, bank, inputs, dumps
+    parts = scorer, sampler, problems, bank, inputs, dumps, Pieces(asked.tokenizer)
     return RolloutSide(config, engine, player, asked.toolbox, *parts)
 
 

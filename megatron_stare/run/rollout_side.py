@@ -9,6 +9,7 @@ from typing import Any
 from megatron_stare.algorithms.drawing import Drawing
 from megatron_stare.checkpoint.resume import check_inputs
 from megatron_stare.config.commands import TrainConfig
+from megatron_stare.data.pieces import Pieces
 from megatron_stare.engines.engine import Engine
 from megatron_stare.engines.sglang.engine import SGLangEngine
 from megatron_stare.observe.console import Advance
@@ -23,6 +24,7 @@ from megatron_stare.rollout.sampler import (
     rollout_from_plain,
     rollout_to_plain,
 )
+from megatron_stare.rollout.token_dump import TokenColumns, dump_tokens
 from megatron_stare.rollout.workflow.toolbox import Toolbox
 from megatron_stare.system.background import Background
 from megatron_stare.system.outage import Outage
@@ -51,6 +53,8 @@ class RolloutSide:
     """What else the run reads: of the model's folder, of a user's own code; as plain values."""
     dumps: Outage
     """Of samples/."""
+    pieces: Pieces
+    """Texts of tokens, for dumps."""
     background: Background[Rollout] = field(default_factory=Background)
     pending: Rollout | None = None
     """Collected before a checkpoint, and not trained on there."""
@@ -145,14 +149,27 @@ class RolloutSide:
             }
         )
 
-    def dump(self, step: int, rollout: Rollout, advantages: Sequence[float]) -> None:
+    def dump(
+        self,
+        step: int,
+        rollout: Rollout,
+        advantages: Sequence[float],
+        tokens: TokenColumns | None,
+    ) -> None:
         """Write every sample of the step; `advantages` of the kept samples, in batch order.
 
-        Where that cannot be, it is reported.
+        Where that cannot be, it is reported. Tokens come first, for whoever sees the samples; those
+        of an earlier try at the step go where there are none.
         """
         path = self.config.run.dir / "samples" / f"step_{step:06d}.jsonl"
+        of_tokens = path.with_suffix(".parquet")
         with self.dumps.tolerated():
-            dump_samples(path, rollout.groups, advantages, rollout.filtered)
+            if tokens is None:
+                of_tokens.unlink(missing_ok=True)
+            else:
+                num_groups = tokens.num_groups
+                dump_tokens(of_tokens, step, rollout.groups[:num_groups], tokens, self.pieces)
+            dump_samples(path, rollout.groups, advantages, rollout.filtered, rollout.reasons)
 
     def close(self) -> None:
         """Stop the engine and the verifiers, and what they work on."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +17,11 @@ from megatron_stare.launch.rank_zero import from_rank_zero
 from megatron_stare.observe.health import Health
 from megatron_stare.policy.memory import offload, onload
 from megatron_stare.rollout.sampler import Cancelled, Rollout
-from megatron_stare.run.learner import Learner
+from megatron_stare.rollout.token_dump import TokenColumns
+from megatron_stare.run.learner import Learned, Learner
 from megatron_stare.run.rollout_side import RolloutSide
 from megatron_stare.run.saving import Saving
+from megatron_stare.run.token_facts import token_columns
 from megatron_stare.types import RolloutBatch
 
 
@@ -165,7 +169,22 @@ class Run(Learner[TrainConfig]):
 
         from_rank_zero(load_rollout_side)
 
-    def record(self, step: int, rollout: Rollout | None, advantages: Tensor, metrics) -> None:
+    def token_columns(self, batch: RolloutBatch, learned: Learned) -> TokenColumns | None:
+        """What is to be dumped of the tokens of a step, on rank 0. Collective."""
+        log = self.config.log
+        if not log.dump_samples or log.dump_tokens == "none":
+            return None
+        num_groups = sys.maxsize if log.dump_tokens == "all" else log.dump_tokens
+        return token_columns(self, batch, learned, num_groups)
+
+    def record(
+        self,
+        step: int,
+        rollout: Rollout | None,
+        advantages: Tensor,
+        metrics: Mapping[str, float],
+        tokens: TokenColumns | None,
+    ) -> None:
         """Log the step's metrics and dump its samples; `advantages` per sample, `[B]`."""
         if rollout is None:
             return
@@ -176,7 +195,7 @@ class Run(Learner[TrainConfig]):
             self.session.loggers.message(news)
         if self.config.log.dump_samples:
             assert self.rollout_side is not None
-            self.rollout_side.dump(step, rollout, advantages.tolist())
+            self.rollout_side.dump(step, rollout, advantages.tolist(), tokens)
 
 
 def _raise(problem: UserError | None) -> None:

@@ -109,6 +109,11 @@ class Stare(StareConfig, Link[StareDecision]):
         logprobs = step[OLD].logprobs if by_policy else step[UNTRUNCATED]
         return step.once(self, lambda: most_surprising(logprobs, credit, step, self.top_share))
 
+    def sets(self, credit: Credit, step: Step, state: StareDecision) -> Mapping[str, Tensor]:
+        """L+ and L-, whatever the gate."""
+        selection = self.selection(credit, step)
+        return {"L+": selection.positive, "L-": selection.negative}
+
     def report(self, credit: Credit, step: Step, state: StareDecision) -> Mapping[str, float]:
         """What was measured and decided."""
         selection = self.selection(credit, step)

@@ -40,7 +40,9 @@ def test_every_sample_is_a_line(tmp_path):
         "answer": "yes",
         "response": "yes",
         "reward": 1,
+        "parts": {},
         "failure": None,
+        "dropped": None,
         "finish_reason": "stop",
         "origin": "policy",
         "propensity": None,
@@ -51,6 +53,16 @@ def test_every_sample_is_a_line(tmp_path):
         "logprobs": [-0.5] * 4,
         "loss_mask": [True] * 4,
     }
+
+
+def test_a_line_says_what_a_reward_is_made_of_and_why_a_group_was_dropped(tmp_path):
+    reward = Reward(0.5, 1.0, None, 0.0, parts={"verdict": 1.0, "overlong": -0.5})
+    dropped = replace(DROPPED, rewards=(reward, *DROPPED.rewards[1:]))
+    path = tmp_path / "step_000001.jsonl"
+    dump_samples(path, [KEPT], [0.7, -0.7], [dropped], {"dropped": "filter mixed"})
+    lines = read(path)
+    assert [line["dropped"] for line in lines] == [None, None, "filter mixed", "filter mixed"]
+    assert lines[2]["parts"] == {"verdict": 1.0, "overlong": -0.5}
 
 
 def test_a_dump_can_be_replayed(tmp_path):
