@@ -44,6 +44,7 @@ test: setup  ## every test but Slurm's; what needs an environment that cannot be
 	-@tools/setup_sglang_env.sh
 	-@tools/setup_te_env.sh
 	-@tools/setup_openenv_env.sh
+	-@tools/setup_chromium.sh
 	$(TEST_ENV) $(VENV)/python -m pytest -m "not slurm" $(TWO_WORKERS) --ignore=tests/sglang $(SLOWEST)
 	$(TEST_ENV) $(VENV)/python -m pytest tests/sglang $(SLOWEST)
 

@@ -42,6 +42,7 @@ COMMANDS = {
     "methods": "the methods and their parts, or what one of them is",
     "tools": "the tools that a model may call, the schema of one, or what it answers",
     "completion": "a script by which bash or zsh completes commands, options and keys",
+    "view": "what a run decided, token by token: in the terminal, or as one HTML page",
     "report": "figures and one HTML page comparing runs",
 }
 """What each does, in the order of the help; its module in `commands` says what it takes."""

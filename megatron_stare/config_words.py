@@ -37,7 +37,8 @@ def takes(key: str, field: FieldInfo) -> str:
     kind, comma, null = kind_in_words(field.annotation).partition(", or null")
     bounds = bounds_of(field.annotation, field.metadata)
     texts = [f"{sign} {bounds[name]:g}" for name, sign in _SIGNS.items() if name in bounds]
-    units = (unit for end, unit in _UNITS.items() if key.endswith(end) and "number" in kind)
+    is_number = "number" in kind.partition(",")[0]  # And not one beside words.
+    units = (unit for end, unit in _UNITS.items() if key.endswith(end) and is_number)
     in_bounds = f" ({', '.join(texts)})" if texts else ""
     return kind + in_bounds + "".join(f", {unit}" for unit in units) + comma + null
 

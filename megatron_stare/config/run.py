@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from megatron_stare.system.settings import Settings
 from megatron_stare.system.values import Count, CountOrZero, FilePath, Seconds, matching
@@ -74,6 +81,19 @@ OwnClass = Annotated[
 ]
 
 
+def _say_once(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """What one line says of a value that is neither kind."""
+    try:
+        return check(value)
+    except ValidationError:
+        raise ValueError(
+            f"expected all, none, or a count of groups from 1 to 1,000,000,000, found {value!r:.80}"
+        ) from None
+
+
+TokenGroups = Annotated[Literal["all", "none"] | Count, WrapValidator(_say_once)]
+
+
 class LogConfig(Settings):
     """Where metrics go, besides metrics.jsonl and the console."""
 
@@ -97,6 +117,6 @@ class LogConfig(Settings):
     """Progress bars on a terminal."""
     dump_samples: bool = True
     """Write every sample to samples/step_N.jsonl."""
-    dump_tokens: Literal["all", "none"] | Count = 4
+    dump_tokens: TokenGroups = 4
     """Of how many groups of a step, its first ones, samples/step_N.parquet says what was decided of
     each token and what the update did to it; each costs a pass forward after the update."""

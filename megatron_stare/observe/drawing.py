@@ -28,6 +28,7 @@ PHASES = {
     "generate": "#3d6fb4",
     "prepass": "#86b0dd",
     "update": "#e07b3c",
+    "dump": "#b7a6cf",
     "sync": "#f2c08d",
     "eval": "#3f9c74",
     "save": "#a5d3b8",

@@ -69,7 +69,7 @@ class RunFolder:
 
     def sample_steps(self) -> list[int]:
         """Steps whose samples were dumped, ascending."""
-        return sorted(self._dumps())
+        return sorted(self.dumps)
 
     def samples(self, step: int, limit: int) -> list[ShownSample]:
         """The first sample of each of the first `limit` prompts of a step.
@@ -77,11 +77,12 @@ class RunFolder:
         Raises:
             UserError: a line is not JSON, or has no text where the report shows one.
         """
-        samples = _read_samples(self._dumps()[step])
+        samples = _read_samples(self.dumps[step])
         by_prompt = itertools.groupby(samples, key=lambda sample: sample.prompt)
         return [next(group) for _, group in itertools.islice(by_prompt, limit)]
 
-    def _dumps(self) -> dict[int, Path]:
+    @property
+    def dumps(self) -> dict[int, Path]:
         """Files by step; what else lies there is none of a run."""
         paths = (self.path / "samples").glob("step_*.jsonl")
         found = ((_DUMP.fullmatch(path.name), path) for path in paths if path.is_file())
@@ -206,6 +207,12 @@ def _shown(line: bytes, place: str) -> ShownSample:
 
 
 def _shown_turn(turn: Mapping[str, Any]) -> ShownTurn:
+    kind = str(turn["kind"])
+    return ShownTurn(kind, str(turn["text"]), facts_of_turn(turn))
+
+
+def facts_of_turn(turn: Mapping[str, Any]) -> str:
+    """What became of a turn of a dump."""
     kind, facts = str(turn["kind"]), [str(turn.get("taken_as") or turn["kind"])]
     for key, what in (("num_calls", "made"), ("num_invalid", "invalid"), ("num_ok", "went well")):
         if count := turn.get(key):
@@ -214,4 +221,4 @@ def _shown_turn(turn: Mapping[str, Any]) -> ShownTurn:
         facts.append(f"failed: {turn['failure']}")
     if kind == "observation" and isinstance(seconds := turn.get("seconds"), float):
         facts.append(f"{seconds:.2g} s")
-    return ShownTurn(kind, str(turn["text"]), " · ".join(facts))
+    return " · ".join(facts)

@@ -1,0 +1,1 @@
+"""Looking at what a run decided, token by token: in a terminal, or as one HTML page."""
