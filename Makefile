@@ -8,7 +8,7 @@ TWO_WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 # What takes longest is said at the end.
 SLOWEST := --durations=40 --durations-min=3
 
-.PHONY: help setup setup-sglang setup-te demo demo-seeds demo-tools demo-tools-seeds smoke smoke-seeds test test-fast test-slurm lint docs docs-serve format clean
+.PHONY: help setup setup-sglang setup-te demo demo-seeds demo-tools demo-tools-seeds smoke smoke-seeds test test-fast test-slurm lint docs docs-serve wheel-test format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -66,6 +66,9 @@ docs: setup  ## the docs site, in build/site; stops at a dead link
 
 docs-serve: setup  ## the same at http://127.0.0.1:8000, made anew where a page changes
 	NO_MKDOCS_2_WARNING=1 $(VENV)/python -m mkdocs serve
+
+wheel-test: setup  ## build the wheel, install it into a fresh environment, run commands there
+	@tools/wheel_test.sh
 
 format: setup  ## ruff's formatter and fixes
 	$(VENV)/ruff check --fix .

@@ -38,6 +38,11 @@ def load_config[ConfigT: BaseModel](
 ) -> ConfigT:
     """Read `path`, if there is one, apply overrides such as `optim.lr=1e-6`, check, and freeze.
 
+    >>> from megatron_stare import TrainConfig
+    >>> overrides = ["model.path=m", "data.path=d.jsonl", "optim.lr=2e-6"]
+    >>> load_config(TrainConfig, None, overrides).optim.lr
+    2e-06
+
     Raises:
         UserError: one line per problem, each naming the key, the value and what was expected.
     """

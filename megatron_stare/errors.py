@@ -25,7 +25,11 @@ def printable(text: str) -> str:
 
 
 class UserError(Exception):
-    """Bad input. The message names the key or file, the value found, and what was expected."""
+    """Bad input. The message names the key or file, the value found, and what was expected.
+
+    >>> str(UserError("--gpus=0: expected 1 or more"))
+    '--gpus=0: expected 1 or more'
+    """
 
     def __str__(self) -> str:
         return printable(super().__str__())

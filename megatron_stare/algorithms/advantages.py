@@ -93,6 +93,10 @@ def group_advantages(
 ) -> Tensor:
     """Advantage of each sample against its group, in the rewards' dtype, `[B]`.
 
+        >>> rewards, groups = torch.tensor([1.0, 0.0, 5.0, 5.0]), torch.tensor([7, 7, 9, 9])
+        >>> group_advantages(rewards, groups, "dr_grpo").tolist()
+        [0.5, -0.5, 0.0, 0.0]
+
     Args:
         rewards: float `[B]`.
         group_ids: int64 `[B]`; samples of one prompt share an id, in any order.

@@ -30,6 +30,12 @@ def clipped_policy_loss(
         l = max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high)),  for A < 0 at most -A dual_clip
         loss = weight * l
 
+        >>> new, old = torch.tensor([-0.5, -2.0]), torch.tensor([-1.0, -2.0])
+        >>> bounds = {"clip_low": 0.2, "clip_high": 0.28, "dual_clip": 3.0}
+        >>> losses = clipped_policy_loss(new, old, torch.ones(2), **bounds)
+        >>> [round(loss, 2) for loss in losses.tolist()]
+        [-1.28, -1.0]
+
     Args:
         logprobs: of the sampled tokens under the policy being trained, nats; carries the gradient.
         old_logprobs: under the policy that starts the step, nats.

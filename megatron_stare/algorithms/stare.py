@@ -60,7 +60,11 @@ class AnnealConfig(Settings):
 
 
 class StareConfig(Settings):
-    """The method's settings. Its defaults are the paper's for models up to 7B."""
+    """The method's settings. Its defaults are the paper's for models up to 7B.
+
+    >>> StareConfig(target_entropy=0.5).w
+    1.1
+    """
 
     variant: Literal["O1", "C2", "C1", "O4", "U+", "U-"] = "O1"
     """O1 reweights L+ (by w); C2 also L- (by m). Ablations: C1 L+ and U- (by w), O4 L- alone (by
@@ -118,6 +122,10 @@ class StareDecision:
 
 class StareController:
     """The gate and the adaptive schedule; one `update` per step, before the weights are used.
+
+        >>> controller = StareController(StareConfig(target_entropy=0.3))
+        >>> controller.update(0.25).gate_on, controller.update(0.35).gate_on
+        (True, False)
 
     Args:
         config: of the method.
@@ -249,6 +257,12 @@ def stare_weights(
     """omega, the factor of each token's loss, `[n]` in the dtype of `surprisal` (steps 1 to 4).
 
     While the gate is off nothing is ranked, and nothing communicated.
+
+        >>> config = StareConfig(top_share=0.5, w=1.5)
+        >>> decision = StareController(config).decision
+        >>> surprisal, advantages = torch.tensor([0.1, 2.0, 3.0]), torch.tensor([1.0, 1.0, -1.0])
+        >>> stare_weights(surprisal, advantages, decision=decision, config=config).tolist()
+        [1.0, 1.5, 1.0]
 
     Args:
         surprisal: float `[n]`, nats, before the update.

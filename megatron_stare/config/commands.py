@@ -60,7 +60,12 @@ class TrainSection(Settings):
 
 
 class TrainConfig(Settings):
-    """`megatron-stare train`: reinforcement learning of a policy."""
+    """`megatron-stare train`: reinforcement learning of a policy.
+
+    >>> config = TrainConfig(model={"path": "m"}, data={"path": "d.jsonl"})
+    >>> config.algorithm.method, config.rollout.samples_per_prompt
+    ('stare', 8)
+    """
 
     run: ResumableRunConfig = ResumableRunConfig()
     model: ModelConfig

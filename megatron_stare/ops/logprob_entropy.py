@@ -42,6 +42,10 @@ def logprob_entropy(
 ) -> tuple[Tensor, Tensor]:
     """Log-prob and entropy of each token from its logits.
 
+        >>> logprob, entropy = logprob_entropy(torch.zeros(1, 4), torch.tensor([2]))
+        >>> round(logprob.item(), 4), round(entropy.item(), 4)
+        (-1.3863, 1.3863)
+
     One all-gather of `[4, n]` float32 in the forward, no collective in the backward.
 
     Args:
@@ -83,8 +87,16 @@ def linear_logprob_entropy(
 ) -> tuple[Tensor, Tensor]:
     """Log-prob and entropy of each token from its hidden state, without logits.
 
+        >>> hidden, weight = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0], [0.0, 2.0]])
+        >>> logprob, entropy = linear_logprob_entropy(hidden, weight, torch.tensor([0]))
+        >>> round(logprob.item(), 4), round(entropy.item(), 4)
+        (-0.6931, 0.6931)
+
     Args:
-        hidden, weight, targets, options: as for `linear_token_scores`.
+        hidden: float `[n, h]`, the same on all ranks.
+        weight: float `[V/tp, h]`, this rank's rows of the LM head.
+        targets: int64 `[n]`, token ids.
+        **options: as for `linear_token_scores`.
 
     Returns:
         logprob, entropy: float32 `[n]`; unless asked for, the entropy carries no gradient.

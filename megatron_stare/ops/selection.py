@@ -59,6 +59,10 @@ def global_top_k(
     them. -0.0 equals 0.0, infinities are ordinary values. Two to four collectives of 8 KiB a rank
     for up to 2**27 candidates, none without a group.
 
+        >>> values, ids = torch.tensor([3.0, 1.0, 3.0, 2.0]), torch.arange(4)
+        >>> global_top_k(values, 1, token_ids=ids).tolist()
+        [True, False, False, False]
+
     Args:
         values: float `[n]`, ranked as float32.
         k: how many to take, 0 <= k <= total number of values; the same on every rank.
