@@ -1,10 +1,11 @@
-"""Pages of the docs site that are printed from the code: every key of a config, every command."""
+"""Pages of the docs site that are printed: keys of configs, commands, the list of decisions."""
 
 from __future__ import annotations
 
 import inspect
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from pydantic import BaseModel
 
@@ -12,16 +13,27 @@ from megatron_stare import cli
 from megatron_stare.config.kinds import KINDS
 from megatron_stare.config_io import describe, sections
 
+_DECISIONS = Path(__file__).parents[1] / "docs" / "decisions"
+
 COMMANDS_PAGE = "reference/commands.md"
+DECISIONS_PAGE = "decisions/index.md"
 CONFIG_PAGES = {f"reference/config/{name}.md": name for name in KINDS}
-PAGES = (COMMANDS_PAGE, *CONFIG_PAGES)
+PAGES = (COMMANDS_PAGE, DECISIONS_PAGE, *CONFIG_PAGES)
 """From docs/; they are made when the site is, and not kept."""
 
 
 def page(uri: str) -> str:
     """The text of one of `PAGES`."""
-    name = CONFIG_PAGES.get(uri)
-    return "\n".join(_commands() if name is None else _config(name, KINDS[name]))
+    if (name := CONFIG_PAGES.get(uri)) is not None:
+        return "\n".join(_config(name, KINDS[name]))
+    return "\n".join(_commands() if uri == COMMANDS_PAGE else _decisions())
+
+
+def _decisions() -> Iterator[str]:
+    """What was decided, a link each."""
+    yield "# Decisions\n"
+    for path in sorted(_DECISIONS.glob("0*.md")):
+        yield f"- [{path.read_text().partition(chr(10))[0].lstrip('# ')}]({path.name})"
 
 
 def _config(name: str, kind: type[BaseModel]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -27,7 +27,7 @@ _LANGUAGES = {"py": "python", "yaml": "yaml", "sbatch": "bash", "sh": "bash", "j
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what pages link to outside docs/, what that links to, and what is printed from code."""
-    pages = list(files.documentation_pages())
+    pages = files.documentation_pages()
     todo = [path for page in pages for path in _linked(_DOCS + page.src_uri, page.content_string)]
     while todo:
         path = todo.pop()
@@ -37,12 +37,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         text = _as_page(path)
         files.append(File.generated(config, uri, content=text))
         todo += _linked(path, text)
-    printed = {
-        "decisions/index.md": _decisions(pages),
-        **{uri: docs_reference.page(uri) for uri in docs_reference.PAGES},
-    }
-    for uri, text in printed.items():
-        files.append(File.generated(config, uri, content=text))
+    for uri in docs_reference.PAGES:
+        files.append(File.generated(config, uri, content=docs_reference.page(uri)))
     return files
 
 
@@ -58,14 +54,6 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return link[1] + there + link[3]
 
     return _LIST_BEHIND_TEXT.sub(r"\1\n", _LINK.sub(redirect, markdown))
-
-
-def _decisions(pages: Sequence[File]) -> str:
-    """What was decided, a link each."""
-    found = sorted(page.src_uri for page in pages if page.src_uri.startswith("decisions/"))
-    titles = {uri: (REPOSITORY / _DOCS / uri).read_text().partition("\n")[0] for uri in found}
-    links = (f"- [{title.lstrip('# ')}]({Path(uri).name})" for uri, title in titles.items())
-    return "\n".join(["# Decisions\n", *links])
 
 
 def _linked(source: str, text: str) -> Iterator[str]:

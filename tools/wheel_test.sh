@@ -21,10 +21,10 @@ stare="$folder/fresh/bin/megatron-stare"
 "$folder/fresh/bin/python" - "$site" <<'PYTHON'
 import sys
 
-import megatron_stare
+import megatron_stare as package
 from megatron_stare import run_links
 
-assert megatron_stare.__file__.startswith(sys.argv[1]), megatron_stare.__file__
+assert package.__file__.startswith(sys.argv[1]), package.__file__
 rows = [{"reward": reward, "group": 0, "logprobs": [-1.0]} for reward in (0, 1)]
 assert run_links(["dr_grpo"], rows)[0]["advantages"] == [[-0.5], [0.5]]
 PYTHON

@@ -25,9 +25,11 @@ SOURCES = [
 _PATH = re.compile(r"(?<![\w./*<>{}$-])((?:[\w-]+/)*[\w-]+\.(?:py|md))\b(?![\w*])")
 _LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 _MODULE = re.compile(r"(?<![\w./-])(megatron_stare(?:\.[a-z_0-9]+)+)")
+_TITLE = re.compile(r'^```\w+ title="([^"\n]+)"$', re.M)
 _WRITTEN = {
     *("main.py", "my_rewards.py", "gpu_check.md", "comparison.md", "measures.md"),
-    *("choice.md", "trial.md", "decisions/index.md"),
+    *("choice.md", "trial.md"),
+    *(title for page in PAGES for title in _TITLE.findall((REPO / page).read_text())),
     *(name for uri in PRINTED for name in (uri, uri.rpartition("/")[2])),
 }
 """Files that a reader, or a program, writes."""
