@@ -35,13 +35,16 @@ class Tile(NamedTuple):
     columns: int
 
     @classmethod
-    def for_head(cls, hidden_size: int, device: torch.device) -> Tile:
-        """The square tile within the device's budget; a multiple of 64, as fast kernels want it."""
+    def for_head(cls, hidden_size: int, device: torch.device, rows: int | None = None) -> Tile:
+        """The square tile within the device's budget; a multiple of 64, as fast kernels want it.
+
+        With a number of rows, where one is given.
+        """
         floats = CHUNK_BYTES[device.type] // 4
         # The root of 2 s^2 + 4 s h = floats.
         side = isqrt(hidden_size**2 + floats // 2) - hidden_size
         side = max(side // 64 * 64, 64)
-        return cls(side, side)
+        return cls(rows or side, side)
 
 
 class KeptTiles:

@@ -122,10 +122,9 @@ def linear_token_scores(
 
     The LM head is inside. Logits exist for a tile of tokens and columns at a time, in float32, and
     are computed again in the backward; what is kept between the two is the inputs and O(n) floats,
-    and as many tiles as the caller allows.
-    One all-gather of `[4, n]` float32 in the forward. In the backward d_hidden is summed over the
-    ranks, in float32 and by blocks of tokens while the next block is computed; so it is complete
-    and the same on all ranks: nobody need reduce it again.
+    and as many tiles as the caller allows. One all-gather of `[4, n]` float32 in the forward. In
+    the backward d_hidden is summed over the ranks, in float32 and by blocks of tokens while the
+    next block is computed; so it is complete and the same everywhere: nobody need reduce it again.
 
     Args:
         hidden: float `[n, h]`, the same on all ranks.
@@ -133,8 +132,7 @@ def linear_token_scores(
         chunk_size: tokens whose logits exist at a time; default from a budget of bytes.
         main_grad: float32 `[V/tp, h]`. If given, the gradient by `weight` is added to it, never
             rounded to weight's type, and autograd gets none.
-        keep_bytes: of logits that may wait for a backward, which need not compute them again; the
-            results are the same to the bit.
+        keep_bytes: of logits that may wait for a backward; the results are the same to the bit.
         known: what a call with the same inputs has returned; the forward then computes and
             communicates nothing.
         targets, temperature, vocab_size, group, differentiable_entropy: as for `logprob_entropy`.
@@ -147,16 +145,13 @@ def linear_token_scores(
     """
     shard = VocabShard.of(weight.shape[0], vocab_size, group)
     _check_targets(targets, shard)
-    tile = Tile.for_head(weight.shape[1], weight.device)
-    if chunk_size is not None:
-        tile = tile._replace(rows=chunk_size)
     scores = _LinearLogprobEntropy.apply(
         hidden,
         weight,
         targets,
         _per_row(temperature, targets),
         shard,
-        tile,
+        Tile.for_head(weight.shape[1], weight.device, chunk_size),
         differentiable_entropy,
         main_grad,
         KeptTiles(keep_bytes if torch.is_grad_enabled() else 0),
