@@ -12,7 +12,7 @@ from megatron_stare.rollout.sampler import Rollout
 from megatron_stare.run.learner import Learned, learn
 from megatron_stare.run.opening import open_run
 from megatron_stare.run.run import Run
-from megatron_stare.run.step_metrics import token_metrics, update_metrics
+from megatron_stare.run.step_metrics import credit_metrics, token_metrics, update_metrics
 from megatron_stare.types import RolloutBatch
 
 
@@ -76,6 +76,7 @@ def _record(
     tokens = run.token_columns(batch, learned)
     metrics = {
         **token_metrics(learned.step),
+        **credit_metrics(learned.step, learned.credit),
         **run.chain.report(learned.credit, learned.step),
         **update_metrics(learned.updates),
         **run.session.take_timings(num_tokens=int(batch.lengths.sum())),

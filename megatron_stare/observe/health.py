@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
+from megatron_stare.observe.history import History
+
 _READ = "read this step's samples (README.md: when entropy is held by junk)"
 
 
@@ -43,6 +45,29 @@ SIGNS: tuple[Sign, ...] = (
         "below 1.5 where most answers are wrong: the policy no longer tries other answers",
     ),
     Sign(
+        "reward/repeated_share",
+        lambda m: m["reward/repeated_share"] > 0.1,
+        "above 0.1: responses go round in circles, which holds entropy and fills the limit",
+    ),
+    Sign(
+        "reward/zero_advantage_share",
+        lambda m: m["reward/zero_advantage_share"] > 0.5,
+        "above 0.5: most groups of the batch are trained on, and teach nothing",
+        "turn rollout.dynamic_sampling on, or take problems nearer to what the policy can do",
+    ),
+    Sign(
+        "rollout/long_token_share",
+        lambda m: m["rollout/long_token_share"] > 0.3,
+        "above 0.3: few long responses have most of the weight in a mean over tokens",
+        "read them, and see algorithm.aggregation and reward.overlong_buffer_tokens",
+    ),
+    Sign(
+        "rollout/truncated_share",
+        lambda m: m["rollout/truncated_share"] > 0.3,
+        "above 0.3: responses are cut before their answer, and count as wrong",
+        "raise rollout.max_response_tokens, or set reward.overlong_buffer_tokens",
+    ),
+    Sign(
         "optim/lr",
         lambda m: m["optim/lr"] > 0.01,
         "above 0.01: Adam moves every weight by about as much in each update, and most weights of "
@@ -53,9 +78,28 @@ SIGNS: tuple[Sign, ...] = (
 """Of the metrics of a step, from which they are read."""
 
 
+_NEEDED = {"reward/signal_share", "reward/accuracy", "rollout/completed"}
+"""What signs read beside their own metric: steps of an evaluation have none of it."""
+
+
 def _is_mostly_wrong(metrics: Mapping[str, float]) -> bool:
     """Groups of one sample, which always have a signal, are left out: they cannot differ."""
     return metrics["reward/accuracy"] < 0.5 and metrics["reward/signal_share"] < 0.5
+
+
+def signs_of(history: History) -> list[str]:
+    """What a run has said, or would have said, of its steps."""
+    by_step: dict[int, dict[str, float]] = {}
+    for name, series in history.items():
+        for step, value in zip(series.steps.tolist(), series.values.tolist(), strict=True):
+            by_step.setdefault(step, {})[name] = value
+    health = Health()
+    return [
+        line
+        for step in sorted(by_step)
+        if by_step[step].keys() >= _NEEDED
+        for line in health.news(step, by_step[step])
+    ]
 
 
 class Health:

@@ -110,6 +110,12 @@ METRICS: dict[str, Metric] = {
     "reward/tail_share": Metric(
         "share", "Responses with text behind their final box: what a verifier may not look at."
     ),
+    "reward/repeated_share": Metric(
+        "share", "Responses that repeat themselves: half of their runs of 8 tokens came before."
+    ),
+    "reward/zero_advantage_share": Metric(
+        "share", "Groups of the batch in which no token has an advantage: nothing is learned."
+    ),
     "reward/failures": Metric(
         "count",
         "Samples whose verifier gave no number. Where it raised or was too slow they are wrong; "
@@ -146,6 +152,9 @@ METRICS: dict[str, Metric] = {
     ),
     "rollout/response_tokens_mean": Metric("tokens", "Mean response length."),
     "rollout/response_tokens_p95": Metric("tokens", "95th percentile of the response length."),
+    "rollout/long_token_share": Metric(
+        "share", "Tokens of responses that are longer than 95% of them."
+    ),
     "rollout/truncated_share": Metric("share", "Responses cut at the length limit."),
     "source/{name}/drawn": Metric("count", "Prompts of it that the step drew."),
     "source/{name}/completed": Metric("count", "Its groups in the batch."),

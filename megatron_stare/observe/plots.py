@@ -119,12 +119,14 @@ FIGURES: dict[str, Lines] = {
     ),
     "health": Lines(
         "Health: what reward and entropy do not show",
-        2,
+        3,
         (
             Panel("Groups with a signal", "reward/signal_share"),
             Panel("Prompts drawn a step", "rollout/drawn"),
             Panel("Distinct answers a group", "reward/distinct_answers"),
             Panel("Responses with text behind the answer", "reward/tail_share"),
+            Panel("Responses that repeat themselves", "reward/repeated_share"),
+            Panel("Groups of the batch without advantage", "reward/zero_advantage_share"),
         ),
     ),
     "length": Lines(
@@ -134,6 +136,7 @@ FIGURES: dict[str, Lines] = {
             Panel("Mean length", "rollout/response_tokens_mean"),
             Panel("95th percentile", "rollout/response_tokens_p95"),
             Panel("Truncated at the limit", "rollout/truncated_share"),
+            Panel("Tokens of the longest 5%", "rollout/long_token_share"),
         ),
     ),
     **_of_parts(),

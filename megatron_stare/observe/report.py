@@ -11,6 +11,7 @@ from string import Template
 
 from megatron_stare.errors import without_surrogates
 from megatron_stare.observe.drawing import colour_legend
+from megatron_stare.observe.health import signs_of
 from megatron_stare.observe.metrics import find_metric
 from megatron_stare.observe.plots import Plot, write_figures
 from megatron_stare.observe.run_folders import (
@@ -81,6 +82,7 @@ def html_page(runs: Runs, plots: Sequence[Plot]) -> str:
     differences = config_differences(runs)
     sections = [
         _section("Summary", _table(header, rows)),
+        _section("Signs", _signs(runs)),
         *(_section(plot.title, _figure(plot)) for plot in plots),
         _section("Config differences", _table(["key", *titles(runs)], differences))
         if differences
@@ -102,6 +104,17 @@ def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
         "<tr>" + "".join(f"<td>{_escaped(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
     return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+
+
+def _signs(runs: Runs) -> str:
+    """What runs have said of themselves, each sign at the step that first showed it."""
+    lines = [
+        f"<li><b>{_escaped(run.path.name)}</b> {_escaped(line)}</li>"
+        for group in runs.values()
+        for run in group
+        for line in signs_of(run.history)
+    ]
+    return f"<ul>{''.join(lines)}</ul>" if lines else ""
 
 
 def _figure(plot: Plot) -> str:

@@ -11,7 +11,10 @@ import numpy as np
 from megatron_stare.algorithms.filters import has_signal
 from megatron_stare.rewards.answers import stated_answer, tail
 from megatron_stare.rollout.failures import count_failures
-from megatron_stare.types import Group, Prompt
+from megatron_stare.types import Group, Prompt, Sample
+
+_RUN = 8
+_FACTORS = np.random.default_rng(0).integers(2**63, size=_RUN, dtype=np.uint64) | 1
 
 
 def group_statistics(groups: Sequence[Group]) -> dict[str, float]:
@@ -32,9 +35,35 @@ def group_statistics(groups: Sequence[Group]) -> dict[str, float]:
         "reward/distinct_answers": _mean([_num_answers(group) for group in groups]),
         "reward/tail_share": _mean([bool(tail(s.final_text)) for g in groups for s in g.samples]),
         "reward/failures": float(count_failures(groups)),
+        "reward/repeated_share": _mean([repeats(s) for g in groups for s in g.samples]),
         "rollout/response_tokens_p95": float(np.percentile(_lengths(groups), 95)),
+        "rollout/long_token_share": _share_of_long(_lengths(groups)),
         **length_statistics("rollout", groups),
     }
+
+
+def repeats(sample: Sample) -> bool:
+    """Whether half of the runs of 8 tokens that the policy chose were there before.
+
+    >>> prompt = Prompt("1", "f:1", "?", (1,), "")
+    >>> def said(*ids): return Sample(prompt, 0, "", ids, (), (True,) * len(ids), "stop", (), 0.0)
+    >>> repeats(said(*range(40))), repeats(said(*[1, 2, 3] * 10)), repeats(said(1, 1, 1))
+    (False, True, False)
+    """
+    chosen = np.fromiter(compress(sample.token_ids, sample.loss_mask), np.uint64)
+    num_runs = len(chosen) - _RUN + 1
+    if num_runs < 2:
+        return False
+    # A number for each run, the same for two others once in 2^64: to sort them is fast.
+    keys = sum(factor * chosen[i : i + num_runs] for i, factor in enumerate(_FACTORS))
+    num_distinct = 1 + np.count_nonzero(np.diff(np.sort(keys)))
+    return bool(2 * num_distinct <= num_runs)
+
+
+def _share_of_long(lengths: Sequence[int]) -> float:
+    """Of all tokens, those of samples that are longer than 95% of them."""
+    sizes = np.array(lengths)
+    return float(sizes[sizes > np.percentile(sizes, 95)].sum() / max(sizes.sum(), 1))
 
 
 def length_statistics(prefix: str, groups: Sequence[Group]) -> dict[str, float]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from megatron_stare.algorithms.batch_stats import Grouping
-from megatron_stare.algorithms.hooks import Step
+from megatron_stare.algorithms.hooks import Credit, Step
 from megatron_stare.algorithms.losses import importance_ratios
 from megatron_stare.algorithms.needs import OLD, ROLLOUT
 from megatron_stare.algorithms.objective import COUNT
@@ -22,6 +22,12 @@ def token_metrics(step: Step) -> dict[str, float]:
         **_entropy_by_turn(step),
         **_mismatch_metrics(step),
     }
+
+
+def credit_metrics(step: Step, credit: Credit) -> dict[str, float]:
+    """Of how many groups of the batch nothing is learned."""
+    largest = step.by(Grouping.by_group).max(credit.advantages.abs())
+    return {"reward/zero_advantage_share": float((largest.nan_to_num() == 0).double().mean())}
 
 
 def update_metrics(results: Sequence[UpdateResult]) -> dict[str, float]:

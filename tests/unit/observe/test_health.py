@@ -1,8 +1,10 @@
 """Signs that a run learns something else than it should: seen at a bound, and said once."""
 
+import numpy as np
 import pytest
 
-from megatron_stare.observe.health import SIGNS, Health
+from megatron_stare.observe.health import SIGNS, Health, signs_of
+from megatron_stare.observe.history import Series
 from megatron_stare.observe.metrics import METRICS
 
 HEALTHY = {
@@ -12,6 +14,10 @@ HEALTHY = {
     "reward/distinct_answers": 4.0,
     "rollout/drawn": 150.0,
     "rollout/completed": 64.0,
+    "reward/repeated_share": 0.02,
+    "reward/zero_advantage_share": 0.2,
+    "rollout/long_token_share": 0.15,
+    "rollout/truncated_share": 0.05,
     "optim/lr": 1e-6,
 }
 SICK = {
@@ -19,6 +25,10 @@ SICK = {
     "reward/signal_share": {"reward/signal_share": 0.09},
     "rollout/drawn": {"rollout/drawn": 321.0},
     "reward/distinct_answers": {"reward/distinct_answers": 1.4},
+    "reward/repeated_share": {"reward/repeated_share": 0.11},
+    "reward/zero_advantage_share": {"reward/zero_advantage_share": 0.51},
+    "rollout/long_token_share": {"rollout/long_token_share": 0.31},
+    "rollout/truncated_share": {"rollout/truncated_share": 0.31},
     "optim/lr": {"optim/lr": 10.0},
 }
 
@@ -61,3 +71,13 @@ def test_a_rollout_without_these_metrics_shows_no_sign():
 
 def test_signs_are_of_metrics_in_the_glossary():
     assert {sign.metric for sign in SIGNS} == set(SICK) <= set(METRICS)
+
+
+def test_a_history_has_the_signs_that_the_run_has_said():
+    steps = [HEALTHY, HEALTHY | SICK["rollout/drawn"], HEALTHY | SICK["rollout/drawn"]]
+    history = {
+        name: Series(np.arange(1, 4), np.array([step[name] for step in steps])) for name in HEALTHY
+    }
+    history["eval/avg_at_k"] = Series(np.array([0]), np.array([0.5]))
+    (line,) = signs_of(history)
+    assert line.startswith("step 2: rollout/drawn is 321, more than 5")

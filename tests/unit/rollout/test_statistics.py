@@ -1,8 +1,10 @@
 """Metrics of groups that tell whether a run still learns what it should."""
 
+from dataclasses import replace
+
 import pytest
 
-from megatron_stare.rollout.statistics import group_statistics
+from megatron_stare.rollout.statistics import group_statistics, repeats
 from megatron_stare.types import Group, Reward
 from tests.unit.rollout.problems import make_prompt, make_sample
 
@@ -39,3 +41,23 @@ def test_the_share_of_responses_with_a_tail():
 @pytest.mark.parametrize("text", [r"\boxed{", r"\boxed{5", ""])
 def test_a_response_cut_off_in_its_box_has_no_tail(text):
     assert group_statistics([group_of([text], [0.0])])["reward/tail_share"] == 0
+
+
+def test_the_share_of_responses_that_repeat_themselves():
+    texts = ["1+2=3, 3+4=7, so it is 10", "and so " * 30, "no", "9" * 9]
+    group = group_of(texts, [1.0, 0.0, 0.0, 0.0])
+    assert group_statistics([group])["reward/repeated_share"] == 1 / 4
+
+
+def test_what_tools_said_repeats_nothing():
+    said = make_sample(make_prompt("q"), 0, "ab" * 40)
+    hidden = replace(said, loss_mask=(True,) * 8 + (False,) * (len(said.token_ids) - 8))
+    assert (repeats(said), repeats(hidden)) == (True, False)
+
+
+def test_the_share_of_tokens_in_the_longest_responses():
+    texts = ["12345"] * 38 + ["1" * 107] * 2  # And each ends with a token more.
+    group = group_of(texts, [1.0] * 40)
+    share = group_statistics([group])["rollout/long_token_share"]
+    assert share == pytest.approx(2 * 108 / (38 * 6 + 2 * 108))
+    assert group_statistics([group_of(["12"] * 4, [1.0] * 4)])["rollout/long_token_share"] == 0

@@ -4,9 +4,10 @@ import math
 
 import torch
 
+from megatron_stare.algorithms.credit import Credit
 from megatron_stare.ops.partials import TokenScores
 from megatron_stare.policy.step import UpdateResult
-from megatron_stare.run.step_metrics import token_metrics, update_metrics
+from megatron_stare.run.step_metrics import credit_metrics, token_metrics, update_metrics
 from tests.contract import Batch, random_batch
 
 EVERYONE = range(20)
@@ -47,3 +48,16 @@ def test_entropy_is_told_turn_by_turn():
         expected = batch.entropies[mask & (turns == number)].double().mean()
         assert abs(metrics[f"entropy/turn_{number + 1}"] - expected) < 1e-12
     assert "entropy/turn_7" not in metrics
+
+
+def test_groups_whose_tokens_have_no_advantage_are_counted():
+    batch = random_batch(seed=2)
+    step = batch.step(1, EVERYONE, None)
+    groups = batch.rollouts.group_ids
+    is_first = (groups == groups[0])[batch.rollouts.sample_ids]
+    ones = torch.ones(len(is_first))
+    credit = Credit(~is_first * step.mask * ones, ones, step.mask, ones, ones)
+    share = credit_metrics(step, credit)["reward/zero_advantage_share"]
+    has_tokens = {int(g) for g in groups[batch.rollouts.sample_ids][step.mask]}
+    empty = len(set(groups.tolist()) - has_tokens - {int(groups[0])})
+    assert share == (1 + empty) / len(set(groups.tolist()))
