@@ -50,6 +50,7 @@ COMMANDS = {
 _OF_DISKS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EIO, errno.EROFS, errno.ESTALE),
+    errno.ENOENT,  # Of `tempfile`, where no folder for temporary files takes one.
 }
 """What a write fails with that is no mistake of a program; such an error names no file."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.algorithms.chain import Chain
 from megatron_stare.algorithms.needs import REFERENCE
@@ -26,7 +26,7 @@ def prefer(config: PreferConfig) -> None:
         Stopped: the run was asked to stop, and is saved.
     """
 
-    def read(tokenizer: PreTrainedTokenizerBase) -> list[PairSet]:
+    def read(tokenizer: PreTrainedTokenizerFast) -> list[PairSet]:
         return [PairSet(data, tokenizer, seed=config.run.seed) for data in config.sets.values()]
 
     def begin(session: Session, sets: list[PairSet]) -> _Preference:

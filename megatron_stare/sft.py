@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.algorithms.chain import first_credit
 from megatron_stare.algorithms.hooks import Update
@@ -38,7 +38,7 @@ def sft(config: SftConfig) -> None:
     )
 
 
-def _read(config: SftConfig, tokenizer: PreTrainedTokenizerBase) -> ExampleSet | TraceSet:
+def _read(config: SftConfig, tokenizer: PreTrainedTokenizerFast) -> ExampleSet | TraceSet:
     """Single turns; traces where the workflow has a format for calls."""
     if config.workflow.format is None:
         return ExampleSet(config.data, tokenizer, seed=config.run.seed)

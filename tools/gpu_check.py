@@ -27,6 +27,8 @@ from typing import Any
 import gpu_checks
 from gpu_checks import Options, Skipped
 
+from megatron_stare.system.folders import write_whole
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -75,7 +77,7 @@ def main(
         limit_s = checks[name].limit_s * arguments.patience
         outcome = outcomes[name] = _outcome(checks[name], options, limit_s, context)
         print(f"{name}: {outcome.verdict} in {outcome.seconds:.0f} s", flush=True)
-        arguments.out.write_text(report(outcomes, checks))
+        write_whole(arguments.out, report(outcomes, checks))
     print(arguments.out)
     return int(any(outcome.verdict == "FAILED" for outcome in outcomes.values()))
 

@@ -31,6 +31,7 @@ from typing import Any
 from megatron_stare.data.tables import Row, UnusableRow, build_rows, checked_text
 from megatron_stare.errors import UserError
 from megatron_stare.rewards.answers import stated_answer
+from megatron_stare.system.folders import replacing_file
 
 _DAPO = re.compile(
     r"\ASolve the following math problem step by step\. The last line .*?\n\n(?P<problem>.*?)"
@@ -220,7 +221,7 @@ def select(
 def write_rows(path: Path, rows: Iterable[Any]) -> Path:
     """One JSON object a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
+    with replacing_file(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     return path
@@ -271,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         sets = by_name(arguments.train), by_name(arguments.eval)
         print(*prepare(arguments.folder, *sets), sep="\n")
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"prepare_data: error: {error}", file=sys.stderr)
         return 2
     return 0

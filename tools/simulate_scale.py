@@ -32,7 +32,7 @@ from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config.rollout import RolloutConfig
 from megatron_stare.config_io import load_config
 from megatron_stare.data.packing import MicroBatches
-from megatron_stare.observe.drawing import PALETTE, STYLE
+from megatron_stare.observe.drawing import PALETTE, STYLE, save_figure
 from megatron_stare.plan.hardware import GPUS, read_assumptions
 from megatron_stare.plan.job import Job, open_job
 from megatron_stare.plan.report import table
@@ -170,7 +170,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         axes.set_ylim(bottom=0)
         figure.legend(loc="outside right upper")
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        save_figure(figure, path)
 
 
 def main() -> None:

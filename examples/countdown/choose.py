@@ -28,6 +28,7 @@ from examples.countdown.demo import HERE, from_warmups, megatron_stare, warm_up
 from examples.countdown.measure import COSTS, costs, sample_policy, summarise
 from examples.countdown.results import Results
 from megatron_stare.errors import UserError
+from megatron_stare.system.folders import write_whole
 
 STEPS = 240
 CLOSE, MOST_TRIES = 0.02, 4
@@ -209,8 +210,8 @@ def main() -> int:
         return 2
     arguments.runs.mkdir(parents=True, exist_ok=True)
     text = json.dumps(choice, indent=2) + "\n"
-    (arguments.runs / "choice.json").write_text(text, encoding="utf-8")
-    (arguments.runs / "choice.md").write_text(markdown(choice), encoding="utf-8")
+    write_whole(arguments.runs / "choice.json", text)
+    write_whole(arguments.runs / "choice.md", markdown(choice))
     return 0
 
 

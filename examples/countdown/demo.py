@@ -24,6 +24,7 @@ from examples.countdown.warmup import check_warmup
 from megatron_stare.config.compare import CompareConfig
 from megatron_stare.config_io import load_config
 from megatron_stare.errors import UserError
+from megatron_stare.system.folders import write_whole
 
 HERE = Path(__file__).parent
 
@@ -114,7 +115,7 @@ def measure_seed(seed: int, comparison: CompareConfig) -> None:
     runs = [comparison.folder(name, seed) for name in comparison.arms]
     measures = measure_runs(runs, folder / f"data-seed{seed}" / "test.jsonl", warmup)
     table, figure = folder / f"measures-seed{seed}.md", folder / f"measures-seed{seed}.png"
-    table.write_text(markdown_table(measures), encoding="utf-8")
+    write_whole(table, markdown_table(measures))
     write_figure(runs, measures, warmup.name, figure)
     print(f"\nseed {seed}, problems of no other file:\n\n{markdown_table(measures)}")
     print(f"table: {table}\nfigure: {figure}", flush=True)

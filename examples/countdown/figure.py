@@ -10,7 +10,14 @@ import matplotlib
 from matplotlib.axes import Axes
 
 from examples.countdown.measure import BUDGETS
-from megatron_stare.observe.drawing import STYLE, Panel, colour_legend, draw_panel, new_figure
+from megatron_stare.observe.drawing import (
+    STYLE,
+    Panel,
+    colour_legend,
+    draw_panel,
+    new_figure,
+    save_figure,
+)
 from megatron_stare.observe.run_folders import read_runs
 
 START_COLOUR = "#9aa1ab"
@@ -40,7 +47,7 @@ def write_figure(
         draw_panel(axes[0], by_label, Panel("Policy entropy", "entropy/mean"))
         _draw_pass_at(axes[1], rows)
         _draw_forms(axes[2], rows)
-        figure.savefig(path)
+        save_figure(figure, path)
 
 
 def _draw_pass_at(axes: Axes, rows: Sequence[tuple[str, str, Measures]]) -> None:

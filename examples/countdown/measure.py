@@ -32,6 +32,7 @@ from megatron_stare.config.evaluation import EvalConfig
 from megatron_stare.evaluate_folder import evaluate_folder
 from megatron_stare.observe.history import read_metrics
 from megatron_stare.rollout.measures import pass_at_k
+from megatron_stare.system.folders import write_whole
 
 TRAINED, DEPLOYED = 1.0, 0.3
 NUM_SAMPLES = {TRAINED: 16, DEPLOYED: 4}
@@ -159,7 +160,7 @@ def sample_policy(
     trained, deployed = by_temperature[TRAINED], by_temperature[DEPLOYED]
     measured = [measure_problem(p, trained[p], deployed[p]) for p in trained]
     lines = (json.dumps(problem._asdict()) + "\n" for problem in measured)
-    (run / into / "problems.jsonl").write_text("".join(lines), encoding="utf-8")
+    write_whole(run / into / "problems.jsonl", "".join(lines))
     return measured
 
 
@@ -193,7 +194,7 @@ def measure_runs(runs: Sequence[Path], problems: Path, warmup: Path) -> dict[str
         measured = start if run == warmup else sample_policy(run, problems)
         found[run.name] = summarise(measured, start) | costs(run)
         text = json.dumps(found[run.name], indent=2) + "\n"
-        (run / "measured" / "measures.json").write_text(text, encoding="utf-8")
+        write_whole(run / "measured" / "measures.json", text)
     return found
 
 

@@ -31,6 +31,7 @@ from examples.countdown.warmup import FailedWarmUp
 from megatron_stare.compare.paired import Difference, paired_difference
 from megatron_stare.errors import UserError
 from megatron_stare.observe.history import History, read_metrics
+from megatron_stare.system.folders import write_whole
 
 DAPO_STEPS, SAVED = 360, 10
 MEASURES = {
@@ -188,8 +189,8 @@ def main() -> int:
         print(f"trial: {error}", file=sys.stderr)
         return 2
     text = json.dumps(found, indent=2) + "\n"
-    (arguments.runs / "trial.json").write_text(text, encoding="utf-8")
-    (arguments.runs / "trial.md").write_text(markdown(found, budgets), encoding="utf-8")
+    write_whole(arguments.runs / "trial.json", text)
+    write_whole(arguments.runs / "trial.md", markdown(found, budgets))
     print(markdown(found, budgets))
     return 0
 

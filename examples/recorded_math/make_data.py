@@ -25,6 +25,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config
 
 from megatron_stare.errors import UserError
+from megatron_stare.system.folders import write_whole
 
 HERE = Path(__file__).parent
 RECORDED = HERE.parents[1].parent / "shared" / "data" / "math_recorded_rollouts.jsonl"
@@ -94,7 +95,7 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 def write_rows(path: Path, rows: Iterable[dict[str, str]]) -> None:
     """One JSON object a line."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def make_data(recorded: Path, folder: Path) -> int:

@@ -37,6 +37,8 @@ from typing import Any, NamedTuple
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config
 
+from megatron_stare.system.folders import write_whole
+
 NUM_WORKED = 16_000
 NUM_PROBLEMS = {"train": 8_000, "heldout": 256, "validation": 256}
 NUM_DIGITS = 3
@@ -186,7 +188,7 @@ def write_model_folder(folder: Path) -> None:
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """One JSON object a line."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def make_data(folder: Path, seed: int) -> None:

@@ -20,6 +20,7 @@ from examples.tiny_tools.make_data import make_data
 from examples.tiny_tools.measure import markdown_table, measure_policy, paired_table
 from megatron_stare.config.compare import CompareConfig
 from megatron_stare.errors import UserError
+from megatron_stare.system.folders import write_whole
 
 HERE = Path(__file__).parent
 
@@ -51,7 +52,7 @@ def report(comparison: CompareConfig) -> None:
         for seed in seeds
     }
     table = markdown_table(measures) + "\n" + paired_table(measures, "stare", "grpo")
-    (folder / "measures.md").write_text(table, encoding="utf-8")
+    write_whole(folder / "measures.md", table)
     runs = [comparison.folder(name, seed) for name in comparison.arms for seed in seeds]
     write_figure(runs, folder / "measures.png")
     print(f"\nproducts of no other file:\n\n{table}")

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import matplotlib
 
-from megatron_stare.observe.drawing import STYLE, Panel, colour_legend, draw_panel, new_figure
+from megatron_stare.observe.drawing import (
+    STYLE,
+    Panel,
+    colour_legend,
+    draw_panel,
+    new_figure,
+    save_figure,
+)
 from megatron_stare.observe.run_folders import read_runs
 
 PANELS = (
@@ -28,4 +35,4 @@ def write_figure(runs: Sequence[Path], path: Path) -> None:
         figure, axes = new_figure(len(PANELS), 3, colour_legend(by_label))
         for axis, panel in zip(axes, PANELS, strict=True):
             draw_panel(axis, by_label, panel)
-        figure.savefig(path)
+        save_figure(figure, path)

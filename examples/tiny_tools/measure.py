@@ -27,6 +27,7 @@ from megatron_stare.config_io import load_config
 from megatron_stare.evaluate_folder import evaluate_folder
 from megatron_stare.observe.history import read_metrics
 from megatron_stare.observe.run_folders import BAND
+from megatron_stare.system.folders import write_whole
 
 HERE = Path(__file__).parent
 NUM_SAMPLES = 4
@@ -58,7 +59,7 @@ def measure_policy(run: Path, problems: Path) -> dict[str, float]:
     alone = sample_policy(run, problems, "alone", max_turns=1)
     found = summarise(with_tools, alone) | entropy_of(run)
     text = json.dumps(found, indent=2) + "\n"
-    (run / "measured" / "measures.json").write_text(text, encoding="utf-8")
+    write_whole(run / "measured" / "measures.json", text)
     return found
 
 

@@ -19,6 +19,7 @@ from megatron_stare.algorithms.method import Method
 from megatron_stare.algorithms.paper_names import names_in_papers
 from megatron_stare.config_io import describe
 from megatron_stare.errors import UserError
+from megatron_stare.system.folders import write_whole
 
 PLACE = "<!-- What follows is printed from the table: python -m megatron_stare.commands.methods -->"
 """Stands in the page before what is generated."""
@@ -168,4 +169,4 @@ def _cell(text: str) -> str:
 
 if __name__ == "__main__":
     path = Path(sys.argv[1])
-    path.write_text(path.read_text().partition(PLACE)[0] + page())
+    write_whole(path, path.read_text().partition(PLACE)[0] + page())

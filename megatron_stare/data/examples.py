@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Sequence
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.config.data import WorkedDataConfig
 from megatron_stare.data.drawn import DrawnSet
@@ -28,7 +28,7 @@ class WorkedSet(DrawnSet):
     """
 
     def __init__(
-        self, config: WorkedDataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: int
+        self, config: WorkedDataConfig, tokenizer: PreTrainedTokenizerFast, *, seed: int
     ) -> None:
         template = PromptTemplate(
             config.template, tokenizer, parse_special_tokens=config.parse_special_tokens

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.config.data import DataConfig
 from megatron_stare.data.cursor import EpochCursor, digest_of
@@ -61,7 +61,7 @@ class PromptSet:
     def __init__(
         self,
         config: DataConfig,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerFast,
         *,
         seed: int,
         max_demonstration_tokens: int = sys.maxsize,

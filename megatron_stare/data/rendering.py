@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.data.tables import UnusableRow
 from megatron_stare.errors import UserError, without_surrogates
@@ -43,7 +43,7 @@ class Chat:
 
 
 def render_chats(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     chats: Sequence[Chat],
     tools: Sequence[dict[str, Any]] = (),
 ) -> list[str | UnusableRow]:
@@ -95,7 +95,7 @@ def _how_it_ended(process: Any) -> str:
 
 def _render_all(
     sender: Connection,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     chats: Sequence[Chat],
     tools: Sequence[dict[str, Any]],
 ) -> None:
@@ -112,7 +112,7 @@ def _render_all(
 
 
 def _render(
-    tokenizer: PreTrainedTokenizerBase, chat: Chat, tools: Sequence[dict[str, Any]]
+    tokenizer: PreTrainedTokenizerFast, chat: Chat, tools: Sequence[dict[str, Any]]
 ) -> tuple[str | None, str | None, str | None]:
     try:
         text = tokenizer.apply_chat_template(

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.data.rendering import Chat, render_chats
 from megatron_stare.data.special_text import SpecialText
@@ -58,7 +58,7 @@ class ReplyForm:
 
 
 def reply_form(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     tools: Sequence[dict[str, Any]],
     role: Literal["tool", "user"],
 ) -> ReplyForm:
@@ -96,7 +96,7 @@ def reply_form(
 
 
 def _rendered(
-    tokenizer: PreTrainedTokenizerBase, tools: Sequence[dict[str, Any]], role: str, name: str
+    tokenizer: PreTrainedTokenizerFast, tools: Sequence[dict[str, Any]], role: str, name: str
 ) -> list[str]:
     """A prompt; one reply, two (of a user one), and one to each of two turns, each to go on."""
     ask = {"role": "user", "content": _QUESTION}
@@ -117,7 +117,7 @@ def _rendered(
 
 
 def _check(
-    form: ReplyForm, tokenizer: PreTrainedTokenizerBase, prompt: str, again: str, name: str
+    form: ReplyForm, tokenizer: PreTrainedTokenizerFast, prompt: str, again: str, name: str
 ) -> None:
     """See that tokens put together turn by turn are those of the whole conversation.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.config.data import DataConfig, SourceConfig
 from megatron_stare.data.prompts import PromptSet
@@ -20,7 +20,7 @@ from megatron_stare.types import Prompt
 
 def open_prompt_sets(
     config: DataConfig,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     *,
     key: str,
     seed: int,

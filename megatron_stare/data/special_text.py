@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 _DIGITS = {ord(str(digit)): chr(0xFDD6 + digit) for digit in range(10)}
 """No characters of Unicode: in them no normalizer and no special token finds anything."""
@@ -34,24 +34,21 @@ class SpecialText:
             `<tool_call>` of some families.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, of_any_kind: bool = False) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, *, of_any_kind: bool = False) -> None:
         self._tokenizer = tokenizer
         # Not to be guessed: a text could else hold the marks themselves.
         key = f"{secrets.randbelow(10**18):018}"
         # Of digits and dots, which templates write as they are, in JSON and in upper case too.
         self._hidden = f"{key}.{{}}."
         self._special = f"\ufdd0{key.translate(_DIGITS)}\ufdd1{{}}\ufdd2"
-        self._texts: list[str] = []
-        self._is_loose = False
-        if isinstance(tokenizer, PreTrainedTokenizerFast):
-            wanted = [
-                token
-                for token in tokenizer.added_tokens_decoder.values()
-                if token.special or (of_any_kind and len(token.content.strip(_SPACE)) > 1)
-            ]
-            self._texts = [token.content for token in wanted if token.content]
-            has_loose = any(token.normalized for token in wanted)
-            self._is_loose = has_loose and _changes_text(tokenizer.backend_tokenizer)
+        wanted = [
+            token
+            for token in tokenizer.added_tokens_decoder.values()
+            if token.special or (of_any_kind and len(token.content.strip(_SPACE)) > 1)
+        ]
+        self._texts = [token.content for token in wanted if token.content]
+        has_loose = any(token.normalized for token in wanted)
+        self._is_loose = has_loose and _changes_text(tokenizer.backend_tokenizer)
         numbers = {text: str(number) for number, text in enumerate(self._texts)}
         self._as_hidden = {text: self._hidden.format(n) for text, n in numbers.items()}
         self._as_special = {
@@ -86,7 +83,6 @@ class SpecialText:
     @cached_property
     def _renamed(self) -> Tokenizer:
         """The tokenizer, but that it knows the special tokens by other names, of the same ids."""
-        assert isinstance(self._tokenizer, PreTrainedTokenizerFast)
         backend = self._tokenizer.backend_tokenizer
         names = self._as_special
         content = json.loads(backend.to_str()) | {"truncation": None, "padding": None}

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.config.data import DataConfig
 from megatron_stare.data.prompts import PromptSet
@@ -20,7 +20,7 @@ State = dict[str, Any]
 
 
 def states_of(
-    config: DataConfig, response_field: str, cut: str, tokenizer: PreTrainedTokenizerBase
+    config: DataConfig, response_field: str, cut: str, tokenizer: PreTrainedTokenizerFast
 ) -> tuple[list[State], str]:
     """The states of every row that has a response, each once, and a report of the rows.
 
@@ -75,13 +75,13 @@ def write_states(states: Sequence[State], path: Path, config: DataConfig) -> Dat
     return DataConfig(path=path, parse_special_tokens=True, **limits)
 
 
-def _is_read_as(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> bool:
+def _is_read_as(prompt: Prompt, tokenizer: PreTrainedTokenizerFast) -> bool:
     """Whether its text has the prompt's tokens where special tokens in it are taken for such."""
     ways = (tokenizer.encode(prompt.text, add_special_tokens=add) for add in (False, True))
     return list(prompt.token_ids) in ways
 
 
-def _without_bos(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+def _without_bos(text: str, tokenizer: PreTrainedTokenizerFast) -> str:
     """A tokenizer that begins a text by itself does so again when the state is read."""
     is_added = tokenizer.bos_token is not None and (
         tokenizer.encode("")[:1] == [tokenizer.bos_token_id]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.data.rendering import Chat, render_chats
 from megatron_stare.data.special_text import SpecialText, hidden_in
@@ -63,7 +63,7 @@ class PromptTemplate:
     def __init__(
         self,
         template: str,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerFast,
         *,
         system_prompt: str | None = None,
         parse_special_tokens: bool = False,
@@ -148,7 +148,7 @@ class PromptTemplate:
 
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, add_special_tokens: bool
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, add_special_tokens: bool
 ) -> list[array[int]]:
     """Token ids of each text, at 4 bytes a token; many texts at a time, which is far quicker."""
     ids: list[array[int]] = []
@@ -163,7 +163,7 @@ def tokenize(
     return ids
 
 
-def with_end(tokenizer: PreTrainedTokenizerBase, responses: Sequence[str]) -> list[array[int]]:
+def with_end(tokenizer: PreTrainedTokenizerFast, responses: Sequence[str]) -> list[array[int]]:
     """Token ids of responses that were worked out, each with its end of sequence."""
     tokens = tokenize(tokenizer, responses, add_special_tokens=False)
     end = array("i", [eos_token_id(tokenizer)])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from megatron_stare.data.probes import PROBES, encodable, first_difference, probes_of
 from megatron_stare.errors import UserError
@@ -17,7 +17,6 @@ from megatron_stare.system.json_file import read_object
 from megatron_stare.system.reading import check_files
 
 _FILE = "tokenizer.json"
-_VOCABULARY_FILES = (_FILE, "tokenizer.model", "vocab.json")
 
 _AS_THE_FILE_SAYS: dict[str, Any] = {
     "clean_up_tokenization_spaces": False,
@@ -33,25 +32,28 @@ _BYTES = (
 """How vocabularies write single bytes; one that has them all can write every text."""
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The folder's tokenizer, which encodes and decodes as its tokenizer.json does.
 
     Special tokens and chat template are those of tokenizer_config.json and the files beside it. The
-    class that it names is not used where there is a tokenizer.json: by it, transformers 5 builds
-    another pre-tokenizer, which loses every space of a byte-level vocabulary.
+    class that it names is not used: by it, transformers 5 builds another pre-tokenizer, which loses
+    every space of a byte-level vocabulary, and of a tokenizer.model mostly another tokenizer.
 
         tokenizer = load_tokenizer(Path("models/Llama-3.1-8B-Instruct"))
 
     Raises:
-        UserError: there is none, it is malformed or without an end of sequence, what is loaded is
-            not what tokenizer.json says, or that loses text though it has a token for every byte.
+        UserError: there is no tokenizer.json, it is malformed or without an end of sequence, what
+            is loaded is not what it says, or it loses text though it has a token for every byte.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder, expected a Hugging Face model folder")
     check_files(folder)
-    # From a config.json alone transformers makes a tokenizer without a vocabulary.
-    if not any((folder / name).is_file() for name in _VOCABULARY_FILES):
-        raise UserError(f"{folder}: no tokenizer, expected one of {', '.join(_VOCABULARY_FILES)}")
+    path = folder / _FILE
+    if not path.is_file():
+        raise UserError(
+            f"{folder}: no tokenizer.json, expected one: tokenizers of other files, or in Python, "
+            "are not used (docs/tokens.md says how to write it)"
+        )
     try:
         tokenizer = _load(folder)
     except Exception as error:  # Whatever a malformed file makes transformers raise.
@@ -61,36 +63,32 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         reason = f"{type(error).__name__}: {str(error).strip().partition('\n')[0]}"
         raise UserError(f"{folder}: no usable tokenizer ({reason})") from error
     eos_token_id(tokenizer)
-    if (folder / _FILE).is_file():
-        file = Tokenizer.from_file(str(folder / _FILE))
-        file.no_truncation()
-        file.no_padding()
-        _check_end(folder / _FILE, file, tokenizer)
-        _check_against(folder / _FILE, file, tokenizer)
-        _check_gives_back(folder / _FILE, file)
+    file = Tokenizer.from_file(str(path))
+    file.no_truncation()
+    file.no_padding()
+    _check_end(path, file, tokenizer)
+    _check_against(path, file, tokenizer)
+    _check_gives_back(path, file)
     return tokenizer
 
 
-def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+def tokenizer_identity(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
     """Digests by which two runs can tell whether their texts and tokens mean the same.
 
     Returns:
         `tokenizer` (vocabulary, rules, end of sequence) and `chat_template`, in hexadecimal.
     """
-    if isinstance(tokenizer, PreTrainedTokenizerFast):
-        # Left by its last call, and no part of it.
-        tokenizer.backend_tokenizer.no_truncation()
-        tokenizer.backend_tokenizer.no_padding()
-        content = tokenizer.backend_tokenizer.to_str()
-    else:
-        content = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    # Left by its last call, and no part of it.
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    content = tokenizer.backend_tokenizer.to_str()
     return {
         "tokenizer": _digest(f"{tokenizer.eos_token_id} {content}"),
         "chat_template": _digest(json.dumps(tokenizer.chat_template, sort_keys=True)),
     }
 
 
-def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
+def check_vocabulary(tokenizer: PreTrainedTokenizerFast, vocab_size: int) -> None:
     """UserError where the tokenizer has token ids that a model of `vocab_size` rows has not."""
     largest = max(tokenizer.get_vocab().values())
     if largest >= vocab_size:
@@ -100,7 +98,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Non
         )
 
 
-def eos_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+def eos_token_id(tokenizer: PreTrainedTokenizerFast) -> int:
     """The token that ends a response; UserError where the tokenizer has none."""
     if not isinstance(tokenizer.eos_token_id, int):
         raise UserError(
@@ -110,9 +108,7 @@ def eos_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return tokenizer.eos_token_id
 
 
-def _load(folder: Path) -> PreTrainedTokenizerBase:
-    if not (folder / _FILE).is_file():
-        return _load_by_class(folder)
+def _load(folder: Path) -> PreTrainedTokenizerFast:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(
         folder, local_files_only=True, **_AS_THE_FILE_SAYS
     )
@@ -121,16 +117,12 @@ def _load(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _load_by_class(folder: Path) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=False, clean_up_tokenization_spaces=False
-    )
-
-
-def _take_special_tokens(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def _take_special_tokens(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Special tokens that no file names, and the model's own class of tokenizers has."""
     try:
-        by_class = _load_by_class(folder)
+        by_class = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     except Exception:  # Of a config.json or a class that transformers does not know.
         return
     vocabulary = tokenizer.get_vocab()
@@ -139,7 +131,7 @@ def _take_special_tokens(tokenizer: PreTrainedTokenizerBase, folder: Path) -> No
             setattr(tokenizer, name, token)
 
 
-def _check_end(path: Path, file: Tokenizer, tokenizer: PreTrainedTokenizerBase) -> None:
+def _check_end(path: Path, file: Tokenizer, tokenizer: PreTrainedTokenizerFast) -> None:
     """UserError where the end of sequence is a token that transformers has just made."""
     if file.token_to_id(str(tokenizer.eos_token)) is None:
         raise UserError(
@@ -148,7 +140,7 @@ def _check_end(path: Path, file: Tokenizer, tokenizer: PreTrainedTokenizerBase) 
         )
 
 
-def _check_against(path: Path, file: Tokenizer, tokenizer: PreTrainedTokenizerBase) -> None:
+def _check_against(path: Path, file: Tokenizer, tokenizer: PreTrainedTokenizerFast) -> None:
     """UserError where the tokenizer does not encode and decode as the file does."""
     # Others may have been added by tokenizer_config.json.
     probes, expected = encodable(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.data.rendering import Chat, render_chats
 from megatron_stare.errors import UserError
@@ -52,7 +52,7 @@ def form_of_plain(template: str) -> TurnForm:
     return TurnForm(_open_tag(template.rpartition("{prompt}")[2]))
 
 
-def form_of_chat(tokenizer: PreTrainedTokenizerBase) -> TurnForm:
+def form_of_chat(tokenizer: PreTrainedTokenizerFast) -> TurnForm:
     """Of the tokenizer's chat template.
 
     Raises:
@@ -100,7 +100,7 @@ def _open_tag(text: str) -> str:
     return found.group() if found else ""
 
 
-def _first_added(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def _first_added(text: str, tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
     """The token right behind the mark, if it is one that was added to the vocabulary."""
     behind = text.rpartition(_MARK)[2].strip() if _MARK in text else ""
     ids = tokenizer.encode(behind, add_special_tokens=False) if behind else []

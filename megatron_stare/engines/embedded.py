@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.engines.decoding import ATTENTION, ToDecode, decode, register_attention
@@ -38,7 +38,7 @@ class EmbeddedEngine:
     def __init__(
         self,
         folder: Path,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerFast,
         *,
         device: torch.device,
         dtype: torch.dtype,

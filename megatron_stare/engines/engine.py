@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.errors import UserError
@@ -66,7 +66,7 @@ class Request:
         *,
         version: int,
         seconds: float,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerFast,
         temperatures: tuple[float, ...] = (),
     ) -> Sample:
         """The sample, with new tokens behind what was begun."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.config.policy import ModelConfig
 from megatron_stare.config.rollout import EngineConfig
@@ -18,7 +18,7 @@ from megatron_stare.engines.sglang.engine import SGLangEngine
 def open_engine(
     config: EngineConfig,
     model: ModelConfig,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     *,
     stop_ids: Sequence[int],
     vocab_size: int,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.data.tokenizer import eos_token_id
 from megatron_stare.errors import UserError
@@ -64,7 +64,7 @@ class _Line(BaseModel):
 
 
 def read_recordings(
-    path: Path, tokenizer: PreTrainedTokenizerBase, *, vocab_size: int
+    path: Path, tokenizer: PreTrainedTokenizerFast, *, vocab_size: int
 ) -> dict[str, list[Recording]]:
     """The recorded responses to each rendered prompt, in the file's order.
 
@@ -106,7 +106,7 @@ def _parse(text: str, place: str) -> _Line:
         ) from None
 
 
-def _recording(line: _Line, tokenizer: PreTrainedTokenizerBase) -> Recording:
+def _recording(line: _Line, tokenizer: PreTrainedTokenizerFast) -> Recording:
     token_ids = line.token_ids
     if token_ids is None:
         end = [eos_token_id(tokenizer)] if line.finish_reason == "stop" else []

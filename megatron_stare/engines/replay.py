@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.engines.engine import Request
@@ -33,7 +33,7 @@ class ReplayEngine:
 
     weight_version: int
 
-    def __init__(self, path: Path, tokenizer: PreTrainedTokenizerBase, *, vocab_size: int) -> None:
+    def __init__(self, path: Path, tokenizer: PreTrainedTokenizerFast, *, vocab_size: int) -> None:
         self._path = path
         self._recordings = read_recordings(path, tokenizer, vocab_size=vocab_size)
         self._served: Counter[str] = Counter()

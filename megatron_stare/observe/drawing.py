@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from megatron_stare.observe.run_folders import (
     spread,
     titles,
 )
+from megatron_stare.system.folders import replacing_file
 
 PALETTE = ("#3d6fb4", "#e07b3c", "#3f9c74", "#8b62b3", "#c8474f", "#7c6a5b", "#d27fb0", "#5b6573")
 PHASES = {
@@ -73,6 +75,12 @@ class Panel:
     metric: str
     log_scale: bool = False
     window: int = 1
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """As a PNG at `path`: whole, or what was there before."""
+    with replacing_file(path) as unfinished:
+        figure.savefig(unfinished, format="png")
 
 
 def new_figure(

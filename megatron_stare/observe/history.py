@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from megatron_stare.errors import UserError
-from megatron_stare.system.appended import AppendedFile
+from megatron_stare.system.appended import AppendedFile, append_whole
 from megatron_stare.system.reading import read_whole
 
 FILE_NAME = "metrics.jsonl"
@@ -83,8 +83,7 @@ def cut_back(run_dir: Path, size: int) -> int:
     with path.open("rb+") as file:
         file.seek(size)
         rest = file.read()
-        with path.with_name(CUT_FILE_NAME).open("ab") as side:
-            side.write(rest[: rest.rfind(b"\n") + 1])
+        append_whole(path.with_name(CUT_FILE_NAME), rest[: rest.rfind(b"\n") + 1])
         file.truncate(size)
     return 0
 

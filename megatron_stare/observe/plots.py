@@ -21,6 +21,7 @@ from megatron_stare.observe.drawing import (
     draw_pass_at_k,
     draw_times,
     new_figure,
+    save_figure,
 )
 from megatron_stare.observe.entropy_law import METRICS as LAW_METRICS
 from megatron_stare.observe.entropy_law import draw_entropy_law, law_of
@@ -202,7 +203,7 @@ def write_figures(runs: Runs, folder: Path) -> list[Plot]:
     with matplotlib.rc_context(STYLE):
         for name, title, figure, metrics in _figures(runs):
             path = folder / f"{name}.png"
-            figure.savefig(path)
+            save_figure(figure, path)
             plots.append(Plot(title, path, figure.get_figwidth(), metrics))
     return plots
 
@@ -252,7 +253,7 @@ def draw_figure(panels: Sequence[Draw], legend: Mapping[str, str], path: Path) -
         figure, axes = new_figure(len(panels), 3, legend)
         for place, draw in zip(axes, panels, strict=True):
             draw(place)
-        figure.savefig(path)
+        save_figure(figure, path)
 
 
 def _figures(runs: Runs) -> Iterator[tuple[str, str, Figure, tuple[str, ...]]]:

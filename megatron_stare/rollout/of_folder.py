@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.config.data import DataConfig
 from megatron_stare.config.evaluation import FolderConfig
@@ -125,7 +125,7 @@ def open_folder_rollouts(
 def _open_data(
     config: FolderConfig,
     asked: Mapping[str, Asked],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     toolbox: Toolbox,
     acting: Acting | None,
     chats: ChatForm | None,

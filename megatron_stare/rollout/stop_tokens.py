@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.data.tokenizer import eos_token_id
 from megatron_stare.errors import UserError
@@ -17,7 +17,7 @@ CONFIG_FILES = ("config.json", "generation_config.json")
 
 
 def stop_token_ids(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, *, turn_ends: Iterable[int] = ()
+    folder: Path, tokenizer: PreTrainedTokenizerFast, *, turn_ends: Iterable[int] = ()
 ) -> tuple[int, ...]:
     """All ids at which responses end, ascending: the keys of `stop_token_sources`.
 
@@ -29,7 +29,7 @@ def stop_token_ids(
 
 def find_stop_ids(
     folder: Path,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     turn_ends: Iterable[int],
     report: Callable[[str], None],
 ) -> tuple[int, ...]:
@@ -43,7 +43,7 @@ def find_stop_ids(
 
 
 def stop_token_sources(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, *, turn_ends: Iterable[int] = ()
+    folder: Path, tokenizer: PreTrainedTokenizerFast, *, turn_ends: Iterable[int] = ()
 ) -> dict[int, list[str]]:
     """Who says of a token that responses end with it, by token id, ascending.
 
@@ -66,7 +66,7 @@ def stop_token_sources(
     return {token: [name for name, tokens in said if token in tokens] for token in ids}
 
 
-def describe_stop_tokens(sources: dict[int, list[str]], tokenizer: PreTrainedTokenizerBase) -> str:
+def describe_stop_tokens(sources: dict[int, list[str]], tokenizer: PreTrainedTokenizerFast) -> str:
     """One line for the start of a run: each token's id, its text, and who says so."""
     texts = tokenizer.convert_ids_to_tokens(list(sources))
     return "responses end with " + ", ".join(
@@ -75,7 +75,7 @@ def describe_stop_tokens(sources: dict[int, list[str]], tokenizer: PreTrainedTok
     )
 
 
-def _vocab_size(config: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> int:
+def _vocab_size(config: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> int:
     """Ids of the model, which may have more than its tokenizer; without a model the tokenizer's."""
     found = config.get("vocab_size")
     if isinstance(found, int) and not isinstance(found, bool):

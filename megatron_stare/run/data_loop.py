@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.checkpoint.resume import check_inputs
 from megatron_stare.config.prefer import PreferConfig
@@ -42,7 +42,7 @@ class Lesson(Protocol):
 
 def loop_over_data[D: DrawnSet](
     config: SftConfig | PreferConfig,
-    read: Callable[[PreTrainedTokenizerBase], list[D]],
+    read: Callable[[PreTrainedTokenizerFast], list[D]],
     begin: Callable[[Session, list[D]], Lesson],
 ) -> None:
     """Train from the start, or from the newest checkpoint, to the end, and write the policy.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.config.evaluation import key_of
@@ -87,7 +87,7 @@ class _Questions:
     prefill   what the template has begun a response with
     """
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerFast
     stop_ids: tuple[int, ...]
     toolbox: Toolbox
     acting: Acting | None
@@ -183,7 +183,7 @@ def _players(
 
 def _inputs(
     config: TrainConfig,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     stop_ids: tuple[int, ...],
     versions: Mapping[str, str],
 ) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def _banked(
 
 def _open_data(
     config: TrainConfig,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     tools: Sequence[dict[str, Any]],
     acting: Acting | None,
     chats: ChatForm | None,

@@ -6,13 +6,15 @@ import subprocess
 from pathlib import Path
 
 from megatron_stare.errors import UserError
+from megatron_stare.system.folders import replacing_file
 
 
 def write_script(path: Path, script: str) -> None:
     """For its owner alone: `slurm.environment` may hold keys and passwords."""
-    path.touch(mode=0o600)
-    path.chmod(0o600)
-    path.write_text(script)
+    with replacing_file(path) as unfinished:
+        unfinished.touch(mode=0o600)
+        unfinished.chmod(0o600)  # Of one that a process was killed over.
+        unfinished.write_text(script)
 
 
 def submit(path: Path) -> int:

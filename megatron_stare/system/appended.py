@@ -30,7 +30,7 @@ class AppendedFile:
         """Add a piece, and what could not be written before it; the file is made if need be."""
         self._unwritten += piece
         with self._outage.tolerated():
-            _append(self._path, self._unwritten)
+            append_whole(self._path, self._unwritten)
             self._unwritten = b""
 
     def close(self) -> None:
@@ -39,7 +39,8 @@ class AppendedFile:
             self.append(b"")
 
 
-def _append(path: Path, content: bytes) -> None:
+def append_whole(path: Path, content: bytes) -> None:
+    """Add to a file, which is made if need be; OSError, with nothing added, where that fails."""
     with path.open("ab", buffering=0) as file:
         start, rest = file.tell(), memoryview(content)
         try:

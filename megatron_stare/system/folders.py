@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from megatron_stare.system.reading import check_kind
+
 UNFINISHED = ".unfinished"
 """At the end of the name of what is not whole yet, or no longer."""
 
@@ -32,21 +34,31 @@ def replacing(destination: Path) -> Iterator[Path]:
 def replacing_file(path: Path, *, durably: bool = False) -> Iterator[Path]:
     """A path to write, which takes the place of `path` if the block succeeds; else it is removed.
 
+    A link stays one, to what is new.
+
     Args:
         durably: it is on the disk first, and its name afterwards; else the system sees to that.
+
+    Raises:
+        OSError: it cannot be written, or is a pipe or a device. It names `path`.
     """
-    unfinished = path.with_name(path.name + UNFINISHED)
+    place = path.resolve() if path.is_symlink() else path
+    unfinished = place.with_name(place.name + UNFINISHED)
     try:
+        check_kind(place)
         yield unfinished
         if durably:
             flush(unfinished)
-        unfinished.replace(path)
-    except BaseException:
+        unfinished.replace(place)
+    except BaseException as error:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
+        # What fails while it is written names nothing.
+        if isinstance(error, OSError) and error.filename in (None, str(unfinished)):
+            error.filename = str(path)
         raise
     if durably:
-        flush(path.parent)
+        flush(place.parent)
 
 
 def write_whole(path: Path, content: str) -> None:

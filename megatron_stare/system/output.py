@@ -60,7 +60,7 @@ def writing(path: Path, key: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(_message(path, key, error.strerror or str(error))) from None
+        raise UserError(_message(path, key, _reason(error, path))) from None
 
 
 def _is_there(path: Path) -> bool:
@@ -70,6 +70,16 @@ def _is_there(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
+
+
+def _reason(error: OSError, path: Path) -> str:
+    """What the system says, and of which file, where that is one in `path`, or beside it."""
+    reason = error.strerror or str(error)
+    if isinstance(error.filename, str) and (file := Path(error.filename)) != path:
+        for folder in (path, path.parent):
+            if file.is_relative_to(folder):
+                return f"{_short(file.relative_to(folder))}: {reason}"
+    return reason
 
 
 def _message(path: Path, key: str, reason: str) -> str:

@@ -15,7 +15,7 @@ def read_whole(path: Path) -> bytes:
     Raises:
         OSError: it cannot be read, or is a pipe or a device.
     """
-    _check_kind(path)
+    check_kind(path)
     return path.read_bytes()
 
 
@@ -25,7 +25,7 @@ def open_file(path: Path, mode: str = "rb", **options: Any) -> IO[Any]:
     Raises:
         OSError: it cannot be opened, or is a pipe or a device.
     """
-    _check_kind(path)
+    check_kind(path)
     return path.open(mode, **options)
 
 
@@ -40,7 +40,8 @@ def check_files(folder: Path) -> None:
             raise UserError(f"{path}: a pipe or a device, expected a file")
 
 
-def _check_kind(path: Path) -> None:
+def check_kind(path: Path) -> None:
+    """OSError where there is a pipe or a device."""
     if _is_pipe(path):
         raise OSError(errno.EINVAL, "a pipe or a device, and no file", str(path))
 

@@ -16,6 +16,7 @@ from threading import Condition
 from typing import Any
 
 from megatron_stare.errors import UserError
+from megatron_stare.system.appended import append_whole
 
 JOURNAL_FILE = ".progress.jsonl"
 
@@ -53,20 +54,20 @@ class Journal:
     """
 
     def __init__(self, folder: Path, job: dict[str, Any]) -> None:
-        self._file = (folder / JOURNAL_FILE).open("a+", encoding="utf-8", errors="replace")
+        self._path = folder / JOURNAL_FILE
+        self._file = self._path.open("ab+")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            self._lock(folder)
+            self._file.seek(0)
+            lines, size = _whole_lines(self._file.read())
+            is_ours = lines[:1] == [job] and all(map(_is_result, lines[1:]))
+            self.results: dict[int, Any] = dict(lines[1:]) if is_ours else {}
+            self._file.truncate(size if is_ours else 0)
+            if not is_ours:
+                self._append(job)
+        except BaseException:
             self._file.close()
-            raise UserError(f"{folder}: another process is writing it") from None
-        self.results: dict[int, Any] = {}
-        self._file.seek(0)
-        lines = list(_whole_lines(self._file.read()))
-        if lines[:1] == [job] and all(map(_is_result, lines[1:])):
-            self.results = dict(lines[1:])
-        self._file.truncate(0)
-        for line in (job, *self.results.items()):
-            self._append(line)
+            raise
 
     def add(self, number: int, result: Any) -> None:
         """Note that a part is done and on disk."""
@@ -77,18 +78,30 @@ class Journal:
         """Let go of the journal, which stays."""
         self._file.close()
 
-    def _append(self, line: Any) -> None:
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-
-
-def _whole_lines(text: str) -> Iterator[Any]:
-    """What the lines hold, up to one that was being written when the process ended."""
-    for line in text.splitlines():
+    def _lock(self, folder: Path) -> None:
         try:
-            yield json.loads(line)
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{folder}: another process is writing it") from None
+
+    def _append(self, line: Any) -> None:
+        append_whole(self._path, json.dumps(line).encode() + b"\n")
+
+
+def _whole_lines(content: bytes) -> tuple[list[Any], int]:
+    """What the lines hold, up to one that was not written to its end; and their bytes."""
+    found: list[Any] = []
+    size = 0
+    for line in content.splitlines(keepends=True):
+        try:
+            value = json.loads(line)
         except (ValueError, RecursionError):
-            return
+            break
+        if not line.endswith(b"\n"):
+            break
+        found.append(value)
+        size += len(line)
+    return found, size
 
 
 def _is_result(line: Any) -> bool:

@@ -84,7 +84,7 @@ class Case:
 
     said: str
     overrides: tuple[str, ...] = ()
-    spoil: Callable[[Path], None] | None = None
+    spoil: Callable[[Path], object] | None = None
     in_folders: tuple[str, ...] = ("fresh", "saved", "finished", "foreign")
 
 
@@ -97,6 +97,9 @@ CASES = {
     "a damaged weight": Case("safetensors", spoil=spoil_shard),
     "no end of a response": Case(
         "eos", spoil=lambda f: edit_json(f / "model" / "tokenizer_config.json", eos_token=None)
+    ),
+    "a tokenizer that is in Python": Case(
+        r"no tokenizer\.json", spoil=lambda f: (f / "model" / "tokenizer.json").unlink()
     ),
     "a vocabulary too small": Case(
         "vocab_size", spoil=lambda f: edit_json(f / "model" / "config.json", vocab_size=200)

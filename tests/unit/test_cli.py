@@ -3,6 +3,7 @@
 import stat
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -146,8 +147,8 @@ def test_what_needs_no_torch_does_not_wait_for_it(line):
     assert done.stderr.endswith("False\n")
 
 
-def test_a_disk_that_takes_no_more_is_one_line_whatever_the_system_calls_it(tmp_path, capsys):
-    """Here a limit on files, for a folder of the moment; a quota is another: none names a file."""
+def test_a_disk_that_takes_no_more_is_one_line(tmp_path, capsys, monkeypatch):
+    """Here a limit on files, for a folder of the moment."""
     model, rows, config = make_hf_folder(tmp_path / "model"), tmp_path / "rows.jsonl", "pivots.yaml"
     rows.write_text('{"prompt": "1+1", "answer": "2", "response": "so\\n\\n2"}\n')
     (tmp_path / config).write_text(
@@ -155,6 +156,12 @@ def test_a_disk_that_takes_no_more_is_one_line_whatever_the_system_calls_it(tmp_
         "pivots: {response_field: response, max_mean: 0.75}\n"
     )
     capsys.readouterr()
-    with full_disk():
-        code = main(["pivots", str(tmp_path / config)])
-    assert (code, capsys.readouterr().err) == (2, "megatron-stare: error: File too large\n")
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    for num_bytes, said in ((1, "states.jsonl: File too large"), (0, "No usable temporary dir")):
+        with full_disk(num_bytes):
+            code = main(["pivots", str(tmp_path / config)])
+        [error] = capsys.readouterr().err.splitlines()
+        assert code == 2
+        assert error.startswith("megatron-stare: error: ")
+        assert said in error
+        tempfile.tempdir = None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.config.rollout import SamplingConfig, ServersConfig
 from megatron_stare.engines.engine import NO_MORE, More, Request, Score, check_scores
@@ -42,7 +42,7 @@ class SGLangEngine:
         self,
         config: ServersConfig,
         folder: Path,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerFast,
         *,
         weights_dir: Path,
         log_dir: Path,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.config.rollout import ServersConfig
 from megatron_stare.engines.sglang import tempering
@@ -51,7 +51,7 @@ class ServerPool:
         config: ServersConfig,
         *,
         model_type: str,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerFast,
         log_dir: Path,
         report: Callable[[str], None],
         moves_temperature: bool = False,

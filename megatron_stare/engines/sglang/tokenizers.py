@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.data.probes import encodable, first_difference, probes_of
 from megatron_stare.data.tokenizer import load_tokenizer
@@ -18,7 +18,7 @@ from megatron_stare.errors import UserError
 async def check_tokenizer(
     server: Server,
     info: Mapping[str, Any],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     *,
     deadline_s: float,
 ) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.config.agent import AgentConfig
 from megatron_stare.data.replies import reply_form
@@ -36,7 +36,7 @@ class ChatForm:
         UserError: the tokenizer has no chat template, or none that can be gone on with.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._tokenizer = tokenizer
         self._special = SpecialText(tokenizer, of_any_kind=True)
         self._mark = f"turn{secrets.token_hex(8)}"
@@ -107,7 +107,7 @@ class ChatForm:
             return tuple(self._special.encode(text, add_special_tokens=False))
 
 
-def chat_form_of(config: AgentConfig, tokenizer: PreTrainedTokenizerBase) -> ChatForm | None:
+def chat_form_of(config: AgentConfig, tokenizer: PreTrainedTokenizerFast) -> ChatForm | None:
     """How agents' messages become tokens, where there is an agent. Raises as `ChatForm`."""
     return None if config.function is None else ChatForm(tokenizer)
 

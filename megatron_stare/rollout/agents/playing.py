@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.config.agent import AgentConfig
 from megatron_stare.config.rollout import SamplingConfig
@@ -49,7 +49,7 @@ class AgentEngine(EngineAround[ContinuingEngine]):
         engine: ContinuingEngine,
         config: AgentConfig,
         form: ChatForm,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerFast,
         *,
         max_attempts: int,
         report: Callable[[str], None],

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.turns import TakenAs, Turn
@@ -19,7 +19,7 @@ NO_VERSION = -1
 class Buffer:
     """What workflows do to episodes, with the tokenizer of their tokens."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._tokenizer = tokenizer
 
     def with_turn(

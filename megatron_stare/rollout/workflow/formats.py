@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.data.replies import ReplyForm, reply_form
 from megatron_stare.data.special_text import SpecialText
@@ -86,7 +86,7 @@ class Hermes:
     call_stops: tuple[int, ...] = ()
     turn_end: int
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, tools: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, tools: Sequence[dict[str, Any]]) -> None:
         self._tokenizer = tokenizer
         for tag in CALL_TAGS:
             _check_token(tokenizer, tag)
@@ -131,7 +131,7 @@ class CodeBlocks:
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerFast,
         tool: str,
         *,
         block: str,
@@ -194,7 +194,7 @@ def _within(text: str) -> str:
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] == "\n" else text
 
 
-def fenced_python(tokenizer: PreTrainedTokenizerBase, tool: str) -> CodeBlocks:
+def fenced_python(tokenizer: PreTrainedTokenizerFast, tool: str) -> CodeBlocks:
     """Fences of Python, whose output is a fence, too."""
     return CodeBlocks(
         tokenizer,
@@ -206,7 +206,7 @@ def fenced_python(tokenizer: PreTrainedTokenizerBase, tool: str) -> CodeBlocks:
     )
 
 
-def code_tag(tokenizer: PreTrainedTokenizerBase, tool: str) -> CodeBlocks:
+def code_tag(tokenizer: PreTrainedTokenizerFast, tool: str) -> CodeBlocks:
     """Code in <code>, with or without a fence, and output in <interpreter>."""
     return CodeBlocks(
         tokenizer,
@@ -218,7 +218,7 @@ def code_tag(tokenizer: PreTrainedTokenizerBase, tool: str) -> CodeBlocks:
     )
 
 
-def cut_middle(tokenizer: PreTrainedTokenizerBase, text: str, limit: int) -> str:
+def cut_middle(tokenizer: PreTrainedTokenizerFast, text: str, limit: int) -> str:
     """A text of so many tokens at most, but for what says that its middle is left out."""
     # What looks like a special token is text there, and stays in it.
     ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
@@ -231,7 +231,7 @@ def cut_middle(tokenizer: PreTrainedTokenizerBase, text: str, limit: int) -> str
     return f"{head}{LEFT_OUT}{tail}"
 
 
-def tokens_that_end(tokenizer: PreTrainedTokenizerBase, mark: str) -> tuple[int, ...]:
+def tokens_that_end(tokenizer: PreTrainedTokenizerFast, mark: str) -> tuple[int, ...]:
     """Tokens that may complete a mark in a text, ascending.
 
     Those that hold it, and those that begin with an end of it.
@@ -243,7 +243,7 @@ def tokens_that_end(tokenizer: PreTrainedTokenizerBase, mark: str) -> tuple[int,
     return tuple(i for i, text in pairs if mark in text or text.startswith(ends))
 
 
-def _check_token(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+def _check_token(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
     ids = tokenizer.encode(text, add_special_tokens=False)
     if len(ids) != 1:
         raise UserError(
@@ -252,7 +252,7 @@ def _check_token(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
         )
 
 
-def read_calls(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> tuple[Call, ...]:
+def read_calls(tokenizer: PreTrainedTokenizerFast, token_ids: Sequence[int]) -> tuple[Call, ...]:
     """The calls between the tokens <tool_call> and </tool_call>, which the vocabulary has."""
     opening, closing = (tokenizer.convert_tokens_to_ids(tag) for tag in CALL_TAGS)
     calls: list[Call] = []

@@ -17,7 +17,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.config.gains import TurnGainsConfig
 from megatron_stare.config.rollout import SamplingConfig
@@ -44,7 +44,7 @@ Gains = Callable[[Sample], list[Gain]]
 class AnswerGains:
     """How much likelier each turn has made the answer, which stands behind `closing`."""
 
-    def __init__(self, closing: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, closing: str, tokenizer: PreTrainedTokenizerFast) -> None:
         self._closing = tuple(tokenizer.encode(closing, add_special_tokens=False))
         self._special = SpecialText(tokenizer, of_any_kind=True)
 
@@ -88,7 +88,7 @@ class NextTurnGains:
 
 
 def gains_of(
-    config: TurnGainsConfig, tokenizer: PreTrainedTokenizerBase, written: Format | None
+    config: TurnGainsConfig, tokenizer: PreTrainedTokenizerFast, written: Format | None
 ) -> Gains | None:
     """As the config says; None where turns earn nothing.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.data.replies import ReplyForm
@@ -35,7 +35,7 @@ class InEnvironment:
     def __init__(
         self,
         start_of: Callable[[Prompt], Start | None],
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerFast,
         form: ReplyForm,
         stop_ids: tuple[int, ...],
     ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.config.data import DataConfig
 from megatron_stare.config.environments import EnvironmentsConfig
@@ -95,7 +95,7 @@ def workflow_of(
     config: WorkflowConfig,
     toolbox: Toolbox,
     acting: Acting | None,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     stop_ids: Sequence[int],
 ) -> Workflow | None:
     """What plays; None where there is nothing, and all turns are single.
@@ -119,7 +119,7 @@ def player_on(
     workflow: Workflow | None,
     toolbox: Toolbox,
     chats: ChatForm | None,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     report: Callable[[str], None],
 ) -> Engine:
     """What plays episodes on an engine: agents, a workflow, or, of single turns, the engine.
@@ -146,7 +146,7 @@ def with_gains(
     config: TurnGainsConfig,
     workflow: WorkflowConfig,
     toolbox: Toolbox,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     stop_ids: Sequence[int],
 ) -> Engine:
     """The player, whose turns earn what the config says; `engine` is what it plays on."""
@@ -160,7 +160,7 @@ def with_gains(
 def make_format(
     config: WorkflowConfig,
     toolbox: Toolbox,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     stop_ids: Sequence[int],
 ) -> WritableFormat:
     """How calls are written.
@@ -176,7 +176,7 @@ def make_format(
 
 
 def _check_ends(
-    end: int, stop_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, needed_by: str
+    end: int, stop_ids: Sequence[int], tokenizer: PreTrainedTokenizerFast, needed_by: str
 ) -> None:
     if end not in stop_ids:
         raise UserError(

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.config.rollout import SamplingConfig
 from megatron_stare.config.workflow import WorkflowConfig
@@ -35,7 +35,7 @@ class ToolUse:
     def __init__(
         self,
         config: WorkflowConfig,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerFast,
         written: Format,
         tools: Sequence[str],
         stop_ids: tuple[int, ...],

@@ -20,7 +20,7 @@ from itertools import groupby
 from typing import Any, Literal
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.config.data import SftDataConfig
 from megatron_stare.config.sft import SftConfig
@@ -66,7 +66,7 @@ class TraceSet(DrawnSet):
         )
 
 
-def open_traces(config: SftConfig, tokenizer: PreTrainedTokenizerBase) -> TraceSet:
+def open_traces(config: SftConfig, tokenizer: PreTrainedTokenizerFast) -> TraceSet:
     """The traces of `config.data`, as episodes of `config.workflow` with `config.tools`.
 
     Raises:
@@ -113,7 +113,7 @@ class _Writer:
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerFast,
         written: WritableFormat,
         template: PromptTemplate,
         data: SftDataConfig,

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.data.rendering import Chat, render_chats
 from megatron_stare.data.tables import UnusableRow
@@ -26,7 +26,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def tokenizer(folder) -> PreTrainedTokenizerBase:
+def tokenizer(folder) -> PreTrainedTokenizerFast:
     return load_tokenizer(folder)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.config.data import SftDataConfig
 from megatron_stare.data.examples import ExampleSet
@@ -22,7 +22,7 @@ def make_set(
     rows: list[dict],
     *,
     seed: int = 1,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: PreTrainedTokenizerFast | None = None,
     **settings: Any,
 ) -> ExampleSet:
     path = folder / "worked.jsonl"
@@ -100,7 +100,7 @@ def test_what_the_template_has_begun_is_not_learned_again(tmp_path: Path, respon
     tokenizer.chat_template = CHAT_TEMPLATE.replace("assistant\n{% endif", PREFILLS)
     rows = [{"prompt": "1+1?", "response": response}, {"prompt": "2?", "response": "x</think>"}]
     examples = make_set(tmp_path, rows[:1], tokenizer=tokenizer, template="chat")
-    text = tokenizer.decode(examples.draw(1).token_ids)
+    text = str(tokenizer.decode(examples.draw(1).token_ids))
     assert text.endswith("assistant\n<think>\nTwo.\n</think>\n\\boxed{2}<|endoftext|>")
     assert text.count("<think>") == 1
     assert make_set(tmp_path, rows, tokenizer=tokenizer, template="chat").num_prefilled == 1
@@ -111,9 +111,8 @@ def test_a_template_that_begins_nothing_leaves_responses_as_they_are(tmp_path: P
     examples = make_set(
         tmp_path, [{"prompt": "1+1?", "response": THINKING}], tokenizer=tokenizer, template="chat"
     )
-    assert tokenizer.decode(examples.draw(1).token_ids).endswith(
-        f"assistant\n{THINKING}<|endoftext|>"
-    )
+    text = str(tokenizer.decode(examples.draw(1).token_ids))
+    assert text.endswith(f"assistant\n{THINKING}<|endoftext|>")
     assert examples.num_prefilled == 0
 
 

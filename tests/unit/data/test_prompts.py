@@ -10,7 +10,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.config.data import DataConfig
 from megatron_stare.data.prompts import PromptSet
@@ -22,12 +22,12 @@ CHAT = [{"role": "user", "content": "2+2="}]
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerBase:
+def tokenizer() -> PreTrainedTokenizerFast:
     return make_tokenizer()
 
 
 @pytest.fixture
-def make_set(tmp_path: Path, tokenizer: PreTrainedTokenizerBase):
+def make_set(tmp_path: Path, tokenizer: PreTrainedTokenizerFast):
     """A prompt set of JSON rows (or raw lines), written to `sums.jsonl`."""
 
     def make(rows: list[Any], *, seed: int = 1, raw: bool = False, **settings: Any) -> PromptSet:

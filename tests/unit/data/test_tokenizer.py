@@ -22,6 +22,8 @@ CLASSES = [
     "Qwen2Tokenizer",
     "Qwen2TokenizerFast",
     "GPT2TokenizerFast",
+    "ByT5Tokenizer",
+    "CTRLTokenizer",
     "NoSuchTokenizer",
     None,
 ]
@@ -100,6 +102,40 @@ def test_code_that_comes_with_a_tokenizer_is_not_run(tmp_path: Path):
     assert not (tmp_path / "ran").exists()
 
 
+IN_PYTHON = {
+    "bytes": ("ByT5Tokenizer", ["added_tokens.json"]),
+    "characters": ("Wav2Vec2CTCTokenizer", ["vocab.json"]),
+    "code points": ("CanineTokenizer", ["vocab.json"]),
+    "words": ("CTRLTokenizer", ["vocab.json", "merges.txt"]),
+    "tiktoken": ("QWenTokenizer", ["qwen.tiktoken", "vocab.json"]),
+    "sentence pieces": ("LlamaTokenizer", ["tokenizer.model"]),
+    "byte-level merges": ("Qwen2Tokenizer", ["vocab.json", "merges.txt"]),
+}
+"""Tokenizers that transformers has in Python, or makes of other files: a class, and its files."""
+
+
+@pytest.mark.parametrize("kind", IN_PYTHON)
+@pytest.mark.parametrize("model_type", ["llama", "qwen3"])
+def test_a_tokenizer_in_python_or_of_other_files_is_refused(tmp_path, kind, model_type):
+    """None has a file that says how it encodes; of their rules none could be relied upon."""
+    tokenizer_class, names = IN_PYTHON[kind]
+    folder = write_folder(
+        tmp_path,
+        byte_level(),
+        model_type=model_type,
+        tokenizer_class=tokenizer_class,
+        auto_map={"AutoTokenizer": ["tokenization_own.OwnTokenizer", None]},
+    )
+    (folder / "tokenizer.json").unlink()
+    vocabulary = {"<eos>": 0} | {chr(97 + number): number + 1 for number in range(26)}
+    for name in names:
+        (folder / name).write_text("a b\n" if name == "merges.txt" else json.dumps(vocabulary))
+    (folder / "tokenization_own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(UserError, match=r"no tokenizer\.json, expected one: .* in Python, are not"):
+        load_tokenizer(folder)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_special_tokens_that_no_file_names_are_those_of_the_class(tmp_path: Path):
     core = byte_level()
     core.add_special_tokens(["<s>", "</s>"])
@@ -144,7 +180,7 @@ def test_a_folder_without_a_usable_tokenizer_is_one_clear_error(tmp_path: Path):
     with pytest.raises(UserError, match="nowhere: no such folder"):
         load_tokenizer(tmp_path / "nowhere")
     (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
-    with pytest.raises(UserError, match=r"no tokenizer, expected one of tokenizer.json"):
+    with pytest.raises(UserError, match=r"no tokenizer\.json, expected one"):
         load_tokenizer(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0", "model"')

@@ -6,6 +6,7 @@ import pytest
 
 from megatron_stare.errors import UserError
 from megatron_stare.observe.history import JsonlLogger, cut_back, read_metrics
+from tests.disks import full_disk
 
 
 @pytest.fixture
@@ -104,6 +105,9 @@ def test_a_run_that_goes_on_has_every_step_once_and_what_was_cut_is_kept(tmp_pat
     logger.close()
     with path.open("a") as file:
         file.write('{"step": 4, "rew')
+    with full_disk(10), pytest.raises(OSError, match="File too large"):
+        cut_back(tmp_path, position)
+    assert (tmp_path / "metrics.cut.jsonl").read_text() == ""
     cut_back(tmp_path, position)
     log(tmp_path, (3, {"reward/mean": 0.4}))
     assert read_metrics(tmp_path)["reward/mean"].values.tolist() == [0.1, 0.2, 0.4]

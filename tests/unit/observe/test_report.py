@@ -9,6 +9,7 @@ from megatron_stare.observe.plots import FIGURES, comparison_figure
 from megatron_stare.observe.report import MAX_CHARACTERS, config_differences, write_report
 from megatron_stare.observe.run_folders import read_runs
 from megatron_stare.observe.summary import summarise
+from tests.disks import full_disk
 from tests.unit.observe.synthetic import write_metrics, write_run, write_samples
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -173,6 +174,15 @@ def test_a_run_of_one_step_and_more_labels_than_colours(tmp_path):
 def test_the_comparison_figure_is_one_png_in_a_folder_it_makes(runs, tmp_path):
     comparison_figure(runs, tmp_path / "docs" / "comparison.png")
     assert (tmp_path / "docs" / "comparison.png").read_bytes().startswith(PNG)
+
+
+def test_a_figure_that_does_not_fit_is_named_and_the_one_before_stays(runs, tmp_path):
+    page = write_report(runs, tmp_path / "report")
+    before = {path: path.read_bytes() for path in page.parent.iterdir()}
+    said = r"report\.html: cannot be written \(\w+\.png: File too large\)"
+    with full_disk(1000), pytest.raises(UserError, match=said):
+        write_report(runs, tmp_path / "report")
+    assert {path: path.read_bytes() for path in page.parent.iterdir()} == before
 
 
 def test_a_folder_that_is_no_run_stops_before_anything_is_written(runs, tmp_path):

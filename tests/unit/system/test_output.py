@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,11 @@ def test_what_the_system_refuses_is_said_of_the_path_and_other_errors_pass(tmp_p
         tmp_path.write_text("")
     with pytest.raises(ZeroDivisionError), writing(Path("page"), "--out"):
         raise ZeroDivisionError
+
+
+def test_a_file_there_that_the_system_names_is_told_too(tmp_path):
+    path = tmp_path / "run"
+    for there, said in ((path / "a/b", "a/b"), (tmp_path / "c", "c")):
+        named = rf"run: cannot be written \({said}: File too large\)"
+        with pytest.raises(UserError, match=named), writing(path, "run.dir"):
+            raise OSError(errno.EFBIG, "File too large", str(there))

@@ -9,6 +9,7 @@ import pytest
 
 from megatron_stare.errors import UserError
 from megatron_stare.weights.parts import JOURNAL_FILE, Journal
+from tests.disks import full_disk
 
 JOB = {"to": "megatron", "parts": 3}
 
@@ -44,3 +45,14 @@ def test_another_job_begins_anew_and_a_second_process_waits_for_none(tmp_path):
             Journal(tmp_path, JOB)
     with closing(Journal(tmp_path, JOB | {"parts": 4})) as journal:
         assert journal.results == {}
+
+
+def test_a_full_disk_costs_no_part_that_is_done(tmp_path):
+    with closing(Journal(tmp_path, JOB)) as journal:
+        journal.add(0, "a" * 50)
+    before = (tmp_path / JOURNAL_FILE).read_bytes()
+    with full_disk(len(before) + 3), closing(Journal(tmp_path, JOB)) as journal:
+        assert journal.results == {0: "a" * 50}
+        with pytest.raises(OSError, match="File too large"):
+            journal.add(1, "b")
+    assert (tmp_path / JOURNAL_FILE).read_bytes() == before
