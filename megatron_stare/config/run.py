@@ -117,6 +117,6 @@ class LogConfig(Settings):
     """Progress bars on a terminal."""
     dump_samples: bool = True
     """Write every sample to samples/step_N.jsonl."""
-    dump_tokens: TokenGroups = 4
+    dump_tokens: TokenGroups = 1
     """Of how many groups of a step, its first ones, samples/step_N.parquet says what was decided of
     each token and what the update did to it; each costs a pass forward after the update."""
