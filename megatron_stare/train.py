@@ -2,6 +2,8 @@
 
 in turn         collect 1, learn 1, push 1, collect 2, ...
 one step off    collect 2 while learning 1, push 1, collect 3 while learning 2, push 2, ...
+
+An evaluation begins when weights are pushed; with `eval.asynchronous` it ends with the step after.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ def train(config: TrainConfig) -> None:
             _train_one_step_off(run)
         else:
             _train_in_turn(run)
+        run.finish_evaluation()
 
 
 def _train_in_turn(run: Run) -> None:
@@ -38,6 +41,7 @@ def _train_in_turn(run: Run) -> None:
     for step in range(run.step + 1, run.config.train.steps + 1):
         batch, rollout = run.collect(step)
         learned = learn(run, batch, step)
+        run.finish_evaluation()  # Steps are logged in their order, and weights stay until then.
         _record(run, step, batch, rollout, learned)
         _export_if_due(run, step)
         # Before the engine has the weights: it may need the memory that they are in.
@@ -63,6 +67,7 @@ def _train_one_step_off(run: Run) -> None:
         if step < last:
             run.start_collecting(step + 1)
         learned = learn(run, batch, step)
+        run.finish_evaluation()  # Steps are logged in their order, and weights stay until then.
         _record(run, step, batch, rollout, learned)
         _export_if_due(run, step)
     run.save_if_due(last)

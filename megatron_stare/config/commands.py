@@ -198,6 +198,34 @@ class TrainConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _evaluation_can_be_beside(self) -> TrainConfig:
+        rollout = self.rollout
+        own = {
+            "rollout.engine": (rollout.engine, "sglang"),
+            "rollout.colocated": (rollout.colocated, False),
+            # What is stopped of a batch is stopped on the whole server.
+            "rollout.oversampling": (rollout.oversampling, 1),
+            "workflow.format": (self.workflow.format, None),
+            "workflow.agent.function": (self.workflow.agent.function, None),
+        }
+        for key, (found, expected) in own.items():
+            if self.eval.asynchronous and found != expected:
+                raise ValueError(
+                    f"eval.asynchronous=true with {key}={found}: nothing can be asked beside a "
+                    f"batch there, expected {'null' if expected is None else expected}, or false"
+                )
+        if self.eval.asynchronous and any(
+            source.environment
+            for one in self.data_by_key.values()
+            for source in one.sources.values()
+        ):
+            raise ValueError(
+                "eval.asynchronous=true with environments among the sources: their processes serve "
+                "a batch at a time, expected false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fields_fit_together(self) -> TrainConfig:
         check_apart(self.run.dir, self.model.path)
         check_workflow(self.workflow, self.tools, self.data_by_key)

@@ -64,6 +64,8 @@ class EvalSection(AskedConfig):
     """Or several sets by name, each with settings of its own (docs/evaluate.md)."""
     every: CountOrZero = 0
     """Steps between evaluations; 0 evaluates at the start and end only."""
+    asynchronous: bool = False
+    """In training, evaluate while the next batch is generated and trained on; engine `sglang`."""
 
     @property
     def parts(self) -> dict[str, HeldOutConfig]:

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from megatron_stare.errors import printable
+from megatron_stare.observe.held_out import prefixes
 from megatron_stare.observe.metrics import METRICS, targets_of
 from megatron_stare.system.output_stream import OutputStream
 
@@ -128,13 +129,8 @@ class ConsoleLogger:
         fields = self._step_fields(metrics)
         if fields:
             self._print(step, fields | self._left(step, metrics))
-        held_out = {
-            name.removeprefix("eval/").replace("_at_", "@"): f"{value:.1%}"
-            for name, value in metrics.items()
-            if name.startswith("eval/") and ("_at_" in name or name.endswith("_accuracy"))
-        }
-        if held_out:
-            self._print(step, {"held out": ""} | held_out)
+        for title, held_out in _held_out(metrics).items():
+            self._print(step, {title: ""} | held_out)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing."""
@@ -169,6 +165,23 @@ class ConsoleLogger:
         for label, value in fields.items():
             line.append(f"  {label} ", "dim").append(value)
         print_line(self._console, line)
+
+
+def _held_out(metrics: Mapping[str, float]) -> dict[str, dict[str, str]]:
+    """By title what a person follows of each held-out set; nothing where none was evaluated."""
+    lines = {}
+    for prefix, title in (prefixes(metrics) or {"eval": ""}).items():
+        fields = {}
+        for name, value in metrics.items():
+            group, _, last = name.rpartition("/")
+            if group == prefix and ("_at_" in last or last.endswith("_accuracy")):
+                error = metrics.get(f"{name}_se")
+                around = "" if error is None else f" ±{error:.1%}"
+                fields[last.replace("_at_", "@")] = f"{value:.1%}{around}"
+        fields.pop("avg@k_se", None)
+        if fields:
+            lines["held out" if prefix == "eval" else f"held out {title}"] = fields
+    return lines
 
 
 def _beside(name: str, metrics: Mapping[str, float]) -> str:

@@ -202,7 +202,10 @@ METRICS: dict[str, Metric] = {
         "seconds", "Log-probs after the update, of the tokens that log.dump_tokens asks for."
     ),
     "time/sync_s": Metric("seconds", "New weights to the engine, before the step."),
-    "time/eval_s": Metric("seconds", "Held-out evaluation, logged with its results."),
+    "time/eval_s": Metric(
+        "seconds",
+        "Held-out evaluation, logged with its results; with eval.asynchronous the wait for it.",
+    ),
     "time/save_s": Metric("seconds", "Writing the policy."),
     "time/checkpoint_s": Metric("seconds", "Held up by a checkpoint, after the step before."),
     "time/step_s": Metric(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from threading import Lock
 from types import MappingProxyType
 
 import torch
@@ -60,6 +61,7 @@ class Scorer:
         self._report = report
         self._sources = {name: each for one in data.values() for name, each in one.sources.items()}
         self._pools: dict[str, VerifierPool] = {}
+        self._one_at_a_time = Lock()
         try:
             for key, kind in _kinds(config.kind, data).items():
                 self._start_pool(kind, key)
@@ -93,8 +95,12 @@ class Scorer:
         return " ".join(str(pool.code) for pool in self._pools.values())
 
     def score(self, samples: Sequence[Sample]) -> list[Reward]:
-        """The reward of every sample, in their order; none is judged whose tools have failed."""
-        rewards = iter(self._judge([s for s in samples if s.finish_reason != "failed"]))
+        """The reward of every sample, in their order; none is judged whose tools have failed.
+
+        May be called from several threads, which then wait for each other.
+        """
+        with self._one_at_a_time:
+            rewards = iter(self._judge([s for s in samples if s.finish_reason != "failed"]))
         return [
             Reward(0.0, 0.0, self._failure_of(sample), 0.0, is_judged=False)
             if sample.finish_reason == "failed"

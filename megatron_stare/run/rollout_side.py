@@ -35,7 +35,8 @@ from megatron_stare.types import Prompt
 class RolloutSide:
     """Engine and verifiers, and what they work on. `held_out` is empty where none is given.
 
-    Engine and verifiers do one thing at a time: from `start_collecting` to `collect` nothing else.
+    The engine does one thing at a time: from `start_collecting` to `collect` nothing else, but for
+    what evaluates beside it from `start_evaluating` to `evaluated`.
     """
 
     config: TrainConfig
@@ -56,6 +57,9 @@ class RolloutSide:
     pieces: Pieces
     """Texts of tokens, for dumps."""
     background: Background[Rollout] = field(default_factory=Background)
+    evaluating: Background[dict[str, float]] = field(default_factory=Background)
+    beside: SGLangEngine | None = None
+    """What evaluates while the engine generates."""
     pending: Rollout | None = None
     """Collected before a checkpoint, and not trained on there."""
 
@@ -137,10 +141,26 @@ class RolloutSide:
 
     def evaluate(self, on_progress: Advance) -> dict[str, float]:
         """Held-out metrics of the weights in the engine."""
+        return self._evaluate(self.player, on_progress)
+
+    def start_evaluating(self) -> None:
+        """Begin with them beside what the engine generates; `evaluated` waits for them.
+
+        The engine's weights are to stay until then.
+        """
+        assert isinstance(self.engine, SGLangEngine)
+        self.beside = beside = self.engine.beside()
+        self.evaluating.start(lambda: self._evaluate(beside, lambda _: None))
+
+    def evaluated(self) -> dict[str, float]:
+        """What `start_evaluating` has begun."""
+        return self.evaluating.result()
+
+    def _evaluate(self, player: Engine, on_progress: Advance) -> dict[str, float]:
         return metrics_of(
             {
                 name: evaluate(
-                    *(self.player, self.held_out[name], self.scorer, asked),
+                    *(player, self.held_out[name], self.scorer, asked),
                     seed=self.config.run.seed,
                     name=name,
                     on_progress=on_progress,
@@ -174,6 +194,8 @@ class RolloutSide:
     def close(self) -> None:
         """Stop the engine and the verifiers, and what they work on."""
         self.background.stop(self.sampler.cancel)
+        if self.beside is not None:
+            self.evaluating.stop(self.beside.interrupt)
         self.player.close()
         self.toolbox.close()
         self.scorer.close()

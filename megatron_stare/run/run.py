@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from megatron_stare.checkpoint.resume import Resumed
 from megatron_stare.config.commands import TrainConfig
 from megatron_stare.errors import UserError
 from megatron_stare.launch.rank_zero import from_rank_zero
+from megatron_stare.observe.console import Advance
 from megatron_stare.observe.health import Health
 from megatron_stare.policy.memory import offload, onload
 from megatron_stare.rollout.sampler import Cancelled, Rollout
@@ -31,13 +32,14 @@ class Run(Learner[TrainConfig]):
 
     `rollout_side` is None off rank 0. Where `has_pending`, the next rollout comes from the
     checkpoint that the run goes on from. `evaluated_step` is that of the last evaluation, -1 before
-    the first.
+    the first; `evaluating_step` that of one which has begun.
     """
 
     rollout_side: RolloutSide | None
     saving: Saving
     has_pending: bool = False
     evaluated_step: int = -1
+    evaluating_step: int | None = None
     health: Health = field(default_factory=Health)
 
     @property
@@ -114,20 +116,34 @@ class Run(Learner[TrainConfig]):
     def evaluate(self, step: int) -> None:
         """Log held-out metrics of the weights in the engine, unless it was done before.
 
-        Nothing where no problems are given.
+        Nothing where no problems are given. With `eval.asynchronous` it only begins.
         """
         if not self.config.is_evaluated or step == self.evaluated_step:
             return
+        if self.config.eval.asynchronous:
+            if self.rollout_side is not None:
+                self.rollout_side.start_evaluating()
+            self.evaluating_step = step
+        else:
+            self._log_evaluation(step, lambda side, advance: side.evaluate(advance))
 
-        def measure() -> dict[str, float]:
+    def finish_evaluation(self) -> None:
+        """Wait for the evaluation that has begun, if one has, and log it as of its step."""
+        if (step := self.evaluating_step) is not None:
+            self.evaluating_step = None
+            self._log_evaluation(step, lambda side, _: side.evaluated())
+
+    def _log_evaluation(
+        self, step: int, measure: Callable[[RolloutSide, Advance], dict[str, float]]
+    ) -> None:
+        def on_rank_zero() -> dict[str, float]:
             assert self.rollout_side is not None
-            return self.rollout_side.evaluate(advance)
+            return measure(self.rollout_side, advance)
 
         with self.session.phase("eval") as advance:
-            metrics = from_rank_zero(measure)
-        self.session.loggers.log(
-            step, {**metrics, "time/eval_s": self.session.take_seconds("eval")}
-        )
+            metrics = from_rank_zero(on_rank_zero)
+        seconds = self.session.take_seconds("eval")
+        self.session.loggers.log(step, {**metrics, "time/eval_s": seconds})
         self.evaluated_step = step
 
     def save_if_due(self, step: int, pending: Rollout | None = None) -> None:

@@ -9,9 +9,11 @@ import pytest
 
 from megatron_stare.cli import main
 from tests.e2e.processes import Running
-from tests.e2e.programs import make_workspace, metrics_of, succeed, write_jsonl, write_yaml
+from tests.e2e.programs import REPO, make_workspace, metrics_of, succeed, write_jsonl, write_yaml
+from tests.models import make_hf_folder
 
 pytestmark = pytest.mark.slow
+AIME = REPO / "../shared/data/aime24.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,24 @@ def test_what_is_sampled_is_not_sampled_again_for_a_further_set(workspace, print
     assert "48 of 48 samples had been generated before" in said
     assert "24 of 24" not in said
     assert "third" in said
+
+
+@pytest.mark.skipif(not AIME.exists(), reason=f"{AIME}: the file of AIME 2024 is not there")
+def test_the_recipe_asks_the_problems_of_aime(tmp_path):
+    """Of the real file, as it is, with a model that knows nothing; k and lengths are cut."""
+    make_hf_folder(tmp_path / "model", "qwen3", num_hidden_layers=1, max_position_embeddings=4096)
+    data = f"{{path: {AIME}, prompt_field: problem, max_prompt_tokens: 2000}}"
+    said = succeed(
+        *("eval", REPO / "examples/aime/eval.yaml", f"model.path={tmp_path}/model"),
+        *(f"run.dir={tmp_path}/out", "model.dtype=float32", "reward.workers=1"),
+        *("rollout.engine=embedded", "rollout.servers.registry=null", "log.progress=false"),
+        *(f"eval.sets.aime{year}.data={data}" for year in (24, 25)),
+        *("eval.samples_per_prompt=2", "eval.max_prompts=3", "eval.max_response_tokens=8"),
+    )
+    assert "30 of 30 rows used" in said
+    rows = {row[0]: row[1:] for row in map(str.split, said.splitlines()) if row}
+    assert rows["aime24"][:3] == rows["aime25"][:3] == ["3", "2", "0.0%"]
+    assert rows["mean"][2] == "0.0%"
 
 
 @pytest.mark.parametrize(

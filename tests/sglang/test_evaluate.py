@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
-from tests.e2e.programs import run_command, succeed, write_jsonl, write_yaml
+from tests.e2e.programs import (
+    make_workspace,
+    metrics_of,
+    run_command,
+    succeed,
+    write_jsonl,
+    write_yaml,
+)
+from tests.sglang.faults import BreakingProxy
 from tests.sglang.servers import needs_servers
 
 pytestmark = needs_servers
@@ -71,3 +80,36 @@ def test_without_an_answering_server_it_ends_with_one_line(config, tmp_path):
     assert done.returncode == 2
     assert "http://127.0.0.1:9: no SGLang server answered" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_evaluates_while_it_generates_the_next_batch(servers, tmp_path):
+    """No answer is let through before requests of both are there; steps are logged in order."""
+    workspace = make_workspace(tmp_path)
+    num_held_out, num_responses = 12, 16
+    proxies = [BreakingProxy(url) for url in servers.urls]
+    deadline = time.monotonic() + 240
+
+    def is_alone() -> bool:
+        asked = sum(proxy.num_asked for proxy in proxies)
+        return asked < num_held_out + num_responses and time.monotonic() < deadline
+
+    for proxy in proxies:
+        proxy.holds = is_alone
+    succeed(
+        *("train", workspace / "train.yaml", "rollout.engine=sglang", "rollout.replay_path=null"),
+        *("rollout.dynamic_sampling=false", "rollout.max_response_tokens=24", "train.steps=2"),
+        f"rollout.servers.urls={json.dumps([proxy.url for proxy in proxies])}",
+        *(f"eval.sets.sums.data.path={workspace}/prompts.jsonl", "eval.max_response_tokens=8"),
+        *("eval.every=1", "eval.asynchronous=true"),
+    )
+    for proxy in proxies:
+        proxy.close()
+    assert time.monotonic() < deadline, "one waited for the other"
+    steps = metrics_of(workspace / "run")
+    assert [step["eval/set/sums/problems"] for step in steps] == [num_held_out] * 3
+    logged = map(json.loads, (workspace / "run/metrics.jsonl").read_text().splitlines())
+    kinds = [(line["step"], "eval/avg_at_k" in line) for line in logged]
+    assert kinds == [(0, True), (1, False), (1, True), (2, False), (2, True)]
+    for step in steps[1:]:
+        assert step["rollout/completed"] == 4
+        assert step["mismatch/max"] < 1e-4, "weights stayed until both were answered"

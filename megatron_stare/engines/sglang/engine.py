@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,16 @@ class SGLangEngine:
     def batches(self, requests: Sequence[Request]) -> list[list[Request]]:
         """All of them: what runs beside a sample does not matter to it."""
         return [list(requests)]
+
+    def beside(self) -> SGLangEngine:
+        """The same servers under the weights that they have, for another call at the same time.
+
+        Good until weights are updated, and closed with this one. Of both the requests of a server
+        are counted by themselves, and interrupting either stops what is on its servers.
+        """
+        other = copy(self)
+        other._dispatcher = None
+        return other
 
     def interrupt(self) -> None:
         """See `Engine`: what was sent to a server comes, with the tokens it has."""

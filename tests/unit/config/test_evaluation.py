@@ -11,6 +11,7 @@ from megatron_stare.config.evaluation import EvalConfig, EvalSection
 from megatron_stare.config_io import load_config, to_yaml
 from megatron_stare.errors import UserError
 
+REPO = Path(__file__).parents[3]
 SETS = (
     *("eval.temperature=0.6", "eval.top_k=20", "eval.samples_per_prompt=32"),
     *("eval.sets.aime24.data.path=a.jsonl", "eval.sets.math500.data.path=m.jsonl"),
@@ -80,3 +81,38 @@ def test_what_cannot_be_is_one_line(overrides, said):
 def test_evaluating_nothing_now_and_then_is_refused():
     with pytest.raises(UserError, match=r"^eval: every=3 without data or sets: nothing would be"):
         load("eval.every=3", kind=TrainConfig)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            (),
+            r"^eval\.asynchronous=true with rollout\.engine=embedded: nothing can be asked beside",
+        ),
+        (("rollout.engine=sglang", "rollout.oversampling=2"), r"rollout\.oversampling=2\.0"),
+        (("rollout.engine=sglang", "rollout.colocated=true"), r"rollout\.colocated=True"),
+        (
+            ("rollout.engine=sglang", "workflow.agent.function=a:b"),
+            r"workflow\.agent\.function=a:b",
+        ),
+    ],
+)
+def test_evaluating_beside_a_batch_is_refused_where_it_cannot_be(overrides, said):
+    servers = ("rollout.servers.registry=runs/servers",) if overrides else ()
+    with pytest.raises(UserError, match=said):
+        load(*SETS, "eval.asynchronous=true", *servers, *overrides, kind=TrainConfig)
+
+
+def test_servers_that_are_asked_single_turns_can_be_asked_beside_a_batch():
+    servers = ("rollout.engine=sglang", "rollout.servers.registry=runs/servers")
+    assert load(*SETS, "eval.asynchronous=true", *servers, kind=TrainConfig).eval.asynchronous
+
+
+def test_the_recipe_asks_aime_32_times():
+    config = load_config(EvalConfig, REPO / "examples/aime/eval.yaml")
+    asked = {
+        name: (one.samples_per_prompt, one.data.path) for name, one in config.eval.parts.items()
+    }
+    assert asked == {f"aime{y}": (32, Path(f"data/aime{y}.jsonl")) for y in (24, 25)}
+    assert config.reward.kind == "math"

@@ -76,6 +76,18 @@ def test_an_evaluation_has_its_own_line(plain):
     assert lines(plain)[1] == "step 5  held out   avg@k 50.0%  pass@1 50.0%  pass@16 87.5%"
 
 
+def test_every_held_out_set_has_a_line_with_its_error(plain):
+    logger = ConsoleLogger(plain, num_steps=None)
+    of_set = {"avg_at_k": 0.25, "avg_at_k_se": 0.071, "pass_at_1": 0.25, "pass_at_2": 0.5}
+    sets = {f"eval/set/{s}/{name}": v for s in ("aime24", "aime25") for name, v in of_set.items()}
+    logger.log(5, sets | {"eval/avg_at_k": 0.25, "eval/avg_at_k_se": 0.05})
+    assert lines(plain) == [
+        "step 5  held out aime24   avg@k 25.0% ±7.1%  pass@1 25.0%  pass@2 50.0%",
+        "step 5  held out aime25   avg@k 25.0% ±7.1%  pass@1 25.0%  pass@2 50.0%",
+        "step 5  held out   avg@k 25.0% ±5.0%",
+    ]
+
+
 def test_supervised_steps_show_their_loss(plain):
     ConsoleLogger(plain, num_steps=9).log(1, {"sft/loss": 1.23456})
     assert lines(plain) == ["step 1/9  loss 1.2346"]
