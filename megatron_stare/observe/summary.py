@@ -134,7 +134,9 @@ def _rows_of_sets(runs: Runs) -> list[Row]:
     rows = []
     for prefix, title in found.items():
         if prefix.startswith("eval/set/"):
-            k = samples_per_problem(prefix, names)
+            histories = (run.history for group in runs.values() for run in group)
+            counts = {samples_per_problem(prefix, [*history]) for history in histories} - {None}
+            k = counts.pop() if len(counts) == 1 else "k"  # Of each its own.
             for key, what in (
                 ("avg_at_k", f"avg@{k}"),
                 ("avg_at_k_se", f"standard error of avg@{k}"),
