@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 _UNFINISHED = "\ufffd"
 """What a part of a character decodes to."""
@@ -17,7 +17,7 @@ class Pieces:
     A character of several tokens is the piece of the last of them; the others have none.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._tokenizer = tokenizer
         self._anchor = tokenizer.encode("a", add_special_tokens=False)[-1:]
         """Before each token: a decoder may take the space from the first of a text."""
