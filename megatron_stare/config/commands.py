@@ -63,8 +63,8 @@ class TrainConfig(Settings):
     """`megatron-stare train`: reinforcement learning of a policy.
 
     >>> config = TrainConfig(model={"path": "m"}, data={"path": "d.jsonl"})
-    >>> config.algorithm.method, config.rollout.samples_per_prompt
-    ('stare', 8)
+    >>> config.rollout.prompts_per_step, config.rollout.samples_per_prompt
+    (64, 8)
     """
 
     run: ResumableRunConfig = ResumableRunConfig()

@@ -58,10 +58,11 @@ def named_in(text: str) -> set[str]:
 
 
 def test_only_the_algorithms_know_the_name_of_a_method():
+    """But for the package's own file, which has the names that are for others to use."""
     elsewhere = [
         path
         for path in [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.jinja")]
-        if PACKAGE / "algorithms" not in path.parents
+        if PACKAGE / "algorithms" not in path.parents and path != PACKAGE / "__init__.py"
     ]
     named = {str(path.relative_to(PACKAGE)): named_in(path.read_text()) for path in elsewhere}
 
