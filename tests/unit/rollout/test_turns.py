@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import compress
 
 import pytest
 import torch
@@ -197,7 +198,9 @@ def test_whatever_version_is_put_under_the_mask_changes_nothing(version):
         turns=(*TURNS, Turn(12, 14, "notice", "AA")),
     )
     chosen = make_sample(
-        PROMPT, 0, "is 42", token_ids=(1,) * 9, weight_versions=(2,) * 4 + (3,) * 5
+        *(PROMPT, 0, "is 42"),
+        token_ids=tuple(compress(sample.token_ids, sample.loss_mask)),
+        weight_versions=(2,) * 4 + (3,) * 5,
     )
     for found in (sample, longer):
         assert GrowingGroup(PROMPT, 1, {0: found}).oldest_version == 2
