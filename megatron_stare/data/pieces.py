@@ -19,7 +19,7 @@ class Pieces:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._tokenizer = tokenizer
-        self._anchor = tokenizer.encode("a", add_special_tokens=False)[-1:]
+        self._anchor = _letter(tokenizer)
         """Before each token: a decoder may take the space from the first of a text."""
         self._start = len(tokenizer.decode(self._anchor)) if self._anchor else 0
         self._known: dict[int, str] = {}
@@ -50,3 +50,11 @@ class Pieces:
     def _text(self, token_ids: Sequence[int]) -> str:
         whole = self._tokenizer.decode([*self._anchor, *token_ids], skip_special_tokens=False)
         return str(whole)[self._start :]
+
+
+def _letter(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """A token of plain text; none where a vocabulary of whole words has no letters."""
+    try:
+        return tokenizer.encode("a", add_special_tokens=False)[-1:]
+    except Exception:  # tokenizers raises nothing narrower.
+        return []

@@ -1,6 +1,9 @@
 """Pieces of tokens, joined, are the text that the tokens stand for."""
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from megatron_stare.data.pieces import Pieces
 from megatron_stare.data.tokenizer import load_tokenizer
@@ -34,6 +37,14 @@ def test_bytes_that_are_no_text_keep_nothing_waiting():
     pieces = Pieces(tokenizer).of([*half, *tokenizer.encode("b", add_special_tokens=False)])
     assert pieces[-1] == "b"
     assert len(Pieces(tokenizer).of(half * 9)) == 18
+
+
+def test_a_vocabulary_of_whole_words_needs_no_letter():
+    """Nor a token for what it does not know."""
+    words = Tokenizer(WordLevel({"01": 0, "+": 1, "<eos>": 2}))
+    words.add_special_tokens(["<eos>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>")
+    assert Pieces(tokenizer).of([0, 1, 0, 2]) == ["01", "+", "01", "<eos>"]
 
 
 def test_special_tokens_are_shown():
