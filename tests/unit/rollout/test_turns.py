@@ -198,7 +198,9 @@ def test_whatever_version_is_put_under_the_mask_changes_nothing(version):
         turns=(*TURNS, Turn(12, 14, "notice", "AA")),
     )
     chosen = make_sample(
-        *(PROMPT, 0, "is 42"),
+        PROMPT,
+        0,
+        "is 42",
         token_ids=tuple(compress(sample.token_ids, sample.loss_mask)),
         weight_versions=(2,) * 4 + (3,) * 5,
     )
