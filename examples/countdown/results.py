@@ -11,7 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
+from examples.countdown.demo import HERE
+
 CONFIGS = ("sft.yaml", "train.yaml", "compare.yaml")
 
 

@@ -4,13 +4,12 @@ import pytest
 
 from megatron_stare.algorithms.table import PARTS
 from megatron_stare.observe.metrics import (
-    GROUPS,
     METRICS,
     find_metric,
-    glossary,
     source_of,
     targets_of,
 )
+from megatron_stare.observe.metrics_page import GROUPS, glossary
 from megatron_stare.observe.plots import FIGURES
 from tests.unit.observe.synthetic import eval_metrics, train_metrics
 
@@ -109,5 +108,5 @@ def test_synthetic_runs_log_real_names():
 def test_the_documentation_page_is_up_to_date():
     page = Path(__file__).parents[3] / "docs" / "metrics.md"
     assert page.read_text() == glossary() + "\n", (
-        "print it again: python -m megatron_stare.observe.metrics > docs/metrics.md"
+        "print it again: python -m megatron_stare.observe.metrics_page > docs/metrics.md"
     )
