@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from megatron_stare.observe.history import History
 
-_READ = "read this step's samples (docs/stare.md: when entropy is held by junk)"
+_READ = "read this step's samples (README.md: when entropy is held by junk)"
 
 
 class Sign(NamedTuple):
